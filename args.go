@@ -1,0 +1,101 @@
+package pypool
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"unicode/utf8"
+)
+
+// encodeArgs appends args as a JSON object, array or null. It refuses what JSON cannot carry exactly.
+func encodeArgs(b *bytes.Buffer, args any) error {
+	at := b.Len()
+	switch v := args.(type) {
+	case json.RawMessage:
+		if !json.Valid(v) {
+			return errors.New("the json.RawMessage is not valid JSON")
+		}
+		if !utf8.Valid(v) {
+			return errors.New("the json.RawMessage is not valid UTF-8")
+		}
+		if err := json.Compact(b, v); err != nil {
+			return err
+		}
+	default:
+		enc := json.NewEncoder(b)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(args); err != nil {
+			return err
+		}
+		b.Truncate(b.Len() - 1) // the encoder's newline
+		if err := refuseReplaced(b.Bytes()[at:], args); err != nil {
+			return err
+		}
+	}
+	switch b.Bytes()[at] {
+	case '{', '[', 'n':
+		return nil
+	}
+	return fmt.Errorf("arguments must encode to a JSON object, array or null, and %T does not", args)
+}
+
+// refuseReplaced finds the strings that encoding/json changed silently: it writes \ufffd for each byte that is not UTF-8.
+// A U+FFFD that the caller wrote comes out unescaped, so only suspects are looked at closely.
+func refuseReplaced(encoded []byte, args any) error {
+	if !bytes.Contains(encoded, []byte(`\ufffd`)) {
+		return nil
+	}
+	if path, found := invalidUTF8(args); found {
+		return fmt.Errorf("the string at %s is not valid UTF-8", path)
+	}
+	return nil
+}
+
+// invalidUTF8 looks for a string in v, as encoding/json would reach it, that is not UTF-8, and says where.
+func invalidUTF8(v any) (path string, found bool) {
+	return invalidUTF8In(reflect.ValueOf(v), "args", 0)
+}
+
+func invalidUTF8In(v reflect.Value, path string, depth int) (string, bool) {
+	if depth > maxNesting {
+		return "", false
+	}
+	switch v.Kind() {
+	case reflect.String:
+		return path, !utf8.ValidString(v.String())
+	case reflect.Pointer, reflect.Interface:
+		if !v.IsNil() {
+			return invalidUTF8In(v.Elem(), path, depth+1)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if field := v.Type().Field(i); field.IsExported() || field.Anonymous {
+				if at, found := invalidUTF8In(v.Field(i), path+"."+field.Name, depth+1); found {
+					return at, true
+				}
+			}
+		}
+	case reflect.Map:
+		for it := v.MapRange(); it.Next(); {
+			at := fmt.Sprintf("%s[%q]", path, fmt.Sprint(it.Key()))
+			if it.Key().Kind() == reflect.String && !utf8.ValidString(it.Key().String()) {
+				return at, true
+			}
+			if at, found := invalidUTF8In(it.Value(), at, depth+1); found {
+				return at, true
+			}
+		}
+	case reflect.Slice, reflect.Array:
+		if v.Type().Elem().Kind() == reflect.Uint8 {
+			return "", false
+		}
+		for i := range v.Len() {
+			if at, found := invalidUTF8In(v.Index(i), fmt.Sprintf("%s[%d]", path, i), depth+1); found {
+				return at, true
+			}
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,161 @@
+package pypool
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+// startCircuit is the pool's own circuit, over workers' starts. While it is open, refused is closed and calls fail fast.
+type startCircuit struct {
+	cb    *gobreaker.TwoStepCircuitBreaker[any]
+	state atomic.Pointer[circuitState]
+}
+
+// errNoOutcome settles what says nothing about the circuit it was asked of: a call that was canceled or never ran, a start
+// that found no room or was ended by the pool's close.
+var errNoOutcome = errors.New("no outcome")
+
+type circuitState struct {
+	refused chan struct{} // closed when calls are refused
+	err     *CircuitError // why; nil while closed
+}
+
+// newStartCircuit trips when trip says so upon a failed start. It is half-open after probe: then one start is tried at a time.
+func newStartCircuit(probe time.Duration, trip func() bool) *startCircuit {
+	c := &startCircuit{cb: gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
+		Timeout: max(probe, time.Millisecond), ReadyToTrip: func(gobreaker.Counts) bool { return trip() },
+		IsExcluded: func(err error) bool { return errors.Is(err, errNoOutcome) },
+	})}
+	c.state.Store(&circuitState{refused: make(chan struct{})})
+	return c
+}
+
+func (c *startCircuit) closed() bool { return c.cb.State() == gobreaker.StateClosed }
+
+// refuse publishes the reason for which calls are refused from now on; nil lets them in again. It is called by one
+// goroutine at a time.
+func (c *startCircuit) refuse(why *CircuitError) {
+	old := c.state.Load()
+	next := &circuitState{refused: make(chan struct{}), err: why}
+	if why != nil {
+		close(next.refused)
+	}
+	c.state.Store(next)
+	if why != nil && old.err == nil {
+		close(old.refused)
+	}
+}
+
+// breakers holds a circuit for each command that has lately cost workers. In steady state there is none, and allow costs one load.
+type breakers struct {
+	cfg     Breaker
+	changed func(command, state string, err error)
+	count   atomic.Int64
+	keys    sync.Map // command -> *commandBreaker
+}
+
+type commandBreaker struct {
+	cb       *gobreaker.TwoStepCircuitBreaker[any]
+	lastLoss atomic.Pointer[loss]
+}
+
+type loss struct {
+	at  time.Time
+	err error
+}
+
+// allow asks whether a call of the command may run. settle must be called with the call's end, exactly once, when it is not nil.
+func (b *breakers) allow(command string) (settle func(*Error), refused *CircuitError) {
+	if b.cfg.Failures <= 0 {
+		return nil, nil
+	}
+	if b.count.Load() > 0 {
+		if v, ok := b.keys.Load(command); ok {
+			return v.(*commandBreaker).allow(b, command)
+		}
+	}
+	return nil, nil
+}
+
+// lost charges the first lost worker to a command that had no circuit yet.
+func (b *breakers) lost(command string, err *Error) {
+	if b.cfg.Failures <= 0 {
+		return
+	}
+	settle, refused := b.entry(command).allow(b, command)
+	if refused == nil {
+		settle(err)
+	}
+}
+
+func (b *breakers) entry(command string) *commandBreaker {
+	e := &commandBreaker{}
+	e.cb = gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
+		Name: command, Timeout: max(b.cfg.OpenFor, time.Millisecond),
+		ReadyToTrip: func(c gobreaker.Counts) bool { return int(c.ConsecutiveFailures) >= b.cfg.Failures },
+		IsExcluded:  func(err error) bool { return errors.Is(err, errNoOutcome) },
+		OnStateChange: func(_ string, _, to gobreaker.State) {
+			var cause error
+			if last := e.lastLoss.Load(); last != nil {
+				cause = last.err
+			}
+			b.changed(command, to.String(), cause)
+		},
+	})
+	if v, loaded := b.keys.LoadOrStore(command, e); loaded {
+		return v.(*commandBreaker)
+	}
+	b.count.Add(1)
+	return e
+}
+
+func (e *commandBreaker) allow(b *breakers, command string) (func(*Error), *CircuitError) {
+	done, err := e.cb.Allow()
+	if err != nil {
+		refused := &CircuitError{Command: command}
+		if last := e.lastLoss.Load(); last != nil {
+			refused.Cause, refused.RetryAt = last.err, last.at.Add(b.cfg.OpenFor)
+		}
+		return nil, refused
+	}
+	return func(err *Error) {
+		switch {
+		case err.costWorker():
+			e.lastLoss.Store(&loss{time.Now(), err})
+			done(err)
+		case err == nil || err.Delivery == Executed || err.Category == CategoryExecution:
+			done(nil) // the worker answered
+		default:
+			done(errNoOutcome)
+		}
+	}, nil
+}
+
+// sweep drops the circuits that have seen no loss for a quiet OpenFor.
+func (b *breakers) sweep(now time.Time) {
+	b.keys.Range(func(key, v any) bool {
+		e := v.(*commandBreaker)
+		last := e.lastLoss.Load()
+		if e.cb.State() != gobreaker.StateOpen && (last == nil || now.Sub(last.at) > 2*b.cfg.OpenFor) && b.keys.CompareAndDelete(key, v) {
+			b.count.Add(-1)
+		}
+		return true
+	})
+}
+
+// costWorker reports whether the call that ended with e cost a worker for which its command is to blame: an exit, doubt or
+// deadline, but not a cancellation, a closing pool, or a worker that died before it began the request.
+func (e *Error) costWorker() bool {
+	if e == nil || e.Delivery == NotExecuted {
+		return false
+	}
+	switch e.Type {
+	case TypeOperationTimeout, TypeWorkerExited, TypeProtocol, TypeInternal:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,198 @@
+package pypool
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// CallOption changes one call.
+type CallOption struct {
+	kind    optionKind
+	session string
+	d       time.Duration
+}
+
+type optionKind int
+
+const (
+	optionSession optionKind = iota + 1
+	optionTimeout
+	optionCheckoutTimeout
+)
+
+// WithSession runs the call in a session: 1 to 256 bytes of printable UTF-8. It is for ExecuteProgram, Call, Stream, Each and
+// Map; ExecuteAnonymous, or ExecuteInSession with another id, refuses it with ErrInvalidArguments.
+func WithSession(id string) CallOption { return CallOption{kind: optionSession, session: id} }
+
+// WithTimeout sets this call's operation timeout in place of Config.OperationTimeout. d <= 0 turns it off.
+func WithTimeout(d time.Duration) CallOption { return CallOption{kind: optionTimeout, d: d} }
+
+// WithCheckoutTimeout sets this call's checkout timeout in place of Config.CheckoutTimeout. d <= 0 turns it off.
+func WithCheckoutTimeout(d time.Duration) CallOption {
+	return CallOption{kind: optionCheckoutTimeout, d: d}
+}
+
+// Result is the answer to a call. It is safe for concurrent use; the zero Result holds JSON null.
+type Result struct {
+	reply       reply
+	worker      string
+	queued, ran time.Duration
+}
+
+// Raw returns the result as the worker sent it: valid JSON in ASCII. The caller must not change it.
+func (r Result) Raw() json.RawMessage {
+	if r.reply.raw == nil {
+		return json.RawMessage("null")
+	}
+	return r.reply.raw
+}
+
+// Decode stores the result in v, a non-nil pointer, by the rules of encoding/json. Nothing is rounded: when the result holds an integer
+// of more than 15 digits, numbers in interface values become json.Number instead of float64. An error is an ErrDecode.
+func (r Result) Decode(v any) error {
+	var err error
+	if r.reply.bigInt {
+		dec := json.NewDecoder(bytes.NewReader(r.Raw()))
+		dec.UseNumber()
+		err = dec.Decode(v)
+	} else {
+		err = json.Unmarshal(r.Raw(), v)
+	}
+	if err != nil {
+		e := newError(TypeDecode, Executed, fmt.Sprintf("cannot decode the result into %T: %v", v, err), err)
+		e.Context.Worker = r.worker
+		return e
+	}
+	return nil
+}
+
+// Worker returns the id of the worker that served the call.
+func (r Result) Worker() string { return r.worker }
+
+// Queued returns how long the call waited for a worker.
+func (r Result) Queued() time.Duration { return r.queued }
+
+// Ran returns how long the worker had the call, from the first byte written to the last byte read.
+func (r Result) Ran() time.Duration { return r.ran }
+
+// Call runs a command and decodes its result into an Out; anonymously, unless WithSession is given. It is otherwise
+// [Pool.ExecuteAnonymous]. A result that does not fit Out is an ErrDecode; the command has run.
+func Call[Out any](ctx context.Context, p *Pool, command string, args any, opts ...CallOption) (Out, error) {
+	var out Out
+	c := call{job: job{info: CallInfo{Command: command}}, args: args}
+	res, err := p.execute(ctx, &c, opts)
+	if err != nil {
+		return out, err
+	}
+	if err := res.Decode(&out); err != nil {
+		if e, ok := err.(*Error); ok {
+			e.Context = ErrorContext{Pool: p.cfg.Name, Worker: res.worker, Session: c.info.Session, Command: command, RequestID: c.info.RequestID, Elapsed: res.queued + res.ran}
+		}
+		return out, err
+	}
+	return out, nil
+}
+
+// call is one request on its way through the pool.
+type call struct {
+	job
+	args     any
+	checkout time.Duration // timeout; 0: none
+	settled  bool          // the session is fixed by the method: WithSession may only repeat it
+	session  *session
+
+	begun       time.Time
+	queued, ran time.Duration
+	worker      string
+	pid         int
+}
+
+// apply takes the options and checks what the caller gave.
+func (c *call) apply(cfg *Config, opts []CallOption) *Error {
+	c.timeout, c.checkout = cfg.OperationTimeout, cfg.CheckoutTimeout
+	for _, o := range opts {
+		switch o.kind {
+		case optionTimeout:
+			c.timeout = max(o.d, 0)
+		case optionCheckoutTimeout:
+			c.checkout = max(o.d, 0)
+		case optionSession:
+			switch {
+			case c.settled && o.session != c.info.Session:
+				return invalid("WithSession contradicts the method: it names another session, or none")
+			case !validLabel(o.session):
+				return invalidSession(o.session)
+			}
+			c.info.Session = o.session
+		}
+	}
+	return nil
+}
+
+func invalid(message string) *Error {
+	return newError(TypeInvalidArguments, NotExecuted, message, nil)
+}
+
+func invalidSession(id string) *Error {
+	return invalid(fmt.Sprintf("the session id %.64q (%d bytes) is not 1 to 256 bytes of printable UTF-8", id, len(id)))
+}
+
+// encode builds the request line, before any worker is taken: bad arguments cost none.
+func (c *call) encode(cfg *Config) *Error {
+	args := c.args
+	if c.info.Command == commandExecuteProgram && c.info.Program != "" {
+		args = programArgs{c.info.Program, c.args}
+		if c.args != nil {
+			var probe bytes.Buffer // inputs obey the same rule as arguments
+			if err := encodeArgs(&probe, c.args); err != nil {
+				return newError(TypeInvalidArguments, NotExecuted, err.Error(), err)
+			}
+			args = programArgs{c.info.Program, json.RawMessage(probe.Bytes())}
+		}
+	}
+	buf, _ := requestBuffers.Get().(*[]byte)
+	if buf == nil {
+		buf = new([]byte)
+	}
+	req, err := encodeRequest(*buf, c.info.Command, args, c.info.Session, c.item != nil)
+	if err != nil {
+		return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
+	}
+	c.req = req
+	if size := req.size(); size > cfg.MaxMessageBytes {
+		return newError(TypeMessageTooLarge, NotExecuted, fmt.Sprintf("the request is %d bytes, MaxMessageBytes is %d", size, cfg.MaxMessageBytes), nil)
+	}
+	return nil
+}
+
+type programArgs struct {
+	Program string `json:"program_id"`
+	Inputs  any    `json:"inputs"`
+}
+
+const (
+	commandExecuteProgram = "execute_program"
+	keptBuffer            = 1 << 20 // larger request buffers are left to the garbage collector
+)
+
+var requestBuffers sync.Pool // of *[]byte
+
+// forget gives the request's buffer back. No worker has it any more.
+func (c *call) forget() {
+	if buf := c.req.buf; buf != nil && cap(buf) <= keptBuffer {
+		c.req.buf = nil
+		requestBuffers.Put(&buf)
+	}
+}
+
+// breakerKey is what lost workers are charged to.
+func (c *call) breakerKey() string {
+	if c.info.Program != "" {
+		return commandExecuteProgram + ":" + c.info.Program
+	}
+	return c.info.Command
+}

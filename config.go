@@ -1,0 +1,273 @@
+package pypool
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// Config says what to run and how. The zero value of a field means its default; a negative number means off, or none.
+// New copies the Config and never changes the caller's; it names every invalid field in one error.
+type Config struct {
+	// Script is the path of the Python file that registers commands; Module is the name of such a module, found as
+	// `python -m` would find it. At most one is set; with neither, only the built-in commands exist.
+	Script string
+	Module string
+
+	// Python is the interpreter: a path, or a name looked up in PATH. Default: $PYPOOL_PYTHON, then the interpreter of
+	// $VIRTUAL_ENV, of ./.venv, then python3. It must be CPython 3.8 or later. Symbolic links are never resolved, so a
+	// virtual environment's interpreter stays one.
+	Python string
+	// Args become the script's sys.argv[1:].
+	Args []string
+	// Dir is the workers' working directory. Default: the host's.
+	Dir string
+	// Env is the workers' whole environment, as in [os/exec.Cmd]: nil inherits the host's. ExtraEnv is added to it.
+	Env      []string
+	ExtraEnv []string
+
+	// Size is the number of workers kept ready. Default: 2 × runtime.NumCPU().
+	Size int
+	// Overflow is how many more workers may be started while callers wait; they are retired when idle for 30 s. Default: 2.
+	Overflow int
+	// MinReady is how many workers must be ready before New returns. Default: Size. Negative: New returns at once, and
+	// the workers come up behind it.
+	MinReady int
+
+	// MaxQueue is how many callers may wait for a worker; the next gets ErrQueueFull. Default: 1024. Negative: no bound.
+	MaxQueue int
+	// CheckoutTimeout bounds a call's wait for a worker. Default: 45 s.
+	CheckoutTimeout time.Duration
+	// OperationTimeout bounds a call's run, from the first byte written to the last byte read. Default: 120 s.
+	OperationTimeout time.Duration
+	// StartTimeout bounds a worker's start: spawn, import, setup, first ping. Default: 30 s.
+	StartTimeout time.Duration
+	// KillGrace is the most that a timed-out call may take beyond its deadline to collect the Python stacks and return. Default: 250 ms.
+	KillGrace time.Duration
+	// StopGrace is how long each step of a worker's orderly stop may take before the next, harsher one. Default: 2 s.
+	StopGrace time.Duration
+	// HealthCheckInterval is how often workers that were idle since the last time are pinged. Default: 30 s.
+	HealthCheckInterval time.Duration
+
+	// SessionCleanupInterval is how often sessions unused for SessionTTL are forgotten. Defaults: 5 min and 1 h.
+	SessionCleanupInterval time.Duration
+	SessionTTL             time.Duration
+	// MaxSessions bounds the session table: beyond it the longest unused are forgotten. Default: 10 000.
+	MaxSessions int
+
+	// MaxCalls, MaxLifetime (± 10 %) and MaxRSS (bytes) say when a worker is worn out: it is replaced, the replacement
+	// ready first, never during a call. Default: off.
+	MaxCalls    int64
+	MaxLifetime time.Duration
+	MaxRSS      int64
+
+	// RestartBackoff is the delay between failing starts, doubled each time. Default: 100 ms to 30 s.
+	RestartBackoff Backoff
+	// MaxRestarts failing starts in a row within RestartWindow, with no worker ready, open the pool's circuit. Defaults: 5 and 30 s.
+	MaxRestarts   int
+	RestartWindow time.Duration
+	// Breaker is the circuit breaker of each single command (and program). Default: 5 lost workers in a row, 10 s.
+	Breaker Breaker
+
+	// MaxMessageBytes bounds one request and one result. Default: 64 MiB.
+	MaxMessageBytes int
+
+	// Name tells pools apart in logs and errors. Default: "pypool".
+	Name string
+	// Logger takes the pool's log and the workers' output; it is called from one goroutine of the pool. Default: slog.Default().
+	Logger *slog.Logger
+	// Observer is told of calls and events. Default: none.
+	Observer *Observer
+	// ErrorRate watches the share of calls that the infrastructure failed.
+	ErrorRate ErrorRate
+
+	overflowIdle time.Duration // how long an overflow worker stays; tests shorten it
+	spawn        spawnFunc     // where processes come from; tests replace it
+}
+
+// Backoff is an exponential delay from Min to Max.
+type Backoff struct{ Min, Max time.Duration }
+
+// Breaker configures the circuit breaker of one command: Failures workers lost in a row, with no answer between, open it for
+// OpenFor, then one call probes. Failures < 0 turns it off.
+type Breaker struct {
+	Failures int
+	OpenFor  time.Duration
+}
+
+// Production returns the settings for a service: Size is runtime.NumCPU(), calls may wait 30 s and run 60 s.
+func Production() Config {
+	return Config{
+		Size: runtime.NumCPU(), Overflow: 2,
+		CheckoutTimeout: 30 * time.Second, OperationTimeout: 60 * time.Second,
+		HealthCheckInterval: 30 * time.Second, SessionCleanupInterval: 5 * time.Minute,
+	}
+}
+
+// Development returns the settings for a desk: 2 workers and 1 more under load, patient timeouts, frequent checks.
+func Development() Config {
+	return Config{
+		Size: 2, Overflow: 1,
+		CheckoutTimeout: 45 * time.Second, OperationTimeout: 120 * time.Second,
+		HealthCheckInterval: 10 * time.Second, SessionCleanupInterval: time.Minute,
+	}
+}
+
+const maxStarting = 4 // restarts at once: an import is heavy, and callers are still being served beside it
+
+// resolve returns a copy with all defaults filled in, "off" turned into the value that the code reads as off, and paths
+// made absolute; or one error that names every bad field.
+func (c Config) resolve() (Config, error) {
+	var bad []error
+	fault := func(field, format string, args ...any) {
+		bad = append(bad, fmt.Errorf("Config."+field+": "+format, args...))
+	}
+	if c.Script != "" && c.Module != "" {
+		fault("Script", "Script and Module are both set; set one")
+	}
+	if c.Size < 0 {
+		fault("Size", "%d workers are not possible; 0 means the default", c.Size)
+	}
+	intDefault(&c.Size, 2*runtime.NumCPU())
+	intDefault(&c.Overflow, 2)
+	c.Overflow = max(c.Overflow, 0)
+	if c.Size > 4096 || c.Overflow > 4096 {
+		fault("Size", "Size %d and Overflow %d are beyond 4096 workers", c.Size, c.Overflow)
+	}
+	if c.MinReady > c.Size {
+		fault("MinReady", "%d is more than Size, %d", c.MinReady, c.Size)
+	}
+	intDefault(&c.MinReady, c.Size)
+	c.MinReady = max(c.MinReady, 0)
+	offInt(&c.MaxQueue, 1024, math.MaxInt32)
+	offInt(&c.MaxSessions, 10_000, math.MaxInt32)
+	offInt(&c.MaxRestarts, 5, math.MaxInt32)
+	offInt(&c.Breaker.Failures, 5, 0)
+	intDefault(&c.MaxMessageBytes, 64<<20)
+	if c.MaxMessageBytes < 1024 {
+		fault("MaxMessageBytes", "%d is less than 1024", c.MaxMessageBytes)
+	}
+	c.MaxCalls, c.MaxRSS, c.MaxLifetime = max(c.MaxCalls, 0), max(c.MaxRSS, 0), max(c.MaxLifetime, 0)
+
+	offDuration(&c.CheckoutTimeout, 45*time.Second)
+	offDuration(&c.OperationTimeout, 120*time.Second)
+	offDuration(&c.StartTimeout, 30*time.Second)
+	offDuration(&c.KillGrace, 250*time.Millisecond)
+	offDuration(&c.StopGrace, 2*time.Second)
+	offDuration(&c.HealthCheckInterval, 30*time.Second)
+	offDuration(&c.SessionCleanupInterval, 5*time.Minute)
+	offDuration(&c.SessionTTL, time.Hour)
+	offDuration(&c.RestartWindow, 30*time.Second)
+	offDuration(&c.Breaker.OpenFor, 10*time.Second)
+	offDuration(&c.RestartBackoff.Min, 100*time.Millisecond)
+	offDuration(&c.RestartBackoff.Max, 30*time.Second)
+	offDuration(&c.overflowIdle, 30*time.Second)
+	if c.RestartBackoff.Min > c.RestartBackoff.Max {
+		fault("RestartBackoff", "Min %v is more than Max %v", c.RestartBackoff.Min, c.RestartBackoff.Max)
+	}
+
+	offDuration(&c.ErrorRate.Window, time.Minute)
+	intDefault(&c.ErrorRate.MinCalls, 20)
+	if c.ErrorRate.Threshold == 0 {
+		c.ErrorRate.Threshold = 0.5
+	}
+	if c.ErrorRate.Threshold > 1 || c.ErrorRate.Threshold != c.ErrorRate.Threshold {
+		fault("ErrorRate", "Threshold %v is not a share of 0 to 1", c.ErrorRate.Threshold)
+	}
+
+	if c.Name == "" {
+		c.Name = "pypool"
+	}
+	if !validLabel(c.Name) {
+		fault("Name", "%q is not 1 to 256 bytes of printable UTF-8", c.Name)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Observer == nil {
+		c.Observer = &Observer{}
+	}
+	for _, list := range []struct {
+		field   string
+		entries []string
+	}{{"Env", c.Env}, {"ExtraEnv", c.ExtraEnv}} {
+		for _, entry := range list.entries {
+			if i := strings.IndexByte(entry, '='); i < 0 || strings.ContainsRune(entry, 0) {
+				// The value may be a secret: only what stands before it is shown.
+				fault(list.field, "the entry that begins with %q is not KEY=value without NUL", entry[:min(len(entry), 16)])
+			}
+		}
+	}
+	c.Args = append([]string(nil), c.Args...)
+	c.Env = append([]string{}, c.environ()...) // never nil: to os/exec that means inherit
+	c.ExtraEnv = nil
+
+	if c.Dir != "" {
+		absolute(&c.Dir, "Dir", fault)
+		if info, err := os.Stat(c.Dir); err != nil {
+			fault("Dir", "%v", err)
+		} else if !info.IsDir() {
+			fault("Dir", "%s is not a directory", c.Dir)
+		}
+	}
+	if c.Script != "" {
+		absolute(&c.Script, "Script", fault)
+	}
+	if c.spawn == nil {
+		c.spawn = execSpawn
+	}
+	if len(bad) > 0 {
+		cause := errors.Join(bad...)
+		e := newError(TypeInvalidArguments, NotExecuted, "", cause)
+		e.Message = "invalid Config: " + strings.ReplaceAll(cause.Error(), "\n", "; ")
+		e.Context.Pool = c.Name
+		return c, e
+	}
+	return c, nil
+}
+
+// environ is the workers' environment: Env, or the host's when that is nil, and ExtraEnv.
+func (c *Config) environ() []string {
+	env := c.Env
+	if env == nil {
+		env = os.Environ()
+	}
+	return append(env[:len(env):len(env)], c.ExtraEnv...)
+}
+
+func absolute(path *string, field string, fault func(string, string, ...any)) {
+	abs, err := filepath.Abs(*path)
+	if err != nil {
+		fault(field, "%v", err)
+		return
+	}
+	*path = abs
+}
+
+func intDefault(v *int, def int) {
+	if *v == 0 {
+		*v = def
+	}
+}
+
+// offInt sets the default for zero, and off for a negative value.
+func offInt(v *int, def, off int) {
+	intDefault(v, def)
+	if *v < 0 {
+		*v = off
+	}
+}
+
+// offDuration sets the default for zero; a negative duration becomes zero, which all code here reads as off.
+func offDuration(v *time.Duration, def time.Duration) {
+	if *v == 0 {
+		*v = def
+	}
+	*v = max(*v, 0)
+}

@@ -1,0 +1,398 @@
+package pypool
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Category is the coarse class of an [Error].
+type Category string
+
+// The categories.
+const (
+	CategoryTimeout       Category = "timeout_error"
+	CategoryResource      Category = "resource_error"
+	CategoryCommunication Category = "communication_error"
+	CategoryExecution     Category = "execution_error"
+	CategorySystem        Category = "system_error"
+)
+
+// ErrorType is the exact class of an [Error]. docs/errors.md says for each what happened, what pypool has already done
+// about it and what the caller should do.
+type ErrorType string
+
+// The error types.
+const (
+	TypeCheckoutTimeout  ErrorType = "checkout_timeout"
+	TypeOperationTimeout ErrorType = "operation_timeout"
+	TypeCanceled         ErrorType = "canceled"
+	TypePoolNotAvailable ErrorType = "pool_not_available"
+	TypeQueueFull        ErrorType = "queue_full"
+	TypeCircuitOpen      ErrorType = "circuit_open"
+	TypeWorkerStart      ErrorType = "worker_start_failed"
+	TypeWorkerExited     ErrorType = "worker_exited"
+	TypeProtocol         ErrorType = "protocol_violation"
+	TypeMessageTooLarge  ErrorType = "message_too_large"
+	TypeInvalidArguments ErrorType = "invalid_arguments"
+	TypeUnknownCommand   ErrorType = "unknown_command"
+	TypePython           ErrorType = "python_exception"
+	TypeInvalidResult    ErrorType = "invalid_result"
+	TypeDecode           ErrorType = "decode_failed"
+	TypeInternal         ErrorType = "unexpected_error"
+)
+
+// sentinel is what errors.Is compares an *Error with: by type, never by text.
+type sentinel struct {
+	typ  ErrorType
+	text string
+}
+
+func (s *sentinel) Error() string { return "pypool: " + s.text }
+
+// The sentinels, one for each [ErrorType]; match them with errors.Is.
+var (
+	// ErrCheckoutTimeout: no worker fell free in time. Not executed.
+	ErrCheckoutTimeout error = &sentinel{TypeCheckoutTimeout, "no worker fell free in time"}
+	// ErrOperationTimeout: the call ran out of time; its worker was killed. Detail: [HangError].
+	ErrOperationTimeout error = &sentinel{TypeOperationTimeout, "the call ran out of time"}
+	// ErrCanceled: the caller's context was canceled. The error also matches ctx.Err(). Detail once it ran: [HangError].
+	ErrCanceled error = &sentinel{TypeCanceled, "the caller canceled"}
+	// ErrPoolClosed: the pool is closed, or was closed during the call.
+	ErrPoolClosed error = &sentinel{TypePoolNotAvailable, "the pool is closed"}
+	// ErrQueueFull: Config.MaxQueue callers wait already. Not executed.
+	ErrQueueFull error = &sentinel{TypeQueueFull, "the queue is full"}
+	// ErrCircuitOpen: workers cannot start, or this command keeps costing workers. Not executed. Detail: [CircuitError].
+	ErrCircuitOpen error = &sentinel{TypeCircuitOpen, "the circuit is open"}
+	// ErrWorkerStart: a worker did not become ready. Detail: [StartError].
+	ErrWorkerStart error = &sentinel{TypeWorkerStart, "a worker did not start"}
+	// ErrWorkerExited: the worker's process ended during the call. Detail: [ExitError].
+	ErrWorkerExited error = &sentinel{TypeWorkerExited, "the worker exited"}
+	// ErrProtocol: the worker sent what is not an answer. Detail: [ProtocolError].
+	ErrProtocol error = &sentinel{TypeProtocol, "the worker broke the protocol"}
+	// ErrMessageTooLarge: the request or the result is over Config.MaxMessageBytes.
+	ErrMessageTooLarge error = &sentinel{TypeMessageTooLarge, "the message is too large"}
+	// ErrInvalidArguments: the arguments are not JSON, do not fit the command's signature, or an option or id is invalid. Not executed.
+	ErrInvalidArguments error = &sentinel{TypeInvalidArguments, "invalid arguments"}
+	// ErrUnknownCommand: no command or program of that name. Not executed. Detail: [UnknownCommandError].
+	ErrUnknownCommand error = &sentinel{TypeUnknownCommand, "unknown command"}
+	// ErrPython: the command raised an exception. Detail: [PythonError].
+	ErrPython error = &sentinel{TypePython, "the command raised an exception"}
+	// ErrInvalidResult: the command finished, and its result is not JSON. Detail: [InvalidResultError].
+	ErrInvalidResult error = &sentinel{TypeInvalidResult, "the result is not JSON"}
+	// ErrDecode: the command finished, and its result does not fit the Go type asked for.
+	ErrDecode error = &sentinel{TypeDecode, "the result does not fit the Go type"}
+	// ErrInternal: a fault of pypool itself.
+	ErrInternal error = &sentinel{TypeInternal, "unexpected error"}
+)
+
+var categories = map[ErrorType]Category{
+	TypeCheckoutTimeout: CategoryTimeout, TypeOperationTimeout: CategoryTimeout, TypeCanceled: CategoryTimeout,
+	TypePoolNotAvailable: CategoryResource, TypeQueueFull: CategoryResource, TypeCircuitOpen: CategoryResource, TypeWorkerStart: CategoryResource,
+	TypeWorkerExited: CategoryCommunication, TypeProtocol: CategoryCommunication, TypeMessageTooLarge: CategoryCommunication,
+	TypeInvalidArguments: CategoryExecution, TypeUnknownCommand: CategoryExecution, TypePython: CategoryExecution,
+	TypeInvalidResult: CategoryExecution, TypeDecode: CategoryExecution,
+	TypeInternal: CategorySystem,
+}
+
+// Delivery says what is known about the handler of a failed call.
+type Delivery int
+
+// The deliveries. The zero value claims nothing.
+const (
+	// MaybeExecuted: the handler may have begun, and may have finished.
+	MaybeExecuted Delivery = iota
+	// NotExecuted is a proof that the handler never began: the call is safe to repeat.
+	NotExecuted
+	// Executed: the worker has answered; the handler ran to its end (its result or exception).
+	Executed
+)
+
+// String returns the constant's name.
+func (d Delivery) String() string {
+	switch d {
+	case NotExecuted:
+		return "NotExecuted"
+	case Executed:
+		return "Executed"
+	default:
+		return "MaybeExecuted"
+	}
+}
+
+// Error is the one error type of this package: every error that a function of it returns is an *Error, or wraps one.
+// Match its class with errors.Is against the sentinels, its details with errors.As.
+type Error struct {
+	Category Category
+	Type     ErrorType
+	Message  string // one line: the cause
+	Context  ErrorContext
+	Delivery Delivery
+	Err      error // the detail and the cause, or nil
+}
+
+// ErrorContext says where an error happened. Fields that do not apply are zero.
+type ErrorContext struct {
+	Pool      string
+	Worker    string
+	PID       int
+	Session   string
+	Command   string
+	Program   string
+	RequestID uint64 // as in the logs of both sides
+	Elapsed   time.Duration
+}
+
+func newError(t ErrorType, d Delivery, message string, err error) *Error {
+	return &Error{Category: categories[t], Type: t, Message: oneLine(message), Delivery: d, Err: err}
+}
+
+// Error returns one line: the type, the command or script, the cause.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("pypool: ")
+	b.WriteString(string(e.Type))
+	switch {
+	case e.Context.Program != "":
+		b.WriteString(": program " + oneLine(e.Context.Program))
+	case e.Context.Command != "":
+		b.WriteString(": " + oneLine(e.Context.Command))
+	}
+	if e.Message != "" {
+		b.WriteString(": " + e.Message)
+	}
+	return b.String()
+}
+
+// Unwrap returns the detail and the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Is matches the sentinel of the error's type.
+func (e *Error) Is(target error) bool {
+	s, ok := target.(*sentinel)
+	return ok && s.typ == e.Type
+}
+
+// SafeToRetry reports whether err proves that the handler never began, so that repeating the call cannot execute it twice.
+// It is true exactly when err is (or wraps) an *Error whose Delivery is [NotExecuted].
+func SafeToRetry(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Delivery == NotExecuted
+}
+
+// HangError is the detail of a call that was stopped while it ran.
+type HangError struct {
+	Stacks string // the Python stacks of all threads when it was stopped, newest call first; empty where the platform has none
+	Killed bool   // the worker was killed
+}
+
+func (e *HangError) Error() string {
+	if at := innermostFrame(e.Stacks); at != "" {
+		return "stopped in " + at
+	}
+	return "stopped while it ran"
+}
+
+// ExitError is the detail of a worker whose process ended.
+type ExitError struct {
+	Code   int            // exit code; -1 when a signal ended it or the code is unknown
+	Signal syscall.Signal // the signal that ended it, or 0
+	OOM    bool           // suspicion: a SIGKILL that pypool did not send, as the kernel's out-of-memory killer does
+	Stderr string         // the last 64 KiB of its standard error
+	Stacks string         // faulthandler's report of a crash in native code, when there is one
+	Uptime time.Duration
+	Calls  int64 // calls it had served
+}
+
+func (e *ExitError) Error() string {
+	switch {
+	case e.OOM:
+		return "killed by a SIGKILL that pypool did not send (out of memory?)"
+	case e.Signal != 0:
+		text := "ended by signal " + signalName(e.Signal)
+		if at := innermostFrame(e.Stacks); at != "" {
+			text += " in " + at
+		}
+		return text
+	case e.Code < 0:
+		return "ended, exit code unknown"
+	}
+	return fmt.Sprintf("exited with code %d", e.Code)
+}
+
+// StartError is the detail of a worker that never became ready.
+type StartError struct {
+	Stage  string // spawn, hello, import, setup or ping
+	Stderr string // its standard error, and the Python traceback when there is one
+	Python string // the interpreter, and its version when known
+	Err    error  // the cause: *PythonError, *ExitError, *HangError, *ProtocolError or an operating system error
+}
+
+func (e *StartError) Error() string {
+	text := "at " + e.Stage
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+// Unwrap returns the cause.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// PythonError is an exception raised by Python code.
+type PythonError struct {
+	Type      string   // class name, like ValueError
+	Module    string   // the class's module, like builtins
+	Message   string   // str(exception)
+	Traceback string   // as Python prints it, without pypool's own frames
+	Notes     []string // __notes__ (PEP 678)
+}
+
+func (e *PythonError) Error() string {
+	if e.Message == "" {
+		return e.Type
+	}
+	return e.Type + ": " + e.Message
+}
+
+// ProtocolError is the detail of a worker whose output was not an answer.
+type ProtocolError struct {
+	Reason string
+	Sample string // the start of the offending output, quoted, at most 256 bytes of it
+}
+
+func (e *ProtocolError) Error() string {
+	if e.Sample == "" {
+		return e.Reason
+	}
+	return e.Reason + ": " + e.Sample
+}
+
+// UnknownCommandError is the detail of an unknown command or program.
+type UnknownCommandError struct {
+	Name  string
+	Names []string // those that exist, nearest first
+}
+
+func (e *UnknownCommandError) Error() string {
+	if len(e.Names) == 0 {
+		return fmt.Sprintf("%q is not registered, and nothing else is", e.Name)
+	}
+	near := e.Names[:min(3, len(e.Names))]
+	return fmt.Sprintf("%q is not registered; nearest: %s", e.Name, strings.Join(near, ", "))
+}
+
+// InvalidResultError is the detail of a result that JSON cannot carry.
+type InvalidResultError struct {
+	Path   string // to the value, like $.rows[3].score
+	Reason string
+}
+
+func (e *InvalidResultError) Error() string {
+	if e.Path == "" {
+		return e.Reason
+	}
+	return e.Reason + " at " + e.Path
+}
+
+// CircuitError is the detail of a call refused by an open circuit.
+type CircuitError struct {
+	Command string    // the command whose circuit is open ("execute_program:" and the id for a program); empty for the pool's own
+	RetryAt time.Time // when the next probe is due
+	Cause   error     // the last failure that opened it
+}
+
+func (e *CircuitError) Error() string {
+	who := "workers cannot start"
+	if e.Command != "" {
+		who = oneLine(e.Command) + " keeps costing workers"
+	}
+	if e.Cause != nil {
+		who += ": " + e.Cause.Error()
+	}
+	return who
+}
+
+// Unwrap returns the last failure that opened the circuit.
+func (e *CircuitError) Unwrap() error { return e.Cause }
+
+// pair carries a detail and a second cause (a context's error), so that errors.Is and As find both.
+type pair struct{ detail, cause error }
+
+func (p *pair) Error() string   { return p.detail.Error() + ": " + p.cause.Error() }
+func (p *pair) Unwrap() []error { return []error{p.detail, p.cause} }
+
+func joinDetail(detail, cause error) error {
+	switch {
+	case detail == nil:
+		return cause
+	case cause == nil:
+		return detail
+	}
+	return &pair{detail, cause}
+}
+
+// oneLine makes text from a worker fit for one line of a log or terminal: control characters are escaped, so that
+// nothing from Python can forge a log line or move a cursor.
+func oneLine(s string) string { return printable(s, 1024) }
+
+// printable is oneLine with a limit of its own, in bytes.
+func printable(s string, limit int) string {
+	cut := len(s) > limit
+	if cut {
+		s = s[:limit]
+	}
+	clean := !cut
+	for _, r := range s {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			clean = false
+			break
+		}
+	}
+	if clean {
+		return s
+	}
+	var b strings.Builder
+	for i, r := range s {
+		switch {
+		case r == utf8.RuneError:
+			if !cut || i < len(s)-utf8.UTFMax {
+				b.WriteString("\ufffd")
+			}
+		case r == '\n':
+			b.WriteString(`\n`)
+		case !unicode.IsPrint(r):
+			fmt.Fprintf(&b, `\x%02x`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	if cut {
+		b.WriteString("...")
+	}
+	return b.String()
+}
+
+// innermostFrame picks `File "x.py", line 3 in f` of the most recent call out of faulthandler's text. The thread that runs
+// handlers is the one faulthandler marks, or else the last it prints.
+func innermostFrame(stacks string) string {
+	_, after, found := strings.Cut(stacks, "Current thread")
+	if !found {
+		i := strings.LastIndex(stacks, "most recent call first")
+		if i < 0 {
+			return ""
+		}
+		after = stacks[i:]
+	}
+	for line := range strings.Lines(after) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "File ") {
+			return oneLine(line)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,15 @@
+module github.com/pypool/pypool
+
+go 1.25.0
+
+require (
+	github.com/cenkalti/backoff/v5 v5.0.3
+	github.com/jackc/puddle/v2 v2.2.3
+	github.com/sony/gobreaker/v2 v2.4.0
+	golang.org/x/sys v0.40.0
+)
+
+require (
+	github.com/stretchr/testify v1.11.1 // indirect
+	golang.org/x/sync v0.1.0 // indirect
+)

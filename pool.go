@@ -1,0 +1,477 @@
+package pypool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Pool is a pool of Python worker processes. It is safe for concurrent use. Shutdown or Close must be called; after
+// either has returned nil no process, goroutine, file descriptor or file of the pool is left.
+type Pool struct {
+	cfg      Config
+	born     time.Time
+	sup      *supervisor
+	desk     *desk // the supervisor's, kept here for the hot path
+	sessions *sessionTable
+	counters *counters
+	reporter *reporter
+	spawner  *spawner
+
+	ids        atomic.Uint64 // request ids: one number names a call here, in Python and in the logs
+	unreapable atomic.Int64
+
+	closing   chan struct{} // closed when no new call is let in
+	killing   chan struct{} // closed when nothing is waited for any more
+	closed    chan struct{} // closed when all is gone
+	closeOnce sync.Once
+	killOnce  sync.Once
+}
+
+// New starts cfg.Size workers side by side, pings each, and returns when MinReady of them (by default all) are ready. ctx bounds only New; each
+// start is also bounded by StartTimeout. An error is an *Error: ErrInvalidArguments names the bad fields of cfg,
+// ErrWorkerStart shows why Python did not come up. Nothing is left behind then.
+func New(ctx context.Context, cfg Config) (*Pool, error) {
+	cfg, err := cfg.resolve()
+	if err != nil {
+		return nil, err
+	}
+	p := &Pool{
+		cfg: cfg, born: time.Now(), counters: newCounters(cfg.ErrorRate.Window),
+		closing: make(chan struct{}), killing: make(chan struct{}), closed: make(chan struct{}),
+	}
+	// A random base keeps ids of different pools, and of one pool before and after a restart of the host, apart in logs.
+	p.ids.Store(rand.Uint64N(1 << 32))
+	env := &workerEnv{cfg: &p.cfg, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable}
+	path, err := findPython(&cfg)
+	if err != nil {
+		w := &worker{id: "", env: env, started: time.Now()}
+		env.spec.path = path
+		return nil, w.startError("spawn", fmt.Errorf("no Python interpreter: %w (set Config.Python)", err))
+	}
+	env.spec = spawnSpec{path: throughShim(ctx, path, cfg.Dir, cfg.Env), args: pythonArgs(), dir: cfg.Dir, env: cfg.Env}
+	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
+	p.spawner = newSpawner()
+	env.reporter, env.spawner = p.reporter, p.spawner
+	p.sessions = newSessionTable(cfg.MaxSessions, p.sessionGone)
+	p.sup, err = newSupervisor(&p.cfg, env, p.sessions, p.counters)
+	if err != nil {
+		return nil, newError(TypeInternal, NotExecuted, err.Error(), err)
+	}
+	p.desk = p.sup.desk
+	go p.sup.run()
+	if err := p.sup.await(ctx, cfg.MinReady); err != nil {
+		_ = p.Close()
+		var e *Error
+		if !errors.As(err, &e) {
+			w := &worker{env: env, started: p.born}
+			e = w.startError("spawn", fmt.Errorf("not ready before New's context ended: %w", err))
+			if errors.Is(err, context.Canceled) {
+				e.Type, e.Category = TypeCanceled, CategoryTimeout
+			}
+		}
+		return nil, e
+	}
+	return p, nil
+}
+
+func (p *Pool) sessionGone(id, why string) {
+	p.sup.event(Event{Kind: EventSessionEnded, Session: id, Cause: why})
+}
+
+// ExecuteInSession runs a registered command in a session. The session is a label: it is counted (see [Pool.Session]) and
+// Python sees it as current_call().session_id, but any worker may serve any call of it, and no state is kept for it.
+//
+// args is what encoding/json turns into an object (keyword arguments), an array (positional arguments) or null (none).
+// The call waits for a worker in the order of arrival, at most CheckoutTimeout, then runs for at most OperationTimeout;
+// ctx bounds both together, and its end stops a running call by killing its worker. The error, if any, is an *Error.
+func (p *Pool) ExecuteInSession(ctx context.Context, sessionID, command string, args any, opts ...CallOption) (Result, error) {
+	c := call{job: job{info: CallInfo{Command: command, Session: sessionID}}, args: args, settled: true}
+	if !validLabel(sessionID) {
+		return p.refuse(ctx, &c, invalidSession(sessionID))
+	}
+	return p.execute(ctx, &c, opts)
+}
+
+// ExecuteAnonymous is ExecuteInSession without a session.
+func (p *Pool) ExecuteAnonymous(ctx context.Context, command string, args any, opts ...CallOption) (Result, error) {
+	c := call{job: job{info: CallInfo{Command: command}}, args: args, settled: true}
+	return p.execute(ctx, &c, opts)
+}
+
+// ExecuteProgram runs a program registered under programID, with inputs as its arguments; in a session when WithSession is given.
+func (p *Pool) ExecuteProgram(ctx context.Context, programID string, inputs any, opts ...CallOption) (Result, error) {
+	c := call{job: job{info: CallInfo{Command: commandExecuteProgram, Program: programID}}, args: inputs}
+	if programID == "" {
+		return p.refuse(ctx, &c, invalid("the program id is empty"))
+	}
+	return p.execute(ctx, &c, opts)
+}
+
+// refuse counts and reports a call that ends before it begins.
+func (p *Pool) refuse(ctx context.Context, c *call, err *Error) (Result, error) {
+	if err.Type == TypeInvalidArguments && !validLabel(c.info.Session) {
+		c.info.Session = "" // it goes into no log, no observer and no table
+	}
+	ctx = p.begin(ctx, c)
+	return Result{}, p.finish(ctx, c, err)
+}
+
+// execute is the life of a call: begin, encode, then acquire, use, release; once more on another worker when the first
+// proves not to have executed it.
+func (p *Pool) execute(ctx context.Context, c *call, opts []CallOption) (Result, error) {
+	invalidOption := c.apply(&p.cfg, opts)
+	ctx = p.begin(ctx, c)
+	ended := false
+	defer func() {
+		if !ended { // the caller's MarshalJSON, Observer or loop body panics: count the call, and let it
+			_ = p.finish(ctx, c, newError(TypeInternal, MaybeExecuted, "a function of the caller panicked", nil))
+		}
+	}()
+	rep, err := p.admit(ctx, c, invalidOption)
+	ended = true
+	c.forget()
+	if err != nil {
+		return Result{}, p.finish(ctx, c, err)
+	}
+	_ = p.finish(ctx, c, nil)
+	return Result{reply: rep, worker: c.worker, queued: c.queued, ran: c.ran}, nil
+}
+
+// begin counts the call and tells the observer. Exactly one finish follows.
+func (p *Pool) begin(ctx context.Context, c *call) context.Context {
+	p.counters.started.Add(1)
+	c.begun = time.Now()
+	c.id = p.ids.Add(1)
+	c.info.RequestID, c.info.Pool = c.id, p.cfg.Name
+	if f := p.cfg.Observer.CallStart; f != nil {
+		ctx = f(ctx, c.info)
+	}
+	if c.info.Session != "" {
+		c.session = p.sessions.enter(c.info.Session)
+	}
+	return ctx
+}
+
+// finish counts the end, completes the error and tells the observer and the log.
+func (p *Pool) finish(ctx context.Context, c *call, err *Error) error {
+	if c.session != nil {
+		p.sessions.leave(c.session, err != nil)
+		c.session = nil
+	}
+	p.counters.finish(err, time.Since(p.born))
+	var out error
+	if err != nil {
+		at := &err.Context
+		at.Pool, at.Session, at.Command, at.Program, at.RequestID = p.cfg.Name, c.info.Session, c.info.Command, c.info.Program, c.id
+		at.Elapsed = time.Since(c.begun)
+		out = err
+		if err.Type.infrastructure() {
+			p.sup.logFailure(c, err)
+		}
+	}
+	if f := p.cfg.Observer.CallEnd; f != nil {
+		f(ctx, c.info, CallOutcome{Worker: c.worker, PID: c.pid, Queued: c.queued, Ran: c.ran, Err: out})
+	}
+	return out
+}
+
+// admit refuses what can be refused without a worker, and asks the command's circuit.
+func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (reply, *Error) {
+	switch {
+	case invalidOption != nil:
+		return reply{}, invalidOption
+	case c.info.Command == "hello" || c.info.Command == "shutdown" || c.info.Command == "" || len(c.info.Command) > 256:
+		unknown := &UnknownCommandError{Name: c.info.Command, Names: p.commandNames()}
+		return reply{}, newError(TypeUnknownCommand, NotExecuted, unknown.Error(), unknown)
+	case isClosed(p.closing):
+		return reply{}, newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
+	}
+	if err := c.encode(&p.cfg); err != nil {
+		return reply{}, err
+	}
+	key := c.breakerKey()
+	settle, refused := p.sup.breakers.allow(key)
+	if refused != nil {
+		return reply{}, newError(TypeCircuitOpen, NotExecuted, refused.Error(), refused)
+	}
+	rep, err := p.serve(ctx, c)
+	switch {
+	case settle != nil:
+		settle(err)
+	case err.costWorker():
+		p.sup.breakers.lost(key, err)
+	}
+	return rep, err
+}
+
+// serve takes a worker and has it run the call. A proof that a dying worker did not execute it is worth one more try.
+func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
+	for range 2 {
+		var res *resource
+		if res, err = p.acquire(ctx, c); err != nil {
+			return reply{}, err
+		}
+		rep, err = p.use(ctx, c, res)
+		if err == nil || err.Delivery != NotExecuted || err.Category != CategoryCommunication || err.Type == TypeMessageTooLarge {
+			return rep, err
+		}
+	}
+	return rep, err
+}
+
+// acquire waits for an idle worker that is alive. Those that died idle are skipped and replaced.
+func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
+	begun := time.Now()
+	defer func() {
+		waited := time.Since(begun)
+		c.queued += waited
+		p.counters.wait.add(waited)
+	}()
+	for {
+		left := c.checkout
+		if left > 0 {
+			left = max(left-time.Since(begun), 1)
+		}
+		circuit := p.sup.circuit.state.Load()
+		if circuit.err != nil {
+			return nil, newError(TypeCircuitOpen, NotExecuted, circuit.err.Error(), circuit.err)
+		}
+		if ctx.Err() != nil {
+			return nil, queueError(ctx, c)
+		}
+		switch err := p.desk.take(ctx, left, p.closing, circuit.refused); {
+		case err == nil:
+		case errors.Is(err, errQueueFull):
+			return nil, newError(TypeQueueFull, NotExecuted, fmt.Sprintf("%d callers wait already (MaxQueue)", p.cfg.MaxQueue), nil)
+		case errors.Is(err, errTimeout):
+			return nil, newError(TypeCheckoutTimeout, NotExecuted, fmt.Sprintf("no worker fell free within %v", c.checkout), nil)
+		case isClosed(p.closing):
+			return nil, newError(TypePoolNotAvailable, NotExecuted, "the pool was closed while the call waited", nil)
+		default: // ctx ended, or the circuit opened: the next turn says so
+			continue
+		}
+		res, err := p.desk.acquire()
+		if err != nil {
+			return nil, newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
+		}
+		if res.Value().reusable() {
+			return res, nil
+		}
+		p.sup.discard(res)
+	}
+}
+
+// queueError is the error of a call whose context ended before it had a worker.
+func queueError(ctx context.Context, c *call) *Error {
+	e := contextError(ctx, NotExecuted, nil)
+	if e.Type == TypeOperationTimeout {
+		e = timeoutError(TypeCheckoutTimeout, NotExecuted, "the context's deadline passed while the call waited", nil, e.Err)
+	}
+	return e
+}
+
+// use runs the call on a worker that it holds, and releases it.
+func (p *Pool) use(ctx context.Context, c *call, res *resource) (reply, *Error) {
+	w := res.Value()
+	c.worker, c.pid = w.id, w.proc.pid()
+	begun := time.Now()
+	defer func() {
+		if r := recover(); r != nil { // the loop body of a stream
+			w.conn.broken = errors.New("abandoned by a panic")
+			p.release(res)
+			panic(r)
+		}
+		ran := time.Since(begun)
+		c.ran += ran
+		p.counters.run.add(ran)
+		p.release(res)
+	}()
+	return w.call(ctx, &c.job)
+}
+
+// release alone decides whether a worker serves again. Doubt destroys.
+func (p *Pool) release(res *resource) {
+	w := res.Value()
+	if !w.reusable() {
+		p.sup.discard(res)
+		return
+	}
+	p.desk.put(res)
+	if limit := p.cfg.MaxCalls; limit > 0 && w.calls.Load() >= limit {
+		p.sup.kick()
+	}
+}
+
+// --- about the pool -------------------------------------------------------------------------------------------------
+
+// Stats returns a snapshot.
+func (p *Pool) Stats() Stats {
+	st := Stats{
+		Size: p.cfg.Size, Overflow: p.cfg.Overflow, MaxSize: p.cfg.Size + p.cfg.Overflow,
+		Waiting: int(p.desk.waiting.Load()), Sessions: p.sessions.size(), Uptime: time.Since(p.born), Unreapable: int(p.unreapable.Load()),
+	}
+	p.counters.snapshot(&st)
+	p.sup.snapshot(&st)
+	calls, failures := p.counters.rate.sum(time.Since(p.born))
+	st.ErrorRate = share(failures, calls)
+	return st
+}
+
+// Workers describes the live processes, oldest first.
+func (p *Pool) Workers() []WorkerInfo {
+	list := []WorkerInfo{}
+	for _, w := range p.sup.workers() {
+		list = append(list, w.info())
+	}
+	return list
+}
+
+// HealthCheck pings every idle worker, side by side; a busy one counts as responsive. One that does not answer within 5 s
+// is replaced. The error is nil exactly when the pool can serve: Health.Healthy asks for more, all of Size and a closed circuit.
+func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
+	if isClosed(p.closing) {
+		e := newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
+		e.Context.Pool = p.cfg.Name
+		return Health{Breaker: "closed"}, e
+	}
+	checks := p.sup.checkAll(ctx)
+	st := p.Stats()
+	h := Health{Workers: st.Workers, Breaker: st.Breaker, Checks: checks, LastError: p.sup.lastError()}
+	var failed error
+	for _, c := range checks {
+		if c.Responsive {
+			h.Responsive++
+		} else if failed == nil {
+			failed = c.Err
+		}
+	}
+	h.Healthy = h.Responsive >= p.cfg.Size && h.Breaker == "closed"
+	if h.LastError == nil {
+		h.LastError = failed
+	}
+	if h.Responsive > 0 {
+		return h, nil
+	}
+	e := newError(TypeCheckoutTimeout, NotExecuted, "no worker is ready", failed)
+	switch circuit := p.sup.circuit.state.Load(); {
+	case circuit.err != nil:
+		e = newError(TypeCircuitOpen, NotExecuted, circuit.err.Error(), circuit.err)
+	case failed != nil:
+		e = newError(TypeOperationTimeout, NotExecuted, "no worker answers: "+failed.Error(), failed)
+	case h.LastError != nil:
+		e = newError(TypeWorkerStart, NotExecuted, "no worker is ready: "+h.LastError.Error(), h.LastError)
+	}
+	e.Context.Pool = p.cfg.Name
+	return h, e
+}
+
+// Commands describes the registered commands and programs, as a worker tells them.
+func (p *Pool) Commands(ctx context.Context) ([]CommandInfo, error) {
+	return Call[[]CommandInfo](ctx, p, "list_commands", nil)
+}
+
+// commandNames lists the commands that a ready worker has registered.
+func (p *Pool) commandNames() []string {
+	for _, w := range p.sup.workers() {
+		if isClosed(w.ready) {
+			names := slices.Clone(w.commands)
+			slices.Sort(names)
+			return names
+		}
+	}
+	return nil
+}
+
+// Sessions describes the known sessions, oldest first.
+func (p *Pool) Sessions() []SessionInfo { return p.sessions.list() }
+
+// Session describes one session; false when it is not known (any more).
+func (p *Pool) Session(id string) (SessionInfo, bool) { return p.sessions.get(id) }
+
+// EndSession forgets a session and reports whether it was known. Calls in it go on; the next call in it starts a new count.
+func (p *Pool) EndSession(id string) bool { return p.sessions.end(id) }
+
+// Reload replaces every worker, rolling: a new one is ready before an old one goes, so that at no time fewer than Size are
+// ready, and no call fails for it. It returns when the last old worker is gone. If a new one does not start, it returns that
+// error: the old ones go on serving, and the pool goes on trying.
+func (p *Pool) Reload(ctx context.Context) error {
+	err := p.sup.reload(ctx)
+	var e *Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, errStopped):
+		e = newError(TypePoolNotAvailable, NotExecuted, "the pool was closed during the reload", nil)
+	default:
+		e = contextError(ctx, NotExecuted, nil)
+	}
+	e.Context.Pool = p.cfg.Name
+	return e
+}
+
+// --- the end --------------------------------------------------------------------------------------------------------
+
+// Shutdown ends the pool in order: new and waiting calls get ErrPoolClosed at once, those that run finish, the workers
+// stop. When ctx ends before that, the rest is killed (calls in flight get ErrPoolClosed), and Shutdown returns ctx's error
+// after the last process is gone. It may be called again, and beside Close.
+func (p *Pool) Shutdown(ctx context.Context) error {
+	p.closeOnce.Do(func() {
+		close(p.closing)
+		p.sup.event(Event{Kind: EventPoolState, State: "closing"})
+		go p.dismantle()
+	})
+	select {
+	case <-p.closed:
+		return nil
+	case <-ctx.Done():
+	}
+	if isClosed(p.closed) {
+		return nil
+	}
+	p.killAll()
+	<-p.closed
+	e := contextError(ctx, MaybeExecuted, nil)
+	e.Message = "Shutdown's context ended: what was left was killed"
+	e.Context.Pool = p.cfg.Name
+	return e
+}
+
+// Close ends the pool now: workers are killed, calls in flight get ErrPoolClosed. It returns when the last process is gone, and is
+// safe to call more than once. The error is always nil.
+func (p *Pool) Close() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = p.Shutdown(ctx)
+	return nil
+}
+
+func (p *Pool) killAll() {
+	p.killOnce.Do(func() {
+		close(p.killing)
+		p.sup.cancel()
+	})
+	for _, w := range p.sup.workers() {
+		w.proc.kill()
+	}
+}
+
+// dismantle is the goroutine that every Shutdown and Close joins through closed. Each step is bounded once killing is closed.
+func (p *Pool) dismantle() {
+	defer close(p.closed)
+	p.sup.close()         // no more starts and pings
+	p.desk.puddle.Close() // returns when every worker has been released and stopped
+	if p.unreapable.Load() == 0 {
+		p.spawner.close() // its thread's end would kill what it started
+	}
+	p.sup.event(Event{Kind: EventPoolState, State: "closed"})
+	p.reporter.close()
+}

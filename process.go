@@ -1,0 +1,276 @@
+package pypool
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// process is all that a worker sees of its operating system process. There is one real implementation, execProcess; tests
+// script another, and a fork server can become a third.
+type process interface {
+	pid() int
+	transport() transport
+	// stderr is the process's standard error, to be read to its end.
+	stderr() io.Reader
+	// stacks asks Python for the stacks of all its threads and waits at most d for them; empty when it cannot.
+	stacks(d time.Duration) string
+	// begun returns the id of the last request that the runtime began. It is final once exited is closed; ok is false
+	// where there is no shared page.
+	begun() (id uint64, ok bool)
+	// terminate and kill signal the whole process group. They do nothing once the process is reaped.
+	terminate()
+	kill()
+	// exited is closed when the process has been reaped; exit is valid from then on.
+	exited() <-chan struct{}
+	exit() exitState
+	// release frees what the host holds of the process. It is called once, after the last use.
+	release()
+}
+
+// exitState is how a process ended.
+type exitState struct {
+	code   int // -1 when unknown or ended by a signal
+	signal syscall.Signal
+	ours   bool // we had sent it a KILL or TERM
+}
+
+// spawnSpec is the command line of one worker.
+type spawnSpec struct {
+	path string
+	args []string // without argv[0]
+	dir  string
+	env  []string
+}
+
+// spawnFunc starts a process. ctx bounds only the start itself.
+type spawnFunc func(ctx context.Context, sp *spawner, spec spawnSpec) (process, error)
+
+// execProcess is a process started with os/exec, on pipes of our own: exec's StdoutPipe loses the last answer when Wait
+// runs beside the reader.
+type execProcess struct {
+	cmd   *exec.Cmd
+	pipes *pipes
+	errs  *os.File // our end of stderr
+	stack *os.File // our end of the stack dump pipe, or nil
+	page  *sharedPage
+
+	done  chan struct{}
+	state exitState // valid when done is closed
+
+	mu     sync.Mutex // guards the fields below: a signal must never reach a process group that is gone
+	reaped bool
+	ours   bool
+}
+
+// execSpawn starts the command in a process group of its own and a goroutine that reaps it; that goroutine ends with
+// the process, and is joined by waiting for exited.
+func execSpawn(_ context.Context, sp *spawner, spec spawnSpec) (_ process, err error) {
+	p := &execProcess{cmd: exec.Command(spec.path, spec.args...), done: make(chan struct{})}
+	p.cmd.Dir, p.cmd.Env = spec.dir, spec.env
+
+	var theirs []*os.File
+	defer func() {
+		for _, f := range theirs {
+			f.Close() // the child has them; ours would keep the pipes open after its end
+		}
+		if err != nil {
+			p.release()
+		}
+	}()
+	pipe := func() (r, w *os.File) {
+		if err == nil {
+			r, w, err = os.Pipe()
+		}
+		return r, w
+	}
+	inR, inW := pipe()
+	outR, outW := pipe()
+	errR, errW := pipe()
+	p.pipes = &pipes{in: inW, out: outR}
+	p.errs = errR
+	for _, f := range []*os.File{inR, outW, errW} {
+		if f != nil {
+			theirs = append(theirs, f)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := p.pipes.open(); err != nil {
+		return nil, err
+	}
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = inR, outW, errW
+	if extraFiles { // fd 3: stack dumps, fd 4: the page of begun ids
+		stackR, stackW, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		p.stack = stackR
+		theirs = append(theirs, stackW)
+		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, stackW)
+		if page, file := newSharedPage(); page != nil {
+			p.page = page
+			theirs = append(theirs, file)
+			p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, file)
+		}
+	}
+	setGroup(p.cmd)
+	if err := sp.start(p.cmd); err != nil {
+		return nil, err
+	}
+	go p.reap()
+	return p, nil
+}
+
+// reap waits for the process's end, takes its whole group with it, and closes done.
+func (p *execProcess) reap() {
+	pid := p.cmd.Process.Pid
+	held := awaitExit(pid)
+	if !held {
+		_ = p.cmd.Wait() // the exit state says what there is to say
+	}
+	p.mu.Lock()
+	// Where held, the leader is a zombie: its pid, and so the group's id, cannot have been given to a stranger yet.
+	killGroup(pid)
+	p.reaped = true
+	ours := p.ours
+	p.mu.Unlock()
+	if held {
+		_ = p.cmd.Wait()
+	}
+	p.state = stateOf(p.cmd.ProcessState)
+	p.state.ours = ours
+	// A process that left the group may hold stderr open for ever; what the worker wrote is in the pipe by now.
+	_ = p.errs.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	close(p.done)
+}
+
+func stateOf(state *os.ProcessState) exitState {
+	if state == nil {
+		return exitState{code: -1} // somebody else in this program has waited for our child: how it ended is unknown
+	}
+	s := exitState{code: state.ExitCode()}
+	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		s.signal = status.Signal()
+	}
+	return s
+}
+
+func (p *execProcess) pid() int                { return p.cmd.Process.Pid }
+func (p *execProcess) transport() transport    { return p.pipes }
+func (p *execProcess) stderr() io.Reader       { return p.errs }
+func (p *execProcess) exited() <-chan struct{} { return p.done }
+func (p *execProcess) exit() exitState         { return p.state }
+
+func (p *execProcess) begun() (uint64, bool) {
+	if p.page == nil {
+		return 0, false
+	}
+	return p.page.load(), true
+}
+
+func (p *execProcess) stacks(d time.Duration) string {
+	if p.stack == nil || d <= 0 {
+		return ""
+	}
+	p.signal(func(pid int) { signalStacks(pid) })
+	end := time.Now().Add(d)
+	var text []byte
+	buf := make([]byte, 16<<10)
+	for len(text) < 256<<10 {
+		// Once something has come, a pause means that the dump is complete: faulthandler writes it in one go.
+		wait := end
+		if quiet := time.Now().Add(30 * time.Millisecond); len(text) > 0 && quiet.Before(end) {
+			wait = quiet
+		}
+		_ = p.stack.SetReadDeadline(wait)
+		n, err := p.stack.Read(buf)
+		text = append(text, buf[:n]...)
+		if err != nil {
+			break
+		}
+	}
+	return string(text)
+}
+
+func (p *execProcess) terminate() { p.signal(func(pid int) { p.ours = true; terminateGroup(pid) }) }
+func (p *execProcess) kill()      { p.signal(func(pid int) { p.ours = true; killGroup(pid) }) }
+
+func (p *execProcess) signal(send func(pid int)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.reaped {
+		send(p.cmd.Process.Pid)
+	}
+}
+
+func (p *execProcess) release() {
+	if p.pipes != nil {
+		_ = p.pipes.Close()
+	}
+	for _, f := range []*os.File{p.errs, p.stack} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+	if p.page != nil {
+		p.page.close()
+	}
+}
+
+// pipes is the transport over a process's stdin and stdout.
+type pipes struct {
+	in, out *os.File
+	raw     syscall.RawConn // of out
+	try     func(fd uintptr) bool
+	p       []byte // arguments and results of try, which is made once
+	n       int
+	err     error
+}
+
+func (p *pipes) open() (err error) {
+	p.raw, err = p.out.SyscallConn()
+	p.try = func(fd uintptr) bool {
+		p.n, p.err = readNow(fd, p.p)
+		return true // never wait
+	}
+	return err
+}
+
+func (p *pipes) Read(b []byte) (int, error)  { return p.out.Read(b) }
+func (p *pipes) Write(b []byte) (int, error) { return p.in.Write(b) }
+
+func (p *pipes) TryRead(b []byte) (int, error) {
+	p.p = b
+	err := p.raw.Read(p.try)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// An expired deadline refuses even a read that would not wait.
+		_ = p.out.SetReadDeadline(time.Time{})
+		err = p.raw.Read(p.try)
+	}
+	p.p = nil
+	if err != nil {
+		return 0, err
+	}
+	return p.n, p.err
+}
+
+func (p *pipes) SetDeadline(t time.Time) error {
+	return errors.Join(p.in.SetWriteDeadline(t), p.out.SetReadDeadline(t))
+}
+
+func (p *pipes) Close() error {
+	var errs []error
+	for _, f := range []*os.File{p.in, p.out} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}

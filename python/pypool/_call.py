@@ -1,0 +1,60 @@
+"""The call that is running. A worker runs one at a time, so one global tells it, to every thread of the handler too."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+    from ._protocol import Request
+
+
+class Call:
+    """What a handler may know about the call it serves. Read only."""
+
+    __slots__ = ("id", "session_id", "deadline", "trace")
+
+    def __init__(
+        self, id: int, session_id: Optional[str] = None, deadline: Optional[float] = None, trace: Optional[str] = None
+    ) -> None:
+        #: The request's number, unique in this process.
+        self.id = id
+        #: The session label the caller gave; None for an anonymous call.
+        self.session_id = session_id
+        #: When the caller's patience ends, on the clock of ``time.monotonic()``, in seconds; None without a deadline.
+        #: The worker is killed a little later, whatever it does.
+        self.deadline = deadline
+        #: The W3C traceparent of the caller; None when it sent none.
+        self.trace = trace
+
+    def remaining(self) -> Optional[float]:
+        """Seconds until the deadline, never below 0.0; None without a deadline."""
+        return None if self.deadline is None else max(0.0, self.deadline - monotonic())
+
+    def __repr__(self) -> str:
+        return "Call(id=%r, session_id=%r, deadline=%r)" % (self.id, self.session_id, self.deadline)
+
+
+class _Running:
+    """The loop stores what it has at hand; a Call is made of it only for those who ask."""
+
+    __slots__ = ("request", "began")
+
+    def __init__(self) -> None:
+        self.request: Optional[Request] = None
+        self.began = 0.0
+
+
+RUNNING = _Running()
+
+
+def current_call() -> Call:
+    """The call that is being served. Raises LookupError outside a call: at import, in a setup, in a thread left behind."""
+    request = RUNNING.request
+    if request is None:
+        raise LookupError("no call is running: current_call() works inside a command or a program only")
+    id, _, _, session_id, timeout_ms, _, trace = request
+    deadline = None if timeout_ms is None else RUNNING.began + timeout_ms / 1000.0
+    return Call(id, session_id, deadline, trace)

@@ -1,0 +1,140 @@
+"""The registry: what the user's script offers, and the decorators that put it there.
+
+Nothing here looks into a signature: that is `_bind`'s, when a call needs it. Only registered names run; a lookup is one dict
+access, never getattr.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, TypeVar, Union, overload
+
+    F = TypeVar("F", bound=Callable[..., Any])
+    T = TypeVar("T")
+
+#: Names the runtime answers itself; `hello` and `shutdown` belong to the host.
+BUILTINS = ("hello", "ping", "get_stats", "list_commands", "list_programs", "execute_program", "shutdown")
+MAX_NAME = 128
+
+_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200  # inspect.CO_*, without importing inspect
+
+
+class Command:
+    """One registered callable. `adapt` is None until the first call has looked at its parameters, see `_bind.prepare`."""
+
+    __slots__ = ("name", "what", "func", "streams", "awaits", "adapt", "direct")
+
+    def __init__(self, name: str, what: str, func: Callable[..., Any]) -> None:
+        self.name = name
+        self.what = what  # "command" or "program"
+        self.func = func
+        flags = _flags(func)
+        self.streams = bool(flags & (_GENERATOR | _ASYNC_GENERATOR))
+        self.awaits = bool(flags & (_COROUTINE | _ASYNC_GENERATOR))
+        #: Makes (positional, keyword) arguments of a request's args; raises BindError.
+        self.adapt: Optional[Callable[[Any], Any]] = None
+        #: The callable itself, once it is known that calling it with the plain JSON arguments is right; else None.
+        self.direct: Optional[Callable[..., Any]] = None
+
+
+COMMANDS: Dict[str, Command] = {}
+PROGRAMS: Dict[str, Command] = {}
+SETUPS: List[Callable[[], Any]] = []
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def command(func: F) -> F: ...
+    @overload
+    def command(*, name: Optional[str] = None) -> Callable[[F], F]: ...
+
+
+def command(func: Optional[F] = None, *, name: Optional[str] = None) -> Union[F, Callable[[F], F]]:
+    """Register a function as a command: ``@command``, or ``@command(name="other")``.
+
+    The function may be plain, ``async def``, a generator or an async generator (streamed to the host), and is returned
+    unchanged. Its arguments are JSON values, converted where its hints name a dataclass, an Enum, a datetime and the like; its
+    result must be JSON, or one of those.
+
+    Raises ValueError when the name is taken, is a built-in's, or is not 1 to 128 printable characters without white space;
+    TypeError when what is decorated cannot be called.
+    """
+
+    def register(target: F) -> F:
+        if not callable(target):
+            raise TypeError("@command goes on a function, or as @command(name=...); got %r" % (target,))
+        chosen = getattr(target, "__name__", None) if name is None else name
+        _add(COMMANDS, "command", chosen, target)
+        return target
+
+    return register if func is None else register(func)
+
+
+def program(id: str) -> Callable[[T], T]:
+    """Register a program under an id, for ``execute_program``: ``@program("answer")``.
+
+    Goes on a function, on a class with ``__call__`` (one object of it is made, without arguments, after the setups), or on an
+    object: ``program("answer")(obj)``. Returns it unchanged. Raises as `command` does.
+    """
+
+    def register(target: T) -> T:
+        if isinstance(target, type):
+            if "__call__" not in dir(target):
+                raise TypeError("@program(%r): class %s has no __call__" % (id, target.__name__))
+        elif not callable(target):
+            raise TypeError("@program(%r): %r cannot be called" % (id, target))
+        _add(PROGRAMS, "program", id, target)
+        return target
+
+    if not isinstance(id, str):
+        raise TypeError('@program needs an id: @program("answer")')
+    return register
+
+
+def setup(func: F) -> F:
+    """Run a function without arguments once, before the worker is ready; it may be ``async def``. Returns it unchanged.
+
+    Setups run in the order of their registration. One that raises fails the start of the worker.
+    """
+    if not callable(func):
+        raise TypeError("@setup goes on a function; got %r" % (func,))
+    SETUPS.append(func)
+    return func
+
+
+def instantiate_programs() -> None:
+    """Replace program classes by their one object; called after the setups."""
+    made: Dict[type, Any] = {}
+    for name, entry in list(PROGRAMS.items()):
+        kind = entry.func
+        if isinstance(kind, type):
+            if kind not in made:
+                made[kind] = kind()
+            PROGRAMS[name] = Command(name, "program", made[kind])
+
+
+def _add(registry: Dict[str, Command], what: str, name: Any, func: Any) -> None:
+    if not isinstance(name, str):
+        raise ValueError("a %s needs a name: %r has none, use name=..." % (what, func))
+    if not (1 <= len(name) <= MAX_NAME and name.isprintable() and not any(char.isspace() for char in name)):
+        raise ValueError(
+            "%s name %r is not allowed: 1 to %d printable characters, no white space" % (what, name, MAX_NAME)
+        )
+    if what == "command" and name in BUILTINS:
+        raise ValueError("command name %r is pypool's own: choose another" % name)
+    if name in registry:
+        from ._callables import where
+
+        raise ValueError("%s %r is registered twice: by %s and %s" % (what, name, where(registry[name].func), where(func)))
+    registry[name] = Command(name, what, func)
+
+
+def _flags(func: Any) -> int:
+    if hasattr(func, "__wrapped__") or not hasattr(func, "__code__"):
+        from . import _callables
+
+        func = _callables.unwrap(func)
+    code = getattr(func, "__code__", None)
+    return code.co_flags if code is not None else 0

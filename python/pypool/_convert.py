@@ -1,0 +1,213 @@
+"""Results that are not JSON themselves but have an obvious JSON form, and the search for what has none.
+
+Libraries are looked up in sys.modules and never imported: a result can only be a numpy array where numpy is loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ._protocol import MAX_DEPTH, ResultError, make_encoder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterator, List, Optional, Set, Tuple
+
+    #: The way to a value: (parent's path, step), None at the top.
+    Path = Optional[Tuple[Any, str]]
+
+_PLAIN = (str, int, float, bool, type(None))
+_encode_unicode = make_encoder(escape_all=False)
+
+
+def to_json(value: Any) -> Any:
+    """The JSON form of a value one level deep; what is inside is converted when the encoder gets there. Raises TypeError."""
+    kind = type(value)
+    fields = getattr(kind, "__dataclass_fields__", None)
+    if fields is not None:
+        return {name: getattr(value, name) for name, field in fields.items() if _is_field(field)}
+    if _is(value, "enum", "Enum"):
+        return value.value
+    if _is(value, "datetime", "datetime", "date", "time"):
+        return value.isoformat()
+    if _is(value, "uuid", "UUID") or _is(value, "decimal", "Decimal") or _is(value, "pathlib", "PurePath"):
+        return str(value)
+    if _is(value, "numpy", "ndarray"):
+        return value.tolist()
+    if _is(value, "numpy", "generic"):
+        plain = value.item()
+        if type(plain) is not kind:
+            return plain
+    if _is(value, "pydantic", "BaseModel"):
+        return value.model_dump(mode="json") if hasattr(value, "model_dump") else value.dict()
+    raise TypeError(_refusal(value))
+
+
+def _is_field(field: Any) -> bool:
+    return getattr(getattr(field, "_field_type", None), "name", "") == "_FIELD"
+
+
+def _is(value: Any, module: str, *names: str) -> bool:
+    loaded = sys.modules.get(module)
+    if loaded is None:
+        return False
+    return any(isinstance(value, getattr(loaded, name, ())) for name in names)
+
+
+def _refusal(value: Any) -> str:
+    name = type(value).__qualname__
+    advice = ""
+    if isinstance(value, (set, frozenset)):
+        advice = ": return sorted(...) or list(...)"
+    elif isinstance(value, (bytes, bytearray, memoryview)):
+        advice = ": decode it, or return base64 text"
+    elif hasattr(value, "__await__"):
+        advice = ": was an await forgotten?"
+    elif hasattr(value, "__next__"):
+        advice = ": make the command itself a generator, or return list(...)"
+    return "%s is not JSON%s" % (name, advice)
+
+
+# ------------------------------------------------------------------------------------------------------------ the checks
+
+
+def check(value: Any) -> None:
+    """Raise ResultError for a key that is not a string; anything else wrong is found on the way too."""
+    for _ in _walk(value):
+        pass
+
+
+def check_text(value: Any, text: str) -> None:
+    """The checks that only a suspicious text needs: lone surrogates, and nesting deeper than Go reads."""
+    if "\\ud" in text:
+        try:
+            _encode_unicode(value).encode("utf-8")
+        except UnicodeEncodeError:
+            check(value)
+            raise
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _check_depth(value)
+
+
+def _check_depth(value: Any) -> None:
+    level: List[Any] = [value]
+    depth = 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ResultError("invalid_result", message=_TOO_DEEP, path="$")
+        level = [
+            item
+            for parent in level
+            for item in (parent.values() if isinstance(parent, dict) else parent if isinstance(parent, (list, tuple)) else ())
+            if isinstance(item, (dict, list, tuple))
+        ]
+
+
+_TOO_DEEP = "the result is nested too deeply"
+
+
+def explain(value: Any, error: BaseException) -> ResultError:
+    """Why a value could not be encoded, and where it sits. Never raises."""
+    if isinstance(error, ResultError):
+        return error
+    try:
+        check(value)
+    except ResultError as found:
+        return found
+    except RecursionError:
+        error = RecursionError()
+    except BaseException as failure:
+        error = failure
+    if isinstance(error, RecursionError):
+        message = _TOO_DEEP
+    else:
+        message = "the result is not JSON: %s: %s" % (type(error).__name__, _text(error))
+    return ResultError("invalid_result", message=message, path="$")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:1000]
+    except BaseException:
+        return "?"
+
+
+def _walk(top: Any) -> Iterator[None]:
+    """Visit every value, depth first and without recursion; raises ResultError at the first that is not JSON."""
+    pending: List[Tuple[Any, Path, int]] = [(top, None, 0)]
+    parents: List[Any] = []  # on the way from the top to the value in hand
+    inside: Set[int] = set()
+    while pending:
+        value, path, depth = pending.pop()
+        while len(parents) > depth:
+            inside.discard(id(parents.pop()))
+        value = _convert_fully(value, path)
+        if not isinstance(value, (dict, list, tuple)):
+            continue
+        if id(value) in inside:
+            raise _wrong("the value contains itself", path)
+        if depth > MAX_DEPTH:
+            raise _wrong(_TOO_DEEP, None)
+        inside.add(id(value))
+        parents.append(value)
+        pending.extend(reversed(list(_children(value, path, depth + 1))))
+        yield
+
+
+def _children(value: Any, path: Path, depth: int) -> Iterator[Tuple[Any, Path, int]]:
+    if not isinstance(value, dict):
+        for index, item in enumerate(value):
+            if type(item) is not bool and item is not None:
+                yield item, (path, "[%d]" % index), depth
+        return
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise _wrong("key %.100r is not a string but %s" % (key, type(key).__qualname__), path)
+        step = (path, "." + key if key.isidentifier() else "[%s]" % _quoted(key))
+        _check_leaf(key, step)
+        yield item, step, depth
+
+
+def _quoted(key: str) -> str:
+    return '"%s"' % key.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _convert_fully(value: Any, path: Path) -> Any:
+    for _ in range(100):
+        if isinstance(value, (dict, list, tuple)):
+            return value
+        if isinstance(value, _PLAIN):
+            _check_leaf(value, path)
+            return value
+        try:
+            value = to_json(value)
+        except Exception as error:
+            raise _wrong(_text(error), path) from None
+    raise _wrong("the value never becomes JSON", path)
+
+
+def _check_leaf(value: Any, path: Path) -> None:
+    if isinstance(value, float):
+        if value - value != 0.0:
+            raise _wrong("%s is not JSON" % float.__repr__(value), path)
+    elif isinstance(value, str):
+        try:
+            str.encode(value, "utf-8")
+        except UnicodeEncodeError as error:
+            raise _wrong("the string holds half of a surrogate pair at character %d" % error.start, path) from None
+    elif isinstance(value, int):
+        try:
+            int.__repr__(value)
+        except ValueError:
+            raise _wrong("the number has too many digits", path) from None
+
+
+def _wrong(message: str, path: Path) -> ResultError:
+    steps: List[str] = []
+    while path is not None:
+        path, step = path
+        steps.append(step)
+    if len(steps) > 50:
+        steps[25:-25] = ["..."]
+    return ResultError("invalid_result", message=message, path="$" + "".join(reversed(steps)))

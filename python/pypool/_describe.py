@@ -1,0 +1,107 @@
+"""What a command looks like to somebody who has not read its source: list_commands, refusals, and the command line."""
+
+from __future__ import annotations
+
+import inspect
+
+from ._protocol import encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List
+
+    from ._commands import Command
+
+
+class _Words:
+    """An annotation that prints itself without the quotes a string has."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def describe(entry: Command) -> Dict[str, Any]:
+    """One entry of list_commands. `default` is present only when it is JSON."""
+    kind = "program" if entry.what == "program" else "generator" if entry.streams else "function"
+    return {
+        "name": entry.name,
+        "doc": _doc(entry.func),
+        "signature": signature_text(entry.func),
+        "kind": kind,
+        "params": _params(entry.func),
+        "returns": _returns(entry.func),
+    }
+
+
+def _doc(func: Any) -> str:
+    from ._callables import unwrap
+
+    doc = getattr(func, "__doc__", None)
+    if not hasattr(func, "__code__") and not isinstance(func, type):
+        # An object's own docstring, or its __call__'s; never functools.partial's or a library base class's.
+        doc = getattr(unwrap(func), "__doc__", None) or type(func).__dict__.get("__doc__")
+    return inspect.cleandoc(doc) if isinstance(doc, str) else ""
+
+
+def signature_text(func: Any) -> str:
+    """(parameters) -> result; "(...)" for what does not tell."""
+    try:
+        signature = inspect.signature(func)
+    except (ValueError, TypeError):
+        return "(...)"
+    empty = inspect.Parameter.empty
+    parameters = [
+        p if p.annotation is empty else p.replace(annotation=_Words(annotation_text(p.annotation)))
+        for p in signature.parameters.values()
+    ]
+    returns = signature.return_annotation
+    if returns is not empty:
+        returns = _Words(annotation_text(returns))
+    return str(signature.replace(parameters=parameters, return_annotation=returns))
+
+
+def annotation_text(annotation: Any) -> str:
+    """A hint as its author wrote it: int, list[str], datetime."""
+    if isinstance(annotation, str):
+        return annotation
+    if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
+        return annotation.__qualname__
+    return inspect.formatannotation(annotation).replace("typing.", "")
+
+
+def _params(func: Any) -> List[Dict[str, Any]]:
+    try:
+        signature = inspect.signature(func)
+    except (ValueError, TypeError):
+        return []
+    params = []
+    for p in signature.parameters.values():
+        prefix = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(p.kind.name, "")
+        param: Dict[str, Any] = {
+            "name": prefix + p.name,
+            "type": "" if p.annotation is p.empty else annotation_text(p.annotation),
+            "required": p.default is p.empty and not prefix,
+        }
+        if p.default is not p.empty and _is_json(p.default):
+            param["default"] = p.default
+        params.append(param)
+    return params
+
+
+def _returns(func: Any) -> str:
+    try:
+        returns = inspect.signature(func).return_annotation
+    except (ValueError, TypeError):
+        return ""
+    return "" if returns is inspect.Signature.empty else annotation_text(returns)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        encode(value)
+    except Exception:
+        return False
+    return True

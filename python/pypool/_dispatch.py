@@ -1,0 +1,50 @@
+"""A call that needs more than `handler(**args)`: its first one, converted arguments, coroutines, streams, programs."""
+
+from __future__ import annotations
+
+from . import _bind
+from ._protocol import ResultError, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._commands import Command
+    from ._worker import Worker
+
+
+def run(worker: Worker, id: int, entry: Command, args: Any, stream: bool) -> str:
+    """Bind, call, and return the final line."""
+    worker.calls += 1
+    try:
+        if entry.streams and not stream:
+            raise _bind.BindError("%s %r is a generator: call it with Stream or Each" % (entry.what, entry.name))
+        positional, keyword = _bind.bind(entry, args)
+    except _bind.BindError as error:
+        from . import _failure
+
+        return _failure.refused(worker, id, {"kind": "invalid_arguments", "message": str(error)})
+    if entry.direct is not None and entry.what == "command" and not (entry.streams or entry.awaits):
+        worker.direct[entry.name] = entry.direct
+    try:
+        result = entry.func(*positional, **keyword)
+        if entry.awaits and hasattr(result, "__await__"):
+            from . import _async
+
+            result = _async.run(result)
+        if stream:
+            from . import _stream
+
+            return _stream.run(worker, id, result)
+        return worker.succeeded(id, encode(result))
+    except BaseException as error:
+        return worker.failed(id, error, entry, args)
+
+
+def send_item(worker: Worker, id: int, text: str) -> None:
+    """One frame of a stream; text is JSON."""
+    line = '{"id":%d,"item":%s}\n' % (id, text)
+    if len(line) > worker.limit:
+        message = "the item has %d bytes, the limit is %d" % (len(line), worker.limit)
+        raise ResultError("message_too_large", message=message, size=len(line), limit=worker.limit)
+    worker.channel.write(line)

@@ -1,0 +1,135 @@
+"""The careful way to read a request line: any order of keys, any white space, and a verdict upon everything that is wrong.
+
+`_protocol.parse_request` comes here when a line is not exactly as the host writes it.
+"""
+
+from __future__ import annotations
+
+from ._protocol import MAX_ID, Control, RequestError, scan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Optional
+
+    from ._protocol import Request
+
+_TYPES = {
+    "id": (int, "an unsigned integer"),
+    "command": (str, "a string"),
+    "args": (object, "any value"),
+    "session_id": (str, "a string"),
+    "timeout_ms": (int, "an integer"),
+    "stream": (bool, "a boolean"),
+    "trace": (str, "a string"),
+    "cancel": (bool, "a boolean"),
+    "reply": (object, "any value"),
+}
+_CONTROL = ({"id", "cancel"}, {"id", "reply"})
+
+
+def parse(line: bytes, begin: Callable[[int], None]) -> Request:
+    """One line as a request; begin(id) is called when the id is known. Raises RequestError or Control, nothing else.
+
+    What is wrong inside `args` is the caller's mistake and becomes invalid_arguments; what is wrong around it is the host's and
+    becomes invalid_request.
+    """
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        id = _id_of(line.decode("utf-8", "replace"))
+        if id is None:
+            raise RequestError("invalid_request", "the line is not UTF-8: %s" % error, None) from None
+        begin(id)
+        raise RequestError("invalid_arguments", "the arguments are not UTF-8: %s" % error, id) from None
+    fields = _fields(text, begin)
+    id = fields.get("id")
+    if set(fields) in _CONTROL:
+        raise Control
+    for key in ("cancel", "reply"):
+        if key in fields:
+            raise RequestError("invalid_request", "%r goes with 'id' alone" % key, id)
+    if id is None or "command" not in fields:
+        raise RequestError("invalid_request", "%r is missing" % ("id" if id is None else "command"), id)
+    return (
+        id,
+        fields["command"],
+        fields.get("args"),
+        fields.get("session_id"),
+        fields.get("timeout_ms"),
+        fields.get("stream", False),
+        fields.get("trace"),
+    )
+
+
+def _fields(text: str, begin: Callable[[int], None]) -> Dict[str, Any]:
+    fields: Dict[str, Any] = {}
+
+    def wrong(message: str, kind: str = "invalid_request") -> RequestError:
+        id = fields.get("id")
+        return RequestError(kind if id is not None else "invalid_request", message, id)
+
+    at = _skip(text, 0)
+    if text[at : at + 1] != "{":
+        raise wrong("the line is not a JSON object, it begins with %r" % text[at : at + 20])
+    mark = ","
+    while mark == ",":
+        at = _skip(text, at + 1)
+        if text[at : at + 1] != '"':
+            raise wrong("expected a key in quotes at character %d" % at)
+        key, at = _value(text, at, wrong, "")
+        if key not in _TYPES:
+            raise wrong("unknown key %r" % key)
+        if key in fields:
+            raise wrong("key %r twice" % key)
+        at = _skip(text, at)
+        if text[at : at + 1] != ":":
+            raise wrong("expected a colon at character %d" % at)
+        value, at = _value(text, _skip(text, at + 1), wrong, key)
+        _check(key, value, wrong)
+        fields[key] = value
+        if key == "id":
+            begin(value)
+        at = _skip(text, at)
+        mark = text[at : at + 1]
+    if mark != "}" or _skip(text, at + 1) != len(text):
+        raise wrong("expected the end of the object at character %d" % at)
+    return fields
+
+
+def _value(text: str, at: int, wrong: Callable[..., RequestError], key: str) -> Any:
+    try:
+        return scan(text, at)
+    except StopIteration as stop:
+        reason = "not JSON at character %s" % stop.value
+    except RecursionError:
+        reason = "nested too deeply"
+    except ValueError as error:
+        reason = str(error)
+    if key == "args":
+        raise wrong("the arguments cannot be read: " + reason, "invalid_arguments")
+    raise wrong("the line cannot be read: " + reason)
+
+
+def _check(key: str, value: Any, wrong: Callable[..., RequestError]) -> None:
+    wanted, words = _TYPES[key]
+    if not isinstance(value, wanted) or (wanted is int and type(value) is not int):
+        raise wrong("%r must be %s" % (key, words))
+    if key == "id" and not 0 < value <= MAX_ID:
+        raise wrong("'id' must be between 1 and %d" % MAX_ID)
+
+
+def _skip(text: str, at: int) -> int:
+    while text[at : at + 1] in (" ", "\t", "\r", "\n") and at < len(text):
+        at += 1
+    return at
+
+
+def _id_of(text: str) -> Optional[int]:
+    """The id of a line that cannot be read as a whole, by its prefix."""
+    if not text.startswith('{"id":'):
+        return None
+    try:
+        id, _ = scan(text, 6)
+    except (ValueError, StopIteration, RecursionError):
+        return None
+    return id if type(id) is int and 0 < id <= MAX_ID else None

@@ -1,0 +1,68 @@
+"""The orderly end of a worker: threads, atexit functions and buffers get a second."""
+
+from __future__ import annotations
+
+import os
+import sys
+from _thread import start_new_thread
+from time import sleep
+
+from . import _life
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+#: Seconds that non-daemon threads and atexit functions get.
+EXIT_TIME = 1.0
+
+
+def finish(code: int) -> NoReturn:
+    """End the process as an interpreter would, but within EXIT_TIME, whatever threads and atexit functions do."""
+    _life.WATCH.armed = False
+
+    def expire() -> None:
+        sleep(EXIT_TIME)
+        os._exit(code)
+
+    try:
+        import faulthandler
+
+        start_new_thread(expire, ())
+        # For an exit function that keeps the GIL: this clock is not Python's.
+        null = os.open(os.devnull, os.O_WRONLY)
+        faulthandler.dump_traceback_later(2 * EXIT_TIME, exit=True, file=null)
+    except Exception:
+        os._exit(code)
+    for step in (_join_threads, _run_atexit, _flush):
+        try:
+            step()
+        except BaseException as error:
+            _complain(error)
+    os._exit(code)
+
+
+def _join_threads() -> None:
+    threading = sys.modules.get("threading")
+    shutdown = getattr(threading, "_shutdown", None)
+    if shutdown is not None:
+        shutdown()
+
+
+def _run_atexit() -> None:
+    import atexit
+
+    atexit._run_exitfuncs()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
+def _complain(error: BaseException) -> None:
+    try:
+        sys.excepthook(type(error), error, error.__traceback__)
+    except BaseException:
+        pass

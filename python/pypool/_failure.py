@@ -1,0 +1,87 @@
+"""Calls that did not succeed, as final lines."""
+
+from __future__ import annotations
+
+from . import _life
+from ._call import RUNNING
+from ._protocol import ResultError, encode_raw
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional
+
+    from ._commands import Command
+    from ._protocol import RequestError
+    from ._worker import Worker
+
+#: Characters that remain of each text when an error object is longer than a message may be.
+SHORT = 200
+
+
+def answer(worker: Worker, id: int, error: BaseException, entry: Optional[Command], args: Any) -> str:
+    """The final line for what a call raised. A TypeError may be Python's refusal to enter `entry` with these args."""
+    if isinstance(error, ResultError):
+        return _fitting(worker, id, dict(error.fields, kind=error.kind))
+    if entry is not None and type(error) is TypeError and _not_entered(error):
+        from . import _bind
+
+        message = _bind.mismatch(entry, args)
+        if message:
+            return _fitting(worker, id, {"kind": "invalid_arguments", "message": message})
+    from . import _errors
+
+    fields: Dict[str, Any] = {"kind": "python_exception"}
+    fields.update(_errors.exception_fields(error))
+    return _fitting(worker, id, fields)
+
+
+def refused(worker: Worker, id: int, fields: Dict[str, Any]) -> str:
+    """The final line for a call whose handler did not begin."""
+    worker.errors += 1
+    return _fitting(worker, id, fields)
+
+
+def refusal(error: RequestError) -> str:
+    """The answer to a line that is not a request."""
+    return line(error.id, {"kind": error.kind, "message": str(error)})
+
+
+def escaped(worker: Worker, id: int, error: BaseException, writing: bool) -> None:
+    """An exception no handler raised: a signal handler's, that struck the loop itself, or a broken channel."""
+    if isinstance(error, OSError):
+        _life.host_gone()  # nobody reads answers any more
+    if writing:
+        # Whether the answer is out cannot be known, and a second one would be worse than none.
+        from . import _exit
+
+        _exit.finish(1)
+    if id:
+        worker.channel.write(worker.failed(id, error))
+    RUNNING.request = None
+
+
+def line(id: Optional[int], fields: Dict[str, Any]) -> str:
+    """An error object in its envelope. Its strings may hold anything, lone surrogates too: those are replaced."""
+    text = encode_raw({key: _printable(value) for key, value in fields.items()})
+    return '{"id":%s,"success":false,"error":%s}\n' % ("null" if id is None else "%d" % id, text)
+
+
+def _fitting(worker: Worker, id: int, fields: Dict[str, Any]) -> str:
+    text = line(id, fields)
+    if len(text) > worker.limit:
+        short = {key: value[:SHORT] if type(value) is str else value for key, value in fields.items()}
+        text = line(id, {key: value for key, value in short.items() if type(value) is not list})
+    return text
+
+
+def _not_entered(error: BaseException) -> bool:
+    """Whether the call itself raised, before the handler's first line: no frame lies below the one that called."""
+    return error.__traceback__ is None or error.__traceback__.tb_next is None
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return str.encode(value, "utf-8", "replace").decode("utf-8")
+    if type(value) is list:
+        return [_printable(item) for item in value]
+    return value if value is None or type(value) in (int, bool) else str(type(value))

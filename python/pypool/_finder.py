@@ -1,0 +1,129 @@
+"""Where `import pypool` finds the runtime in a worker: in memory.
+
+The host sends the sources in hello; no file is written anywhere. This module is executed by the bootstrap before the package
+exists, and again in the children of multiprocessing's "spawn" and "forkserver" (see `_spawn`), so it stands alone: it imports
+nothing but what an interpreter has loaded by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+
+# The frozen half of importlib is in every interpreter's memory; importlib.util would cost milliseconds at each start.
+import _frozen_importlib as _bootstrap
+import _frozen_importlib_external as _external
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import CodeType, ModuleType
+    from typing import Any, Callable, Dict, List, Optional, Sequence
+
+    Hook = Callable[[ModuleType], None]
+
+PACKAGE = "pypool"
+
+
+class _Loader:
+    """Loads one runtime module from its source; `get_source` lets tracebacks show the lines."""
+
+    def __init__(self, source: str, filename: str) -> None:
+        self._source = source
+        self._filename = filename
+
+    def create_module(self, spec: ModuleSpec) -> Optional[ModuleType]:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(self.get_code(), module.__dict__)
+
+    def get_code(self, name: str = "") -> CodeType:
+        return compile(self._source, self._filename, "exec", dont_inherit=True)
+
+    def get_source(self, name: str = "") -> str:
+        return self._source
+
+
+class _Hooked:
+    """Another loader, followed by a hook: how the runtime learns that somebody has imported `logging`."""
+
+    def __init__(self, loader: Any, hook: Hook) -> None:
+        self._loader = loader
+        self._hook = hook
+
+    def create_module(self, spec: ModuleSpec) -> Optional[ModuleType]:
+        module: Optional[ModuleType] = self._loader.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The module looks as if nobody had stood between: tools read __spec__ and __loader__.
+        spec: Any = module.__spec__
+        spec.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        self._hook(module)
+
+
+class Finder:
+    """A meta path finder for the runtime, for the user's script under its name, and for modules somebody waits for."""
+
+    def __init__(self, sources: Dict[str, str]) -> None:
+        self.sources = sources
+        self.scripts: Dict[str, str] = {}
+        self.hooks: Dict[str, Hook] = {}
+        self._busy: List[str] = []
+
+    def find_spec(
+        self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
+    ) -> Optional[ModuleSpec]:
+        if name == PACKAGE or name.startswith(PACKAGE + "."):
+            return self._runtime(name)
+        if name in self.scripts:
+            filename = self.scripts[name]
+            loader = _external.SourceFileLoader(name, filename)
+            return _external.spec_from_file_location(name, filename, loader=loader)
+        if name in self.hooks and name not in self._busy:
+            return self._hooked(name, path)
+        return None
+
+    def _runtime(self, name: str) -> Optional[ModuleSpec]:
+        key = name[len(PACKAGE) + 1 :] or "__init__"
+        source = self.sources.get(key)
+        if source is None:
+            return None
+        filename = "<" + PACKAGE + ">/" + key + ".py"
+        return _bootstrap.ModuleSpec(name, _Loader(source, filename), origin=filename, is_package=key == "__init__")
+
+    def _hooked(self, name: str, path: Optional[Sequence[str]]) -> Optional[ModuleSpec]:
+        self._busy.append(name)
+        try:
+            spec: Optional[ModuleSpec] = _bootstrap._find_spec(name, path)
+        finally:
+            self._busy.remove(name)
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            spec.loader = _Hooked(spec.loader, self.hooks.pop(name))
+        return spec
+
+
+def install(sources: Dict[str, str]) -> Finder:
+    """Put the runtime in front of every other finder, so that an installed package of the same name never shadows it."""
+    finder = Finder(sources)
+    sys.meta_path.insert(0, finder)
+    return finder
+
+
+def installed() -> Optional[Finder]:
+    """The finder of this process; None where pypool was imported from files."""
+    for finder in sys.meta_path:
+        if type(finder).__name__ == "Finder" and hasattr(finder, "scripts"):
+            return finder  # type: ignore[return-value]
+    return None
+
+
+def when_imported(name: str, hook: Hook) -> None:
+    """Call hook(module) as soon as `name` is imported by somebody, or now if it already is."""
+    module = sys.modules.get(name)
+    finder = installed()
+    if module is not None:
+        hook(module)
+    elif finder is not None:
+        finder.hooks[name] = hook

@@ -1,0 +1,99 @@
+"""How a worker is guarded, and how it ends when the host is gone. `_exit` is the orderly way."""
+
+from __future__ import annotations
+
+import os
+from _thread import start_new_thread
+from time import sleep
+
+from ._call import RUNNING
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, NoReturn, Optional
+
+_SIGKILL = 9
+
+
+class _Watch:
+    """`armed` is False once the host has said `shutdown`; `started` is True once requests are served."""
+
+    armed = True
+    started = False
+
+
+WATCH = _Watch()
+
+
+def host_gone() -> NoReturn:
+    """The host died without a goodbye: take the whole process group along, so that no grandchild is left behind."""
+    try:
+        if os.getpgrp() == os.getpid():
+            os.kill(0, _SIGKILL)
+    except (AttributeError, OSError):
+        pass  # no groups on Windows
+    os._exit(1)
+
+
+def watch_host(fd: int) -> None:
+    """Start the thread that notices the host's end while the loop's thread is busy with a call."""
+    try:
+        import select
+
+        poll = select.poll()
+    except (ImportError, AttributeError):
+        return  # Windows: the end of file in the loop has to do
+    # Hang-up only: asking for readable data as well would wake this thread for each request.
+    poll.register(fd, select.POLLHUP)
+
+    def watch() -> None:
+        while not poll.poll():
+            pass
+        # What was written before the host closed its end is still in the pipe, and may be `shutdown`: an idle loop reads it,
+        # and the end of file behind it, by itself.
+        while WATCH.armed:
+            if RUNNING.request is not None or not WATCH.started:
+                host_gone()
+            sleep(0.005)
+
+    start_new_thread(watch, ())
+
+
+def guard_process(err: int, stack_fd: Optional[int]) -> None:
+    """Signals, core dumps and crash reports. `err` is the private copy of stderr."""
+    import _signal
+    import faulthandler
+
+    # ^C in a terminal goes to the whole foreground group; the host decides when a worker stops.
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    # The default action ends C code that holds the GIL too; an ignored SIGTERM would have been inherited.
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    faulthandler.enable(file=err)
+    if stack_fd is not None and hasattr(_signal, "SIGUSR1"):
+        faulthandler.register(_signal.SIGUSR1, file=stack_fd, all_threads=True, chain=False)
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    except (ImportError, ValueError, OSError):
+        pass
+
+
+def guard_forks(channel: List[int]) -> None:
+    """Take the channel from forked children: they would keep it open, or answer a call a second time.
+
+    The numbers stay taken, by /dev/null: a child that returns from its handler into the loop writes its answer to nowhere and
+    then reads the end of file, which ends it.
+    """
+
+    def after_in_child() -> None:
+        null = os.open(os.devnull, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        for fd in channel:
+            try:
+                os.dup2(null, fd, inheritable=False)
+            except OSError:
+                pass  # the handler has closed it
+        os.close(null)
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=after_in_child)

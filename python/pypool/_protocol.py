@@ -1,0 +1,263 @@
+"""The wire: frames in, frames out, as pure as file descriptors allow. docs/protocol.md is the contract.
+
+Lines are split on b"\\n" only and decoded as strict UTF-8: text mode and str.splitlines() would also cut at U+2028 or "\\r".
+JSON goes through the C scanner and encoder of CPython's private `_json` directly, which saves half of the time that `json`'s
+wrappers take and the import of `re`; where they are missing, `json` itself serves.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Tuple
+
+    #: id, command, args, session_id, timeout_ms, stream, trace
+    Request = Tuple[int, str, Any, Optional[str], Optional[int], bool, Optional[str]]
+
+MAX_ID = (1 << 64) - 1
+#: Go's encoding/json refuses deeper documents; the envelope adds one level.
+MAX_DEPTH = 9_999
+#: Above this a result is written in three pieces, because joining them would copy it.
+SPLIT_WRITE = 1 << 16
+
+
+class RequestError(Exception):
+    """A line that is not a request. `id` is the line's, or None when it has none that can be read."""
+
+    def __init__(self, kind: str, message: str, id: Optional[int]) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.id = id
+
+
+class Control(Exception):
+    """Not an error: the line is a control line. One that arrives between calls belongs to a finished call: ignored."""
+
+
+class ResultError(Exception):
+    """A value that cannot be sent; carries the fields of the error object beside `kind`."""
+
+    def __init__(self, kind: str, **fields: Any) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.fields = fields
+
+
+# ---------------------------------------------------------------------------------------------------------------- numbers
+
+
+def _strict_float(text: str) -> float:
+    number = float(text)
+    if number - number != 0.0:  # 1e999 is infinity to float(), and no JSON number
+        raise ValueError("number out of range: " + text[:40])
+    return number
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name + " is not JSON")
+
+
+# --------------------------------------------------------------------------------------------------------------- decoding
+
+
+class _Context:
+    """What the C scanner asks of a JSONDecoder."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = staticmethod(_strict_float)
+    parse_int = int
+    parse_constant = staticmethod(_refuse_constant)
+
+    def __init__(self) -> None:
+        self.memo: Dict[str, str] = {}
+
+
+def _make_scanner() -> Callable[[str, int], Tuple[Any, int]]:
+    try:
+        import _json
+
+        scan: Callable[[str, int], Tuple[Any, int]] = _json.make_scanner(_Context())
+        if scan('{"a":[1]}', 0) == ({"a": [1]}, 9):
+            return scan
+    except Exception:
+        pass  # private to CPython: whatever it has become, json's public half still works
+    from . import _fallback
+
+    return _fallback.scanner(_strict_float, _refuse_constant)
+
+
+scan = _make_scanner()
+
+
+def parse_request(line: bytes, begin: Callable[[int], None]) -> Request:
+    """One line as a request. begin(id) is called as soon as the id is known, before the rest is looked at.
+
+    The host writes the keys in the order of docs/protocol.md, so they are taken in that order and the arguments are parsed
+    once; any other order is legal too, and read by `_envelope.parse`. Raises RequestError or Control.
+    """
+    command = session = timeout = trace = args = None
+    stream = False
+    try:
+        text = line.decode("utf-8")
+        if not text.startswith('{"id":'):
+            raise ValueError
+        id, at = scan(text, 6)
+        if type(id) is not int or not 0 < id <= MAX_ID or not text.startswith(',"command":"', at):
+            raise ValueError
+        begin(id)
+        command, at = scan(text, at + 11)
+        if text.startswith(',"args":', at):
+            args, at = scan(text, at + 8)
+        if text.startswith(',"session_id":"', at):
+            session, at = scan(text, at + 14)
+        if text.startswith(',"timeout_ms":', at):
+            timeout, at = scan(text, at + 14)
+            if type(timeout) is not int:
+                raise ValueError
+        if text.startswith(',"stream":true', at):
+            stream = True
+            at += 14
+        if text.startswith(',"trace":"', at):
+            trace, at = scan(text, at + 9)
+        if text[at:] != "}":
+            raise ValueError
+    except (ValueError, StopIteration, RecursionError):
+        from . import _envelope
+
+        return _envelope.parse(line, begin)
+    return id, command, args, session, timeout, stream, trace
+
+
+# --------------------------------------------------------------------------------------------------------------- encoding
+
+
+def _default(value: Any) -> Any:
+    from . import _convert
+
+    return _convert.to_json(value)
+
+
+def make_encoder(escape_all: bool = True) -> Callable[[Any], str]:
+    try:
+        import _json
+
+        escape: Any = _json.encode_basestring_ascii if escape_all else _json.encode_basestring
+        chunks = _json.make_encoder(None, _default, escape, None, ":", ",", False, False, False)
+        join = "".join
+
+        def encode(value: Any) -> str:
+            return join(chunks(value, 0))
+
+        if encode({"a": [1, "\n"]}) == '{"a":[1,"\\n"]}':
+            return encode
+    except Exception:
+        pass
+    from . import _fallback
+
+    return _fallback.encoder(_default, escape_all)
+
+
+#: A value as JSON text, unchecked.
+encode_raw = make_encoder()
+
+
+def encode(value: Any) -> str:
+    """A value as JSON text, ASCII only. Raises ResultError, with the path to what is not JSON.
+
+    Encoding comes first; only a failure, or a text that may hide something JSON cannot say, walks the value.
+    """
+    try:
+        text = encode_raw(value)
+        braces = text.count("{")
+        if braces:
+            if braces == 1 and type(value) is dict:
+                "".join(value)  # raises TypeError upon a key that is not a string
+            elif _coerced_key(text):
+                from . import _convert
+
+                _convert.check(value)
+        if "\\ud" in text or len(text) > 2 * MAX_DEPTH:
+            from . import _convert
+
+            _convert.check_text(value, text)
+        return text
+    except BaseException as error:
+        from . import _convert
+
+        raise _convert.explain(value, error) from None
+
+
+def _coerced_key(text: str) -> bool:
+    """Whether a key may have been a number, a boolean or None before the C encoder made a string of it."""
+    for end in ('0":', '1":', '2":', '3":', '4":', '5":', '6":', '7":', '8":', '9":', 'true":', 'false":', 'null":'):
+        if end in text:
+            return True
+    return False
+
+
+def success(id: int, text: str) -> str:
+    """The final line of a call that succeeded; text is JSON."""
+    return '{"id":%d,"success":true,"result":%s}\n' % (id, text)
+
+
+# ----------------------------------------------------------------------------------------------------------------- frames
+
+
+class Channel:
+    """The private descriptors. Only the loop's thread uses it, so it needs no lock."""
+
+    def __init__(self, fd_in: int, fd_out: int, rest: bytes = b"") -> None:
+        self.fd_in = fd_in
+        self.fd_out = fd_out
+        self.lines: List[bytes] = []  # complete lines, the next one last
+        self.parts: List[bytes] = []  # of the line that is not complete yet
+        if rest:
+            self.take(rest)
+
+    def next_line(self) -> Optional[bytes]:
+        """The next request line without its newline, waiting for it; None at the end of the host."""
+        lines = self.lines
+        while not lines:
+            chunk = os.read(self.fd_in, 1 << 20 if self.parts else 1 << 16)
+            if not chunk:
+                return None  # a partial line is never dispatched
+            self.take(chunk)
+        return lines.pop()
+
+    def take(self, chunk: bytes) -> None:
+        """Keep what has been read: complete lines in `lines`, the beginning of another in `parts`."""
+        parts = self.parts
+        if b"\n" not in chunk:
+            parts.append(chunk)
+            return
+        if parts:
+            parts.append(chunk)
+            chunk = b"".join(parts)
+            parts.clear()
+        lines = chunk.split(b"\n")
+        rest = lines.pop()
+        if rest:
+            parts.append(rest)
+        lines.reverse()
+        self.lines[:0] = lines
+
+    def write(self, line: str) -> None:
+        """All of the line, in one write(2) when the pipe takes it."""
+        data = line.encode("ascii")
+        sent = os.write(self.fd_out, data)
+        if sent != len(data):
+            self._write_rest(memoryview(data)[sent:])
+
+    def write_success(self, id: int, text: str) -> None:
+        """A final line whose result is too large to be copied into its envelope."""
+        self._write_rest(memoryview(b'{"id":%d,"success":true,"result":' % id))
+        self._write_rest(memoryview(text.encode("ascii")))
+        self._write_rest(memoryview(b"}\n"))
+
+    def _write_rest(self, data: memoryview) -> None:
+        while data:
+            data = data[os.write(self.fd_out, data) :]

@@ -1,0 +1,140 @@
+"""The loop: one request, one handler, one answer.
+
+    host ----> fd in ---> Channel.next_line ---> parse_request ---> begun page (the id, before anything else)
+                                                      |
+                           _builtins  <--- no --- a plain command? --- yes ---> handler(**args)      Worker.serve,
+                           _dispatch, _stream         (Worker._other)               |               the hot path
+                                |                                                 encode
+    host <---- fd out <--- Channel.write <--------------------------------- one final line
+
+    watch thread: waits for the host's hang-up; kills the process group when a call is running (`_life`)
+
+Nothing else writes to fd out. write(2) of a call's final line has returned before the next request begins, so of pipelined
+requests those behind the first unanswered one were not executed.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from . import _life
+from ._call import RUNNING
+from ._commands import COMMANDS
+from ._protocol import SPLIT_WRITE, Channel, Control, RequestError, ResultError, encode, parse_request, success
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, NoReturn, Optional
+
+    from ._commands import Command
+    from ._protocol import Request
+
+#: Prebuilt: there may be no memory to describe the lack of memory.
+OUT_OF_MEMORY = (
+    '{"id":%d,"success":false,"error":{"kind":"python_exception","type":"MemoryError","module":"builtins",'
+    '"message":"out of memory","traceback":"","notes":[]}}\n'
+)
+
+
+class Worker:
+    """A process's one server. `page` is the shared begun page or None; `hello` is hello's args."""
+
+    def __init__(self, channel: Channel, page: Any, hello: Dict[str, Any]) -> None:
+        self.channel = channel
+        self.hello = hello
+        self.limit: int = hello.get("max_message_bytes") or 1 << 26
+        self.worker_id = hello.get("worker_id")
+        self.started = monotonic()
+        self.calls = 0
+        self.errors = 0
+        self._begun = [0] if page is None else page
+        #: Commands that can be called with the JSON arguments as they are; filled by each one's first call (`_dispatch`).
+        self.direct: Dict[str, Callable[..., Any]] = {}
+
+    def serve(self) -> NoReturn:
+        """Answer requests until the host says `shutdown` or is gone."""
+        next_line, write, direct = self.channel.next_line, self.channel.write, self.direct.get
+        begun, running = self._begun, RUNNING
+
+        def begin(id: int) -> None:
+            begun[0] = id
+
+        while True:
+            id, writing = 0, False
+            try:
+                line = next_line()
+                if line is None:
+                    _life.host_gone()
+                request = parse_request(line, begin)
+                id, name, args, _, _, stream, _ = request
+                running.began = monotonic()
+                running.request = request
+                handler = direct(name)
+                if handler is None or stream:
+                    answer = self._other(request)
+                else:
+                    self.calls += 1
+                    try:
+                        if type(args) is dict:
+                            result = handler(**args)
+                        elif args is None:
+                            result = handler()
+                        elif type(args) is list:
+                            result = handler(*args)
+                        else:
+                            raise TypeError
+                        answer = self.succeeded(id, encode(result))
+                    except BaseException as error:
+                        answer = self.failed(id, error, COMMANDS[name], args)
+                writing = True
+                write(answer)
+                # Nothing of a call stays alive while the loop waits.
+                running.request = line = request = args = handler = result = answer = None  # type: ignore[assignment]
+            except Control:
+                pass  # for a call that is over
+            except RequestError as error:
+                from . import _failure
+
+                write(_failure.refusal(error))
+                running.request = None
+            except BaseException as error:
+                from . import _failure
+
+                _failure.escaped(self, id, error, writing)
+
+    # ------------------------------------------------------------------------------------------------------ answers
+
+    def succeeded(self, id: int, text: str) -> str:
+        """The final line for a result; empty when it was too large for one string and has been written."""
+        if len(text) < SPLIT_WRITE and len(text) + 64 < self.limit:
+            return success(id, text)
+        size = len(text) + len(success(id, ""))
+        if size > self.limit:
+            message = "the result has %d bytes, the limit is %d" % (size, self.limit)
+            raise ResultError("message_too_large", message=message, size=size, limit=self.limit)
+        self.channel.write_success(id, text)
+        return ""
+
+    def failed(self, id: int, error: BaseException, entry: Optional[Command] = None, args: Any = None) -> str:
+        """The final line for an exception; with `entry` it may be Python's refusal of its arguments."""
+        self.errors += 1
+        try:
+            from . import _failure
+
+            return _failure.answer(self, id, error, entry, args)
+        except MemoryError:
+            return OUT_OF_MEMORY % id
+
+    def _other(self, request: Request) -> str:
+        """All but the second and later calls of a plain command: built-ins, streams, coroutines, converted arguments."""
+        entry = COMMANDS.get(request[1])
+        try:
+            if entry is None:
+                from . import _builtins
+
+                return _builtins.answer(self, request)
+            from . import _dispatch
+
+            return _dispatch.run(self, request[0], entry, request[2], request[5])
+        except BaseException as error:
+            return self.failed(request[0], error)

@@ -1,0 +1,214 @@
+"""A small host: starts the runtime exactly as the Go side does and speaks the wire to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+PACKAGE = Path(__file__).resolve().parents[1] / "pypool"
+TIMEOUT = 30.0
+
+
+def runtime_sources() -> Dict[str, str]:
+    """The sources that hello carries: every module but the bootstrap and the command line."""
+    skip = ("_boot", "__main__")
+    return {path.stem: path.read_text("ascii") for path in PACKAGE.glob("*.py") if path.stem not in skip}
+
+
+class Host:
+    """One worker process. `lines` of its stdout are read with a deadline; stderr goes to a file."""
+
+    def __init__(
+        self,
+        script: Optional[str] = None,
+        *,
+        module: Optional[str] = None,
+        python: str = sys.executable,
+        env: Optional[Dict[str, str]] = None,
+        cwd: Optional[str] = None,
+        hello: bool = True,
+        extras: bool = True,
+        preexec: Any = None,
+        **args: Any,
+    ) -> None:
+        boot = (PACKAGE / "_boot.py").read_text("ascii")
+        self.stderr_file = tempfile.TemporaryFile()
+        self.page = tempfile.TemporaryFile()
+        self.page.write(bytes(4096))
+        self.page.flush()
+        self.stack_r, stack_w = os.pipe()
+        page_fd = self.page.fileno()
+
+        def prepare() -> None:
+            if extras:
+                a, b = os.dup(stack_w), os.dup(page_fd)
+                os.dup2(a, 3)
+                os.dup2(b, 4)
+                os.closerange(5, 64)
+            if preexec is not None:
+                preexec()
+
+        self.process = subprocess.Popen(
+            [python, "-I", "-u", "-X", "faulthandler", "-c", boot],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.stderr_file,
+            env=env,
+            cwd=cwd,
+            bufsize=0,
+            close_fds=not extras,
+            preexec_fn=prepare,
+            start_new_session=True,
+        )
+        os.close(stack_w)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.fd_in = self.process.stdout.fileno()
+        self.fd_out = self.process.stdin.fileno()
+        self.pid = self.process.pid
+        self._buffer = b""
+        self._id = 1000
+        self.hello: Dict[str, Any] = {}
+        self.hello_args: Dict[str, Any] = {
+            "protocol": [1],
+            "version": "0.1.0",
+            "capabilities": ["stream", "begun", "log"],
+            "pool": "pypool",
+            "worker_id": "w1",
+            "max_message_bytes": 1 << 26,
+            "script": script,
+            "module": module,
+            "args": [],
+            "log_level": 20,
+            "runtime": runtime_sources(),
+        }
+        if extras:
+            self.hello_args.update(stack_fd=3, begun_fd=4)
+        self.hello_args.update(args)
+        if hello:
+            self.say_hello()
+
+    # -- wire
+
+    def say_hello(self) -> Dict[str, Any]:
+        self.send({"id": 0, "command": "hello", "args": self.hello_args})
+        self.hello = self.receive()
+        return self.hello
+
+    def send(self, value: Any) -> None:
+        self.write(json.dumps(value, separators=(",", ":")).encode() + b"\n")
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.fd_out, view) :]
+
+    def read_line(self, timeout: float = TIMEOUT) -> bytes:
+        """One line without its newline; b"" at end of file."""
+        deadline = time.monotonic() + timeout
+        parts = [self._buffer]
+        while b"\n" not in parts[-1]:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.fd_in], [], [], left)[0]:
+                raise TimeoutError("no answer; stderr: " + self.stderr())
+            chunk = os.read(self.fd_in, 1 << 20)
+            if not chunk:
+                return b""
+            parts.append(chunk)
+        line, self._buffer = b"".join(parts).split(b"\n", 1)
+        return line
+
+    def receive(self) -> Any:
+        line = self.read_line()
+        if not line:
+            raise EOFError("the worker is gone; stderr: " + self.stderr())
+        assert line.isascii()
+        return json.loads(line)
+
+    def silent(self, seconds: float = 0.05) -> bool:
+        return not self._buffer and not select.select([self.fd_in], [], [], seconds)[0]
+
+    def request(self, command: str, args: Any = None, **more: Any) -> Dict[str, Any]:
+        self._id += 1
+        request = {"id": self._id, "command": command}
+        if args is not None:
+            request["args"] = args
+        request.update(more)
+        return request
+
+    def call(self, command: str, args: Any = None, **more: Any) -> Dict[str, Any]:
+        """Send, and the final answer; fails upon items."""
+        request = self.request(command, args, **more)
+        self.send(request)
+        answer: Dict[str, Any] = self.receive()
+        assert answer["id"] == request["id"], answer
+        assert "item" not in answer
+        return answer
+
+    def result(self, command: str, args: Any = None, **more: Any) -> Any:
+        answer = self.call(command, args, **more)
+        assert answer["success"], (answer, self.stderr())
+        return answer["result"]
+
+    def error(self, command: str, args: Any = None, **more: Any) -> Dict[str, Any]:
+        answer = self.call(command, args, **more)
+        assert not answer["success"], answer
+        error: Dict[str, Any] = answer["error"]
+        return error
+
+    def stream(self, command: str, args: Any = None, **more: Any) -> List[Dict[str, Any]]:
+        """All frames of a streamed call; the final one last."""
+        self.send(self.request(command, args, stream=True, **more))
+        frames = [self.receive()]
+        while "item" in frames[-1]:
+            frames.append(self.receive())
+        return frames
+
+    # -- process
+
+    def begun(self) -> int:
+        self.page.seek(0)
+        number: int = struct.unpack("=Q", self.page.read(8))[0]
+        return number
+
+    def stderr(self) -> str:
+        self.stderr_file.seek(0)
+        return self.stderr_file.read().decode("utf-8", "replace")
+
+    def records(self) -> List[Dict[str, Any]]:
+        mark = "\x1epypool:"
+        return [json.loads(line[len(mark) :]) for line in self.stderr().split("\n") if line.startswith(mark)]
+
+    def wait(self, timeout: float = TIMEOUT) -> int:
+        return self.process.wait(timeout)
+
+    def shutdown(self) -> int:
+        assert self.call("shutdown")["success"]
+        return self.wait()
+
+    def close(self) -> None:
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except OSError:
+            pass
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
+        self.stderr_file.close()
+        self.page.close()
+        os.close(self.stack_r)
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()

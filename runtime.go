@@ -1,0 +1,217 @@
+package pypool
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Version is the version of this library and of the Python runtime that it embeds.
+const Version = "0.1.0"
+
+// The glob, not the folder: go:embed leaves out files that begin with an underscore when it is given a folder.
+//
+//go:embed python/pypool/*.py
+var pythonFiles embed.FS
+
+// pythonRuntime is the embedded package, ready to be sent: no file is ever written. The bootstrap is given to `python -c`;
+// it reads the hello line, and in it the other modules' sources.
+var pythonRuntime = sync.OnceValues(func() (boot string, modules map[string]string) {
+	modules = map[string]string{}
+	_ = fs.WalkDir(pythonFiles, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		source, err := pythonFiles.ReadFile(path)
+		name := strings.TrimSuffix(d.Name(), ".py")
+		if name == "_boot" {
+			boot = string(source)
+		} else {
+			modules[name] = string(source)
+		}
+		return err
+	})
+	return boot, modules
+})
+
+// pythonArgs are the interpreter's arguments: -I keeps the environment and the working directory from replacing what the
+// runtime imports, -u keeps output from waiting in a buffer at a crash.
+func pythonArgs() []string {
+	boot, _ := pythonRuntime()
+	return []string{"-I", "-u", "-X", "faulthandler", "-c", boot}
+}
+
+// helloArgs is docs/protocol.md, "Hello".
+type helloArgs struct {
+	Protocol        []int             `json:"protocol"`
+	Version         string            `json:"version"`
+	Capabilities    []string          `json:"capabilities"`
+	Pool            string            `json:"pool"`
+	WorkerID        string            `json:"worker_id"`
+	MaxMessageBytes int               `json:"max_message_bytes"`
+	Script          *string           `json:"script"`
+	Module          *string           `json:"module"`
+	Args            []string          `json:"args"`
+	LogLevel        int               `json:"log_level"`
+	StackFD         int               `json:"stack_fd,omitempty"`
+	BegunFD         int               `json:"begun_fd,omitempty"`
+	Runtime         map[string]string `json:"runtime"`
+}
+
+func helloRequest(cfg *Config, workerID string, rep *reporter) (request, error) {
+	_, modules := pythonRuntime()
+	hello := helloArgs{
+		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "begun", "log"},
+		Pool: cfg.Name, WorkerID: workerID, MaxMessageBytes: cfg.MaxMessageBytes,
+		Args: append([]string{}, cfg.Args...), LogLevel: pythonLevel(rep.enabled), Runtime: modules,
+	}
+	if cfg.Script != "" {
+		hello.Script = &cfg.Script
+	}
+	if cfg.Module != "" {
+		hello.Module = &cfg.Module
+	}
+	if extraFiles {
+		hello.StackFD, hello.BegunFD = 3, 4
+	}
+	return encodeRequest(nil, "hello", hello, "", false)
+}
+
+// versionMismatch says which side to update.
+func versionMismatch(protocol int, version string) error {
+	if protocol != protocolVersion {
+		side := "the Python package pypool"
+		if protocol > protocolVersion {
+			side = "the Go module github.com/pypool/pypool"
+		}
+		return fmt.Errorf("the worker speaks protocol %d, this library %d: update %s", protocol, protocolVersion, side)
+	}
+	return fmt.Errorf("the worker runs the runtime %s, this library embeds %s: remove the other one", version, Version)
+}
+
+// startCause is the cause of a start that the runtime refused.
+func (e *wireError) startCause() error {
+	if e.Kind == "protocol_mismatch" {
+		highest := 0
+		for _, v := range e.Supported {
+			highest = max(highest, v)
+		}
+		return versionMismatch(highest, "")
+	}
+	return e.exception()
+}
+
+func (e *wireError) Error() string { return e.Kind + ": " + e.Message }
+
+func (e *wireError) exception() *PythonError {
+	return &PythonError{Type: e.Type, Module: e.Module, Message: e.Message, Traceback: e.Traceback, Notes: e.Notes}
+}
+
+// toError turns an error answer to a call into an *Error.
+func (e *wireError) toError(info CallInfo) *Error {
+	switch e.Kind {
+	case "python_exception":
+		py := e.exception()
+		return newError(TypePython, Executed, py.Error(), py)
+	case "invalid_arguments":
+		return newError(TypeInvalidArguments, NotExecuted, e.Message, nil)
+	case "unknown_command":
+		name := info.Command
+		if e.What == "program" {
+			name = info.Program
+		}
+		unknown := &UnknownCommandError{Name: name, Names: e.Names}
+		return newError(TypeUnknownCommand, NotExecuted, unknown.Error(), unknown)
+	case "invalid_result":
+		bad := &InvalidResultError{Path: e.Path, Reason: e.Message}
+		return newError(TypeInvalidResult, Executed, bad.Error(), bad)
+	case "message_too_large":
+		return newError(TypeMessageTooLarge, Executed, fmt.Sprintf("the result is %d bytes, MaxMessageBytes is %d", e.Size, e.Limit), nil)
+	}
+	return newError(TypeInternal, MaybeExecuted, "the worker's runtime failed: "+e.Kind+": "+e.Message, e.exception())
+}
+
+// findPython resolves Config.Python to an absolute path, symbolic links unresolved.
+func findPython(cfg *Config) (string, error) {
+	if cfg.Python != "" {
+		return lookPython(cfg.Python)
+	}
+	if path := os.Getenv("PYPOOL_PYTHON"); path != "" {
+		return lookPython(path)
+	}
+	var envs []string
+	if env := os.Getenv("VIRTUAL_ENV"); env != "" {
+		envs = append(envs, env)
+	}
+	envs = append(envs, filepath.Join(cfg.Dir, ".venv"))
+	for _, env := range envs {
+		path := filepath.Join(env, "bin", "python")
+		if runtime.GOOS == "windows" {
+			path = filepath.Join(env, "Scripts", "python.exe")
+		}
+		if _, err := os.Stat(path); err == nil {
+			return filepath.Abs(path)
+		}
+	}
+	path, err := lookPython("python3")
+	if err != nil {
+		if alt, altErr := lookPython("python"); altErr == nil {
+			return alt, nil
+		}
+	}
+	return path, err
+}
+
+func lookPython(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil && !errors.Is(err, exec.ErrDot) {
+		return name, err
+	}
+	return filepath.Abs(path)
+}
+
+// throughShim asks a version manager's shim (pyenv, asdf, mise) which interpreter it starts: going through it would cost each
+// worker's start as much again. Any other path is returned as it is, a user's wrapper script above all.
+func throughShim(ctx context.Context, path, dir string, env []string) string {
+	if filepath.Base(filepath.Dir(path)) != "shims" {
+		return path
+	}
+	real := askPython(ctx, path, dir, env, "import sys; sys.stdout.write(sys.executable or '')")
+	if !filepath.IsAbs(real) {
+		return path
+	}
+	return real
+}
+
+// askPython runs one line of Python, of any version, and returns what it prints; empty when that fails.
+func askPython(ctx context.Context, path, dir string, env []string, code string) string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, "-E", "-s", "-c", code)
+	cmd.Dir, cmd.Env = dir, env
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// tooOld says so when an interpreter that ended before hello is not one that pypool supports: Python 2 does not even know -I.
+func tooOld(ctx context.Context, spec spawnSpec) (version string, err error) {
+	version = askPython(ctx, spec.path, spec.dir, spec.env, "import sys; sys.stdout.write('.'.join(map(str, sys.version_info[:3])))")
+	var major, minor int
+	if n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor); n == 2 && (major < 3 || major == 3 && minor < 8) {
+		return version, fmt.Errorf("Python %s is too old: pypool needs Python 3.8 or later", version) //nolint:staticcheck // a proper name
+	}
+	return version, nil
+}

@@ -1,0 +1,258 @@
+package pypool
+
+import (
+	"encoding/json"
+	"math/bits"
+	"sync/atomic"
+	"time"
+)
+
+// Stats is a snapshot of a pool. Its counters add up: Started == Succeeded + Failed + InFlight, ByType sums to Failed,
+// WorkersStarted - WorkersExited is the number of live processes.
+type Stats struct {
+	Size, Overflow, MaxSize                 int                 // configured: Size, Overflow, their sum
+	Workers, Idle, Busy, Starting           int                 // processes now; the rest of Workers is stopping
+	Waiting                                 int                 // callers queued
+	Started, Succeeded, Failed, InFlight    int64               // calls; InFlight includes the queued
+	ByType                                  map[ErrorType]int64 // Failed by error type
+	WorkersStarted, WorkersExited, Recycled int64
+	Sessions                                int
+	CheckoutWait, Run                       Distribution
+	ErrorRate                               float64 // share of the calls of the last ErrorRate.Window that the infrastructure failed
+	Breaker                                 string  // the pool's own circuit: closed, open or half-open
+	Uptime                                  time.Duration
+	Unreapable                              int // processes that did not end within the time of a kill; they are no longer waited for
+}
+
+// WorkerInfo is a snapshot of one process.
+type WorkerInfo struct {
+	ID            string
+	PID           int
+	State         string // starting, idle, busy or stopping
+	StartedAt     time.Time
+	Calls, Errors int64 // answered, and those of them with an error
+	RSS           int64 // resident memory in bytes, 0 where it cannot be read
+	Python        string
+	Overflow      bool
+}
+
+// Health is the result of [Pool.HealthCheck].
+type Health struct {
+	Healthy    bool // at least Size workers respond and the circuit is closed
+	Workers    int
+	Responsive int // idle ones that answered a ping, and busy ones
+	Breaker    string
+	LastError  error // the last failed start or lost worker since Size workers were last ready
+	Checks     []WorkerHealth
+}
+
+// WorkerHealth is one worker's part of [Health].
+type WorkerHealth struct {
+	WorkerInfo
+	Responsive bool
+	RTT        time.Duration // of the ping; 0 for a busy worker, which is not pinged
+	Err        error
+}
+
+// CommandInfo describes a registered command or program.
+type CommandInfo struct {
+	Name      string      `json:"name"`
+	Doc       string      `json:"doc"`
+	Signature string      `json:"signature"`
+	Kind      string      `json:"kind"` // function, generator or program
+	Params    []ParamInfo `json:"params"`
+	Returns   string      `json:"returns"`
+}
+
+// ParamInfo describes one parameter of a command.
+type ParamInfo struct {
+	Name     string          `json:"name"`
+	Type     string          `json:"type"` // the annotation as written
+	Required bool            `json:"required"`
+	Default  json.RawMessage `json:"default,omitempty"` // nil when there is none, or JSON cannot carry it
+}
+
+// Distribution summarises durations since the pool's start. The quantiles are exact to 1/16 of their value.
+type Distribution struct {
+	Count              int64
+	P50, P95, P99, Max time.Duration
+}
+
+// ErrorRate configures the watch over the share of calls that the infrastructure failed (timeouts, lost or missing workers,
+// a full queue; never exceptions, bad arguments or cancellations). Func is called when the share over Window, with at
+// least MinCalls calls in it, comes to Threshold or more, and again when it falls below. Zero values: 1 min, 0.5, 20.
+type ErrorRate struct {
+	Window    time.Duration
+	Threshold float64
+	MinCalls  int
+	Func      func(ErrorRateAlert)
+}
+
+// ErrorRateAlert is one crossing of the threshold.
+type ErrorRateAlert struct {
+	Pool      string
+	Above     bool // crossed upward
+	Rate      float64
+	Threshold float64
+	Calls     int64 // finished in the window
+	Failures  int64
+	Window    time.Duration
+}
+
+// errorTypes gives each type its counter.
+var errorTypes = []ErrorType{
+	TypeCheckoutTimeout, TypeOperationTimeout, TypeCanceled, TypePoolNotAvailable, TypeQueueFull, TypeCircuitOpen, TypeWorkerStart,
+	TypeWorkerExited, TypeProtocol, TypeMessageTooLarge, TypeInvalidArguments, TypeUnknownCommand, TypePython, TypeInvalidResult,
+	TypeInternal,
+}
+
+// infrastructure reports whether an error of this type counts toward the error rate.
+func (t ErrorType) infrastructure() bool {
+	switch t {
+	case TypeCheckoutTimeout, TypeOperationTimeout, TypeQueueFull, TypeCircuitOpen, TypeWorkerStart, TypeWorkerExited, TypeProtocol, TypeInternal:
+		return true
+	}
+	return false
+}
+
+// counters are the pool's running figures.
+type counters struct {
+	started, succeeded atomic.Int64
+	failed             []atomic.Int64 // parallel to errorTypes
+	wait, run          histogram
+	rate               rateWindow
+}
+
+func newCounters(window time.Duration) *counters {
+	c := &counters{failed: make([]atomic.Int64, len(errorTypes))}
+	c.rate.init(window)
+	return c
+}
+
+// finish counts the end of a call; err is nil for a success.
+func (c *counters) finish(err *Error, now time.Duration) {
+	if err == nil {
+		c.succeeded.Add(1)
+		c.rate.add(now, false)
+		return
+	}
+	at := len(errorTypes) - 1 // unexpected_error
+	for i, t := range errorTypes {
+		if t == err.Type {
+			at = i
+		}
+	}
+	c.failed[at].Add(1)
+	c.rate.add(now, err.Type.infrastructure())
+}
+
+// snapshot fills the call counters. Ends are read before starts, so that InFlight cannot come out negative.
+func (c *counters) snapshot(s *Stats) {
+	s.ByType = map[ErrorType]int64{}
+	for i, t := range errorTypes {
+		if n := c.failed[i].Load(); n > 0 {
+			s.ByType[t] = n
+			s.Failed += n
+		}
+	}
+	s.Succeeded = c.succeeded.Load()
+	s.Started = c.started.Load()
+	s.InFlight = s.Started - s.Succeeded - s.Failed
+	s.CheckoutWait, s.Run = c.wait.distribution(), c.run.distribution()
+}
+
+// histogram counts durations in log-linear buckets, 16 to each power of two.
+type histogram struct {
+	buckets [64 * 16]atomic.Int64
+	max     atomic.Int64
+}
+
+func bucketOf(ns uint64) int {
+	if ns < 16 {
+		return int(ns)
+	}
+	exp := bits.Len64(ns) - 5 // ns>>exp is 16..31
+	return exp*16 + int(ns>>exp)
+}
+
+// bucketTop is the largest value that falls into bucket i.
+func bucketTop(i int) time.Duration {
+	if i < 32 {
+		return time.Duration(i)
+	}
+	exp := i/16 - 1
+	return time.Duration((uint64(i%16+16)+1)<<exp - 1)
+}
+
+func (h *histogram) add(d time.Duration) {
+	d = max(d, 0)
+	h.buckets[bucketOf(uint64(d))].Add(1)
+	for {
+		m := h.max.Load()
+		if int64(d) <= m || h.max.CompareAndSwap(m, int64(d)) {
+			return
+		}
+	}
+}
+
+func (h *histogram) distribution() Distribution {
+	var counts [len(h.buckets)]int64
+	d := Distribution{Max: time.Duration(h.max.Load())}
+	for i := range counts {
+		counts[i] = h.buckets[i].Load()
+		d.Count += counts[i]
+	}
+	quantile := func(q float64) time.Duration {
+		rank := int64(q * float64(d.Count))
+		for i, n := range counts {
+			if rank -= n; rank < 0 {
+				return min(bucketTop(i), d.Max)
+			}
+		}
+		return d.Max
+	}
+	if d.Count > 0 {
+		d.P50, d.P95, d.P99 = quantile(0.50), quantile(0.95), quantile(0.99)
+	}
+	return d
+}
+
+const rateSlots = 20
+
+// rateWindow counts calls and failures over a sliding window, in slots. Two callers that meet at a slot's first use may
+// lose a count: it is a rate, not an account.
+type rateWindow struct {
+	width time.Duration
+	slots [rateSlots]struct{ epoch, calls, failures atomic.Int64 }
+}
+
+func (w *rateWindow) init(window time.Duration) {
+	w.width = max(window/rateSlots, time.Millisecond)
+	for i := range w.slots {
+		w.slots[i].epoch.Store(-1)
+	}
+}
+
+func (w *rateWindow) add(now time.Duration, failed bool) {
+	epoch := int64(now / w.width)
+	slot := &w.slots[epoch%rateSlots]
+	if old := slot.epoch.Load(); old != epoch && slot.epoch.CompareAndSwap(old, epoch) {
+		slot.calls.Store(0)
+		slot.failures.Store(0)
+	}
+	slot.calls.Add(1)
+	if failed {
+		slot.failures.Add(1)
+	}
+}
+
+func (w *rateWindow) sum(now time.Duration) (calls, failures int64) {
+	epoch := int64(now / w.width)
+	for i := range w.slots {
+		if slot := &w.slots[i]; slot.epoch.Load() > epoch-rateSlots {
+			calls += slot.calls.Load()
+			failures += slot.failures.Load()
+		}
+	}
+	return calls, failures
+}

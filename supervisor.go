@@ -1,0 +1,588 @@
+package pypool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/puddle/v2"
+)
+
+// supervisor is the pool's one background goroutine and what it owns: it alone has workers constructed, and it keeps Size of
+// them ready. It is woken by a channel of capacity 1 and by one timer. What it starts (constructions, pings) runs on
+// goroutines that it joins.
+type supervisor struct {
+	cfg      *Config
+	env      *workerEnv
+	desk     *desk
+	circuit  *startCircuit
+	breakers *breakers
+	sessions *sessionTable
+	counters *counters
+	chores   []chore
+
+	ctx    context.Context // ends when the pool closes
+	cancel context.CancelFunc
+	wake   chan struct{} // capacity 1
+	jobs   sync.WaitGroup
+	done   chan struct{}
+
+	canGrow    atomic.Bool // fewer than Size+Overflow workers: a waiting caller is worth a wake-up
+	dirty      atomic.Bool // a worker may stand idle that must not: dead, or retired
+	generation atomic.Int64
+	seq        atomic.Int64
+
+	mu        sync.Mutex // guards the fields below; it is held while gobreaker's callbacks run
+	live      map[*worker]struct{}
+	spawned   int64
+	exited    int64
+	recycled  int64
+	starting  int // constructions under way
+	failures  []time.Time
+	lastErr   error
+	startWait *backoff.ExponentialBackOff // after failed starts
+	idleWait  *backoff.ExponentialBackOff // after replacements that died idle before they served
+	notBefore time.Time
+	changed   chan struct{} // closed and replaced whenever a construction has ended or a worker is gone
+	failed    int           // constructions that failed since New
+	state     string
+}
+
+const pingTimeout = 5 * time.Second
+
+func newSupervisor(cfg *Config, env *workerEnv, sessions *sessionTable, counters *counters) (*supervisor, error) {
+	s := &supervisor{
+		cfg: cfg, env: env, sessions: sessions, counters: counters,
+		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}),
+		live: map[*worker]struct{}{}, startWait: newBackoff(cfg.RestartBackoff), idleWait: newBackoff(cfg.RestartBackoff),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.circuit = newStartCircuit(cfg.RestartBackoff.Min, s.tripLocked)
+	s.breakers = &breakers{cfg: cfg.Breaker, changed: s.commandCircuit}
+	env.onSpawn, env.onExit = s.onSpawn, s.onExit
+	// Beyond Size and Overflow: a replacement made before the old one goes, and slots that dying workers still hold.
+	slots := cfg.Size + cfg.Overflow + 1 + max(maxStarting, cfg.Size)
+	var err error
+	s.desk, err = newDesk(slots, cfg.MaxQueue, s.construct, s.callerWaits)
+	s.chores = s.newChores(time.Now())
+	return s, err
+}
+
+func newBackoff(b Backoff) *backoff.ExponentialBackOff {
+	e := backoff.NewExponentialBackOff()
+	e.InitialInterval, e.MaxInterval, e.Multiplier, e.RandomizationFactor = b.Min, b.Max, 2, 0.2
+	return e
+}
+
+// jitter spreads d by ± 10 %, so that workers started together do not wear out together.
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
+}
+
+// kick wakes the supervisor. It never waits.
+func (s *supervisor) kick() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *supervisor) callerWaits() {
+	if s.canGrow.Load() {
+		s.kick()
+	}
+}
+
+// run is the goroutine. close joins it.
+func (s *supervisor) run() {
+	defer close(s.done)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		now := time.Now()
+		next := s.doChores(now)
+		if at := s.reconcile(now); !at.IsZero() && at.Before(next) {
+			next = at
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-s.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// goJob runs f on a goroutine that close joins; false: the pool is closing.
+func (s *supervisor) goJob(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.jobs.Go(f)
+	return true
+}
+
+// close ends the goroutine, then the constructions and pings under way.
+func (s *supervisor) close() {
+	s.mu.Lock() // no job begins after this
+	s.cancel()
+	s.mu.Unlock()
+	<-s.done
+	s.jobs.Wait()
+}
+
+// --- what workers tell ----------------------------------------------------------------------------------------------
+
+func (s *supervisor) onSpawn(w *worker) {
+	s.mu.Lock()
+	s.live[w] = struct{}{}
+	s.spawned++
+	s.mu.Unlock()
+}
+
+// onExit runs on the worker's own goroutine when its process is gone.
+func (s *supervisor) onExit(w *worker) {
+	j := w.current.Load()
+	wasReady, stopped, served := isClosed(w.ready), w.retired.Load(), w.calls.Load() > 0
+	s.mu.Lock()
+	delete(s.live, w)
+	s.exited++
+	switch {
+	case served:
+		s.idleWait.Reset()
+	case wasReady && !stopped && j == nil && w.seq > int64(s.cfg.Size):
+		// A replacement that died before it served: perhaps they all will.
+		s.notBefore = later(s.notBefore, time.Now().Add(s.idleWait.NextBackOff()))
+	}
+	s.broadcastLocked()
+	s.mu.Unlock()
+	s.reportExit(w, j, wasReady, stopped)
+	s.dirty.Store(true)
+	s.kick()
+}
+
+func (s *supervisor) reportExit(w *worker, j *job, wasReady, stopped bool) {
+	level, text := slog.LevelInfo, "worker stopped"
+	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.pid()), slog.Int64("calls", w.calls.Load()), slog.Duration("uptime", time.Since(w.started))}
+	ev := Event{Kind: EventWorkerExited, Worker: w.id, PID: w.proc.pid(), Cause: "stopped"}
+	if !stopped {
+		exit := w.exitError()
+		level, text = slog.LevelWarn, "worker exited"
+		if !wasReady {
+			text = "worker exited before it was ready"
+		}
+		ev.Cause, ev.Err = exit.Error(), exit
+		if w.proc.exit().ours {
+			ev.Cause = "killed by pypool: its call hung, was canceled, or broke the protocol"
+		}
+		attrs = append(attrs, slog.String("cause", ev.Cause))
+	}
+	if j != nil {
+		ev.Command, ev.Session, ev.RequestID = j.info.Command, j.info.Session, j.id
+		attrs = append(attrs, callAttrs(j.info)...)
+	}
+	s.env.reporter.log(level, text, attrs...)
+	s.event(ev)
+}
+
+func callAttrs(c CallInfo) []slog.Attr {
+	attrs := []slog.Attr{slog.String("command", c.Command), slog.Uint64("request", c.RequestID)}
+	if c.Session != "" {
+		attrs = append(attrs, slog.String("session", c.Session))
+	}
+	if c.Program != "" {
+		attrs = append(attrs, slog.String("program", c.Program))
+	}
+	return attrs
+}
+
+func (s *supervisor) event(ev Event) {
+	if f := s.cfg.Observer.Event; f != nil {
+		ev.Time, ev.Pool = time.Now(), s.cfg.Name
+		s.env.reporter.tell(func() { f(ev) })
+	}
+}
+
+// commandCircuit runs with gobreaker's lock held: it only queues.
+func (s *supervisor) commandCircuit(command, state string, err error) {
+	ev := Event{Kind: EventCircuit, Command: command, State: state, Err: err}
+	attrs := []slog.Attr{slog.String("command", command), slog.String("state", state)}
+	if err != nil {
+		ev.Cause = err.Error()
+		attrs = append(attrs, slog.String("cause", ev.Cause))
+	}
+	s.env.reporter.log(slog.LevelWarn, "the command's circuit is "+state, attrs...)
+	s.event(ev)
+}
+
+// --- starts ---------------------------------------------------------------------------------------------------------
+
+// construct is puddle's constructor, reached through desk.create alone.
+func (s *supervisor) construct(ctx context.Context) (w *worker, err error) {
+	defer func() {
+		if r := recover(); r != nil { // puddle calls this; a panic would end the host
+			err = newError(TypeInternal, NotExecuted, fmt.Sprint("panic while starting a worker: ", r), nil)
+		}
+	}()
+	seq := s.seq.Add(1)
+	return startWorker(ctx, s.env, seq, s.generation.Load())
+}
+
+// startLocked has one worker constructed, on a goroutine that close joins.
+func (s *supervisor) startLocked(settle func(error)) {
+	s.starting++
+	s.jobs.Go(func() {
+		err := s.desk.create(s.ctx)
+		s.started(err, settle)
+		s.kick()
+	})
+}
+
+// started books the end of a construction.
+func (s *supervisor) started(err error, settle func(error)) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.broadcastLocked()
+	s.starting--
+	switch {
+	case s.ctx.Err() != nil:
+		settle(errNoOutcome)
+	case err == nil:
+		settle(nil)
+		s.failures = s.failures[:0]
+		s.startWait.Reset()
+		s.notBefore = time.Time{}
+		s.publishLocked()
+	case errors.Is(err, puddle.ErrNotAvailable):
+		settle(errNoOutcome) // workers on their way out still hold their slots
+		s.notBefore = later(s.notBefore, now.Add(10*time.Millisecond))
+	default:
+		s.failed++
+		s.lastErr = err
+		s.failures = append(s.failures, now)
+		if excess := len(s.failures) - s.cfg.MaxRestarts; excess > 0 {
+			s.failures = slices.Delete(s.failures, 0, excess)
+		}
+		if !now.Before(s.notBefore) { // one step for starts that fail side by side
+			s.notBefore = now.Add(s.startWait.NextBackOff())
+		}
+		settle(err)
+		s.publishLocked()
+		s.env.reporter.log(slog.LevelError, "a worker did not start", slog.String("cause", err.Error()),
+			slog.Int("failures_in_a_row", len(s.failures)), slog.Time("next_try", s.notBefore))
+	}
+}
+
+// tripLocked decides whether a failed start opens the circuit: MaxRestarts in a row, none too old, and no worker ready.
+func (s *supervisor) tripLocked() bool {
+	if len(s.failures) < s.cfg.MaxRestarts || s.readyLocked() > 0 {
+		return false
+	}
+	window := max(s.cfg.RestartWindow, time.Duration(s.cfg.MaxRestarts)*s.cfg.StartTimeout)
+	return time.Since(s.failures[0]) <= window
+}
+
+// publishLocked tells callers what the circuit's state is.
+func (s *supervisor) publishLocked() {
+	was := s.circuit.state.Load().err
+	if s.circuit.closed() {
+		if was != nil {
+			s.circuit.refuse(nil)
+			s.circuitChanged("closed", nil)
+		}
+		return
+	}
+	why := &CircuitError{RetryAt: s.notBefore, Cause: s.lastErr}
+	s.circuit.refuse(why)
+	if was == nil {
+		s.circuitChanged("open", s.lastErr)
+	}
+}
+
+func (s *supervisor) circuitChanged(state string, err error) {
+	ev := Event{Kind: EventCircuit, State: state, Err: err}
+	attrs := []slog.Attr{slog.String("state", state)}
+	level := slog.LevelInfo
+	if err != nil {
+		level = slog.LevelError
+		ev.Cause = err.Error()
+		attrs = append(attrs, slog.String("cause", ev.Cause))
+	}
+	s.env.reporter.log(level, "the pool's circuit is "+state, attrs...)
+	s.event(ev)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func (s *supervisor) broadcastLocked() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// --- keeping Size ---------------------------------------------------------------------------------------------------
+
+func (s *supervisor) readyLocked() (n int) {
+	for w := range s.live {
+		if w.isReady() {
+			n++
+		}
+	}
+	return n
+}
+
+// reconcile compares what is with what should be, and acts. It returns when to look again at the latest, or zero.
+func (s *supervisor) reconcile(now time.Time) time.Time {
+	s.mu.Lock()
+	if s.ctx.Err() != nil {
+		s.mu.Unlock()
+		return time.Time{}
+	}
+	again := s.startMissingLocked(now)
+	s.retireWornLocked()
+	s.markOverflowLocked()
+	s.announceLocked()
+	s.mu.Unlock()
+	if s.dirty.Swap(false) {
+		for _, res := range s.desk.inspect(func(res *resource) bool { return !res.Value().reusable() }) {
+			res.Destroy()
+		}
+	}
+	return again
+}
+
+// startMissingLocked starts workers up to Size, more while callers wait, and one for a worn-out worker's place.
+func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
+	ready, worn := s.readyLocked(), len(s.wornLocked(now))
+	ceiling := s.cfg.Size + s.cfg.Overflow
+	want := s.cfg.Size
+	if waiting := int(s.desk.waiting.Load()); waiting > 0 {
+		want = max(want, min(ceiling, ready+waiting))
+	}
+	missing := want - ready - s.starting
+	if missing <= 0 && worn > 0 && s.starting == 0 && ready <= s.cfg.Size {
+		missing = 1 // make before break, one at a time
+	}
+	s.canGrow.Store(ready+s.starting < ceiling)
+	if missing <= 0 {
+		return again
+	}
+	if now.Before(s.notBefore) {
+		return s.notBefore
+	}
+	if s.spawned > 0 || s.failed > 0 { // New starts them all side by side; later starts a few at a time
+		missing = min(missing, maxStarting-s.starting)
+	}
+	for range missing {
+		if s.starting > 0 && !s.circuit.closed() {
+			break // one probe at a time
+		}
+		settle, err := s.circuit.cb.Allow()
+		if err != nil {
+			return now.Add(max(s.cfg.RestartBackoff.Min, time.Millisecond))
+		}
+		s.startLocked(settle)
+	}
+	return again
+}
+
+// wornLocked returns the ready workers that are to be replaced.
+func (s *supervisor) wornLocked(now time.Time) (worn []*worker) {
+	generation := s.generation.Load()
+	for w := range s.live {
+		if w.isReady() && w.worn(generation, now) {
+			worn = append(worn, w)
+		}
+	}
+	return worn
+}
+
+// worn reports whether the worker has done its share.
+func (w *worker) worn(generation int64, now time.Time) bool {
+	cfg := w.env.cfg
+	return w.generation < generation ||
+		cfg.MaxCalls > 0 && w.calls.Load() >= cfg.MaxCalls ||
+		w.lifetime > 0 && now.Sub(w.started) >= w.lifetime ||
+		cfg.MaxRSS > 0 && w.rss.Load() > cfg.MaxRSS
+}
+
+// retireWornLocked lets worn-out workers go, as far as Size ready ones remain without them.
+func (s *supervisor) retireWornLocked() {
+	spare := s.readyLocked() - s.cfg.Size
+	if spare <= 0 {
+		return
+	}
+	for _, w := range s.wornLocked(time.Now()) {
+		if spare == 0 {
+			return
+		}
+		spare--
+		s.recycled++
+		s.retire(w)
+	}
+}
+
+// retire makes the worker end at its next release, or now when it is idle.
+func (s *supervisor) retire(w *worker) {
+	w.retired.Store(true)
+	s.dirty.Store(true)
+	s.kick()
+}
+
+// markOverflowLocked calls the youngest beyond Size overflow.
+func (s *supervisor) markOverflowLocked() {
+	var ready []*worker
+	for w := range s.live {
+		if w.isReady() {
+			ready = append(ready, w)
+		}
+	}
+	slices.SortFunc(ready, bySeq)
+	for i, w := range ready {
+		w.overflow.Store(i >= s.cfg.Size)
+	}
+}
+
+func bySeq(a, b *worker) int { return cmp.Compare(a.seq, b.seq) }
+
+// announceLocked says when the pool begins or ceases to serve at its full size.
+func (s *supervisor) announceLocked() {
+	ready := s.readyLocked()
+	state := "degraded"
+	switch {
+	case ready >= s.cfg.Size:
+		state = "serving"
+		s.lastErr = nil
+	case ready == 0:
+		state = "unavailable"
+	}
+	if state == s.state {
+		return
+	}
+	level := slog.LevelInfo
+	if s.state == "serving" || s.state == "" && state != "serving" {
+		level = slog.LevelWarn
+	}
+	if s.state == "" { // New is still starting them
+		level = slog.LevelDebug
+	}
+	s.state = state
+	s.env.reporter.log(level, "the pool is "+state, slog.Int("ready", ready), slog.Int("size", s.cfg.Size))
+	s.event(Event{Kind: EventPoolState, State: state})
+}
+
+// await returns when n workers are ready. It gives up when so many starts have failed that New's caller cannot be given n.
+func (s *supervisor) await(ctx context.Context, n int) error {
+	for {
+		s.mu.Lock()
+		ready, failed, err, changed := s.readyLocked(), s.failed, s.lastErr, s.changed
+		s.mu.Unlock()
+		switch {
+		case ready >= n:
+			return nil
+		case failed > s.cfg.Size-n:
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.ctx.Done():
+			return context.Canceled
+		}
+	}
+}
+
+// reload has every worker that is there now replaced, and returns when the last of them is gone. A replacement that does not
+// start ends it with that error: the old workers go on serving, and the supervisor goes on trying.
+func (s *supervisor) reload(ctx context.Context) error {
+	generation := s.generation.Add(1)
+	s.mu.Lock()
+	failed := s.failed
+	s.mu.Unlock()
+	s.kick()
+	for {
+		s.mu.Lock()
+		stale, err, changed := 0, error(nil), s.changed
+		for w := range s.live {
+			if w.generation < generation {
+				stale++
+			}
+		}
+		if s.failed > failed {
+			err = s.lastErr
+		}
+		s.mu.Unlock()
+		switch {
+		case stale == 0:
+			return nil
+		case err != nil:
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.ctx.Done():
+			return errStopped
+		}
+	}
+}
+
+// workers lists the live processes, oldest first.
+func (s *supervisor) workers() []*worker {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*worker, 0, len(s.live))
+	for w := range s.live {
+		list = append(list, w)
+	}
+	slices.SortFunc(list, bySeq)
+	return list
+}
+
+// snapshot fills the worker counts, all of one moment.
+func (s *supervisor) snapshot(st *Stats) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.Workers = len(s.live)
+	for w := range s.live {
+		switch w.state() {
+		case "idle":
+			st.Idle++
+		case "busy":
+			st.Busy++
+		case "starting":
+			st.Starting++
+		}
+	}
+	st.WorkersStarted, st.WorkersExited, st.Recycled = s.spawned, s.exited, s.recycled
+	st.Breaker = s.breakerLocked()
+}
+
+// breakerLocked names the state of the pool's circuit: half-open is the time of a probe.
+func (s *supervisor) breakerLocked() string {
+	switch {
+	case s.circuit.closed():
+		return "closed"
+	case s.starting > 0:
+		return "half-open"
+	}
+	return "open"
+}

@@ -1,0 +1,97 @@
+package pypool
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// setParentDeath has the kernel kill the child when the thread that forked it ends, which is why a spawner does that.
+func setParentDeath(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }
+
+// awaitExit returns when the process has ended; it is left unreaped, which is what true says.
+func awaitExit(pid int) bool {
+	for errors.Is(unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
+	}
+	return true
+}
+
+// spawner starts processes on one thread that lives as long as any of them: the parent death signal is bound to the thread
+// that forked (golang/go#27505), and Go ends threads.
+type spawner struct {
+	jobs chan func()
+	done chan struct{}
+}
+
+// newSpawner starts the thread. close must follow, after the last process has been reaped.
+func newSpawner() *spawner {
+	s := &spawner{jobs: make(chan func()), done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+		for job := range s.jobs {
+			job()
+		}
+	}()
+	return s
+}
+
+func (s *spawner) start(cmd *exec.Cmd) error {
+	result := make(chan error, 1)
+	s.jobs <- func() { result <- cmd.Start() }
+	return <-result
+}
+
+func (s *spawner) close() {
+	close(s.jobs)
+	<-s.done
+}
+
+// sharedPage is memory that a worker's runtime writes and the host reads, also after the worker's death.
+type sharedPage struct{ mem []byte }
+
+// newSharedPage returns the page and the file to hand to the child; nil when the kernel has no memfd.
+func newSharedPage() (*sharedPage, *os.File) {
+	fd, err := unix.MemfdCreate("pypool-begun", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, nil
+	}
+	file := os.NewFile(uintptr(fd), "pypool-begun")
+	size := os.Getpagesize()
+	if err := unix.Ftruncate(fd, int64(size)); err != nil {
+		file.Close()
+		return nil, nil
+	}
+	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		file.Close()
+		return nil, nil
+	}
+	return &sharedPage{mem}, file
+}
+
+func (p *sharedPage) load() uint64 {
+	return atomic.LoadUint64((*uint64)(unsafe.Pointer(&p.mem[0])))
+}
+
+func (p *sharedPage) close() { _ = unix.Munmap(p.mem) }
+
+// residentBytes reads a process's resident memory; 0 when it is gone.
+func residentBytes(pid int) int64 {
+	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(statm), &size, &resident); err != nil {
+		return 0
+	}
+	return resident * int64(os.Getpagesize())
+}

@@ -1,0 +1,31 @@
+package pypool
+
+import (
+	"os"
+	"os/exec"
+	"syscall"
+)
+
+// extraFiles: descriptors beyond stderr cannot be handed to a child.
+const extraFiles = false
+
+// setGroup keeps ^C at a console from the child. There is no tree kill: docs/guarantees.md.
+func setGroup(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP}
+}
+
+func killGroup(pid int) {
+	if p, err := os.FindProcess(pid); err == nil {
+		_ = p.Kill()
+		_ = p.Release()
+	}
+}
+
+func terminateGroup(pid int) { killGroup(pid) }
+func signalStacks(int)       {}
+
+func signalName(s syscall.Signal) string { return s.String() }
+
+// readNow cannot look without waiting on a pipe here; it reports nothing, which costs only the last chance of an answer
+// that comes together with the deadline.
+func readNow(uintptr, []byte) (int, error) { return 0, nil }

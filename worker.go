@@ -1,0 +1,590 @@
+package pypool
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// worker is one Python process, from spawn to reap. It serves one job at a time. Its state is computed, never stored:
+//
+//	spawned --hello, ping--> ready closed --Acquire--> current != nil --Release--> ready
+//	conn.broken != nil: in doubt, never serves again (lost, seen from outside)
+//	retired: worn out or surplus, ends at its next release;  proc.exited closed: gone
+type worker struct {
+	id      string
+	seq     int64 // counts up in the pool
+	env     *workerEnv
+	proc    process
+	conn    *conn
+	log     *stderrLog
+	started time.Time
+	ready   chan struct{}
+	watched chan struct{} // closed when env.onExit has returned
+
+	python   string   // its version, known when ready
+	commands []string // what it registered
+
+	generation int64 // reloads that had happened when it started
+	lifetime   time.Duration
+	overflow   atomic.Bool
+	retired    atomic.Bool // nothing is wrong with it, and it is to end
+	lost       atomic.Bool // it is in doubt, and being killed
+	current    atomic.Pointer[job]
+	calls      atomic.Int64
+	errs       atomic.Int64
+	pinged     atomic.Int64 // calls when it was last pinged
+	rss        atomic.Int64
+}
+
+// workerEnv is what all workers of a pool share.
+type workerEnv struct {
+	cfg      *Config
+	spec     spawnSpec
+	spawner  *spawner
+	reporter *reporter
+	ids      *atomic.Uint64  // request ids
+	killing  <-chan struct{} // closed when nothing is waited for any more
+	onSpawn  func(*worker)
+	onExit   func(*worker)
+
+	unreapable *atomic.Int64
+}
+
+// job is one request and its conditions, as a worker sees them.
+type job struct {
+	id      uint64
+	info    CallInfo
+	req     request
+	timeout time.Duration    // of the operation; 0: none
+	item    func(reply) bool // takes a stream's items; false stops the stream. nil: items are not expected
+}
+
+// reply is the raw JSON of a result or item.
+type reply struct {
+	raw    json.RawMessage
+	bigInt bool
+}
+
+const (
+	reapWait  = 5 * time.Second        // what a KILL may take before the process is given up
+	drainWait = 200 * time.Millisecond // what stderr may take to end after its process
+)
+
+// startWorker spawns a process, greets it and pings it. It returns within StartTimeout, or soon after ctx ends. On failure nothing
+// is left of the process, and the error is an *Error with a *StartError.
+func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*worker, error) {
+	w := &worker{id: fmt.Sprintf("w%d", seq), seq: seq, env: env, generation: generation, started: time.Now(), ready: make(chan struct{}), watched: make(chan struct{})}
+	if d := env.cfg.MaxLifetime; d > 0 {
+		w.lifetime = jitter(d)
+	}
+	proc, err := env.cfg.spawn(ctx, env.spawner, env.spec)
+	if err != nil {
+		return nil, w.startError("spawn", err)
+	}
+	w.proc = proc
+	w.conn = newConn(proc.transport(), env.cfg.MaxMessageBytes)
+	w.log = newStderrLog(proc.stderr(), w.logLine)
+	env.onSpawn(w)
+	go w.watch()
+
+	var deadline time.Time
+	if d := env.cfg.StartTimeout; d > 0 {
+		deadline = w.started.Add(d)
+	}
+	stop := w.conn.arm(ctx, deadline)
+	stage, err := w.greet()
+	w.conn.disarm(stop)
+	if err == nil {
+		close(w.ready)
+		return w, nil
+	}
+	return nil, w.failStart(ctx, stage, err)
+}
+
+// watch tells the pool of the process's end. stop joins it.
+func (w *worker) watch() {
+	defer close(w.watched)
+	<-w.proc.exited()
+	w.env.onExit(w)
+}
+
+// greet sends hello, which has the runtime import the user's code, and a first ping.
+func (w *worker) greet() (stage string, err error) {
+	hello, err := helloRequest(w.env.cfg, w.id, w.env.reporter)
+	if err != nil {
+		return "hello", err
+	}
+	var answer struct {
+		Protocol     int      `json:"protocol"`
+		Runtime      string   `json:"runtime"`
+		Python       string   `json:"python"`
+		Commands     []string `json:"commands"`
+		Capabilities []string `json:"capabilities"`
+	}
+	if err := w.converse(hello.seal(0, 0, false), 0, &answer); err != nil {
+		return "hello", err
+	}
+	if answer.Protocol != protocolVersion || answer.Runtime != Version {
+		return "hello", versionMismatch(answer.Protocol, answer.Runtime)
+	}
+	w.python, w.commands = answer.Python, answer.Commands
+	if err := w.exchangePing(); err != nil {
+		return "ping", err
+	}
+	return "", nil
+}
+
+// converse is one exchange of the start: a line out, its answer in. An error answer comes back as *wireError.
+func (w *worker) converse(line []byte, id uint64, into any) error {
+	if err := w.conn.send(line); err != nil {
+		return err
+	}
+	var f frame
+	if err := w.conn.receive(id, &f); err != nil {
+		return err
+	}
+	switch f.kind {
+	case frameResult:
+		if err := json.Unmarshal(f.body, into); err != nil {
+			return &ProtocolError{Reason: "unexpected answer: " + err.Error(), Sample: quoteSample(f.body)}
+		}
+		return nil
+	case frameError:
+		e := &wireError{}
+		if err := json.Unmarshal(f.body, e); err != nil {
+			return &ProtocolError{Reason: "unexpected error: " + err.Error(), Sample: quoteSample(f.body)}
+		}
+		return e
+	}
+	return &ProtocolError{Reason: "an item where an answer was expected"}
+}
+
+func (w *worker) exchangePing() error {
+	id := w.env.ids.Add(1)
+	req, err := encodeRequest(nil, "ping", nil, "", false)
+	if err != nil {
+		return err
+	}
+	var pong struct {
+		Status string `json:"status"`
+	}
+	if err := w.converse(req.seal(id, 0, false), id, &pong); err != nil {
+		return err
+	}
+	if pong.Status != "ok" {
+		return &ProtocolError{Reason: "a ping was answered with status " + quoteSample([]byte(pong.Status))}
+	}
+	return nil
+}
+
+// ping proves that an idle worker answers within d. The caller holds the worker.
+func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, err error) {
+	start := time.Now()
+	stop := w.conn.arm(ctx, start.Add(d))
+	err = w.exchangePing()
+	w.conn.disarm(stop)
+	if err == nil {
+		return time.Since(start), nil
+	}
+	if w.conn.broken == nil {
+		w.conn.broken = err
+	}
+	j := &job{info: CallInfo{Command: "ping"}}
+	return time.Since(start), w.failure(ctx, j, err, start)
+}
+
+// call sends the job and returns its answer. After an error, or a panic of j.item, the worker may be in doubt: reusable tells.
+func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
+	start := time.Now()
+	left, limited := j.timeout, j.timeout > 0
+	var deadline time.Time
+	if limited {
+		deadline = start.Add(left)
+	}
+	if end, ok := ctx.Deadline(); ok && (!limited || end.Before(deadline)) {
+		left, limited = end.Sub(start), true // the interrupt keeps this one; Python is told
+	}
+	line := j.req.seal(j.id, left, limited)
+
+	w.current.Store(j)
+	defer w.current.Store(nil)
+	stop := w.conn.arm(ctx, deadline)
+	err := w.conn.send(line)
+	var f frame
+	if err == nil {
+		err = w.receive(j, &f)
+	}
+	w.conn.disarm(stop)
+	if errors.Is(err, os.ErrDeadlineExceeded) && w.conn.broken == nil && w.conn.receiveLast(j.id, &f) && f.kind != frameItem {
+		err = nil // the answer was there in the same instant: it wins
+	}
+	if err != nil {
+		if w.conn.broken == nil && !nothingWritten(err) {
+			w.conn.broken = err
+		}
+		return reply{}, w.failure(ctx, j, err, start)
+	}
+	w.calls.Add(1)
+	if f.kind == frameError {
+		w.errs.Add(1)
+		return reply{}, w.answered(j, &f, start)
+	}
+	return reply{w.conn.take(&f), f.bigInt}, nil
+}
+
+// receive reads frames until the final one, handing items on. A stream that is stopped is canceled and read to its end.
+func (w *worker) receive(j *job, f *frame) error {
+	stopped := false
+	for {
+		if err := w.conn.receive(j.id, f); err != nil {
+			return err
+		}
+		switch {
+		case f.kind != frameItem:
+			return nil
+		case j.item == nil:
+			return w.conn.violation(errors.New("an item for a call that is no stream"), f.body)
+		case stopped:
+			// what was on its way
+		case !j.item(reply{w.conn.take(f), f.bigInt}):
+			stopped = true
+			if err := w.conn.cancel(j.id, w.env.cfg.StopGrace); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// failure says what an exchange that did not end in an answer means. In order: the pool is closing, the caller's context
+// ended, the time is over, the process ended, the stream is broken.
+func (w *worker) failure(ctx context.Context, j *job, err error, start time.Time) *Error {
+	delivery := MaybeExecuted
+	var short *errShortWrite
+	if errors.As(err, &short) || errors.Is(err, errNoise) {
+		delivery = NotExecuted
+	}
+	var e *Error
+	select {
+	case <-w.env.killing:
+		w.proc.kill()
+		e = newError(TypePoolNotAvailable, delivery, "the pool was closed during the call", nil)
+		return w.place(e, j, start)
+	default:
+	}
+	var violation *ProtocolError
+	switch {
+	case ctx.Err() != nil:
+		e = contextError(ctx, delivery, w.hang())
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		took := time.Since(start).Round(time.Millisecond).String()
+		e = timeoutError(TypeOperationTimeout, delivery, "no answer within "+took, w.hang(), nil)
+	case errors.As(err, &violation), errors.Is(err, errNoise):
+		w.proc.kill()
+		if violation == nil {
+			errors.As(w.conn.broken, &violation)
+		}
+		e = newError(TypeProtocol, delivery, violation.Error(), violation)
+	default:
+		e = w.gone(j, delivery)
+	}
+	return w.place(e, j, start)
+}
+
+// contextError is the error of a call whose context ended while it ran. hang is nil when nothing had been written.
+func contextError(ctx context.Context, delivery Delivery, hang *HangError) *Error {
+	cause := ctx.Err()
+	if c := context.Cause(ctx); c != nil && !errors.Is(c, cause) {
+		cause = &pair{cause, c}
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return timeoutError(TypeCanceled, delivery, "canceled by the caller", hang, cause)
+	}
+	return timeoutError(TypeOperationTimeout, delivery, "the context's deadline passed", hang, cause)
+}
+
+func timeoutError(t ErrorType, delivery Delivery, message string, hang *HangError, cause error) *Error {
+	if hang == nil {
+		return newError(t, delivery, message, cause)
+	}
+	return newError(t, delivery, message+": "+hang.Error(), joinDetail(hang, cause))
+}
+
+// hang collects the Python stacks and kills the group. No answer counts any more. It takes at most KillGrace. While nothing has been
+// written there is nothing to stop: it returns nil.
+func (w *worker) hang() *HangError {
+	if w.conn.broken == nil {
+		return nil
+	}
+	stacks := w.proc.stacks(w.env.cfg.KillGrace / 2)
+	w.proc.kill()
+	return &HangError{Stacks: stacks, Killed: true}
+}
+
+// gone explains the end of the stream: the process has ended, or it has closed its channel and must be ended.
+func (w *worker) gone(j *job, delivery Delivery) *Error {
+	// End of file comes before the exit: wait a moment for the reason.
+	if !w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {
+		w.proc.kill()
+		v := &ProtocolError{Reason: "the worker closed its channel and went on"}
+		return newError(TypeProtocol, delivery, v.Error(), v)
+	}
+	if last, known := w.proc.begun(); known && last != j.id {
+		delivery = NotExecuted // its runtime died before it began this request
+	}
+	exit := w.exitError()
+	return newError(TypeWorkerExited, delivery, exit.Error(), exit)
+}
+
+// exitError describes a process that has exited.
+func (w *worker) exitError() *ExitError {
+	select {
+	case <-w.log.done:
+	case <-time.After(drainWait):
+	}
+	state := w.proc.exit()
+	stderr := w.log.text()
+	e := &ExitError{
+		Code: state.code, Signal: state.signal, OOM: !state.ours && state.signal == syscall.SIGKILL,
+		Stderr: stderr, Uptime: time.Since(w.started), Calls: w.calls.Load(),
+	}
+	if i := strings.LastIndex(stderr, "Fatal Python error"); i >= 0 {
+		e.Stacks = stderr[i:]
+	}
+	return e
+}
+
+func (w *worker) awaitExit(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-w.proc.exited():
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// place fills in the context of an error.
+func (w *worker) place(e *Error, j *job, start time.Time) *Error {
+	e.Context = ErrorContext{
+		Pool: w.env.cfg.Name, Worker: w.id, PID: w.proc.pid(), Session: j.info.Session, Command: j.info.Command,
+		Program: j.info.Program, RequestID: j.id, Elapsed: time.Since(start),
+	}
+	return e
+}
+
+// answered turns an error answer into an *Error. The worker is fine, except after a fault of its runtime.
+func (w *worker) answered(j *job, f *frame, start time.Time) *Error {
+	var we wireError
+	if err := json.Unmarshal(f.body, &we); err != nil {
+		w.conn.broken = err
+		v := &ProtocolError{Reason: "unreadable error: " + err.Error(), Sample: quoteSample(f.body)}
+		return w.place(newError(TypeProtocol, MaybeExecuted, v.Error(), v), j, start)
+	}
+	e := we.toError(j.info)
+	if e.Type == TypeInternal {
+		w.conn.broken = e
+	}
+	return w.place(e, j, start)
+}
+
+// reusable reports whether the worker may serve again: no doubt, not gone, not worn out.
+func (w *worker) reusable() bool {
+	return w.conn.broken == nil && !w.retired.Load() && !w.isExited()
+}
+
+func (w *worker) isExited() bool { return isClosed(w.proc.exited()) }
+func (w *worker) isReady() bool {
+	return isClosed(w.ready) && !w.isExited() && !w.retired.Load() && !w.lost.Load()
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// stop ends the process and frees what the host holds of it. A healthy one is asked first: shutdown, end of file, TERM,
+// KILL, with StopGrace for each; one in doubt is killed. It returns when the process is reaped, or after reapWait.
+func (w *worker) stop() {
+	if w.conn.broken == nil && !w.isExited() {
+		w.retired.Store(true)
+		if !isClosed(w.env.killing) {
+			w.stopPolitely()
+		}
+	}
+	w.proc.kill()
+	if w.awaitExit(reapWait) {
+		<-w.watched
+		select {
+		case <-w.log.done:
+		case <-time.After(drainWait):
+		}
+	} else {
+		w.env.unreapable.Add(1)
+	}
+	w.proc.release()
+}
+
+func (w *worker) stopPolitely() {
+	grace := w.env.cfg.StopGrace
+	stop := w.conn.arm(context.Background(), time.Now().Add(grace))
+	id := w.env.ids.Add(1)
+	if req, err := encodeRequest(nil, "shutdown", nil, "", false); err == nil {
+		var bye any
+		_ = w.converse(req.seal(id, 0, false), id, &bye)
+	}
+	w.conn.disarm(stop)
+	_ = w.conn.t.Close()
+	for _, step := range []func(){func() {}, w.proc.terminate} {
+		step()
+		timer := time.NewTimer(grace)
+		select {
+		case <-w.proc.exited():
+		case <-w.env.killing:
+		case <-timer.C:
+		}
+		timer.Stop()
+		if w.isExited() || isClosed(w.env.killing) {
+			return
+		}
+	}
+}
+
+// failStart ends a worker that did not become ready, and says why.
+func (w *worker) failStart(ctx context.Context, stage string, err error) *Error {
+	if w.conn.broken == nil {
+		w.conn.broken = err
+	}
+	cause := err
+	var we *wireError
+	switch {
+	case errors.As(err, &we):
+		if we.Stage != "" {
+			stage = we.Stage
+		}
+		cause = we.startCause()
+	case ctx.Err() != nil:
+		cause = context.Cause(ctx)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		cause = errors.Join(errors.New("not ready within StartTimeout, "+w.env.cfg.StartTimeout.String()), w.hang())
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), isShortWrite(err):
+		// A deadline of its own, and no longer than a hang's: the process may have closed its channel and live on.
+		if w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {
+			cause = w.exitError()
+			if stage == "hello" {
+				var old error
+				if w.python, old = tooOld(ctx, w.env.spec); old != nil {
+					cause = joinDetail(old, cause)
+				}
+			}
+		} else {
+			cause = &ProtocolError{Reason: "the process closed its output before it was ready"}
+		}
+	}
+	e := w.startError(stage, cause)
+	w.stop() // stderr is complete then
+	detail := e.Err.(*StartError)
+	detail.Stderr = w.log.text()
+	var py *PythonError
+	if errors.As(cause, &py) && !strings.Contains(detail.Stderr, py.Traceback) {
+		detail.Stderr += py.Traceback
+	}
+	return e
+}
+
+func isShortWrite(err error) bool {
+	var short *errShortWrite
+	return errors.As(err, &short)
+}
+
+// nothingWritten reports whether the exchange ended, by its deadline, before its first byte: the worker is as it was.
+func nothingWritten(err error) bool {
+	var short *errShortWrite
+	return errors.As(err, &short) && short.n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// startError builds the error of a failed start.
+func (w *worker) startError(stage string, cause error) *Error {
+	cfg := w.env.cfg
+	python := w.env.spec.path
+	if w.python != "" {
+		python += " (" + w.python + ")"
+	}
+	detail := &StartError{Stage: stage, Python: python, Err: cause}
+	e := newError(TypeWorkerStart, NotExecuted, detail.Error(), detail)
+	what := cfg.Script
+	if what == "" {
+		what = cfg.Module
+	}
+	if what != "" {
+		e.Message = oneLine(what) + ": " + e.Message
+	}
+	e.Context = ErrorContext{Pool: cfg.Name, Worker: w.id, Elapsed: time.Since(w.started)}
+	if w.proc != nil {
+		e.Context.PID = w.proc.pid()
+	}
+	return e
+}
+
+// logLine sends one line of the worker's output to the log, with the call it belongs to: the record's own, or the current one's.
+func (w *worker) logLine(line logLine) {
+	if !w.env.reporter.enabled(line.level) {
+		return
+	}
+	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.pid())}
+	call, session := line.call, line.session
+	if j := w.current.Load(); j != nil && (call == 0 || call == j.id) {
+		call, session = j.id, j.info.Session
+		attrs = append(attrs, slog.String("command", j.info.Command))
+	}
+	if call != 0 {
+		attrs = append(attrs, slog.Uint64("request", call))
+	}
+	if session != "" {
+		attrs = append(attrs, slog.String("session", session))
+	}
+	source := "stderr"
+	if line.logger != "" {
+		source = "logging"
+		attrs = append(attrs, slog.String("logger", line.logger))
+	}
+	w.env.reporter.log(line.level, line.text, append(attrs, slog.String("source", source))...)
+}
+
+// state names what the worker is doing.
+func (w *worker) state() string {
+	switch {
+	case w.retired.Load(), w.lost.Load():
+		return "stopping"
+	case !isClosed(w.ready):
+		return "starting"
+	case w.current.Load() != nil:
+		return "busy"
+	}
+	return "idle"
+}
+
+// info is the worker's snapshot.
+func (w *worker) info() WorkerInfo {
+	info := WorkerInfo{
+		ID: w.id, PID: w.proc.pid(), State: w.state(), StartedAt: w.started, Calls: w.calls.Load(), Errors: w.errs.Load(),
+		RSS: residentBytes(w.proc.pid()), Overflow: w.overflow.Load(),
+	}
+	if isClosed(w.ready) {
+		info.Python = w.python
+	}
+	return info
+}
