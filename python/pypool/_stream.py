@@ -20,12 +20,7 @@ def run(worker: Worker, id: int, result: Any) -> str:
 
     The generator is closed in every case, so that its finally blocks have run before the final line is written.
     """
-    if hasattr(result, "__anext__"):
-        items = _async_items(result)
-    elif hasattr(result, "__next__"):
-        items = result
-    else:
-        items = iter((result,))
+    items = items_of(result)
     cancel = b'{"id":%d,"cancel":true}' % id
     try:
         # Asked before each item, so that a caller who left early stops a generator that has not begun, too.
@@ -43,6 +38,16 @@ def run(worker: Worker, id: int, result: Any) -> str:
     if close is not None:
         close()
     return worker.succeeded(id, "null")
+
+
+def items_of(result: Any) -> Iterator[Any]:
+    """What a handler returned, as an iterator of items."""
+    if hasattr(result, "__anext__"):
+        return _async_items(result)
+    if hasattr(result, "__next__"):
+        items: Iterator[Any] = result
+        return items
+    return iter((result,))
 
 
 def _told(channel: Channel, control: bytes) -> bool:

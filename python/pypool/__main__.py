@@ -1,0 +1,185 @@
+"""Trying a worker by hand.
+
+    python -m pypool worker.py                          list its commands
+    python -m pypool worker.py call NAME ['JSON']       call one, and show result, time or traceback
+    python -m pypool check worker.py                    the doctor: interpreter, environment, script, commands
+
+Arguments are a JSON object (by name) or array (by position). The exit status is 1 when something is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from typing import Any, List, Optional
+
+from . import _async, _bind, _call, _commands, _describe, _errors, _start, __version__
+from ._protocol import ResultError, encode
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] == ["check"]:
+        return _check(_parser("check").parse_args(args[1:]).script)
+    if args[1:2] == ["call"]:
+        options = _parser("call").parse_args([args[0]] + args[2:])
+        return _call_by_hand(options)
+    return _list(_parser("list").parse_args(args).script)
+
+
+def _parser(mode: str) -> argparse.ArgumentParser:
+    usage = {
+        "list": "python -m pypool SCRIPT | SCRIPT call NAME [JSON] | check SCRIPT",
+        "call": "python -m pypool SCRIPT call NAME [JSON] [--session ID]",
+        "check": "python -m pypool check SCRIPT",
+    }[mode]
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="pypool", usage=usage, description=__doc__, formatter_class=raw)
+    parser.add_argument("script", help="the worker script, or the name of a module")
+    if mode == "call":
+        parser.add_argument("name", help="a command, or the id of a program")
+        parser.add_argument("json", nargs="?", help="its arguments: a JSON object or array")
+        parser.add_argument("--session", metavar="ID", help="the session the call is labelled with")
+    return parser
+
+
+def _load(script: str) -> Optional[str]:
+    """Import the script as a worker does, and run its setups; returns the traceback when that fails."""
+    is_file = script.endswith(".py") or os.path.exists(script)
+    path, module = (os.path.abspath(script), None) if is_file else (None, script)
+    try:
+        if path is not None and not os.path.isfile(path):
+            return "%s: no such file\n" % path
+        _start.prepare_path(path, module)
+        sys.argv = [script]
+        _start.import_user(path, module)
+        _start.run_setups()
+    except BaseException as error:
+        return _errors.format_traceback(error)
+    return None
+
+
+def _list(script: str) -> int:
+    trouble = _load(script)
+    if trouble is not None:
+        sys.stderr.write(trouble)
+        return 1
+    entries = [*_commands.COMMANDS.values(), *_commands.PROGRAMS.values()]
+    if not entries:
+        print("%s has no commands: decorate a function with @command" % script)
+        return 1
+    for entry in entries:
+        facts = _describe.describe(entry)
+        label = "" if facts["kind"] == "function" else "  [%s]" % facts["kind"]
+        print(facts["name"] + facts["signature"] + label)
+        for line in facts["doc"].splitlines():
+            print("    " + line if line else "")
+    return 0
+
+
+def _call_by_hand(options: argparse.Namespace) -> int:
+    trouble = _load(options.script)
+    if trouble is not None:
+        sys.stderr.write(trouble)
+        return 1
+    name = options.name
+    entry = _commands.COMMANDS.get(name) or _commands.PROGRAMS.get(name)
+    if entry is None:
+        known = {**_commands.COMMANDS, **_commands.PROGRAMS}
+        sys.stderr.write(_errors.unknown("command", name, known)["message"] + "\n")
+        return 1
+    try:
+        args = None if options.json is None else json.loads(options.json)
+    except ValueError as error:
+        sys.stderr.write("the arguments are not JSON: %s\n" % error)
+        return 1
+    _call.RUNNING.request = (1, name, args, options.session, None, entry.streams, None)
+    began = _call.RUNNING.began = time.monotonic()
+    status = _run(entry, args)
+    sys.stderr.write("%s in %.1f ms\n" % ("ok" if status == 0 else "failed", (time.monotonic() - began) * 1000))
+    return status
+
+
+def _run(entry: Any, args: Any) -> int:
+    from . import _stream
+
+    try:
+        positional, keyword = _bind.bind(entry, args)
+    except _bind.BindError as error:
+        sys.stderr.write("invalid arguments: %s\n" % error)
+        return 1
+    try:
+        result = entry.func(*positional, **keyword)
+        if entry.awaits and hasattr(result, "__await__"):
+            result = _async.run(result)
+        if entry.streams:
+            for item in _stream.items_of(result):
+                print(_pretty(item), flush=True)
+        else:
+            print(_pretty(result))
+    except ResultError as error:
+        sys.stderr.write("invalid result: %s (at %s)\n" % (error.fields["message"], error.fields.get("path", "$")))
+        return 1
+    except TypeError as error:
+        message = _bind.mismatch(entry, args)
+        sys.stderr.write("invalid arguments: %s\n" % message if message else _errors.format_traceback(error))
+        return 1
+    except BaseException as error:
+        sys.stderr.write(_errors.format_traceback(error))
+        return 1
+    return 0
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(json.loads(encode(value)), indent=2, ensure_ascii=False)
+
+
+def _check(script: str) -> int:
+    """The doctor: one line a finding, and what to do about the bad ones."""
+    ok = True
+    version = "%d.%d.%d" % sys.version_info[:3]
+    print("pypool        %s" % __version__)
+    print("interpreter   %s (%s %s)" % (sys.executable, sys.implementation.name, version))
+    if sys.prefix != sys.base_prefix:
+        print("environment   virtual environment %s" % sys.prefix)
+    else:
+        print("environment   none: packages come from %s" % sys.prefix)
+        wanted = os.environ.get("VIRTUAL_ENV")
+        if wanted:
+            ok = False
+            print("              VIRTUAL_ENV is %s, but this interpreter is not its own: run %s/bin/python" % (wanted, wanted))
+    began = time.monotonic()
+    trouble = _load(script)
+    seconds = time.monotonic() - began
+    if trouble is not None:
+        print("script        %s cannot be imported:" % script)
+        print("".join("              %s\n" % line for line in trouble.rstrip().splitlines()), end="")
+        missing = _missing_module(trouble)
+        if missing:
+            print("              install it with: %s -m pip install %s" % (sys.executable, missing))
+        return 1
+    print("script        %s, imported in %.0f ms" % (script, seconds * 1000))
+    if seconds > 10:
+        print("              a pool waits 30 s for its workers by default: raise Config.StartTimeout, or import less")
+    names = [*_commands.COMMANDS, *_commands.PROGRAMS]
+    if names:
+        print("commands      " + ", ".join(names))
+    else:
+        ok = False
+        print("commands      none: decorate a function with @command")
+    print("all is well" if ok else "there is trouble, see above")
+    return 0 if ok else 1
+
+
+def _missing_module(trouble: str) -> str:
+    last = trouble.rstrip().rpartition("\n")[2]
+    mark = "No module named '"
+    return last.partition(mark)[2].partition("'")[0].partition(".")[0] if mark in last else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
