@@ -226,39 +226,54 @@ func (p *execProcess) release() {
 
 // pipes is the transport over a process's stdin and stdout.
 type pipes struct {
-	in, out *os.File
-	raw     syscall.RawConn // of out
-	try     func(fd uintptr) bool
-	p       []byte // arguments and results of try, which is made once
-	n       int
-	err     error
+	in, out       *os.File
+	reads, writes attempt
 }
 
-func (p *pipes) open() (err error) {
-	p.raw, err = p.out.SyscallConn()
-	p.try = func(fd uintptr) bool {
-		p.n, p.err = readNow(fd, p.p)
+func (p *pipes) open() error {
+	return errors.Join(p.reads.open(p.out, readNow), p.writes.open(p.in, writeNow))
+}
+
+func (p *pipes) Read(b []byte) (int, error)     { return p.out.Read(b) }
+func (p *pipes) Write(b []byte) (int, error)    { return p.in.Write(b) }
+func (p *pipes) TryWrite(b []byte) (int, error) { return p.writes.do(p.writes.raw.Write, b) }
+
+func (p *pipes) TryRead(b []byte) (int, error) {
+	n, err := p.reads.do(p.reads.raw.Read, b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// An expired deadline refuses even a read that would not wait.
+		_ = p.out.SetReadDeadline(time.Time{})
+		return p.reads.do(p.reads.raw.Read, b)
+	}
+	return n, err
+}
+
+// attempt is one non-blocking system call on a file. Its closure is made once, so that a call allocates nothing.
+type attempt struct {
+	raw  syscall.RawConn
+	once func(fd uintptr) bool
+	p    []byte
+	n    int
+	err  error
+}
+
+func (a *attempt) open(f *os.File, call func(uintptr, []byte) (int, error)) (err error) {
+	a.raw, err = f.SyscallConn()
+	a.once = func(fd uintptr) bool {
+		a.n, a.err = call(fd, a.p)
 		return true // never wait
 	}
 	return err
 }
 
-func (p *pipes) Read(b []byte) (int, error)  { return p.out.Read(b) }
-func (p *pipes) Write(b []byte) (int, error) { return p.in.Write(b) }
-
-func (p *pipes) TryRead(b []byte) (int, error) {
-	p.p = b
-	err := p.raw.Read(p.try)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		// An expired deadline refuses even a read that would not wait.
-		_ = p.out.SetReadDeadline(time.Time{})
-		err = p.raw.Read(p.try)
-	}
-	p.p = nil
+func (a *attempt) do(through func(func(uintptr) bool) error, b []byte) (int, error) {
+	a.p, a.n, a.err = b, 0, nil
+	err := through(a.once)
+	a.p = nil
 	if err != nil {
 		return 0, err
 	}
-	return p.n, p.err
+	return a.n, a.err
 }
 
 func (p *pipes) SetDeadline(t time.Time) error {

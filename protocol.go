@@ -27,6 +27,8 @@ type transport interface {
 	io.Writer
 	// TryRead reads what is there without waiting: 0, nil when that is nothing. It ignores deadlines.
 	TryRead(p []byte) (int, error)
+	// TryWrite writes what is accepted without waiting: 0, nil when that is nothing.
+	TryWrite(p []byte) (int, error)
 	SetDeadline(t time.Time) error
 	Close() error
 }
@@ -255,6 +257,17 @@ func (c *conn) arm(ctx context.Context, deadline time.Time) (stop func() bool) {
 	return context.AfterFunc(ctx, c.interrupt)
 }
 
+// extend starts the timeout (0: none) anew while the exchange goes on.
+func (c *conn) extend(ctx context.Context, timeout time.Duration) {
+	if timeout <= 0 {
+		return
+	}
+	_ = c.t.SetDeadline(time.Now().Add(timeout))
+	if ctx.Err() != nil { // the interrupt may just have been overwritten
+		_ = c.t.SetDeadline(time.Unix(1, 0))
+	}
+}
+
 // disarm returns when no interrupt can come any more, and clears the deadline: a late one must not poison the next call.
 func (c *conn) disarm(stop func() bool) {
 	if stop != nil && !stop() {
@@ -265,6 +278,14 @@ func (c *conn) disarm(stop func() bool) {
 
 // send writes one whole line. On *errShortWrite or errNoise the request was not executed.
 func (c *conn) send(line []byte) error {
+	if err := c.quiet(); err != nil {
+		return err
+	}
+	return c.write(line)
+}
+
+// quiet checks that the worker has sent nothing since its last answer.
+func (c *conn) quiet() error {
 	if c.r == c.w {
 		c.r, c.w = 0, 0
 		n, err := c.t.TryRead(c.buf)
@@ -278,18 +299,22 @@ func (c *conn) send(line []byte) error {
 		c.broken = &ProtocolError{Reason: errNoise.Error(), Sample: quoteSample(c.buf[c.r:c.w])}
 		return errNoise
 	}
-	n, err := c.t.Write(line)
-	if n < len(line) {
-		if err == nil {
-			err = io.ErrShortWrite
-		}
-		short := &errShortWrite{n, err}
-		if !nothingWritten(short) {
-			c.broken = err
-		}
-		return short
-	}
 	return nil
+}
+
+func (c *conn) write(line []byte) error {
+	n, err := c.t.Write(line)
+	if n == len(line) {
+		return nil
+	}
+	if err == nil {
+		err = io.ErrShortWrite
+	}
+	short := &errShortWrite{n, err}
+	if !nothingWritten(short) {
+		c.broken = err
+	}
+	return short
 }
 
 // receive reads the next frame and checks that it answers id.
@@ -379,8 +404,6 @@ func (c *conn) violation(err error, sample []byte) error {
 func (c *conn) cancel(id uint64, d time.Duration) error {
 	line := append(strconv.AppendUint([]byte(`{"id":`), id, 10), `,"cancel":true}`+"\n"...)
 	_ = c.t.SetDeadline(time.Now().Add(d))
-	if _, err := c.t.Write(line); err != nil {
-		return err
-	}
-	return nil
+	_, err := c.t.Write(line)
+	return err
 }

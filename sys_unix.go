@@ -49,3 +49,19 @@ func readNow(fd uintptr, p []byte) (int, error) {
 		return n, nil
 	}
 }
+
+// writeNow writes what the pipe takes without waiting.
+func writeNow(fd uintptr, p []byte) (int, error) {
+	for {
+		n, err := syscall.Write(int(fd), p)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case errors.Is(err, syscall.EAGAIN):
+			return 0, nil
+		case err != nil:
+			return 0, err
+		}
+		return n, nil
+	}
+}

@@ -66,6 +66,7 @@ type job struct {
 	req     request
 	timeout time.Duration    // of the operation; 0: none
 	item    func(reply) bool // takes a stream's items; false stops the stream. nil: items are not expected
+	stopped bool             // item has returned false
 }
 
 // reply is the raw JSON of a result or item.
@@ -210,8 +211,11 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	if limited {
 		deadline = start.Add(left)
 	}
+	if j.item != nil {
+		limited = false // the timeout is for each item, and starts anew; Python is told of the context's end alone
+	}
 	if end, ok := ctx.Deadline(); ok && (!limited || end.Before(deadline)) {
-		left, limited = end.Sub(start), true // the interrupt keeps this one; Python is told
+		left, limited = end.Sub(start), true // the interrupt keeps this one
 	}
 	line := j.req.seal(j.id, left, limited)
 
@@ -221,7 +225,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	err := w.conn.send(line)
 	var f frame
 	if err == nil {
-		err = w.receive(j, &f)
+		err = w.receive(ctx, j, &f)
 	}
 	w.conn.disarm(stop)
 	if errors.Is(err, os.ErrDeadlineExceeded) && w.conn.broken == nil && w.conn.receiveLast(j.id, &f) && f.kind != frameItem {
@@ -242,8 +246,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 }
 
 // receive reads frames until the final one, handing items on. A stream that is stopped is canceled and read to its end.
-func (w *worker) receive(j *job, f *frame) error {
-	stopped := false
+func (w *worker) receive(ctx context.Context, j *job, f *frame) error {
 	for {
 		if err := w.conn.receive(j.id, f); err != nil {
 			return err
@@ -253,10 +256,12 @@ func (w *worker) receive(j *job, f *frame) error {
 			return nil
 		case j.item == nil:
 			return w.conn.violation(errors.New("an item for a call that is no stream"), f.body)
-		case stopped:
+		case j.stopped:
 			// what was on its way
-		case !j.item(reply{w.conn.take(f), f.bigInt}):
-			stopped = true
+		case j.item(reply{w.conn.take(f), f.bigInt}):
+			w.conn.extend(ctx, j.timeout)
+		default:
+			j.stopped = true
 			if err := w.conn.cancel(j.id, w.env.cfg.StopGrace); err != nil {
 				return err
 			}
@@ -284,6 +289,8 @@ func (w *worker) failure(ctx context.Context, j *job, err error, start time.Time
 	switch {
 	case ctx.Err() != nil:
 		e = contextError(ctx, delivery, w.hang())
+	case errors.Is(err, os.ErrDeadlineExceeded) && j.stopped:
+		e = timeoutError(TypeCanceled, delivery, "the loop over the stream was left, and the generator did not stop within StopGrace", w.hang(), nil)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		took := time.Since(start).Round(time.Millisecond).String()
 		e = timeoutError(TypeOperationTimeout, delivery, "no answer within "+took, w.hang(), nil)
