@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -54,18 +55,24 @@ func (r Result) Raw() json.RawMessage {
 // Decode stores the result in v, a non-nil pointer, by the rules of encoding/json. Nothing is rounded: when the result holds an integer
 // of more than 15 digits, numbers in interface values become json.Number instead of float64. An error is an ErrDecode.
 func (r Result) Decode(v any) error {
-	var err error
-	if r.reply.bigInt {
-		dec := json.NewDecoder(bytes.NewReader(r.Raw()))
+	err := decodeReply(r.Raw(), r.reply.bigInt, v)
+	var e *Error
+	if errors.As(err, &e) {
+		e.Context.Worker = r.worker
+	}
+	return err
+}
+
+func decodeReply(raw []byte, bigInt bool, v any) (err error) {
+	if bigInt {
+		dec := json.NewDecoder(bytes.NewReader(raw))
 		dec.UseNumber()
 		err = dec.Decode(v)
 	} else {
-		err = json.Unmarshal(r.Raw(), v)
+		err = json.Unmarshal(raw, v)
 	}
 	if err != nil {
-		e := newError(TypeDecode, Executed, fmt.Sprintf("cannot decode the result into %T: %v", v, err), err)
-		e.Context.Worker = r.worker
-		return e
+		return newError(TypeDecode, Executed, fmt.Sprintf("cannot decode the result into %T: %v", v, err), err)
 	}
 	return nil
 }
@@ -163,7 +170,11 @@ func (c *call) encode(cfg *Config) *Error {
 		return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
 	}
 	c.req = req
-	if size := req.size(); size > cfg.MaxMessageBytes {
+	return c.checkSize(cfg)
+}
+
+func (c *call) checkSize(cfg *Config) *Error {
+	if size := c.req.size(); size > cfg.MaxMessageBytes {
 		return newError(TypeMessageTooLarge, NotExecuted, fmt.Sprintf("the request is %d bytes, MaxMessageBytes is %d", size, cfg.MaxMessageBytes), nil)
 	}
 	return nil

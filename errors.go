@@ -151,6 +151,12 @@ func newError(t ErrorType, d Delivery, message string, err error) *Error {
 	return &Error{Category: categories[t], Type: t, Message: oneLine(message), Delivery: d, Err: err}
 }
 
+// again returns a copy, for another call that ends the same way.
+func (e *Error) again() *Error {
+	c := *e
+	return &c
+}
+
 // Error returns one line: the type, the command or script, the cause.
 func (e *Error) Error() string {
 	var b strings.Builder

@@ -184,12 +184,12 @@ func (p *Pool) finish(ctx context.Context, c *call, err *Error) error {
 
 // admit refuses what can be refused without a worker, and asks the command's circuit.
 func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (reply, *Error) {
+	if invalidOption == nil {
+		invalidOption = p.refusedCommand(c.info.Command)
+	}
 	switch {
 	case invalidOption != nil:
 		return reply{}, invalidOption
-	case c.info.Command == "hello" || c.info.Command == "shutdown" || c.info.Command == "" || len(c.info.Command) > 256:
-		unknown := &UnknownCommandError{Name: c.info.Command, Names: p.commandNames()}
-		return reply{}, newError(TypeUnknownCommand, NotExecuted, unknown.Error(), unknown)
 	case isClosed(p.closing):
 		return reply{}, newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
 	}
@@ -209,6 +209,22 @@ func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (reply,
 		p.sup.breakers.lost(key, err)
 	}
 	return rep, err
+}
+
+// refusedCommand refuses the names that no worker may be asked for.
+func (p *Pool) refusedCommand(name string) *Error {
+	if name != "hello" && name != "shutdown" && name != "" && len(name) <= 256 {
+		return nil
+	}
+	unknown := &UnknownCommandError{Name: name, Names: p.commandNames()}
+	return newError(TypeUnknownCommand, NotExecuted, unknown.Error(), unknown)
+}
+
+// sequenceError is the last error of a Map whose context ended.
+func (p *Pool) sequenceError(ctx context.Context, info CallInfo) *Error {
+	e := contextError(ctx, NotExecuted, nil)
+	e.Context = ErrorContext{Pool: p.cfg.Name, Command: info.Command, Session: info.Session}
+	return e
 }
 
 // serve takes a worker and has it run the call. A proof that a dying worker did not execute it is worth one more try.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -32,6 +33,7 @@ type worker struct {
 
 	python   string   // its version, known when ready
 	commands []string // what it registered
+	begins   bool     // its runtime notes the id of each request that it begins
 
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration
@@ -138,6 +140,7 @@ func (w *worker) greet() (stage string, err error) {
 		return "hello", versionMismatch(answer.Protocol, answer.Runtime)
 	}
 	w.python, w.commands = answer.Python, answer.Commands
+	w.begins = slices.Contains(answer.Capabilities, "begun")
 	if err := w.exchangePing(); err != nil {
 		return "ping", err
 	}
@@ -344,7 +347,7 @@ func (w *worker) gone(j *job, delivery Delivery) *Error {
 		v := &ProtocolError{Reason: "the worker closed its channel and went on"}
 		return newError(TypeProtocol, delivery, v.Error(), v)
 	}
-	if last, known := w.proc.begun(); known && last != j.id {
+	if last, known := w.proc.begun(); known && w.begins && last != j.id {
 		delivery = NotExecuted // its runtime died before it began this request
 	}
 	exit := w.exitError()

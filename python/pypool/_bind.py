@@ -140,7 +140,8 @@ def _reason(signature: inspect.Signature, positional: Sequence[Any], keyword: Di
     by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_name = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     if len(positional) > len(by_position) and not any(kind.name == "VAR_POSITIONAL" for kind in kinds):
-        return "takes at most %d arguments, got %d" % (len(by_position), len(positional))
+        plural = "" if len(by_position) == 1 else "s"
+        return "takes at most %d argument%s, got %d" % (len(by_position), plural, len(positional))
     given = {p.name for p in by_position[: len(positional)]}
     if not any(kind.name == "VAR_KEYWORD" for kind in kinds):
         for name in keyword:

@@ -15,14 +15,14 @@ MAX_MESSAGE = 64 * 1024
 MAX_TRACEBACK = 256 * 1024
 
 
-def exception_fields(error: BaseException) -> Dict[str, Any]:
+def exception_fields(error: BaseException, whole: bool = False) -> Dict[str, Any]:
     """type, module, message, traceback, notes, and code for a SystemExit. Never raises, whatever the exception's methods do."""
     kind = type(error)
     fields: Dict[str, Any] = {
         "type": kind.__qualname__,
         "module": str(kind.__module__),
         "message": _clip(_text(error), MAX_MESSAGE),
-        "traceback": _clip(format_traceback(error), MAX_TRACEBACK),
+        "traceback": _clip(format_traceback(error, whole), MAX_TRACEBACK),
         "notes": [_clip(_text(note), MAX_MESSAGE) for note in _notes(error)],
     }
     if isinstance(error, SystemExit):
@@ -31,10 +31,11 @@ def exception_fields(error: BaseException) -> Dict[str, Any]:
     return fields
 
 
-def format_traceback(error: BaseException) -> str:
-    """The traceback as Python prints it, without the runtime's own frames on top."""
+def format_traceback(error: BaseException, whole: bool = False) -> str:
+    """The traceback as Python prints it, without the runtime's own frames on top unless `whole` asks for them."""
     try:
-        lines = traceback.format_exception(type(error), error, _user_part(error.__traceback__))
+        trace = error.__traceback__ if whole else _user_part(error.__traceback__)
+        lines = traceback.format_exception(type(error), error, trace)
         return "".join(lines)
     except BaseException as failure:
         return "%s: %s\n(the traceback cannot be formatted: %s)\n" % (
@@ -52,8 +53,9 @@ def _user_part(trace: Optional[TracebackType]) -> Optional[TracebackType]:
 
 
 def _is_ours(frame: FrameType) -> bool:
-    name = str(frame.f_globals.get("__name__", ""))
-    package = name.partition(".")[0]
+    # __package__ first: under `python -m pypool` the command line's own module is called __main__.
+    name = frame.f_globals.get("__package__") or frame.f_globals.get("__name__") or ""
+    package = str(name).partition(".")[0]
     return package in ("pypool", "asyncio", "importlib", "_frozen_importlib", "_frozen_importlib_external")
 
 

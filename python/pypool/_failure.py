@@ -35,6 +35,15 @@ def answer(worker: Worker, id: int, error: BaseException, entry: Optional[Comman
     return _fitting(worker, id, fields)
 
 
+def internal(worker: Worker, id: int, error: BaseException) -> str:
+    """The final line for an exception that is the runtime's own, with all frames: somebody has to find that mistake."""
+    from . import _errors
+
+    fields: Dict[str, Any] = {"kind": "internal"}
+    fields.update(_errors.exception_fields(error, whole=True))
+    return refused(worker, id, fields)
+
+
 def refused(worker: Worker, id: int, fields: Dict[str, Any]) -> str:
     """The final line for a call whose handler did not begin."""
     worker.errors += 1
@@ -48,8 +57,8 @@ def refusal(error: RequestError) -> str:
 
 def escaped(worker: Worker, id: int, error: BaseException, writing: bool) -> None:
     """An exception no handler raised: a signal handler's, that struck the loop itself, or a broken channel."""
-    if isinstance(error, OSError):
-        _life.host_gone()  # nobody reads answers any more
+    if isinstance(error, OSError) and error.errno is not None:
+        _life.host_gone()  # nobody reads answers any more; a TimeoutError("...") somebody raised has no errno
     if writing:
         # Whether the answer is out cannot be known, and a second one would be worse than none.
         from . import _exit
@@ -57,6 +66,10 @@ def escaped(worker: Worker, id: int, error: BaseException, writing: bool) -> Non
         _exit.finish(1)
     if id:
         worker.channel.write(worker.failed(id, error))
+    else:
+        from . import _errors
+
+        _errors.note("raised between two calls, by a signal handler perhaps:\n" + _errors.format_traceback(error))
     RUNNING.request = None
 
 

@@ -236,7 +236,7 @@ def _record(kind: Any, fields: Dict[str, Converter], positions: Optional[List[st
         try:
             return kind(**values)
         except Exception as error:  # a missing field, an unknown one, or what the class itself checks
-            reason = str(error).replace("__init__() ", "").replace("__new__() ", "")
+            reason = str(error).rpartition("__init__() ")[2].rpartition("__new__() ")[2]
             raise ConversionError(path, "%s (an object)" % kind.__name__, value, reason) from None
 
     return record

@@ -136,5 +136,7 @@ class Worker:
             from . import _dispatch
 
             return _dispatch.run(self, request[0], entry, request[2], request[5])
-        except BaseException as error:
-            return self.failed(request[0], error)
+        except Exception as error:  # no handler's: _dispatch has answered for those
+            from . import _failure
+
+            return _failure.internal(self, request[0], error)

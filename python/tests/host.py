@@ -38,6 +38,7 @@ class Host:
         hello: bool = True,
         extras: bool = True,
         preexec: Any = None,
+        leader: bool = True,
         **args: Any,
     ) -> None:
         boot = (PACKAGE / "_boot.py").read_text("ascii")
@@ -53,7 +54,7 @@ class Host:
                 a, b = os.dup(stack_w), os.dup(page_fd)
                 os.dup2(a, 3)
                 os.dup2(b, 4)
-                os.closerange(5, 64)
+                os.closerange(5, 1024)
             if preexec is not None:
                 preexec()
 
@@ -67,7 +68,7 @@ class Host:
             bufsize=0,
             close_fds=not extras,
             preexec_fn=prepare,
-            start_new_session=True,
+            start_new_session=leader,
         )
         os.close(stack_w)
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -134,7 +135,10 @@ class Host:
         return json.loads(line)
 
     def silent(self, seconds: float = 0.05) -> bool:
-        return not self._buffer and not select.select([self.fd_in], [], [], seconds)[0]
+        """Whether nothing more comes: no byte within this time, or the end."""
+        if not self._buffer and select.select([self.fd_in], [], [], seconds)[0]:
+            self._buffer = os.read(self.fd_in, 1 << 16)
+        return not self._buffer
 
     def request(self, command: str, args: Any = None, **more: Any) -> Dict[str, Any]:
         self._id += 1
@@ -175,8 +179,7 @@ class Host:
     # -- process
 
     def begun(self) -> int:
-        self.page.seek(0)
-        number: int = struct.unpack("=Q", self.page.read(8))[0]
+        number: int = struct.unpack("=Q", os.pread(self.page.fileno(), 8, 0))[0]
         return number
 
     def stderr(self) -> str:
@@ -187,6 +190,19 @@ class Host:
         mark = "\x1epypool:"
         return [json.loads(line[len(mark) :]) for line in self.stderr().split("\n") if line.startswith(mark)]
 
+    def wait_stderr(self, text: str, timeout: float = TIMEOUT) -> None:
+        """Return when the worker has written this."""
+        deadline = time.monotonic() + timeout
+        while text not in self.stderr():
+            if time.monotonic() > deadline:
+                raise TimeoutError(self.stderr())
+            time.sleep(0.002)
+
+    def close_stdin(self) -> None:
+        """What the host's death looks like to the worker."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
     def wait(self, timeout: float = TIMEOUT) -> int:
         return self.process.wait(timeout)
 
@@ -195,10 +211,11 @@ class Host:
         return self.wait()
 
     def close(self) -> None:
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except OSError:
-            pass
+        for kill in (os.killpg, os.kill):
+            try:
+                kill(self.pid, signal.SIGKILL)
+            except OSError:
+                pass  # it is gone, or leads no group
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:

@@ -1,0 +1,398 @@
+package pypool
+
+import (
+	"context"
+	"encoding/json"
+	"iter"
+	"sync"
+	"time"
+)
+
+const (
+	mapBlock    = 64
+	mapBlocks   = 128                  // mapBlock*mapBlocks items at most lie between the one fed last and the one yielded last
+	mapBytes    = 8 << 20              // of requests fed and not answered; one item may exceed it
+	mapPublish  = 32                   // items fed before the lanes are told, unless one is hungry
+	mapAttempts = 3                    // workers that may die before they begin one and the same item
+	mapFlight   = 512                  // requests in flight on one worker
+	mapTarget   = 2 * time.Millisecond // of a worker's time: as many items as fill it are kept in flight
+)
+
+// Map runs the command once for each item and yields the results in the items' order. The items are spread over the pool's
+// workers, with many requests in flight on each worker's pipe; a worker still runs them one at a time, in order. An item
+// is a call's args; a scalar item is the one positional argument.
+//
+// One item's error is its own: it is yielded in the item's place, and the loop goes on. When a worker dies, the item it had begun
+// gets the error (MaybeExecuted), and those behind it, which provably did not begin, run elsewhere. OperationTimeout is
+// for each item and starts when the answer before it was read. Statistics, sessions and the Observer count each item.
+//
+// Memory is bounded: a slow loop stops the feed. Leaving the loop stops the work: nothing more is sent, and what is in
+// flight is awaited for StopGrace, then killed. The end of ctx kills at once what is in flight, and is yielded as the last
+// error. items is pulled on another goroutine, and Map does not return before items has. Other callers get their turn at
+// the workers.
+func Map[Out, In any](ctx context.Context, p *Pool, command string, items iter.Seq[In], opts ...CallOption) iter.Seq2[Out, error] {
+	return func(yield func(Out, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		m := newMapper[Out](ctx, p, command, opts)
+		stopWaking := context.AfterFunc(ctx, m.wakeAll)
+		defer stopWaking()
+		var work sync.WaitGroup
+		work.Go(func() { m.feed(encodeItems(items)) })
+		for range p.cfg.Size {
+			work.Go(m.lane)
+		}
+		defer func() {
+			m.stop()
+			impatient := time.AfterFunc(p.cfg.StopGrace, cancel)
+			work.Wait()
+			impatient.Stop()
+			m.settleRest()
+			if m.panicked != nil {
+				panic(m.panicked)
+			}
+		}()
+		m.deliver(yield)
+	}
+}
+
+// mapper is one Map at work: a feeder fills a ring of slots, lanes (one for each worker of the pool) serve them, and the
+// caller's goroutine yields them in order. A slot belongs to the feeder until it is fed, then to the lane that took it, then
+// to the reader.
+type mapper[Out any] struct {
+	p        *Pool
+	ctx      context.Context
+	template call
+	refused  *Error // what every item gets, because of the options
+	blocks   [mapBlocks]*[mapBlock]mapSlot[Out]
+
+	mu       sync.Mutex // guards the fields below
+	feeder   sync.Cond  // there may be room in the ring
+	lanes    sync.Cond  // there may be something to serve
+	reader   sync.Cond  // the next slot may be done
+	fed      int        // slots filled
+	taken    int        // slots handed to lanes
+	again    []int      // slots to be handed to another lane
+	yielded  int        // slots delivered
+	bytes    int        // of the requests in slots fed and not done
+	hungry   int        // lanes that wait
+	flying   int        // slots that lanes hold
+	ended    bool       // the feeder is done
+	stopped  bool       // the loop is over
+	panicked any
+	perItem  time.Duration // a worker's time for one item, smoothed
+}
+
+type mapSlot[Out any] struct {
+	call     call
+	observed context.Context // what the observer's CallStart returned
+	attempts int
+	done     bool
+	out      Out
+	err      error
+}
+
+func newMapper[Out any](ctx context.Context, p *Pool, command string, opts []CallOption) *mapper[Out] {
+	m := &mapper[Out]{p: p, ctx: ctx, template: call{job: job{info: CallInfo{Command: command}}}}
+	m.refused = m.template.apply(&p.cfg, opts)
+	if m.refused == nil {
+		m.refused = p.refusedCommand(command)
+	}
+	m.feeder.L, m.lanes.L, m.reader.L = &m.mu, &m.mu, &m.mu
+	return m
+}
+
+func (m *mapper[Out]) slot(i int) *mapSlot[Out] {
+	return &m.blocks[i/mapBlock%mapBlocks][i%mapBlock]
+}
+
+func (m *mapper[Out]) wakeAll() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.feeder.Broadcast()
+	m.lanes.Broadcast()
+	m.reader.Broadcast()
+}
+
+// stop ends the work: the loop was left, or is over.
+func (m *mapper[Out]) stop() {
+	m.mu.Lock()
+	m.stopped = true
+	m.mu.Unlock()
+	m.wakeAll()
+}
+
+func (m *mapper[Out]) overLocked() bool { return m.stopped || m.ctx.Err() != nil }
+
+// --- the feeder -----------------------------------------------------------------------------------------------------
+
+// encodeItems turns items into arguments.
+func encodeItems[In any](items iter.Seq[In]) iter.Seq[any] {
+	return func(yield func(any) bool) {
+		items(func(item In) bool { return yield(item) })
+	}
+}
+
+// feed pulls the items and encodes them into slots.
+func (m *mapper[Out]) feed(items iter.Seq[any]) {
+	next, bytes, hungry := 0, 0, false
+	publish := func(end bool) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.fed = next
+		m.bytes += bytes
+		bytes = 0
+		if end {
+			m.ended = true
+			m.lanes.Broadcast()
+			m.reader.Broadcast()
+			return
+		}
+		if m.hungry > 0 {
+			m.lanes.Signal()
+		}
+		m.reader.Signal() // what was refused when it was fed is done
+		for !m.overLocked() && (next-m.yielded > mapBlock*mapBlocks-mapPublish || m.bytes >= mapBytes) {
+			m.feeder.Wait()
+		}
+		hungry = m.hungry > 0
+	}
+	defer func() {
+		if r := recover(); r != nil { // in the items, or in their MarshalJSON: it belongs to the caller's goroutine
+			m.mu.Lock()
+			m.panicked, m.stopped = r, true
+			m.mu.Unlock()
+		}
+		publish(true)
+		m.wakeAll()
+	}()
+	for item := range items {
+		if m.ctx.Err() != nil {
+			return
+		}
+		if block := &m.blocks[next/mapBlock%mapBlocks]; *block == nil {
+			*block = new([mapBlock]mapSlot[Out])
+		}
+		s := m.slot(next)
+		next++ // first: a panic in fill leaves a slot that counts
+		m.fill(s, item)
+		if !s.done {
+			bytes += s.call.req.size()
+		}
+		if hungry || next%mapPublish == 0 || bytes >= mapBytes/16 {
+			publish(false)
+			m.mu.Lock()
+			over := m.overLocked()
+			m.mu.Unlock()
+			if over {
+				return
+			}
+		}
+	}
+}
+
+// fill begins the item's call and encodes it.
+func (m *mapper[Out]) fill(s *mapSlot[Out], item any) {
+	kept := s.call.req.buf
+	var zero Out
+	s.call, s.out, s.err, s.done, s.attempts = m.template, zero, nil, false, 0
+	s.observed = m.p.begin(m.ctx, &s.call)
+	if m.refused != nil {
+		m.settle(s, m.refused.again())
+		return
+	}
+	req, err := encodeRequest(kept, s.call.info.Command, item, s.call.info.Session, false)
+	if err != nil {
+		if wrapped, ok := positional(item); ok {
+			req, err = encodeRequest(kept, s.call.info.Command, wrapped, s.call.info.Session, false)
+		}
+	}
+	if err != nil {
+		m.settle(s, newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err))
+		return
+	}
+	s.call.req = req
+	if err := s.call.checkSize(&m.p.cfg); err != nil {
+		m.settle(s, err)
+	}
+}
+
+// positional wraps a scalar into a list of one argument.
+func positional(item any) (any, bool) {
+	switch item.(type) {
+	case nil, json.RawMessage:
+		return nil, false
+	}
+	return [1]any{item}, true
+}
+
+// --- the lanes ------------------------------------------------------------------------------------------------------
+
+// lane serves slots until there are no more. Its worker is taken for a run of them, and given back when others wait.
+func (m *mapper[Out]) lane() {
+	for {
+		batch := m.take(1, true, nil)
+		if len(batch) == 0 {
+			return
+		}
+		c := m.template
+		c.info.Pool = m.p.cfg.Name
+		c.id = m.slot(batch[0]).call.id
+		settle, refused := m.p.sup.breakers.allow(c.breakerKey())
+		if refused != nil {
+			m.fail(batch, newError(TypeCircuitOpen, NotExecuted, refused.Error(), refused))
+			continue
+		}
+		res, err := m.p.acquire(m.ctx, &c)
+		if err == nil {
+			err = m.run(res, batch)
+		} else {
+			m.fail(batch, err)
+		}
+		switch {
+		case settle != nil:
+			settle(err)
+		case err.costWorker():
+			m.p.sup.breakers.lost(c.breakerKey(), err)
+		}
+	}
+}
+
+// take hands out up to n slots, in order. With wait it waits for the first one; none means that the work is over.
+func (m *mapper[Out]) take(n int, wait bool, into []int) []int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	had := len(into)
+	for {
+		if m.overLocked() {
+			return into
+		}
+		for ; len(m.again) > 0 && len(into) < had+n; m.again = m.again[1:] {
+			into = append(into, m.again[0])
+		}
+		for ; m.taken < m.fed && len(into) < had+n; m.taken++ {
+			if !m.slot(m.taken).done { // one that was refused when it was fed is done
+				into = append(into, m.taken)
+			}
+		}
+		if len(into) > had || !wait {
+			m.flying += len(into) - had
+			return into
+		}
+		if m.ended && m.flying == 0 {
+			m.lanes.Broadcast()
+			return into
+		}
+		m.hungry++
+		m.lanes.Wait()
+		m.hungry--
+	}
+}
+
+// flight is how many requests to keep in flight on one worker, so that it always has mapTarget's work before it.
+func (m *mapper[Out]) flight() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.perItem <= 0 {
+		return 1
+	}
+	return int(min(max(mapTarget/m.perItem, 1), mapFlight))
+}
+
+// fail settles slots that cannot be served.
+func (m *mapper[Out]) fail(batch []int, err *Error) {
+	for _, i := range batch {
+		m.settle(m.slot(i), err.again())
+	}
+	m.finish(batch)
+}
+
+// settle books the item's outcome. The slot is not yet the reader's.
+func (m *mapper[Out]) settle(s *mapSlot[Out], err *Error) {
+	s.err = m.p.finish(s.observed, &s.call, err)
+	s.done = true
+}
+
+// finish hands settled slots to the reader.
+func (m *mapper[Out]) finish(batch []int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.flying -= len(batch)
+	for _, i := range batch {
+		m.bytes -= m.slot(i).call.req.size()
+		if i == m.yielded {
+			m.reader.Signal()
+		}
+	}
+	m.feeder.Signal()
+	if m.flying == 0 {
+		m.lanes.Broadcast()
+		m.reader.Signal()
+	}
+}
+
+// requeue gives slots back that provably did not begin; one that has cost too many workers fails with err.
+func (m *mapper[Out]) requeue(batch []int, err *Error) {
+	var spent, rest []int
+	for n, i := range batch {
+		s := m.slot(i)
+		if n == 0 {
+			s.attempts++
+		}
+		if s.attempts >= mapAttempts {
+			spent = append(spent, i)
+		} else {
+			rest = append(rest, i)
+		}
+	}
+	m.mu.Lock()
+	m.again = append(rest, m.again...)
+	m.flying -= len(rest)
+	m.lanes.Broadcast()
+	m.reader.Signal()
+	m.mu.Unlock()
+	m.fail(spent, err)
+}
+
+// --- the reader -----------------------------------------------------------------------------------------------------
+
+// deliver yields the slots in order.
+func (m *mapper[Out]) deliver(yield func(Out, error) bool) {
+	next := 0
+	for {
+		m.mu.Lock()
+		m.yielded = next
+		m.feeder.Signal()
+		// At ctx's end the lanes still settle what they hold, and that is waited for.
+		for !(next < m.fed && m.slot(next).done) && !(m.ended && next == m.fed) && !(m.overLocked() && m.flying == 0) {
+			m.reader.Wait()
+		}
+		ready := next
+		for ready < m.fed && m.slot(ready).done {
+			ready++
+		}
+		m.mu.Unlock()
+		if ready == next { // the end of the items, or of ctx
+			if m.ctx.Err() != nil && m.panicked == nil {
+				var zero Out
+				yield(zero, m.p.sequenceError(m.ctx, m.template.info))
+			}
+			return
+		}
+		for ; next < ready; next++ {
+			s := m.slot(next)
+			if !yield(s.out, s.err) {
+				return
+			}
+		}
+	}
+}
+
+// settleRest books the items that were fed and never served, so that the counters add up.
+func (m *mapper[Out]) settleRest() {
+	for i := m.yielded; i < m.fed; i++ {
+		if s := m.slot(i); !s.done {
+			m.settle(s, newError(TypeCanceled, NotExecuted, "the loop over the results had ended", m.ctx.Err()))
+		}
+	}
+}

@@ -1,0 +1,232 @@
+package pypool
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"time"
+)
+
+// flight is the pipelined exchange of one lane with one worker. No sequence of pipe sizes can make both sides wait for each other:
+// while an answer is due it writes only what the pipe takes at once, and then reads; when none is due, the worker is reading.
+type flight[Out any] struct {
+	m     *mapper[Out]
+	w     *worker
+	sent  []int  // slots whose requests were handed to out, unanswered, in order
+	whole int    // so many of sent were written to the last byte
+	ends  []int  // for each of sent beyond whole: how much of out was left to write once it is whole
+	out   []byte // what is still to be written
+	last  time.Time
+	done  []int // answered slots, not yet finished
+}
+
+// run serves the batch, and more as long as there is more and nobody else waits for a worker. It releases the worker.
+func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
+	w := res.Value()
+	j := &job{info: m.template.info, id: m.slot(batch[0]).call.id}
+	w.current.Store(j)
+	defer func() {
+		w.current.Store(nil)
+		m.p.release(res)
+	}()
+	f := &flight[Out]{m: m, w: w, last: time.Now()}
+	stop := w.conn.arm(m.ctx, f.deadline())
+	err := w.conn.quiet()
+	f.add(batch)
+	for err == nil && len(f.sent) > 0 {
+		if err = f.write(); err == nil {
+			err = f.read()
+		}
+		if err == nil && len(f.sent) < m.flight()/2+1 && m.p.desk.waiting.Load() == 0 {
+			f.add(m.take(m.flight()-len(f.sent), false, nil))
+		}
+	}
+	w.conn.disarm(stop)
+	f.land()
+	if err != nil {
+		return f.crash(j, err)
+	}
+	return nil
+}
+
+func (f *flight[Out]) deadline() time.Time {
+	if d := f.m.template.timeout; d > 0 {
+		return time.Now().Add(d)
+	}
+	return time.Time{}
+}
+
+// add appends the slots' requests.
+func (f *flight[Out]) add(batch []int) {
+	timeout := f.m.template.timeout
+	for _, i := range batch {
+		c := &f.m.slot(i).call
+		c.worker, c.pid = f.w.id, f.w.proc.pid()
+		f.out = append(f.out, c.req.seal(c.id, timeout, timeout > 0)...)
+		f.sent = append(f.sent, i)
+		f.ends = append(f.ends, len(f.out))
+	}
+}
+
+// write writes without waiting while an answer is due; else to the end of the first request.
+func (f *flight[Out]) write() error {
+	if len(f.out) == 0 {
+		return nil
+	}
+	var n int
+	var err error
+	if f.whole > 0 {
+		n, err = f.w.conn.t.TryWrite(f.out)
+	} else {
+		n, err = f.w.conn.t.Write(f.out[:f.ends[0]])
+		if err == nil && n < len(f.out) {
+			var more int
+			more, err = f.w.conn.t.TryWrite(f.out[n:])
+			n += more
+		}
+	}
+	k := 0
+	for k < len(f.ends) && f.ends[k] <= n {
+		k++
+	}
+	f.whole += k
+	f.ends = append(f.ends[:0], f.ends[k:]...)
+	for i := range f.ends {
+		f.ends[i] -= n
+	}
+	f.out = append(f.out[:0], f.out[n:]...)
+	if err != nil {
+		f.w.conn.broken = err
+	}
+	return err
+}
+
+// read takes one answer, waiting for it, and all others that have come with it.
+func (f *flight[Out]) read() error {
+	for first := true; first || (f.whole > 0 && f.w.conn.lineBuffered()); first = false {
+		var fr frame
+		if err := f.w.conn.receive(f.m.slot(f.sent[0]).call.id, &fr); err != nil {
+			return err
+		}
+		if fr.kind == frameItem {
+			return f.w.conn.violation(errors.New("an item for a call that is no stream"), fr.body)
+		}
+		f.answer(&fr)
+	}
+	f.land()
+	f.w.conn.extend(f.m.ctx, f.m.template.timeout)
+	return nil
+}
+
+// answer books the answer to the oldest request.
+func (f *flight[Out]) answer(fr *frame) {
+	i := f.sent[0]
+	f.sent = f.sent[1:]
+	f.whole--
+	s := f.m.slot(i)
+	f.w.calls.Add(1)
+	var err *Error
+	if fr.kind == frameError {
+		f.w.errs.Add(1)
+		err = f.w.answered(&s.call.job, fr, f.last)
+	} else {
+		s.err = decodeReply(fr.body, fr.bigInt, &s.out)
+	}
+	decodeErr := s.err
+	f.m.settle(s, err)
+	if err == nil {
+		s.err = decodeErr // the command succeeded; the caller's type is another matter
+	}
+	f.done = append(f.done, i)
+}
+
+// land hands the answered slots over and learns how long an item takes.
+func (f *flight[Out]) land() {
+	n := len(f.done)
+	if n == 0 {
+		return
+	}
+	now := time.Now()
+	each := now.Sub(f.last) / time.Duration(n)
+	f.last = now
+	for range n {
+		f.m.p.counters.run.add(each)
+	}
+	f.m.mu.Lock()
+	f.m.perItem += (each - f.m.perItem) / 4
+	if f.m.perItem <= 0 {
+		f.m.perItem = max(each, 1)
+	}
+	f.m.mu.Unlock()
+	f.m.finish(f.done)
+	f.done = f.done[:0]
+}
+
+// crash judges the unanswered requests after the exchange failed. The worker is killed and its output drained to the end
+// first: a request behind the first unanswered one did not begin, because an answer is written before the next request begins.
+func (f *flight[Out]) crash(j *job, err error) *Error {
+	if f.w.conn.broken == nil {
+		f.w.conn.broken = err
+	}
+	if len(f.sent) > 0 {
+		j.id = f.m.slot(f.sent[0]).call.id
+	}
+	if f.whole == 0 {
+		err = &errShortWrite{err: err}
+	}
+	drained := false
+	if f.m.ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		// A write can fail while answers are still to be read: they come first, so that the oldest request is the one that was lost.
+		drained = f.drain(max(f.w.env.cfg.KillGrace, 100*time.Millisecond))
+		if len(f.sent) > 0 {
+			j.id = f.m.slot(f.sent[0]).call.id
+		}
+	}
+	e := f.w.failure(f.m.ctx, j, err, f.last)
+	drained = drained || f.drain(reapWait) // the process has been killed, or has exited
+	if len(f.sent) == 0 {
+		return e
+	}
+	first, rest := f.sent[:1], f.sent[1:]
+	retry := e.Category == CategoryCommunication || e.Type == TypeOperationTimeout
+	switch {
+	case !drained && f.whole > 1: // the process could not be ended: nothing is known of what it had
+		f.m.fail(f.sent, e)
+		return e
+	case e.Delivery == NotExecuted && retry:
+		f.m.requeue(f.sent, e)
+		return e
+	}
+	f.m.fail(first, e)
+	behind := e.again()
+	behind.Delivery = NotExecuted
+	if retry {
+		f.m.requeue(rest, behind)
+	} else { // the loop was left, ctx ended, or the pool closed
+		f.m.fail(rest, behind)
+	}
+	return e
+}
+
+// drain takes the answers that are still under way, for at most d, and reports whether it came to the end of the worker's output.
+func (f *flight[Out]) drain(d time.Duration) bool {
+	_ = f.w.conn.t.SetDeadline(time.Now().Add(d))
+	defer f.land()
+	for {
+		var fr frame
+		err := f.w.conn.receiveFrame(&fr, f.w.conn.t.Read)
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return true
+		case err != nil:
+			return !errors.Is(err, os.ErrDeadlineExceeded)
+		case f.whole == 0 || fr.id != f.m.slot(f.sent[0]).call.id || fr.kind == frameItem:
+			return true // garbage: the stream ends here
+		}
+		f.answer(&fr)
+	}
+}
+
+// lineBuffered reports whether a whole line has been read already.
+func (c *conn) lineBuffered() bool { return bytes.IndexByte(c.buf[c.r:c.w], '\n') >= 0 }

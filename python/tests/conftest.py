@@ -1,0 +1,33 @@
+"""Fixtures: workers made of a few lines of script."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from host import Host
+
+Start = Callable[..., Host]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """start(script text, **options) -> a Host that is killed after the test."""
+    hosts: List[Host] = []
+
+    def make(text: str = "", name: str = "worker.py", **options: Any) -> Host:
+        path = tmp_path / name
+        path.write_text("from pypool import command, current_call, program, setup\n" + textwrap.dedent(text), "utf-8")
+        host = Host(str(path), **options)
+        hosts.append(host)
+        return host
+
+    yield make
+    for host in hosts:
+        host.close()

@@ -1,0 +1,220 @@
+"""What a handler does to file descriptors, processes and signals never reaches the protocol."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import Start
+
+NOISE = """
+    import ctypes, os, subprocess, sys
+    print("at import")
+    @command
+    def noise():
+        print("print")
+        sys.stdout.write("write\\n")
+        os.write(1, b"os.write\\n")
+        libc = ctypes.CDLL(None)
+        libc.printf(b"printf\\n"); libc.fflush(None)
+        os.system("echo system")
+        subprocess.run(["echo", "subprocess"], check=True)
+        return "ok"
+    @command
+    def close_all():
+        for fd in (0, 1, 2): os.close(fd)
+        return "closed"
+    @command
+    def stdin(): return [sys.stdin.read(), subprocess.run(["cat"], stdout=subprocess.PIPE).stdout.decode()]
+    @command
+    def fds():
+        return sorted(int(name) for name in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + name))
+    @command
+    def child_fds():
+        code = "import os; print([f for f in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + f)])"
+        return subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, close_fds=False).stdout.decode()
+    @command
+    def echo(x): return x
+"""
+
+
+def test_output_goes_to_stderr(start: Start) -> None:
+    host = start(NOISE)
+    assert host.result("noise") == "ok"
+    lines = host.stderr().splitlines()
+    assert lines == ["at import", "print", "write", "os.write", "printf", "system", "subprocess"]
+
+
+def test_closing_the_standard_descriptors(start: Start) -> None:
+    host = start(NOISE)
+    assert host.result("close_all") == "closed"
+    assert host.result("echo", [1]) == 1
+    assert host.error("echo", [])["kind"] == "invalid_arguments"
+
+
+def test_stdin_is_empty(start: Start) -> None:
+    assert start(NOISE).result("stdin") == ["", ""]
+
+
+def test_descriptors_are_private(start: Start) -> None:
+    host = start(NOISE)
+    low = [fd for fd in host.result("fds") if fd < 100]
+    # 0, 1, 2, and what mmap keeps of the page before Python 3.13
+    assert low[:3] == [0, 1, 2] and len(low) <= 4
+    assert host.result("child_fds") == "['0', '1', '2']\n"
+
+
+def test_few_descriptors_allowed(start: Start) -> None:
+    host = start(NOISE, preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)))
+    assert host.result("noise") == "ok"
+    assert max(host.result("fds")) < 40
+    assert host.result("child_fds") == "['0', '1', '2']\n"
+
+
+def test_missing_extra_descriptors(start: Start) -> None:
+    host = start(NOISE, extras=False, stack_fd=3, begun_fd=4)
+    assert host.hello["result"]["capabilities"] == ["stream", "log"]
+    assert host.result("echo", [1]) == 1
+
+
+def test_begun_page(start: Start) -> None:
+    host = start(NOISE)
+    assert "begun" in host.hello["result"]["capabilities"]
+    host.call("echo", [1])
+    assert host.begun() == host._id
+    host.write(b'{"id":18446744073709551615,"command":"echo","args":[1e999]}\n')
+    assert host.receive()["error"]["kind"] == "invalid_arguments"
+    assert host.begun() == 2**64 - 1
+    # Half a request has not begun.
+    host.write(b'{"id":5,"command":"echo","args":[1]}')
+    host.close_stdin()
+    assert host.wait() != 0
+    assert host.begun() == 2**64 - 1
+
+
+def test_forked_child_that_returns_from_its_handler(start: Start) -> None:
+    host = start(
+        """
+        import os
+        @command
+        def fork():
+            pid = os.fork()
+            if pid == 0:
+                return "child"
+            return os.waitpid(pid, 0)[1]
+        @command
+        def fork_and_leave():
+            r, w = os.pipe()
+            if os.fork() == 0:
+                os.read(r, 1)
+                os._exit(0)
+            globals()["keep"] = w
+            return "parent"
+        @command
+        def die(): os._exit(9)
+        """
+    )
+    assert host.result("fork") == 0
+    assert host.silent()
+    # A child that lives on does not hold the channel open.
+    assert host.result("fork_and_leave") == "parent"
+    host.send(host.request("die"))
+    assert host.read_line() == b""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("name", ["worker.py", "json.py"])
+def test_multiprocessing(start: Start, method: str, name: str) -> None:
+    host = start(
+        """
+        import multiprocessing, os
+        print("imported in", multiprocessing.current_process().name)
+        def square(x): return x * x
+        @command
+        def squares(method):
+            with multiprocessing.get_context(method).Pool(1) as pool:
+                return pool.map(square, [1, 2, 3])
+        """,
+        name=name,
+    )
+    assert host.result("squares", [method]) == [1, 4, 9]
+    assert host.result("squares", [method]) == [1, 4, 9]
+    assert host.stderr().count("imported in MainProcess") == 1
+
+
+def test_signals(start: Start) -> None:
+    host = start(
+        """
+        import os, resource, signal
+        @command
+        def actions():
+            kinds = [signal.getsignal(getattr(signal, n)) for n in ("SIGINT", "SIGTERM")]
+            return [kinds[0] == signal.SIG_IGN, kinds[1] == signal.SIG_DFL, resource.getrlimit(resource.RLIMIT_CORE)[0]]
+        @command
+        def interrupt():
+            os.kill(os.getpid(), signal.SIGINT)
+            return "alive"
+        """,
+        preexec=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    )
+    assert host.result("actions") == [True, True, 0]
+    assert host.result("interrupt") == "alive"
+    os.kill(host.pid, signal.SIGTERM)
+    assert host.wait() == -signal.SIGTERM
+
+
+def test_stacks_upon_signal(start: Start, tmp_path: Path) -> None:
+    host = start(
+        """
+        import time
+        @command
+        def stuck():
+            print("stuck now", flush=True)
+            time.sleep(60)
+        """
+    )
+    host.send(host.request("stuck"))
+    host.wait_stderr("stuck now")
+    os.kill(host.pid, signal.SIGUSR1)
+    text = b""
+    while b"in serve" not in text:
+        text += os.read(host.stack_r, 65536)
+    assert b"in stuck" in text
+    assert b"most recent call first" in text
+
+
+def test_crash_leaves_a_trace(start: Start) -> None:
+    host = start(
+        """
+        import ctypes, os
+        @command
+        def crash():
+            os.close(2)
+            ctypes.string_at(0)
+        """
+    )
+    host.send(host.request("crash"))
+    assert host.read_line() == b""
+    assert host.wait() == -signal.SIGSEGV
+    assert "in crash" in host.stderr()
+
+
+def test_signal_handler_that_raises_late(start: Start) -> None:
+    host = start(
+        """
+        import signal
+        def ring(*_): raise TimeoutError("late")
+        signal.signal(signal.SIGALRM, ring)
+        @command
+        def arm(): signal.setitimer(signal.ITIMER_REAL, 0.02)
+        @command
+        def echo(x): return x
+        """
+    )
+    assert host.result("arm") is None
+    assert host.silent(0.2)
+    assert host.result("echo", [1]) == 1
+    assert "late" in host.stderr()

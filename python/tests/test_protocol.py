@@ -1,0 +1,264 @@
+"""Frames and JSON, without a process."""
+
+from __future__ import annotations
+
+import collections
+import enum
+import json
+import os
+from typing import Any, List
+
+import pytest
+
+from pypool import _fallback, _protocol
+from pypool._protocol import Channel, Control, RequestError, ResultError, encode, parse_request
+
+
+def parse(line: str) -> Any:
+    begun: List[int] = []
+    request = parse_request(line.encode(), begun.append)
+    assert begun[-1] == request[0]
+    return request
+
+
+def test_canonical_request() -> None:
+    line = '{"id":7,"command":"f","args":{"a":[1]},"session_id":"s","timeout_ms":9,"stream":true,"trace":"t"}'
+    assert parse(line) == (7, "f", {"a": [1]}, "s", 9, True, "t")
+    assert parse('{"id":18446744073709551615,"command":"f"}') == (2**64 - 1, "f", None, None, None, False, None)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"command":"f","id":7,"args":null}',
+        ' { "id" : 7 ,\t"command" : "f" } \r',
+        '{"id":7,"command":"f"}\r',
+        '{"id":7,"command":"f","stream":false}',
+        '{"id":7,"command":"\\u0066"}',
+    ],
+)
+def test_other_spellings(line: str) -> None:
+    assert parse(line)[:2] == (7, "f")
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "id"),
+    [
+        (b"", "invalid_request", None),
+        (b"null", "invalid_request", None),
+        (b"[1]", "invalid_request", None),
+        (b'"x"', "invalid_request", None),
+        (b"{}", "invalid_request", None),
+        (b"{", "invalid_request", None),
+        (b'\xef\xbb\xbf{"id":1,"command":"f"}', "invalid_request", None),
+        ('{"id":1,"command":"f"}'.encode("utf-16"), "invalid_request", None),
+        ('{"id":1,"command":"f"}'.encode("utf-16-le"), "invalid_request", None),
+        (b'{"id":-1,"command":"f"}', "invalid_request", None),
+        (b'{"id":1.0,"command":"f"}', "invalid_request", None),
+        (b'{"id":true,"command":"f"}', "invalid_request", None),
+        (b'{"id":"1","command":"f"}', "invalid_request", None),
+        (b'{"id":18446744073709551616,"command":"f"}', "invalid_request", None),
+        (b'{"id":1}', "invalid_request", 1),
+        (b'{"id":1,"id":2,"command":"f"}', "invalid_request", 1),
+        (b'{"id":1,"command":3}', "invalid_request", 1),
+        (b'{"id":1,"command":"f","session_id":null}', "invalid_request", 1),
+        (b'{"id":1,"command":"f","timeout_ms":"9"}', "invalid_request", 1),
+        (b'{"id":1,"command":"f","timeout_ms":true}', "invalid_request", 1),
+        (b'{"id":1,"command":"f","Args":[]}', "invalid_request", 1),
+        (b'{"id":1,"command":"f","cancel":true}', "invalid_request", 1),
+        (b'{"id":1,"command":"f"}{}', "invalid_request", 1),
+        (b'{"id":1,"command":"f"', "invalid_request", 1),
+        (b'{"id":1,"command":"f","args":[1,2}', "invalid_arguments", 1),
+        (b'{"id":1,"command":"f","args":["\xff"]}', "invalid_arguments", 1),
+        (b'{"id":1,"command":"f","args":["\xed\xa0\x80"]}', "invalid_arguments", 1),
+        (b'{"id":1,"command":"f","args":[Infinity]}', "invalid_arguments", 1),
+        (b'{"id":1,"command":"f","args":[-1e999]}', "invalid_arguments", 1),
+        (b'{"id":1,"command":"f","args":["\x01"]}', "invalid_arguments", 1),
+        (b'{"id":1,"command":"f","args":[' + b"9" * 5000 + b"]}", "invalid_arguments", 1),
+        (b'{"id":1,"command":"f","args":' + b"[" * 200_000 + b"}", "invalid_arguments", 1),
+    ],
+)
+def test_refused_lines(line: bytes, kind: str, id: Any) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_request(line, lambda id: None)
+    assert (caught.value.kind, caught.value.id) == (kind, id)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("line", [b'{"id":7,"cancel":true}', b'{"id":7,"reply":{"a":1}}'])
+def test_control_lines(line: bytes) -> None:
+    with pytest.raises(Control):
+        parse_request(line, lambda id: None)
+
+
+def test_integers_are_exact() -> None:
+    digits = "9" * 4000
+    assert parse('{"id":1,"command":"f","args":[%s,9007199254740993]}' % digits)[2] == [int(digits), 9007199254740993]
+
+
+# ------------------------------------------------------------------------------------------------------------- channel
+
+
+def feed(*chunks: bytes) -> List[bytes]:
+    """The lines of a channel that reads these chunks, one read each."""
+    channel = Channel(-1, -1)
+    for chunk in chunks:
+        channel.take(chunk)
+    lines = channel.lines[::-1]
+    channel.lines.clear()
+    return [*lines, b"".join(channel.parts)]
+
+
+def test_lines_keep_their_order_and_bytes() -> None:
+    assert feed(b"a\nb\n", b"c", b"d\ne", b"\n") == [b"a", b"b", b"cd", b"e", b""]
+    text = "\u2028\u0085\x0b\r".encode()
+    assert feed(text + b"\n" + text) == [text, text]
+    assert feed(b"\n\n") == [b"", b"", b""]
+
+
+def test_a_partial_line_is_never_dispatched() -> None:
+    r, w = os.pipe()
+    try:
+        os.write(w, b'whole\n{"id":1,"command":"f"}')
+        os.close(w)
+        channel = Channel(r, -1, b"rest ")
+        assert channel.next_line() == b"rest whole"
+        assert channel.next_line() is None
+    finally:
+        os.close(r)
+
+
+def test_short_writes_are_finished() -> None:
+    r, w = os.pipe()
+    os.set_blocking(r, False)
+    channel = Channel(-1, w)
+    written: List[int] = []
+    real = os.write
+
+    def few(fd: int, data: Any) -> int:
+        written.append(real(fd, bytes(data)[:7]))
+        return written[-1]
+
+    os.write = few  # type: ignore[assignment]
+    try:
+        channel.write('{"id":1,"success":true,"result":null}\n')
+        channel.write_success(2, '"x"')
+    finally:
+        os.write = real
+    assert os.read(r, 1000) == b'{"id":1,"success":true,"result":null}\n{"id":2,"success":true,"result":"x"}\n'
+    assert max(written) == 7
+    os.close(r)
+    os.close(w)
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Point(tuple):  # type: ignore[type-arg]
+    pass
+
+
+Pair = collections.namedtuple("Pair", "a b")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        ({"a": [1, 2.5, True, None, "\u2028\n\u00e9"]}, '{"a":[1,2.5,true,null,"\\u2028\\n\\u00e9"]}'),
+        ((1, (2,)), "[1,[2]]"),
+        (Pair(1, 2), "[1,2]"),
+        (Level.LOW, "1"),
+        ("\U0001f600", '"\\ud83d\\ude00"'),
+        ({"x1": 1, "true": {"nu": 1}, "7": [{"0": 1}]}, '{"x1":1,"true":{"nu":1},"7":[{"0":1}]}'),
+        ("\\ud800", '"\\\\ud800"'),
+        (2**64, "18446744073709551616"),
+        (1e300, "1e+300"),
+    ],
+)
+def test_encode(value: Any, text: str) -> None:
+    assert encode(value) == text
+
+
+def cycle() -> Any:
+    value: List[Any] = [1]
+    value.append({"again": value})
+    return value
+
+
+def deep(levels: int) -> Any:
+    value: List[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+class EvilDict(dict):  # type: ignore[type-arg]
+    def items(self) -> Any:
+        raise RuntimeError("no items today")
+
+
+class EvilInt(int):
+    def __repr__(self) -> str:
+        return '1,"injected":2'
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        (float("nan"), "$"),
+        ({"rows": [0, 1, 2, {"score": float("inf")}]}, "$.rows[3].score"),
+        ({"a": {1: "x"}}, "$.a"),
+        ({1: "x"}, "$"),
+        ({None: "x"}, "$"),
+        ({True: "x", "b": {}}, "$"),
+        ([{"b": [{1.5: 2}]}], "$[0].b[0]"),
+        ({"a": [{float("nan"): 1}]}, "$.a[0]"),
+        ({"a": {(1, 2): 1}}, "$.a"),
+        ({"a b": {"c\u00e9": object()}}, '$["a b"].c\u00e9'),
+        ([b"x"], "$[0]"),
+        ({"s": {1, 2}}, "$.s"),
+        ({"s": ["ok", "\ud800"]}, "$.s[1]"),
+        ({"\ud800": 1}, '$["\\ud800"]'),
+        ([10**5000], "$[0]"),
+        (cycle(), "$[1].again"),
+        (deep(200_000), "$"),
+        ([EvilDict(a=1)], "$"),
+    ],
+)
+def test_refused_results(value: Any, path: str) -> None:
+    with pytest.raises(ResultError) as caught:
+        encode(value)
+    assert caught.value.kind == "invalid_result"
+    assert caught.value.fields["path"] == path
+    assert caught.value.fields["message"]
+
+
+def test_subclasses_cannot_inject() -> None:
+    assert encode({"a": EvilInt(5)}) == '{"a":5}'
+
+
+def test_deep_values_are_either_sent_whole_or_refused() -> None:
+    for levels in (100, 500, 5_000, 9_990, 10_050):
+        try:
+            text = encode(deep(levels))
+        except ResultError:
+            assert levels > 300
+        else:
+            assert levels < 10_000
+            assert text == "[" * (levels + 1) + "]" * (levels + 1)
+
+
+def test_fallback_gives_the_same() -> None:
+    scan = _fallback.scanner(_protocol._strict_float, _protocol._refuse_constant)
+    assert scan('{"a":[1,2.5]}', 0) == _protocol.scan('{"a":[1,2.5]}', 0)
+    for bad in ("1e999", "NaN", "[1,"):
+        with pytest.raises(ValueError):
+            scan(bad, 0)
+    dump = _fallback.encoder(str, True)
+    value = {"a": [1, None, "\u00e9\n"], "b": 1.5}
+    assert dump(value) == encode(value) == json.dumps(value, separators=(",", ":"))

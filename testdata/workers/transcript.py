@@ -1,0 +1,62 @@
+"""The worker of the transcripts in testdata/transcripts."""
+
+import time
+
+from pypool import command, current_call, program
+
+
+@command
+def add(a: int, b: int = 1) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@command
+def echo(value):
+    return value
+
+
+@command
+def whoami():
+    call = current_call()
+    return {"session": call.session_id, "deadline": call.deadline is not None}
+
+
+@command
+def fail(message: str):
+    raise ValueError(message)
+
+
+@command
+def leave(code):
+    raise SystemExit(code)
+
+
+@command
+def nan():
+    return {"rows": [{"score": 1.5}, {"score": float("nan")}]}
+
+
+@command
+def count(n: int):
+    yield from range(n)
+
+
+@command
+def broken():
+    yield 1
+    raise KeyError("row")
+
+
+@command
+def forever():
+    """Yields until it is cancelled, slowly enough not to fill a pipe."""
+    while True:
+        yield "tick"
+        time.sleep(0.01)
+
+
+@program("double")
+class Double:
+    def __call__(self, x: int) -> int:
+        return 2 * x
