@@ -232,7 +232,7 @@ func (e *ExitError) Error() string {
 
 // StartError is the detail of a worker that never became ready.
 type StartError struct {
-	Stage  string // spawn, hello, import, setup or ping
+	Stage  string // spawn, bootstrap (Python too old), hello, import, setup or ping
 	Stderr string // its standard error, and the Python traceback when there is one
 	Python string // the interpreter, and its version when known
 	Err    error  // the cause: *PythonError, *ExitError, *HangError, *ProtocolError or an operating system error

@@ -15,7 +15,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -347,17 +346,25 @@ func pidIn(t testing.TB, path string) (pid int) {
 	return pid
 }
 
-// busy waits until n workers of the pool run a call, and returns one's pid.
-func busy(t testing.TB, p *Pool, n int) (pid int) {
-	t.Helper()
-	eventually(t, fmt.Sprintf("%d workers are busy", n), func() bool { return p.Stats().Busy == n })
-	for _, w := range p.Workers() {
-		if w.State == "busy" {
-			pid = w.PID
-		}
-	}
-	return pid
+// blocked is a call whose handler has begun and waits for its latch.
+type blocked struct {
+	latch
+	began string
+	end   <-chan outcome
 }
+
+// block starts such a call, and returns when its handler runs.
+func (r *rig) block(t testing.TB, ctx context.Context, opts ...CallOption) *blocked {
+	t.Helper()
+	gate := newLatch(t)
+	b := &blocked{latch: gate, began: gate.path + ".began"}
+	b.end = background(r.pool, ctx, "block", []any{gate.path, b.began}, opts...)
+	b.pid(t)
+	return b
+}
+
+// pid is the worker's that runs it.
+func (b *blocked) pid(t testing.TB) int { return pidIn(t, b.began) }
 
 // background runs a call on a goroutine of its own.
 func background(p *Pool, ctx context.Context, command string, args any, opts ...CallOption) <-chan outcome {

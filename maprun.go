@@ -31,7 +31,7 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 		m.p.release(res)
 	}()
 	f := &flight[Out]{m: m, w: w, last: time.Now()}
-	stop := w.conn.arm(m.ctx, f.deadline())
+	stop := w.conn.arm(m.ctx, f.deadline(), 0)
 	err := w.conn.quiet()
 	f.add(batch)
 	for err == nil && len(f.sent) > 0 {
@@ -79,6 +79,7 @@ func (f *flight[Out]) write() error {
 	if f.whole > 0 {
 		n, err = f.w.conn.t.TryWrite(f.out)
 	} else {
+		f.w.conn.patient()
 		n, err = f.w.conn.t.Write(f.out[:f.ends[0]])
 		if err == nil && n < len(f.out) {
 			var more int
@@ -115,7 +116,7 @@ func (f *flight[Out]) read() error {
 		f.answer(&fr)
 	}
 	f.land()
-	f.w.conn.extend(f.m.ctx, f.m.template.timeout)
+	f.w.conn.extend(f.deadline())
 	return nil
 }
 

@@ -21,6 +21,7 @@ type Pool struct {
 	desk     *desk // the supervisor's, kept here for the hot path
 	sessions *sessionTable
 	counters *counters
+	paces    *paces
 	reporter *reporter
 	spawner  *spawner
 
@@ -43,7 +44,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 		return nil, err
 	}
 	p := &Pool{
-		cfg: cfg, born: time.Now(), counters: newCounters(cfg.ErrorRate.Window),
+		cfg: cfg, born: time.Now(), counters: newCounters(cfg.ErrorRate.Window), paces: newPaces(),
 		closing: make(chan struct{}), killing: make(chan struct{}), closed: make(chan struct{}),
 	}
 	// A random base keeps ids of different pools, and of one pool before and after a restart of the host, apart in logs.
@@ -114,8 +115,20 @@ func (p *Pool) ExecuteProgram(ctx context.Context, programID string, inputs any,
 	return p.execute(ctx, &c, opts)
 }
 
+// wasStarted is false for a nil or zero Pool: calls of it fail as those of a closed one do, and closing it does nothing.
+func (p *Pool) wasStarted() bool { return p != nil && p.sup != nil }
+
+func neverStarted(info CallInfo) error {
+	e := newError(TypePoolNotAvailable, NotExecuted, "the pool was never started: New makes pools", nil)
+	e.Context = ErrorContext{Session: info.Session, Command: info.Command, Program: info.Program}
+	return e
+}
+
 // refuse counts and reports a call that ends before it begins.
 func (p *Pool) refuse(ctx context.Context, c *call, err *Error) (Result, error) {
+	if !p.wasStarted() {
+		return Result{}, neverStarted(c.info)
+	}
 	if err.Type == TypeInvalidArguments && !validLabel(c.info.Session) {
 		c.info.Session = "" // it goes into no log, no observer and no table
 	}
@@ -126,6 +139,9 @@ func (p *Pool) refuse(ctx context.Context, c *call, err *Error) (Result, error) 
 // execute is the life of a call: begin, encode, then acquire, use, release; once more on another worker when the first
 // proves not to have executed it.
 func (p *Pool) execute(ctx context.Context, c *call, opts []CallOption) (Result, error) {
+	if !p.wasStarted() {
+		return Result{}, neverStarted(c.info)
+	}
 	invalidOption := c.apply(&p.cfg, opts)
 	ctx = p.begin(ctx, c)
 	ended := false
@@ -297,19 +313,23 @@ func queueError(ctx context.Context, c *call) *Error {
 func (p *Pool) use(ctx context.Context, c *call, res *resource) (reply, *Error) {
 	w := res.Value()
 	c.worker, c.pid = w.id, w.proc.pid()
+	var pc *pace
+	pc, c.spin = p.paces.begin(c.info.Command)
 	begun := time.Now()
+	ended := false
 	defer func() {
-		if r := recover(); r != nil { // the loop body of a stream
-			w.conn.broken = errors.New("abandoned by a panic")
-			p.release(res)
-			panic(r)
+		if !ended { // the loop body of a stream panics, or ends its goroutine
+			w.conn.broken = errors.New("abandoned in mid-exchange")
 		}
 		ran := time.Since(begun)
+		p.paces.end(pc, ran)
 		c.ran += ran
 		p.counters.run.add(ran)
 		p.release(res)
 	}()
-	return w.call(ctx, &c.job)
+	rep, err := w.call(ctx, &c.job)
+	ended = true
+	return rep, err
 }
 
 // release alone decides whether a worker serves again. Doubt destroys.
@@ -352,6 +372,9 @@ func (p *Pool) Workers() []WorkerInfo {
 // HealthCheck pings every idle worker, side by side; a busy one counts as responsive. One that does not answer within 5 s
 // is replaced. The error is nil exactly when the pool can serve: Health.Healthy asks for more, all of Size and a closed circuit.
 func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
+	if !p.wasStarted() {
+		return Health{Breaker: "closed"}, neverStarted(CallInfo{})
+	}
 	if isClosed(p.closing) {
 		e := newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
 		e.Context.Pool = p.cfg.Name
@@ -440,6 +463,9 @@ func (p *Pool) Reload(ctx context.Context) error {
 // stop. When ctx ends before that, the rest is killed (calls in flight get ErrPoolClosed), and Shutdown returns ctx's error
 // after the last process is gone. It may be called again, and beside Close.
 func (p *Pool) Shutdown(ctx context.Context) error {
+	if !p.wasStarted() {
+		return nil
+	}
 	p.closeOnce.Do(func() {
 		close(p.closing)
 		p.sup.event(Event{Kind: EventPoolState, State: "closing"})
@@ -485,8 +511,15 @@ func (p *Pool) dismantle() {
 	defer close(p.closed)
 	p.sup.close()         // no more starts and pings
 	p.desk.puddle.Close() // returns when every worker has been released and stopped
-	if p.unreapable.Load() == 0 {
+	if stuck := p.sup.workers(); len(stuck) == 0 {
 		p.spawner.close() // its thread's end would kill what it started
+	} else {
+		go func() { // given up, but not forgotten
+			for _, w := range stuck {
+				<-w.watched
+			}
+			p.spawner.close()
+		}()
 	}
 	p.sup.event(Event{Kind: EventPoolState, State: "closed"})
 	p.reporter.close()

@@ -14,7 +14,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// The 26 cases of the seed's pool tests: 1 to 11 here, 12 to 16 and 26 in sessions_test.go, the rest in seed_test.go.
+// The 26 cases of the seed's pool tests, in Go terms; 12 to 16 and 26 are in sessions_test.go.
 
 func TestSeed01NewWithOnlyAScriptReportsItsSizeAndNoSessions(t *testing.T) {
 	p := newPool(t, Config{Script: workerScript(t, "core.py")})

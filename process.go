@@ -236,17 +236,8 @@ func (p *pipes) open() error {
 
 func (p *pipes) Read(b []byte) (int, error)     { return p.out.Read(b) }
 func (p *pipes) Write(b []byte) (int, error)    { return p.in.Write(b) }
+func (p *pipes) TryRead(b []byte) (int, error)  { return p.reads.do(p.reads.raw.Read, b) }
 func (p *pipes) TryWrite(b []byte) (int, error) { return p.writes.do(p.writes.raw.Write, b) }
-
-func (p *pipes) TryRead(b []byte) (int, error) {
-	n, err := p.reads.do(p.reads.raw.Read, b)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		// An expired deadline refuses even a read that would not wait.
-		_ = p.out.SetReadDeadline(time.Time{})
-		return p.reads.do(p.reads.raw.Read, b)
-	}
-	return n, err
-}
 
 // attempt is one non-blocking system call on a file. Its closure is made once, so that a call allocates nothing.
 type attempt struct {

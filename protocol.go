@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -18,6 +19,8 @@ import (
 const (
 	protocolVersion = 1
 	frameSlack      = 64 << 10 // what an envelope may add to a result of exactly MaxMessageBytes
+	maxBanner       = 64 << 10 // what may be printed before the first answer
+	maxPolls        = 256
 	largeFrame      = 64 << 10 // from here on the read buffer is given away with the frame instead of being copied
 )
 
@@ -25,9 +28,9 @@ const (
 type transport interface {
 	io.Reader
 	io.Writer
-	// TryRead reads what is there without waiting: 0, nil when that is nothing. It ignores deadlines.
+	// TryRead reads what is there without waiting: 0, nil when that is nothing. TryWrite writes what is accepted without
+	// waiting. After a deadline they may fail with os.ErrDeadlineExceeded, as Read and Write do.
 	TryRead(p []byte) (int, error)
-	// TryWrite writes what is accepted without waiting: 0, nil when that is nothing.
 	TryWrite(p []byte) (int, error)
 	SetDeadline(t time.Time) error
 	Close() error
@@ -223,8 +226,16 @@ type conn struct {
 	r, w   int // buf[r:w] is read and not yet consumed
 	broken error
 
-	interrupt func()        // moves the deadline into the past; made once, so that arming allocates no closure
+	// Of the exchange under way, from arm to disarm.
+	ctx      context.Context
+	deadline time.Time
+	waited   bool // the transport's deadline has been set
+	spin     time.Duration
+
+	interrupt func()        // moves the transport's deadline into the past; made once, so that arming allocates no closure
 	hooked    chan struct{} // the interrupt has run
+	readNext  func([]byte) (int, error)
+	readNow   func([]byte) (int, error)
 }
 
 func newConn(t transport, maxMessage int) *conn {
@@ -232,6 +243,14 @@ func newConn(t transport, maxMessage int) *conn {
 	c.interrupt = func() {
 		_ = c.t.SetDeadline(time.Unix(1, 0))
 		c.hooked <- struct{}{}
+	}
+	c.readNext = c.await
+	c.readNow = func(p []byte) (int, error) {
+		n, err := c.t.TryRead(p)
+		if n == 0 && err == nil {
+			err = os.ErrDeadlineExceeded
+		}
+		return n, err
 	}
 	return c
 }
@@ -248,32 +267,63 @@ func (e *errShortWrite) Unwrap() error { return e.err }
 // errNoise says that the worker had sent something unasked before the request was written.
 var errNoise = errors.New("output that no request asked for")
 
-// arm makes ctx's end and the deadline (zero: none) interrupt the exchange; disarm must follow.
-func (c *conn) arm(ctx context.Context, deadline time.Time) (stop func() bool) {
-	_ = c.t.SetDeadline(deadline)
+// arm makes ctx's end and the deadline (zero: none) interrupt the exchange; disarm must follow. An answer that comes within
+// spin is waited for without parking.
+func (c *conn) arm(ctx context.Context, deadline time.Time, spin time.Duration) (stop func() bool) {
+	c.ctx, c.deadline, c.spin = ctx, deadline, spin
 	if ctx.Done() == nil {
 		return nil
 	}
 	return context.AfterFunc(ctx, c.interrupt)
 }
 
-// extend starts the timeout (0: none) anew while the exchange goes on.
-func (c *conn) extend(ctx context.Context, timeout time.Duration) {
-	if timeout <= 0 {
+// patient sets the transport's deadline: it is about to wait. Exchanges that never wait save the cost.
+func (c *conn) patient() {
+	if c.waited {
 		return
 	}
-	_ = c.t.SetDeadline(time.Now().Add(timeout))
-	if ctx.Err() != nil { // the interrupt may just have been overwritten
+	c.waited = true
+	_ = c.t.SetDeadline(c.deadline)
+	if c.ctx.Err() != nil { // the interrupt may just have been overwritten
 		_ = c.t.SetDeadline(time.Unix(1, 0))
 	}
+}
+
+// extend moves the deadline while the exchange goes on. Zero means none.
+func (c *conn) extend(deadline time.Time) {
+	c.deadline, c.waited = deadline, false
 }
 
 // disarm returns when no interrupt can come any more, and clears the deadline: a late one must not poison the next call.
 func (c *conn) disarm(stop func() bool) {
 	if stop != nil && !stop() {
 		<-c.hooked
+		c.waited = true
 	}
-	_ = c.t.SetDeadline(time.Time{})
+	if c.waited {
+		_ = c.t.SetDeadline(time.Time{})
+	}
+	c.ctx, c.waited = nil, false
+}
+
+// await reads what comes next: at first it polls, because to be parked and woken costs more than a short wait; then it parks.
+func (c *conn) await(p []byte) (int, error) {
+	if c.spin > 0 {
+		begun := time.Now()
+		for range maxPolls { // so that it ends also where the clock stands still, as in a synctest bubble
+			n, err := c.t.TryRead(p)
+			if n > 0 || err != nil {
+				return n, err
+			}
+			if time.Since(begun) > c.spin {
+				break
+			}
+			runtime.Gosched()
+		}
+		c.spin = 0 // once an exchange
+	}
+	c.patient()
+	return c.t.Read(p)
 }
 
 // send writes one whole line. On *errShortWrite or errNoise the request was not executed.
@@ -290,8 +340,7 @@ func (c *conn) quiet() error {
 		c.r, c.w = 0, 0
 		n, err := c.t.TryRead(c.buf)
 		if err != nil {
-			c.broken = err
-			return &errShortWrite{0, err}
+			return c.unwritten(&errShortWrite{0, err})
 		}
 		c.w = n
 	}
@@ -302,24 +351,35 @@ func (c *conn) quiet() error {
 	return nil
 }
 
+// write writes all of line: at once when the pipe takes it, as it does unless the line is large.
 func (c *conn) write(line []byte) error {
-	n, err := c.t.Write(line)
+	n, err := c.t.TryWrite(line)
+	if err == nil && n < len(line) {
+		c.patient()
+		var more int
+		more, err = c.t.Write(line[n:])
+		n += more
+	}
 	if n == len(line) {
 		return nil
 	}
 	if err == nil {
 		err = io.ErrShortWrite
 	}
-	short := &errShortWrite{n, err}
+	return c.unwritten(&errShortWrite{n, err})
+}
+
+// unwritten puts the stream in doubt, unless it is as it was.
+func (c *conn) unwritten(short *errShortWrite) error {
 	if !nothingWritten(short) {
-		c.broken = err
+		c.broken = short.err
 	}
 	return short
 }
 
 // receive reads the next frame and checks that it answers id.
 func (c *conn) receive(id uint64, f *frame) error {
-	err := c.receiveFrame(f, c.t.Read)
+	err := c.receiveFrame(f, c.readNext)
 	if err == nil && f.id != id {
 		err = c.violation(fmt.Errorf("an answer to request %d, not %d", f.id, id), f.body)
 	}
@@ -331,14 +391,32 @@ func (c *conn) receive(id uint64, f *frame) error {
 
 // receiveLast looks, without waiting, whether the frame is there after all: called when the deadline has passed.
 func (c *conn) receiveLast(id uint64, f *frame) bool {
-	err := c.receiveFrame(f, func(p []byte) (int, error) {
-		n, err := c.t.TryRead(p)
-		if n == 0 && err == nil {
-			err = os.ErrDeadlineExceeded
-		}
-		return n, err
-	})
+	err := c.receiveFrame(f, c.readNow)
 	return err == nil && f.id == id
+}
+
+// skipBanner reads up to the first answer's beginning, and returns what stands before it: what a sitecustomize or .pth file
+// printed before the runtime could take stdout out of its way.
+func (c *conn) skipBanner() (banner []byte, err error) {
+	answer := []byte(`{"id":0,"success":`)
+	for {
+		unread := c.buf[c.r:c.w]
+		if i := bytes.Index(unread, answer); i >= 0 {
+			c.r += i
+			return bytes.Clone(unread[:i]), nil
+		}
+		if len(unread) > maxBanner {
+			return nil, c.violation(fmt.Errorf("more than %d bytes of output before hello was answered", maxBanner), unread)
+		}
+		if c.w == len(c.buf) {
+			c.makeRoom()
+		}
+		n, err := c.readNext(c.buf[c.w:])
+		c.w += n
+		if n == 0 && err != nil {
+			return bytes.Clone(c.buf[c.r:c.w]), err
+		}
+	}
 }
 
 // receiveFrame reads up to the next newline with read, and parses the line.
@@ -403,7 +481,8 @@ func (c *conn) violation(err error, sample []byte) error {
 // cancel asks the runtime to end the stream that is being received, and gives it d to do so.
 func (c *conn) cancel(id uint64, d time.Duration) error {
 	line := append(strconv.AppendUint([]byte(`{"id":`), id, 10), `,"cancel":true}`+"\n"...)
-	_ = c.t.SetDeadline(time.Now().Add(d))
+	c.extend(time.Now().Add(d))
+	c.patient()
 	_, err := c.t.Write(line)
 	return err
 }

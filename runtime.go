@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -123,7 +124,8 @@ func (e *wireError) toError(info CallInfo) *Error {
 		py := e.exception()
 		return newError(TypePython, Executed, py.Error(), py)
 	case "invalid_arguments":
-		return newError(TypeInvalidArguments, NotExecuted, e.Message, nil)
+		name := cmp.Or(info.Program, info.Command) // the message begins with it, and so will the error's line
+		return newError(TypeInvalidArguments, NotExecuted, strings.TrimPrefix(e.Message, name+": "), nil)
 	case "unknown_command":
 		name := info.Command
 		if e.What == "program" {
@@ -211,7 +213,7 @@ func tooOld(ctx context.Context, spec spawnSpec) (version string, err error) {
 	version = askPython(ctx, spec.path, spec.dir, spec.env, "import sys; sys.stdout.write('.'.join(map(str, sys.version_info[:3])))")
 	var major, minor int
 	if n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor); n == 2 && (major < 3 || major == 3 && minor < 8) {
-		return version, fmt.Errorf("Python %s is too old: pypool needs Python 3.8 or later", version) //nolint:staticcheck // a proper name
+		return version, fmt.Errorf("this Python %s is too old: pypool needs Python 3.8 or later", version)
 	}
 	return version, nil
 }

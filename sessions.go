@@ -2,6 +2,7 @@ package pypool
 
 import (
 	"cmp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -75,7 +76,7 @@ func (t *sessionTable) enter(id string) *session {
 				s.last.Store(int64(t.now()))
 				return s
 			}
-			t.entries.CompareAndDelete(id, v) // its remover is about to do the same
+			runtime.Gosched() // its remover is about to delete it, and to count that
 			continue
 		}
 		s := &session{id: strings.Clone(id), started: t.now()} // a clone: id may be a small part of a large request

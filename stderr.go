@@ -71,6 +71,13 @@ func (l *stderrLog) drain(r io.Reader) {
 	}
 }
 
+// add takes output that came another way.
+func (l *stderrLog) add(text []byte) {
+	for line := range bytes.Lines(text) {
+		l.emit(bytes.TrimSuffix(line[:min(len(line), maxLogLine)], []byte("\n")))
+	}
+}
+
 func (l *stderrLog) emit(text []byte) {
 	line := logLine{level: slog.LevelInfo, text: printable(string(text), maxLogLine)}
 	kept := text

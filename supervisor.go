@@ -476,10 +476,10 @@ func (s *supervisor) announceLocked() {
 		return
 	}
 	level := slog.LevelInfo
-	if s.state == "serving" || s.state == "" && state != "serving" {
+	switch {
+	case s.state == "serving":
 		level = slog.LevelWarn
-	}
-	if s.state == "" { // New is still starting them
+	case s.state == "", state == "degraded" && s.failed == 0 && s.spawned <= int64(s.cfg.Size): // New is still starting them
 		level = slog.LevelDebug
 	}
 	s.state = state

@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -67,6 +68,7 @@ type job struct {
 	info    CallInfo
 	req     request
 	timeout time.Duration    // of the operation; 0: none
+	spin    time.Duration    // how long to poll for the answer before parking
 	item    func(reply) bool // takes a stream's items; false stops the stream. nil: items are not expected
 	stopped bool             // item has returned false
 }
@@ -91,6 +93,9 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	}
 	proc, err := env.cfg.spawn(ctx, env.spawner, env.spec)
 	if err != nil {
+		if _, dirErr := os.Stat(env.spec.dir); env.spec.dir != "" && dirErr != nil {
+			err = fmt.Errorf("Config.Dir: %w", dirErr) // exec says of it that the interpreter is missing
+		}
 		return nil, w.startError("spawn", err)
 	}
 	w.proc = proc
@@ -103,7 +108,7 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	if d := env.cfg.StartTimeout; d > 0 {
 		deadline = w.started.Add(d)
 	}
-	stop := w.conn.arm(ctx, deadline)
+	stop := w.conn.arm(ctx, deadline, 0)
 	stage, err := w.greet()
 	w.conn.disarm(stop)
 	if err == nil {
@@ -152,6 +157,15 @@ func (w *worker) converse(line []byte, id uint64, into any) error {
 	if err := w.conn.send(line); err != nil {
 		return err
 	}
+	if id == 0 {
+		banner, err := w.conn.skipBanner()
+		if len(banner) > 0 {
+			w.log.add(banner)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	var f frame
 	if err := w.conn.receive(id, &f); err != nil {
 		return err
@@ -193,7 +207,7 @@ func (w *worker) exchangePing() error {
 // ping proves that an idle worker answers within d. The caller holds the worker.
 func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, err error) {
 	start := time.Now()
-	stop := w.conn.arm(ctx, start.Add(d))
+	stop := w.conn.arm(ctx, start.Add(d), 0)
 	err = w.exchangePing()
 	w.conn.disarm(stop)
 	if err == nil {
@@ -224,11 +238,11 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 
 	w.current.Store(j)
 	defer w.current.Store(nil)
-	stop := w.conn.arm(ctx, deadline)
+	stop := w.conn.arm(ctx, deadline, j.spin)
 	err := w.conn.send(line)
 	var f frame
 	if err == nil {
-		err = w.receive(ctx, j, &f)
+		err = w.receive(j, &f)
 	}
 	w.conn.disarm(stop)
 	if errors.Is(err, os.ErrDeadlineExceeded) && w.conn.broken == nil && w.conn.receiveLast(j.id, &f) && f.kind != frameItem {
@@ -249,7 +263,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 }
 
 // receive reads frames until the final one, handing items on. A stream that is stopped is canceled and read to its end.
-func (w *worker) receive(ctx context.Context, j *job, f *frame) error {
+func (w *worker) receive(j *job, f *frame) error {
 	for {
 		if err := w.conn.receive(j.id, f); err != nil {
 			return err
@@ -262,7 +276,9 @@ func (w *worker) receive(ctx context.Context, j *job, f *frame) error {
 		case j.stopped:
 			// what was on its way
 		case j.item(reply{w.conn.take(f), f.bigInt}):
-			w.conn.extend(ctx, j.timeout)
+			if j.timeout > 0 {
+				w.conn.extend(time.Now().Add(j.timeout))
+			}
 		default:
 			j.stopped = true
 			if err := w.conn.cancel(j.id, w.env.cfg.StopGrace); err != nil {
@@ -295,8 +311,8 @@ func (w *worker) failure(ctx context.Context, j *job, err error, start time.Time
 	case errors.Is(err, os.ErrDeadlineExceeded) && j.stopped:
 		e = timeoutError(TypeCanceled, delivery, "the loop over the stream was left, and the generator did not stop within StopGrace", w.hang(), nil)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		took := time.Since(start).Round(time.Millisecond).String()
-		e = timeoutError(TypeOperationTimeout, delivery, "no answer within "+took, w.hang(), nil)
+		limit := cmp.Or(j.timeout, time.Since(start)).Round(time.Millisecond).String()
+		e = timeoutError(TypeOperationTimeout, delivery, "no answer within "+limit, w.hang(), nil)
 	case errors.As(err, &violation), errors.Is(err, errNoise):
 		w.proc.kill()
 		if violation == nil {
@@ -450,7 +466,7 @@ func (w *worker) stop() {
 
 func (w *worker) stopPolitely() {
 	grace := w.env.cfg.StopGrace
-	stop := w.conn.arm(context.Background(), time.Now().Add(grace))
+	stop := w.conn.arm(context.Background(), time.Now().Add(grace), 0)
 	id := w.env.ids.Add(1)
 	if req, err := encodeRequest(nil, "shutdown", nil, "", false); err == nil {
 		var bye any
@@ -489,7 +505,7 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 	case ctx.Err() != nil:
 		cause = context.Cause(ctx)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		cause = errors.Join(errors.New("not ready within StartTimeout, "+w.env.cfg.StartTimeout.String()), w.hang())
+		cause = joinDetail(errors.New("not ready within StartTimeout, "+w.env.cfg.StartTimeout.String()), w.hang())
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), isShortWrite(err):
 		// A deadline of its own, and no longer than a hang's: the process may have closed its channel and live on.
 		if w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {

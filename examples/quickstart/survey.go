@@ -39,7 +39,7 @@ type located struct {
 
 // totals are the figures of a group of files.
 type totals struct {
-	name                                          string
+	name                                         string
 	files, lines, functions, classes, complexity int
 }
 

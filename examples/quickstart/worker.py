@@ -1,10 +1,12 @@
 """What the quickstart has done in Python: read Python source files and measure them.
 
-An ordinary worker: typed functions under ``@command``. Nothing but the functions themselves is said to pypool.
+An ordinary worker: typed functions under ``@command``. Try it without Go: ``python -m pypool worker.py``, with pypool
+installed from the folder python/.
 """
 
 import ast
 import os
+import sys
 import sysconfig
 import warnings
 from dataclasses import dataclass
@@ -15,9 +17,10 @@ from pypool import command
 warnings.simplefilter("ignore")  # the compiler's remarks on old code are not our subject
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-# Each of these is one more way through a function. match_case exists since Python 3.10.
-BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler)
-BRANCHES += (ast.match_case,) if hasattr(ast, "match_case") else ()
+# Each of these is one more way through a function.
+BRANCHES: Tuple[type, ...] = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler)
+if sys.version_info >= (3, 10):
+    BRANCHES += (ast.match_case,)
 
 
 @dataclass

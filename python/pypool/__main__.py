@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any, List, Optional
 
-from . import _async, _bind, _call, _commands, _describe, _errors, _start, __version__
+from . import __version__, _async, _bind, _call, _commands, _describe, _errors, _start
 from ._protocol import ResultError, encode
 
 

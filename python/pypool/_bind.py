@@ -9,16 +9,14 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import inspect
-    from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+    from typing import Any, Dict, Optional, Sequence, Tuple
 
     from ._commands import Command
 
     Bound = Tuple[Sequence[Any], Dict[str, Any]]
 
 #: Words of hints that convert nothing: a hint made of these alone needs no look at `typing`.
-_PLAIN = frozenset(
-    ("int", "str", "float", "bool", "dict", "list", "object", "None", "NoneType", "Any", "Optional", "Union", "Dict", "List", "typing", "t")
-)
+_PLAIN = frozenset("int str float bool dict list object None NoneType Any Optional Union Dict List typing t".split())
 _FUNCTION = type(lambda: None)
 
 
@@ -73,7 +71,7 @@ def _prepare(entry: Command) -> None:
     def adapt(args: Any) -> Bound:
         positional, keyword = _split(entry, args)
         bound = _bind_by_signature(entry, signature, positional, keyword)
-        if converters and bound is not None:
+        if signature is not None and bound is not None and converters:
             try:
                 _hints.apply(converters, signature, bound)
             except _hints.ConversionError as error:
@@ -86,7 +84,7 @@ def _prepare(entry: Command) -> None:
 def _python_function(func: Any) -> Any:
     """The function whose parameters Python itself checks when func is called; None where that is hidden or unknown."""
     if type(func) is not _FUNCTION:
-        func = getattr(func, "__func__", None) or getattr(type(func), "__call__", None)
+        func = getattr(func, "__func__", None) or type(func).__call__
     if type(func) is not _FUNCTION or hasattr(func, "__wrapped__") or hasattr(func, "__signature__"):
         return None
     return func

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def answer(worker: Worker, request: Request) -> str:
     """The final line of a built-in command, or of one that nobody registered."""
-    id, name, args, session, _, stream, _ = request
+    id, name, _, _, _, stream, _ = request
     if name == "execute_program":
         return _execute_program(worker, request)
     if name == "shutdown":
@@ -32,7 +32,7 @@ def answer(worker: Worker, request: Request) -> str:
 
         names = [*COMMANDS, *_SIMPLE, "execute_program"]
         return _failure.refused(worker, id, _errors.unknown("command", name, names))
-    text = encode(run(worker, session))
+    text = encode(run(worker, request))
     if stream:
         from . import _dispatch
 
@@ -79,15 +79,16 @@ def _shutdown(worker: Worker, id: int) -> NoReturn:
     _exit.finish(0)
 
 
-def _ping(worker: Worker, session: Optional[str]) -> Dict[str, Any]:
+def _ping(worker: Worker, request: Request) -> Dict[str, Any]:
+    session = request[3]
     reply: Dict[str, Any] = {"status": "ok", "worker_id": worker.worker_id, "pid": os.getpid()}
     if session is not None:
         reply["session_id"] = session
     return reply
 
 
-def _get_stats(worker: Worker, session: Optional[str]) -> Dict[str, Any]:
-    return {
+def _get_stats(worker: Worker, request: Request) -> Dict[str, Any]:
+    stats = {
         "calls": worker.calls,
         "errors": worker.errors,
         "uptime_s": round(monotonic() - worker.started, 3),
@@ -95,6 +96,15 @@ def _get_stats(worker: Worker, session: Optional[str]) -> Dict[str, Any]:
         "python": "%d.%d.%d" % sys.version_info[:3],
         "rss_bytes": _rss_bytes(),
     }
+    if _asked(request, "sources"):
+        from . import _sources
+
+        stats["sources"] = _sources.files()
+    return stats
+
+
+def _asked(request: Request, option: str) -> bool:
+    return type(request[2]) is dict and request[2].get(option) is True
 
 
 def _rss_bytes() -> Optional[int]:
@@ -113,17 +123,24 @@ def _rss_bytes() -> Optional[int]:
         return None
 
 
-def _list_commands(worker: Worker, session: Optional[str]) -> Any:
+def _list_commands(worker: Worker, request: Request) -> Any:
     from . import _describe
 
-    return [_describe.describe(entry) for registry in (COMMANDS, PROGRAMS) for entry in registry.values()]
+    entries = [entry for registry in (COMMANDS, PROGRAMS) for entry in registry.values()]
+    found = [_describe.describe(entry) for entry in entries]
+    if _asked(request, "schema"):
+        from . import _schema
+
+        for facts, entry in zip(found, entries):
+            facts["schema"] = _schema.schema(entry)
+    return found
 
 
-def _list_programs(worker: Worker, session: Optional[str]) -> Any:
+def _list_programs(worker: Worker, request: Request) -> Any:
     return list(PROGRAMS)
 
 
-_SIMPLE: Dict[str, Callable[[Worker, Optional[str]], Any]] = {
+_SIMPLE: Dict[str, Callable[[Worker, Request], Any]] = {
     "ping": _ping,
     "get_stats": _get_stats,
     "list_commands": _list_commands,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ._protocol import Request
 
-_TYPES = {
+_TYPES: Dict[str, Any] = {
     "id": (int, "an unsigned integer"),
     "command": (str, "a string"),
     "args": (object, "any value"),
@@ -36,7 +36,7 @@ def parse(line: bytes, begin: Callable[[int], None]) -> Request:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        id = _id_of(line.decode("utf-8", "replace"))
+        id = id_of(line.decode("utf-8", "replace"))
         if id is None:
             raise RequestError("invalid_request", "the line is not UTF-8: %s" % error, None) from None
         begin(id)
@@ -111,7 +111,8 @@ def _value(text: str, at: int, wrong: Callable[..., RequestError], key: str) -> 
 
 
 def _check(key: str, value: Any, wrong: Callable[..., RequestError]) -> None:
-    wanted, words = _TYPES[key]
+    wanted: Any = _TYPES[key][0]
+    words: str = _TYPES[key][1]
     if not isinstance(value, wanted) or (wanted is int and type(value) is not int):
         raise wrong("%r must be %s" % (key, words))
     if key == "id" and not 0 < value <= MAX_ID:
@@ -124,8 +125,8 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def _id_of(text: str) -> Optional[int]:
-    """The id of a line that cannot be read as a whole, by its prefix."""
+def id_of(text: str) -> Optional[int]:
+    """The id of a line that cannot be read as a whole, by its prefix; None when that does not show it."""
     if not text.startswith('{"id":'):
         return None
     try:

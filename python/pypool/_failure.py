@@ -20,6 +20,8 @@ SHORT = 200
 
 def answer(worker: Worker, id: int, error: BaseException, entry: Optional[Command], args: Any) -> str:
     """The final line for what a call raised. A TypeError may be Python's refusal to enter `entry` with these args."""
+    if worker.channel.torn:
+        escaped(worker, b"", id, error, True)
     if isinstance(error, ResultError):
         return _fitting(worker, id, dict(error.fields, kind=error.kind))
     if entry is not None and type(error) is TypeError and _not_entered(error):
@@ -52,20 +54,32 @@ def refused(worker: Worker, id: int, fields: Dict[str, Any]) -> str:
 
 def refusal(error: RequestError) -> str:
     """The answer to a line that is not a request."""
-    return line(error.id, {"kind": error.kind, "message": str(error)})
+    return error_line(error.id, {"kind": error.kind, "message": str(error)})
 
 
-def escaped(worker: Worker, id: int, error: BaseException, writing: bool) -> None:
-    """An exception no handler raised: a signal handler's, that struck the loop itself, or a broken channel."""
+def escaped(worker: Worker, line: Optional[bytes], id: int, error: BaseException, writing: bool) -> None:
+    """An exception no handler raised: a signal handler's, that struck the loop itself; no memory for a line; a broken channel.
+
+    `line` is the request's, None while none was in hand; `id` is 0 until it has been read as a whole.
+    """
     if isinstance(error, OSError) and error.errno is not None:
         _life.host_gone()  # nobody reads answers any more; a TimeoutError("...") somebody raised has no errno
-    if writing:
-        # Whether the answer is out cannot be known, and a second one would be worse than none.
+    if writing or (line is None and isinstance(error, MemoryError)):
+        # Whether the answer is out cannot be known, and a second one would be worse than none. Or a line was too long to be
+        # kept: what has been read of it is lost, so the worker is.
         from . import _exit
 
         _exit.finish(1)
+    unread = None
+    if not id and line is not None:
+        from . import _envelope
+
+        unread = _envelope.id_of(bytes(line[:64]).decode("utf-8", "replace"))
     if id:
         worker.channel.write(worker.failed(id, error))
+    elif unread:
+        message = "the arguments cannot be read: %s" % type(error).__name__
+        worker.channel.write(refused(worker, unread, {"kind": "invalid_arguments", "message": message}))
     else:
         from . import _errors
 
@@ -73,17 +87,17 @@ def escaped(worker: Worker, id: int, error: BaseException, writing: bool) -> Non
     RUNNING.request = None
 
 
-def line(id: Optional[int], fields: Dict[str, Any]) -> str:
+def error_line(id: Optional[int], fields: Dict[str, Any]) -> str:
     """An error object in its envelope. Its strings may hold anything, lone surrogates too: those are replaced."""
     text = encode_raw({key: _printable(value) for key, value in fields.items()})
     return '{"id":%s,"success":false,"error":%s}\n' % ("null" if id is None else "%d" % id, text)
 
 
 def _fitting(worker: Worker, id: int, fields: Dict[str, Any]) -> str:
-    text = line(id, fields)
+    text = error_line(id, fields)
     if len(text) > worker.limit:
         short = {key: value[:SHORT] if type(value) is str else value for key, value in fields.items()}
-        text = line(id, {key: value for key, value in short.items() if type(value) is not list})
+        text = error_line(id, {key: value for key, value in short.items() if type(value) is not list})
     return text
 
 

@@ -7,17 +7,16 @@ nothing but what an interpreter has loaded by itself.
 
 from __future__ import annotations
 
-import sys
-
 # The frozen half of importlib is in every interpreter's memory; importlib.util would cost milliseconds at each start.
 import _frozen_importlib as _bootstrap
 import _frozen_importlib_external as _external
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import CodeType, ModuleType
-    from typing import Any, Callable, Dict, List, Optional, Sequence
+    from typing import Any, Callable, Dict, Optional, Sequence
 
     Hook = Callable[[ModuleType], None]
 
@@ -70,7 +69,6 @@ class Finder:
         self.sources = sources
         self.scripts: Dict[str, str] = {}
         self.hooks: Dict[str, Hook] = {}
-        self._busy: List[str] = []
 
     def find_spec(
         self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
@@ -81,7 +79,7 @@ class Finder:
             filename = self.scripts[name]
             loader = _external.SourceFileLoader(name, filename)
             return _external.spec_from_file_location(name, filename, loader=loader)
-        if name in self.hooks and name not in self._busy:
+        if name in self.hooks:
             return self._hooked(name, path)
         return None
 
@@ -91,17 +89,19 @@ class Finder:
         if source is None:
             return None
         filename = "<" + PACKAGE + ">/" + key + ".py"
-        return _bootstrap.ModuleSpec(name, _Loader(source, filename), origin=filename, is_package=key == "__init__")
+        loader: Any = _Loader(source, filename)
+        return _bootstrap.ModuleSpec(name, loader, origin=filename, is_package=key == "__init__")
 
     def _hooked(self, name: str, path: Optional[Sequence[str]]) -> Optional[ModuleSpec]:
-        self._busy.append(name)
-        try:
-            spec: Optional[ModuleSpec] = _bootstrap._find_spec(name, path)
-        finally:
-            self._busy.remove(name)
-        if spec is not None and hasattr(spec.loader, "exec_module"):
-            spec.loader = _Hooked(spec.loader, self.hooks.pop(name))
-        return spec
+        for finder in sys.meta_path:
+            if finder is not self and hasattr(finder, "find_spec"):
+                spec: Any = finder.find_spec(name, path)
+                if spec is not None:
+                    if hasattr(spec.loader, "exec_module"):
+                        spec.loader = _Hooked(spec.loader, self.hooks.pop(name))
+                    found: ModuleSpec = spec
+                    return found
+        return None
 
 
 def install(sources: Dict[str, str]) -> Finder:

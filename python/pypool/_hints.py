@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ConversionError", "apply", "converters"]
 
-_ARRAYS = {list: list, tuple: tuple, set: set, frozenset: frozenset, collections.abc.Sequence: list, collections.abc.Iterable: list}
+_ARRAYS = {
+    list: list,
+    tuple: tuple,
+    set: set,
+    frozenset: frozenset,
+    collections.abc.Sequence: list,
+    collections.abc.Iterable: list,
+}
 _OBJECTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 

@@ -58,7 +58,8 @@ def watch_host(fd: int) -> None:
         # What was written before the host closed its end is still in the pipe, and may be `shutdown`: an idle loop reads it,
         # and the end of file behind it, by itself.
         while WATCH.armed:
-            if RUNNING.request is not None or not WATCH.started:
+            request = RUNNING.request
+            if not WATCH.started or (request is not None and request[1] != "shutdown"):
                 host_gone()
             sleep(0.005)
 
@@ -67,7 +68,7 @@ def watch_host(fd: int) -> None:
 
 def guard_process(err: int, stack_fd: Optional[int]) -> None:
     """Signals, core dumps and crash reports. `err` is the private copy of stderr."""
-    import _signal
+    import _signal  # type: ignore[import-not-found]  # signal itself would import enum
     import faulthandler
 
     # ^C in a terminal goes to the whole foreground group; the host decides when a worker stops.

@@ -37,7 +37,6 @@ def install(logging: Any, err: int, level: int) -> None:
     root.addHandler(handler)
     if root.level == logging.WARNING:
         root.setLevel(level)
-    logging.captureWarnings(True)
     _tame_basic_config(logging, root, handler)
 
 
@@ -59,6 +58,19 @@ def _tame_basic_config(logging: Any, root: Any, handler: Any) -> None:
 
     basicConfig.__doc__ = original.__doc__
     logging.basicConfig = basicConfig
+
+
+def show_warning(
+    warnings: Any, plain: Any, message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None
+) -> None:
+    """What warnings.showwarning does in a worker: a record of the logger that logging.captureWarnings uses."""
+    if file is not None:
+        plain(message, category, filename, lineno, file, line)
+        return
+    import logging
+
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    logging.getLogger("py.warnings").warning("%s", text)
 
 
 def format_record(record: Any) -> bytes:

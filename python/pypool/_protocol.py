@@ -80,7 +80,8 @@ def _make_scanner() -> Callable[[str, int], Tuple[Any, int]]:
     try:
         import _json
 
-        scan: Callable[[str, int], Tuple[Any, int]] = _json.make_scanner(_Context())
+        context: Any = _Context()
+        scan: Callable[[str, int], Tuple[Any, int]] = _json.make_scanner(context)
         if scan('{"a":[1]}', 0) == ({"a": [1]}, 9):
             return scan
     except Exception:
@@ -96,8 +97,8 @@ scan = _make_scanner()
 def parse_request(line: bytes, begin: Callable[[int], None]) -> Request:
     """One line as a request. begin(id) is called as soon as the id is known, before the rest is looked at.
 
-    The host writes the keys in the order of docs/protocol.md, so they are taken in that order and the arguments are parsed
-    once; any other order is legal too, and read by `_envelope.parse`. Raises RequestError or Control.
+    The host writes the keys in one order, so they are taken in that order, each parsed once and no duplicate possible; any
+    other order is legal too, and read by `_envelope.parse`. Raises RequestError or Control.
     """
     command = session = timeout = trace = args = None
     stream = False
@@ -114,13 +115,13 @@ def parse_request(line: bytes, begin: Callable[[int], None]) -> Request:
             args, at = scan(text, at + 8)
         if text.startswith(',"session_id":"', at):
             session, at = scan(text, at + 14)
+        if text.startswith(',"stream":true', at):
+            stream = True
+            at += 14
         if text.startswith(',"timeout_ms":', at):
             timeout, at = scan(text, at + 14)
             if type(timeout) is not int:
                 raise ValueError
-        if text.startswith(',"stream":true', at):
-            stream = True
-            at += 14
         if text.startswith(',"trace":"', at):
             trace, at = scan(text, at + 9)
         if text[at:] != "}":
@@ -215,6 +216,7 @@ class Channel:
         self.fd_out = fd_out
         self.lines: List[bytes] = []  # complete lines, the next one last
         self.parts: List[bytes] = []  # of the line that is not complete yet
+        self.torn = False  # while a line is written in pieces: nothing else may follow what is out
         if rest:
             self.take(rest)
 
@@ -250,13 +252,17 @@ class Channel:
         data = line.encode("ascii")
         sent = os.write(self.fd_out, data)
         if sent != len(data):
+            self.torn = True
             self._write_rest(memoryview(data)[sent:])
+            self.torn = False
 
     def write_success(self, id: int, text: str) -> None:
         """A final line whose result is too large to be copied into its envelope."""
+        self.torn = True
         self._write_rest(memoryview(b'{"id":%d,"success":true,"result":' % id))
         self._write_rest(memoryview(text.encode("ascii")))
         self._write_rest(memoryview(b"}\n"))
+        self.torn = False
 
     def _write_rest(self, data: memoryview) -> None:
         while data:

@@ -10,7 +10,7 @@ from ._protocol import Channel, encode, success
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional
+    from typing import Any, Dict, List, Optional
 
 PROTOCOL = 1
 CAPABILITIES = ("stream", "begun", "log")
@@ -26,7 +26,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         message = "the host speaks protocol %s, this runtime (%s) speaks [%d]" % (args["protocol"], __version__, PROTOCOL)
         from . import _failure
 
-        channel.write(_failure.line(0, {"kind": "protocol_mismatch", "message": message, "supported": [PROTOCOL]}))
+        channel.write(_failure.error_line(0, {"kind": "protocol_mismatch", "message": message, "supported": [PROTOCOL]}))
         os._exit(1)
     stack_fd = _private(args.get("stack_fd"))
     begun_fd = _private(args.get("begun_fd"))
@@ -51,11 +51,14 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
 
         fields: Dict[str, Any] = {"kind": "start_failed", "stage": stage}
         fields.update(_errors.exception_fields(error))
-        channel.write(_failure.line(0, fields))
+        channel.write(_failure.error_line(0, fields))
         _exit.finish(1)
+    _life.WATCH.started = True  # first: the answer may be followed at once by `shutdown` and the end of file
     channel.write(success(0, result))
-    _life.WATCH.started = True
-    worker.serve()
+    try:
+        worker.serve()
+    finally:
+        _life.host_gone()  # serve returns never; should it raise, nothing else may keep this process alive
 
 
 def _describe_self(args: Dict[str, Any], begun: bool) -> Dict[str, Any]:
@@ -115,7 +118,17 @@ def _prepare_logging(args: Dict[str, Any], err: int) -> None:
 
         _logging.install(logging, err, level)
 
+    def show_warnings(warnings: Any) -> None:
+        def show(*args: Any, **options: Any) -> None:
+            from . import _logging
+
+            _logging.show_warning(warnings, plain, *args, **options)
+
+        plain = warnings.showwarning
+        warnings.showwarning = show
+
     _finder.when_imported("logging", hook)
+    _finder.when_imported("warnings", show_warnings)
 
 
 def _carry(spawn: Any) -> None:

@@ -60,7 +60,7 @@ class Worker:
             begun[0] = id
 
         while True:
-            id, writing = 0, False
+            id, line, writing = 0, None, False
             try:
                 line = next_line()
                 if line is None:
@@ -100,7 +100,7 @@ class Worker:
             except BaseException as error:
                 from . import _failure
 
-                _failure.escaped(self, id, error, writing)
+                _failure.escaped(self, line, id, error, writing)
 
     # ------------------------------------------------------------------------------------------------------ answers
 

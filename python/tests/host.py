@@ -39,6 +39,7 @@ class Host:
         extras: bool = True,
         preexec: Any = None,
         leader: bool = True,
+        prelude: str = "",
         **args: Any,
     ) -> None:
         boot = (PACKAGE / "_boot.py").read_text("ascii")
@@ -59,7 +60,7 @@ class Host:
                 preexec()
 
         self.process = subprocess.Popen(
-            [python, "-I", "-u", "-X", "faulthandler", "-c", boot],
+            [python, "-I", "-u", "-X", "faulthandler", "-c", prelude + boot],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr_file,

@@ -218,3 +218,22 @@ def test_signal_handler_that_raises_late(start: Start) -> None:
     assert host.silent(0.2)
     assert host.result("echo", [1]) == 1
     assert "late" in host.stderr()
+
+
+def test_signal_handler_that_raises_while_a_result_is_written(start: Start) -> None:
+    """Half of a result is out: no second answer may follow it."""
+    host = start(
+        """
+        import signal
+        def ring(*_): raise TimeoutError("late")
+        signal.signal(signal.SIGUSR2, ring)
+        @command
+        def make(): return "x" * 10_000_000
+        """
+    )
+    host.send(host.request("make"))
+    first = os.read(host.fd_in, 10)  # it is writing now, and the pipe is full
+    os.kill(host.pid, signal.SIGUSR2)
+    assert host.wait() == 1
+    rest = first + b"".join(iter(lambda: os.read(host.fd_in, 1 << 20), b""))
+    assert rest.startswith(b'{"id":') and b"\n" not in rest and rest.count(b'"id"') == 1

@@ -70,7 +70,10 @@ def test_warnings_keep_their_order(start: Start) -> None:
         import logging, warnings
         @command
         def work():
-            logging.warning("one"); print("two"); warnings.warn("three"); logging.warning("four")
+            logging.warning("one")
+            print("two")
+            warnings.warn("three")
+            logging.warning("four")
         """
     )
     host.call("work")
@@ -153,11 +156,11 @@ class P:
 '''
 
 
-def run(folder: object, *args: str) -> "subprocess.CompletedProcess[str]":
+def run(folder: object, *args: str) -> subprocess.CompletedProcess[str]:
     env = dict(os.environ, PYTHONPATH=str(PACKAGE.parent), PYTHONIOENCODING="utf-8")
     env.pop("VIRTUAL_ENV", None)
     command = [sys.executable, "-m", "pypool", *args]
-    return subprocess.run(command, cwd=str(folder), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    return subprocess.run(command, cwd=str(folder), env=env, capture_output=True, encoding="utf-8")
 
 
 def test_command_line(tmp_path: object) -> None:

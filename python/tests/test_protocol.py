@@ -22,8 +22,9 @@ def parse(line: str) -> Any:
 
 
 def test_canonical_request() -> None:
-    line = '{"id":7,"command":"f","args":{"a":[1]},"session_id":"s","timeout_ms":9,"stream":true,"trace":"t"}'
-    assert parse(line) == (7, "f", {"a": [1]}, "s", 9, True, "t")
+    wanted = (7, "f", {"a": [1]}, "s", 9, True, "t")
+    assert parse('{"id":7,"command":"f","args":{"a":[1]},"session_id":"s","stream":true,"timeout_ms":9,"trace":"t"}') == wanted
+    assert parse('{"id":7,"command":"f","args":{"a":[1]},"session_id":"s","timeout_ms":9,"stream":true,"trace":"t"}') == wanted
     assert parse('{"id":18446744073709551615,"command":"f"}') == (2**64 - 1, "f", None, None, None, False, None)
 
 
@@ -139,7 +140,7 @@ def test_short_writes_are_finished() -> None:
         written.append(real(fd, bytes(data)[:7]))
         return written[-1]
 
-    os.write = few  # type: ignore[assignment]
+    os.write = few
     try:
         channel.write('{"id":1,"success":true,"result":null}\n')
         channel.write_success(2, '"x"')

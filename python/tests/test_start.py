@@ -233,7 +233,7 @@ def test_import_path(start: Start, tmp_path: Path) -> None:
     ours = [path.index(str(entry)) for entry in (tmp_path, extra, site, linked)]
     assert ours == sorted(ours) and len(set(path)) == len(path)
     stdlib = path.index(os.path.dirname(os.__file__).replace(sys.prefix, sys.base_prefix))
-    packages = [index for index, entry in enumerate(path) if entry.endswith(("site-packages", "dist-packages")) and str(user) not in entry]
+    packages = [path.index(entry) for entry in path if entry.endswith("-packages") and str(user) not in entry]
     assert stdlib < ours[0] and ours[-1] < min(packages)
     assert start(text, env=dict(env, PYTHONNOUSERSITE="1"), python=base_python()).error("who", ["by_pth"])
     if sys.prefix != sys.base_prefix:  # a virtual environment hides the user's site
@@ -283,6 +283,37 @@ def test_an_installed_pypool_never_shadows(start: Start, tmp_path: Path) -> None
     host = start("import pypool\n@command\ndef f(): return pypool.__version__", python=str(home / "bin" / "python"))
     assert host.result("f") == "0.1.0"
     assert host.hello["result"]["executable"] == str(home / "bin" / "python")
+
+
+def test_poor_platform(start: Start) -> None:
+    """Neither posix modules nor CPython's private JSON: what an interpreter on Windows, or another than CPython, offers."""
+    missing = ("fcntl", "resource", "mmap", "select", "_json")
+    prelude = "import os, sys\nsys.modules.update(dict.fromkeys(%r))\ndel os.getpgrp, os.register_at_fork\n" % (missing,)
+    host = start(
+        """
+        import logging
+        @command
+        def echo(x):
+            print("out")
+            logging.warning("w")
+            return x
+        @command
+        def rows(n): yield from range(n)
+        @command
+        def nan(): return [float("nan")]
+        """,
+        prelude=prelude,
+        extras=False,
+    )
+    assert host.result("echo", [{"a": [1, "\u00e9"]}]) == {"a": [1, "\u00e9"]}
+    assert [frame.get("item") for frame in host.stream("rows", [2])] == [0, 1, None]
+    assert host.error("nan")["path"] == "$[0]"
+    assert host.error("echo", {"y": 1})["kind"] == "invalid_arguments"
+    host.write(b'{"id":5,"command":"echo","args":[1e999]}\n')
+    assert host.receive()["error"]["kind"] == "invalid_arguments"
+    assert host.records()[0]["message"] == "w"
+    host.close_stdin()
+    assert host.wait() == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ its cost

@@ -60,7 +60,9 @@ def hold(latch: str) -> None:
 
 
 @command
-def block(latch: str) -> str:
+def block(latch: str, began: str) -> str:
+    with open(began, "w") as out:
+        out.write(str(os.getpid()))
     hold(latch)
     return "released"
 

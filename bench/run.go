@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/pypool/pypool/bench/peers"
+)
+
+// measure runs the groups one after another, and of each group's cells one round after another.
+func (b *bench) measure(ctx context.Context, all []group, rounds int, d time.Duration, progress io.Writer) (*results, error) {
+	m, err := b.machine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &results{Machine: m, When: time.Now().UTC().Truncate(time.Second), CellMS: d.Milliseconds()}
+	r.Load[0] = loadAverage()
+	begun := time.Now()
+	for _, g := range all {
+		done, err := b.measureGroup(ctx, g, rounds, d, func(n int) {
+			fmt.Fprintf(progress, "%7s  %s: round %d of %d, %d cells\n", time.Since(begun).Round(time.Second), g.name, n, rounds, len(g.cells))
+		})
+		if err != nil {
+			return nil, err
+		}
+		r.Groups = append(r.Groups, done)
+	}
+	r.Load[1] = loadAverage()
+	return r, nil
+}
+
+func (b *bench) measureGroup(ctx context.Context, g group, rounds int, d time.Duration, progress func(n int)) (done measured, err error) {
+	defer func() { err = errors.Join(err, b.closeShared()) }()
+	done = measured{Name: g.name, Title: g.title}
+	for _, c := range g.cells {
+		done.Cells = append(done.Cells, record{Name: c.name, VS: c.vs})
+	}
+	for n := range rounds {
+		progress(n + 1)
+		for i, c := range g.cells {
+			if ctx.Err() != nil {
+				return done, ctx.Err()
+			}
+			if done.Cells[i].Note != "" {
+				continue
+			}
+			got, err := c.measure(b, d)
+			switch {
+			case errors.Is(err, peers.ErrNoVenv), errors.Is(err, errNoProc):
+				done.Cells[i].Note = err.Error()
+			case err != nil:
+				return done, fmt.Errorf("%s/%s: %w", g.name, c.name, err)
+			default:
+				for metric, v := range got {
+					got[metric] = significant(v)
+				}
+				done.Cells[i].Rounds = append(done.Cells[i].Rounds, got)
+			}
+		}
+	}
+	return done, nil
+}

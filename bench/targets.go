@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+)
+
+// A target is what the project has set itself. It is reported, never asserted: a busy machine is no bug.
+type target struct {
+	what  string
+	atMin bool // the bound is the least, not the most
+	bound float64
+	value func(*results) (float64, bool)
+}
+
+var targets = []target{
+	{"one caller: p50 / floor", false, 1.5, over("call/pool/1c-2w", "call/floor/1c", p50)},
+	{"one caller: calls/s / floor", true, 0.6, over("call/pool/1c-2w", "call/floor/1c", perSecond)},
+	{"8 callers on 2 workers: calls/s / loop of 2", true, 0.8, over("call/pool/8c-2w", "call/loop/2c", perSecond)},
+	{"8 callers on 2 workers: calls/s / loop of 8", true, 0.8, over("call/pool/8c-2w", "call/loop/8c", perSecond)},
+	{"8 callers on 8 workers: calls/s / loop of 8", true, 0.8, over("call/pool/8c-8w", "call/loop/8c", perSecond)},
+	{"1000 callers on 4 workers: calls/s / 8 callers", true, 0.9, over("call/pool/1000c-4w", "call/pool/8c-4w", perSecond)},
+	{"Map on two workers: items/s", true, 350_000, of("map/pool/2w", perSecond)},
+	{"Map: items/s / ProcessPoolExecutor.map", true, 1, over("map/pool/2w", "map/executor/chunksize64", perSecond)},
+	{"start of one worker: ms beyond a bare interpreter", false, 15, beyond("start/pool/1", "start/bare/1", ms)},
+	{"New with 8 workers: time / 8 bare interpreters", false, 1.3, over("start/pool/8", "start/bare/8", ms)},
+	{"worker: resident MiB beyond bare Python", false, 3, beyond("memory/worker", "memory/bare", rss)},
+	{"worker: Go side, KiB", false, 64, of("memory/go", kib)},
+	{"10 MB result: time / dumps + Unmarshal", false, 1.3, over("large/pool", "large/dumps+Unmarshal", ms)},
+	{"63 MB result, decoded: peak of the host / message", false, 4, of("peak/result/decoded", hostPeak)},
+	{"63 MB result: peak of the worker / message", false, 4, of("peak/result/raw", workPeak)},
+	{"63 MB request: peak of the host / message", false, 4, of("peak/request", hostPeak)},
+	{"63 MB request: peak of the worker / message", false, 4, of("peak/request", workPeak)},
+}
+
+func of(cell, metric string) func(*results) (float64, bool) {
+	return func(r *results) (float64, bool) {
+		c := r.cell(cell)
+		if c == nil {
+			return 0, false
+		}
+		return c.median(metric)
+	}
+}
+
+func over(cell, to, metric string) func(*results) (float64, bool) {
+	return func(r *results) (float64, bool) {
+		a, b := r.cell(cell), r.cell(to)
+		if a == nil || b == nil {
+			return 0, false
+		}
+		return ratio(a, b, metric)
+	}
+}
+
+func beyond(cell, base, metric string) func(*results) (float64, bool) {
+	return func(r *results) (float64, bool) {
+		a, okA := of(cell, metric)(r)
+		b, okB := of(base, metric)(r)
+		return a - b, okA && okB
+	}
+}
+
+// printTargets sets the run against the targets that it has measured.
+func (r *results) printTargets(out io.Writer) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	defer w.Flush()
+	headed := false
+	for _, t := range targets {
+		v, ok := t.value(r)
+		if !ok {
+			continue
+		}
+		if !headed {
+			fmt.Fprintln(out, "\ntargets: reported, not asserted")
+			headed = true
+		}
+		sign, met := "at most", v <= t.bound
+		if t.atMin {
+			sign, met = "at least", v >= t.bound
+		}
+		verdict := "met"
+		if !met {
+			verdict = "missed"
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s %s\t%s\n", t.what, number(v), sign, number(t.bound), verdict)
+	}
+}

@@ -1,0 +1,120 @@
+// Pypoolgen writes a typed Go client for the commands of a Python worker.
+//
+// Usage:
+//
+//	go run github.com/pypool/pypool/cmd/pypoolgen -script worker.py -package workers -o workers_gen.go
+//
+// It starts the worker once, asks it for its commands and their type hints, and writes one method a command, with structs for
+// dataclasses, TypedDicts, NamedTuples and pydantic models, typed constants for enumerations, and iterators for streams. The
+// same worker gives the same file, byte for byte, whichever Python runs it. docs/tools.md tells which hint becomes what.
+//
+// The flags are:
+//
+//	-script FILE     the worker script, or
+//	-module NAME     the worker module
+//	-package NAME    the package of the file written (default $GOPACKAGE, which go generate sets)
+//	-o FILE          the file to write (default standard output)
+//	-type NAME       the client's type (default Client)
+//	-python PATH     the interpreter (default as in pypool.Config)
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"go/token"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"github.com/pypool/pypool"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "pypoolgen:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the command line.
+type options struct {
+	script, module, python string
+	pkg, out, client       string
+}
+
+func parse(args []string, stderr io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("pypoolgen", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&o.script, "script", "", "the worker script")
+	flags.StringVar(&o.module, "module", "", "the worker module, in place of -script")
+	flags.StringVar(&o.pkg, "package", os.Getenv("GOPACKAGE"), "the package of the file written")
+	flags.StringVar(&o.out, "o", "", "the file to write (default standard output)")
+	flags.StringVar(&o.client, "type", "Client", "the client's type")
+	flags.StringVar(&o.python, "python", "", "the interpreter (default as in pypool.Config)")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	switch {
+	case flags.NArg() > 0:
+		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case (o.script == "") == (o.module == ""):
+		return o, errors.New("set one of -script and -module")
+	case !token.IsIdentifier(o.pkg):
+		return o, fmt.Errorf("-package %q is not a package name", o.pkg)
+	case !token.IsIdentifier(o.client) || !token.IsExported(o.client):
+		return o, fmt.Errorf("-type %q is not an exported Go name", o.client)
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	o, err := parse(args, stderr)
+	if err != nil {
+		return err
+	}
+	commands, err := ask(ctx, o, stderr)
+	if err != nil {
+		return err
+	}
+	if len(commands) == 0 {
+		return errors.New("the worker has no commands: decorate a function with @command")
+	}
+	source := o.module
+	if o.script != "" {
+		source = filepath.Base(o.script)
+	}
+	code, err := generate(source, o.pkg, o.client, commands)
+	if err != nil {
+		return err
+	}
+	if o.out == "" {
+		_, err = stdout.Write(code)
+		return err
+	}
+	return os.WriteFile(o.out, code, 0o644)
+}
+
+// ask starts the worker and has it describe its commands and programs.
+func ask(ctx context.Context, o options, stderr io.Writer) ([]command, error) {
+	logger := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	pool, err := pypool.New(ctx, pypool.Config{Script: o.script, Module: o.module, Python: o.python, Size: 1, Overflow: -1, Logger: logger})
+	if err != nil {
+		var start *pypool.StartError
+		if errors.As(err, &start) && start.Stderr != "" {
+			return nil, fmt.Errorf("%w\n\n%s", err, start.Stderr)
+		}
+		return nil, err
+	}
+	defer pool.Close()
+	return pypool.Call[[]command](ctx, pool, "list_commands", map[string]any{"schema": true})
+}

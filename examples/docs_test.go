@@ -1,0 +1,262 @@
+// Package examples holds the tests that keep the documents true: what they show compiles, runs and prints what they say.
+package examples
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool"
+)
+
+// The errors of docs/errors.md, each provoked on a pool of one worker and compared with the line that its section shows.
+var provocations = []struct {
+	name    string
+	section string
+	err     func(t *testing.T, p *pypool.Pool) error
+}{
+	{"in the queue", "checkout_timeout", func(t *testing.T, p *pypool.Pool) error {
+		defer occupy(t, p)()
+		return greet(t.Context(), p, pypool.WithCheckoutTimeout(200*time.Millisecond))
+	}},
+	{"a hanging call", "operation_timeout", func(t *testing.T, p *pypool.Pool) error {
+		return execute(t.Context(), p, "sleep", map[string]any{"seconds": 60}, pypool.WithTimeout(200*time.Millisecond))
+	}},
+	{"a canceled call", "canceled", func(t *testing.T, p *pypool.Pool) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(300*time.Millisecond, cancel)
+		return execute(ctx, p, "sleep", map[string]any{"seconds": 60})
+	}},
+	{"after Close", "pool_not_available", func(t *testing.T, p *pypool.Pool) error {
+		require.NoError(t, p.Close())
+		return greet(t.Context(), p)
+	}},
+	{"one too many", "queue_full", func(t *testing.T, p *pypool.Pool) error {
+		defer occupy(t, p)()
+		var waiting sync.WaitGroup
+		for range 2 {
+			waiting.Go(func() { _ = greet(t.Context(), p) })
+		}
+		defer waiting.Wait()
+		for p.Stats().Waiting < 2 {
+			time.Sleep(time.Millisecond)
+		}
+		return greet(t.Context(), p)
+	}},
+	{"a command that keeps costing workers", "circuit_open", func(t *testing.T, p *pypool.Pool) error {
+		for range 5 {
+			require.ErrorIs(t, execute(t.Context(), p, "leave", nil), pypool.ErrWorkerExited)
+		}
+		return execute(t.Context(), p, "leave", nil)
+	}},
+	{"a missing module", "worker_start_failed", func(t *testing.T, _ *pypool.Pool) error {
+		_, err := pypool.New(t.Context(), pypool.Config{Script: "testdata/broken.py", Logger: silent})
+		return err
+	}},
+	{"os._exit", "worker_exited", func(t *testing.T, p *pypool.Pool) error {
+		return execute(t.Context(), p, "leave", nil)
+	}},
+	{"writing to every descriptor", "protocol_violation", func(t *testing.T, p *pypool.Pool) error {
+		return execute(t.Context(), p, "noise", nil)
+	}},
+	{"a large argument", "message_too_large", func(t *testing.T, p *pypool.Pool) error {
+		return execute(t.Context(), p, "greet", map[string]any{"name": strings.Repeat("A", 2_000_000)})
+	}},
+	{"a wrong argument", "invalid_arguments", func(t *testing.T, p *pypool.Pool) error {
+		return execute(t.Context(), p, "greet", map[string]any{"nam": "Ann"})
+	}},
+	{"a wrong name", "unknown_command", func(t *testing.T, p *pypool.Pool) error {
+		return execute(t.Context(), p, "leafe", nil)
+	}},
+	{"an exception", "python_exception", func(t *testing.T, p *pypool.Pool) error {
+		return execute(t.Context(), p, "convert", map[string]any{"text": "abc"})
+	}},
+	{"NaN", "invalid_result", func(t *testing.T, p *pypool.Pool) error {
+		return execute(t.Context(), p, "scores", nil)
+	}},
+	{"another type", "decode_failed", func(t *testing.T, p *pypool.Pool) error {
+		_, err := pypool.Call[int](t.Context(), p, "greet", map[string]any{"name": "Ann"})
+		return err
+	}},
+	{"a broken runtime", "unexpected_error", func(t *testing.T, p *pypool.Pool) error {
+		require.NoError(t, execute(t.Context(), p, "sabotage", nil))
+		return greet(t.Context(), p)
+	}},
+}
+
+var silent = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+func TestErrorsAreAsDocumented(t *testing.T) {
+	sections := errorSections(t)
+	here, err := filepath.Abs("testdata")
+	require.NoError(t, err)
+	documented := map[string]bool{}
+	for _, p := range provocations {
+		documented[p.section] = true
+		t.Run(p.section+"/"+p.name, func(t *testing.T) {
+			pool, err := pypool.New(t.Context(), pypool.Config{
+				Script: "testdata/app.py", Size: 1, Overflow: -1, MaxQueue: 2, MaxMessageBytes: 1 << 20, Logger: silent,
+			})
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, pool.Close()) })
+			err = p.err(t, pool)
+			var e *pypool.Error
+			require.ErrorAs(t, err, &e)
+			require.Equal(t, p.section, string(e.Type))
+			line := strings.ReplaceAll(err.Error(), here, "/srv/app")
+			require.Contains(t, sections[p.section], "```text\n"+line+"\n```")
+			require.Contains(t, sections[p.section], string(e.Category))
+			require.Contains(t, sections[p.section], e.Delivery.String())
+		})
+	}
+	for section := range sections {
+		require.True(t, documented[section], "no test provokes the error of the section %s", section)
+	}
+	require.Len(t, sections, 16)
+}
+
+// errorSections are the parts of docs/errors.md that describe an error type, by its name.
+func errorSections(t *testing.T) map[string]string {
+	text, _, _ := strings.Cut(readDoc(t, "docs/errors.md"), "\n## Recovery\n")
+	sections := map[string]string{}
+	for _, part := range strings.Split(text, "\n### ")[1:] {
+		name, body, _ := strings.Cut(part, "\n")
+		body, _, _ = strings.Cut(body, "\n## ")
+		sections[name] = body
+	}
+	return sections
+}
+
+func execute(ctx context.Context, p *pypool.Pool, command string, args any, opts ...pypool.CallOption) error {
+	_, err := p.ExecuteAnonymous(ctx, command, args, opts...)
+	return err
+}
+
+func greet(ctx context.Context, p *pypool.Pool, opts ...pypool.CallOption) error {
+	return execute(ctx, p, "greet", map[string]any{"name": "Ann"}, opts...)
+}
+
+// occupy keeps the pool's worker busy for a second and returns what waits for its end.
+func occupy(t *testing.T, p *pypool.Pool) (wait func()) {
+	var busy sync.WaitGroup
+	busy.Go(func() { _ = execute(t.Context(), p, "sleep", map[string]any{"seconds": 1}) })
+	for p.Stats().Busy == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	return busy.Wait
+}
+
+// TestSnippets compiles every Go block of the documents. A block is a whole program, or the inside of a function
+// that has the names which the documents say it has.
+func TestSnippets(t *testing.T) {
+	dir, err := filepath.Abs(".")
+	require.NoError(t, err)
+	overlay := map[string]string{} // files that are only pretended to be in this module
+	temp := t.TempDir()
+	for _, doc := range []string{"README.md", "docs/errors.md", "docs/operations.md"} {
+		for i, code := range blocks(readDoc(t, doc), "go") {
+			if !strings.HasPrefix(code, "package ") {
+				code = fragment(code)
+			}
+			name := fmt.Sprintf("%s_%d", strings.TrimSuffix(filepath.Base(doc), ".md"), i+1)
+			source := filepath.Join(temp, name+".go")
+			require.NoError(t, os.WriteFile(source, []byte(code), 0o600))
+			overlay[filepath.Join(dir, "snippets", name, "main.go")] = source
+		}
+	}
+	require.NotEmpty(t, overlay)
+	file := writeOverlay(t, overlay)
+	for path := range overlay {
+		out, err := goCommand(dir, "build", "-overlay", file, "-o", os.DevNull, "./snippets/"+filepath.Base(filepath.Dir(path)))
+		require.NoError(t, err, "%s", out)
+	}
+}
+
+// TestReadmeProgram runs the README's first program with its worker.
+func TestReadmeProgram(t *testing.T) {
+	readme := readDoc(t, "README.md")
+	dir, err := filepath.Abs(".")
+	require.NoError(t, err)
+	temp := t.TempDir()
+	source := filepath.Join(temp, "main.go")
+	require.NoError(t, os.WriteFile(source, []byte(blocks(readme, "go")[0]), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(temp, "worker.py"), []byte(blocks(readme, "python")[0]), 0o600))
+	binary := filepath.Join(temp, "program")
+	out, err := goCommand(dir, "build", "-overlay", writeOverlay(t, map[string]string{filepath.Join(dir, "snippets", "main.go"): source}), "-o", binary, "./snippets")
+	require.NoError(t, err, "%s", out)
+	run := exec.Command(binary)
+	run.Dir = temp
+	run.Stderr = os.Stderr // the pool's log
+	out, err = run.Output()
+	require.NoError(t, err)
+	require.Equal(t, blocks(readme, "text")[0], string(out))
+}
+
+func goCommand(dir string, args ...string) ([]byte, error) {
+	cmd := exec.Command("go", args...)
+	cmd.Dir = dir
+	return cmd.CombinedOutput()
+}
+
+func writeOverlay(t *testing.T, replace map[string]string) string {
+	data, err := json.Marshal(map[string]any{"Replace": replace})
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "overlay.json")
+	require.NoError(t, os.WriteFile(file, data, 0o600))
+	return file
+}
+
+// fragment makes a program of a block: declarations as they are, statements in a function that has the names which the
+// documents use.
+func fragment(code string) string {
+	if !regexp.MustCompile(`(?m)^func \w`).MatchString(code) {
+		code = `
+type Summary struct{ Text string }
+
+func snippet(ctx context.Context, pool *pypool.Pool, text string, err error) error {
+	_ = err
+	` + code + `
+	return nil
+}
+`
+	}
+	head := "package main\n"
+	for _, path := range []string{
+		"context", "errors", "fmt", "log", "log/slog", "math/rand/v2", "net/http", "os", "os/signal", "slices", "syscall", "time",
+		"github.com/pypool/pypool",
+	} {
+		name := strings.TrimSuffix(path, "/v2")
+		name = name[strings.LastIndex(name, "/")+1:]
+		if regexp.MustCompile(`\b` + name + `\.[A-Z]`).MatchString(code) {
+			head += fmt.Sprintf("import %q\n", path)
+		}
+	}
+	return head + "func main() {}\n" + code
+}
+
+func readDoc(t *testing.T, path string) string {
+	data, err := os.ReadFile(filepath.Join("..", path))
+	require.NoError(t, err)
+	return string(data)
+}
+
+// blocks are a document's fenced blocks of one language.
+func blocks(text, language string) (list []string) {
+	for _, part := range strings.Split(text, "\n```"+language+"\n")[1:] {
+		code, _, _ := strings.Cut(part, "\n```")
+		list = append(list, code+"\n")
+	}
+	return list
+}

@@ -1,0 +1,1 @@
+import nmupy  # noqa: F401

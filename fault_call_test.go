@@ -1,0 +1,305 @@
+package pypool
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const hangTime = 200 * time.Millisecond
+
+// Group B: the handler raises, dies or hangs.
+var callFaults = []fault{
+	{name: "B1_exception_is_a_value", command: "raise_value_error", want: ErrPython, is: Executed, worker: kept,
+		check: func(t *testing.T, r *rig, _ Result, err error) {
+			py := detail[*PythonError](t, err)
+			require.Equal(t, "ValueError", py.Type)
+			require.Equal(t, "builtins", py.Module)
+			require.Equal(t, "broken on purpose", py.Message)
+			require.Contains(t, py.Traceback, "faults.py")
+		}},
+	{name: "B2_BaseException_is_a_value", run: func(t *testing.T, r *rig) {
+		for _, kind := range []string{"KeyboardInterrupt", "GeneratorExit", "Abrupt"} {
+			res, err := r.execute("raise_base", []any{kind}, 0)
+			failsWith(t, err, ErrPython, Executed)
+			require.Equal(t, kind, detail[*PythonError](t, err).Type)
+			r.fate(t, kept, res, err)
+		}
+	}},
+	{name: "B3_sys_exit_is_a_value", run: func(t *testing.T, r *rig) {
+		for _, code := range []any{0, 7, "goodbye", nil} {
+			res, err := r.execute("sys_exit", []any{code}, 0)
+			failsWith(t, err, ErrPython, Executed)
+			require.Equal(t, "SystemExit", detail[*PythonError](t, err).Type)
+			r.fate(t, kept, res, err)
+		}
+	}},
+	{name: "B4_os_exit_ends_the_worker_and_this_call_alone", run: func(t *testing.T, r *rig) {
+		for _, code := range []int{0, 7} {
+			_, err := r.execute("os_exit", []any{code}, 0)
+			failsWith(t, err, ErrWorkerExited, MaybeExecuted)
+			exit := detail[*ExitError](t, err)
+			require.Equal(t, code, exit.Code)
+			require.Zero(t, exit.Signal)
+			require.False(t, exit.OOM)
+			r.epilogue(t)
+			r.fate(t, replaced, Result{}, err)
+		}
+	}},
+	{name: "B5_native_crash_has_its_signal_and_Python_stack", run: func(t *testing.T, r *rig) {
+		for command, signal := range map[string]syscall.Signal{"segfault": syscall.SIGSEGV, "abort": syscall.SIGABRT} {
+			_, err := r.execute(command, nil, 0)
+			failsWith(t, err, ErrWorkerExited, MaybeExecuted)
+			exit := detail[*ExitError](t, err)
+			require.Equal(t, signal, exit.Signal)
+			require.Contains(t, exit.Stacks, "in "+command)
+			require.Contains(t, exit.Stacks, "faults.py")
+			r.epilogue(t)
+			r.fate(t, replaced, Result{}, err)
+		}
+		for _, signal := range []syscall.Signal{syscall.SIGILL, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGTERM, syscall.SIGUSR2} {
+			_, err := r.execute("die_by", []any{int(signal)}, 0)
+			failsWith(t, err, ErrWorkerExited, MaybeExecuted)
+			require.Equal(t, signal, detail[*ExitError](t, err).Signal)
+		}
+	}},
+	{name: "B6_SIGKILL_from_outside_is_suspected_to_be_lack_of_memory", run: func(t *testing.T, r *rig) {
+		b := r.block(t, context.Background())
+		pid := b.pid(t)
+		require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+		err := ended(t, b.end).err
+		e := failsWith(t, err, ErrWorkerExited, MaybeExecuted)
+		exit := detail[*ExitError](t, err)
+		require.True(t, exit.OOM)
+		require.Equal(t, syscall.SIGKILL, exit.Signal)
+		require.Equal(t, pid, e.Context.PID)
+		require.Contains(t, err.Error(), "out of memory?")
+	}},
+	{name: "B7_SIGSTOPped_worker_is_killed_at_the_deadline", command: "stop_self", timeout: hangTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced,
+		check: func(t *testing.T, r *rig, _ Result, err error) { require.True(t, detail[*HangError](t, err).Killed) }},
+	{name: "B7b_idle_worker_that_was_SIGSTOPped_is_found_by_the_health_check", run: func(t *testing.T, r *rig) {
+		cfg := r.config(t)
+		cfg.Size = 1
+		p := r.own(t, cfg)
+		pid := p.Workers()[0].PID
+		require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		h, err := p.HealthCheck(ctx)
+		require.Error(t, err)
+		require.False(t, h.Healthy)
+		gone(t, pid) // its ping goes on without the caller, and has it killed
+	}},
+	{name: "B8_Python_loop_is_stopped_with_its_stack", command: "loop", timeout: hangTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced, check: stackOf("loop")},
+	{name: "B9_C_loop_that_holds_the_GIL_is_stopped_with_its_stack", command: "c_loop", timeout: hangTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced, check: stackOf("c_loop")},
+	{name: "B10_deadlock_is_stopped_with_its_stack", command: "deadlock", timeout: hangTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced, check: stackOf("deadlock")},
+	{name: "B11_process_that_cannot_be_reaped_is_given_up", run: func(t *testing.T, r *rig) {
+		synctest.Test(t, func(t *testing.T) {
+			f := &fleet{script: func(p *fakeProcess, req fakeRequest) bool {
+				return req.Command == "hang" && p.hang()
+			}}
+			stuck := &immortals{}
+			cfg := f.config(1)
+			cfg.spawn = stuck.spawn(f)
+			p, err := New(t.Context(), cfg)
+			require.NoError(t, err)
+			_, err = p.ExecuteAnonymous(context.Background(), "hang", nil, WithTimeout(time.Second))
+			failsWith(t, err, ErrOperationTimeout, MaybeExecuted)
+			_, err = p.ExecuteAnonymous(context.Background(), "work", nil)
+			require.NoError(t, err)
+			time.Sleep(2 * reapWait)
+			st := p.Stats()
+			require.Equal(t, 1, st.Unreapable)
+			require.Equal(t, 1, st.Idle)
+			require.NoError(t, p.Close())
+			stuck.release()
+		})
+	}},
+	{name: "B12_both_sides_of_a_fork_return_and_one_answers", command: "fork_both", worker: kept,
+		check: func(t *testing.T, r *rig, res Result, err error) { require.JSONEq(t, "7", string(res.Raw())) }},
+	{name: "B12b_forked_child_that_stays_behind_does_not_hide_its_parents_death", run: func(t *testing.T, r *rig) {
+		file := filepath.Join(t.TempDir(), "pid")
+		res, err := r.execute("fork_lingers", []any{file}, 0)
+		require.NoError(t, err)
+		child := pidIn(t, file)
+		for _, w := range r.pool.Workers() {
+			if w.ID == res.Worker() {
+				require.NoError(t, syscall.Kill(w.PID, syscall.SIGKILL))
+				gone(t, w.PID)
+			}
+		}
+		gone(t, child)
+	}},
+	{name: "B13_grandchild_dies_with_its_worker", run: func(t *testing.T, r *rig) {
+		file := filepath.Join(t.TempDir(), "pid")
+		begun := time.Now()
+		_, err := r.execute("spawn_and_die", []any{file}, 0)
+		failsWith(t, err, ErrWorkerExited, MaybeExecuted)
+		within(t, begun, 2*time.Second)
+		gone(t, pidIn(t, file))
+	}},
+	{name: "B14_grandchild_in_a_session_of_its_own_holds_nobody_up", run: func(t *testing.T, r *rig) {
+		file := filepath.Join(t.TempDir(), "pid")
+		begun := time.Now()
+		_, err := r.execute("spawn_and_die", []any{file, true}, 0)
+		failsWith(t, err, ErrWorkerExited, MaybeExecuted)
+		within(t, begun, 2*time.Second)
+		r.epilogue(t)
+		child := pidIn(t, file)
+		require.True(t, processExists(child), "it has left the group: pypool does not know it")
+		require.NoError(t, syscall.Kill(child, syscall.SIGKILL))
+		gone(t, child)
+	}},
+	{name: "B15_daemon_thread_left_behind_is_the_handlers_business", command: "daemon_thread", worker: kept},
+	{name: "B16_thread_or_exit_function_that_never_ends_does_not_hold_up_Shutdown", run: func(t *testing.T, r *rig) {
+		for _, how := range []string{"thread", "atexit"} {
+			cfg := r.config(t)
+			cfg.Size, cfg.StopGrace = 1, 3*time.Second
+			p := r.own(t, cfg)
+			executed(t, p, "stubborn_exit", []any{how})
+			begun := time.Now()
+			require.NoError(t, p.Shutdown(context.Background()))
+			within(t, begun, 2*cfg.StopGrace)
+		}
+	}},
+	{name: "B17_output_after_the_answer_goes_to_the_log", run: func(t *testing.T, r *rig) {
+		gate := newLatch(t)
+		res, err := r.execute("late_thread", []any{gate.path}, 0)
+		require.NoError(t, err)
+		gate.release(t)
+		r.logged(t, "printed after the answer")
+		r.logged(t, "written after the answer")
+		r.epilogue(t)
+		r.fate(t, kept, res, nil)
+	}},
+	{name: "B18_RecursionError_is_a_value", command: "recurse", want: ErrPython, is: Executed, worker: kept,
+		check: func(t *testing.T, r *rig, _ Result, err error) {
+			require.Equal(t, "RecursionError", detail[*PythonError](t, err).Type)
+		}},
+	{name: "B19_C_stack_overflow_is_a_crash", run: func(t *testing.T, r *rig) {
+		_, err := r.execute("overflow_c_stack", nil, 0)
+		if errors.Is(err, ErrPython) { // Python 3.12 and later count C frames too
+			require.Equal(t, "RecursionError", detail[*PythonError](t, err).Type)
+			return
+		}
+		failsWith(t, err, ErrWorkerExited, MaybeExecuted)
+		require.Equal(t, syscall.SIGSEGV, detail[*ExitError](t, err).Signal)
+	}},
+	{name: "B20_MemoryError_is_a_value", command: "out_of_memory", want: ErrPython, is: Executed, worker: kept,
+		check: func(t *testing.T, r *rig, _ Result, err error) {
+			require.Equal(t, "MemoryError", detail[*PythonError](t, err).Type)
+		}},
+	{name: "B21_worker_that_ignores_SIGTERM_ends_all_the_same", run: func(t *testing.T, r *rig) {
+		cfg := r.config(t)
+		cfg.Size = 1
+		p := r.own(t, cfg)
+		executed(t, p, "ignore_sigterm", nil)
+		_, err := p.ExecuteAnonymous(context.Background(), "loop", nil, WithTimeout(hangTime))
+		e := failsWith(t, err, ErrOperationTimeout, MaybeExecuted)
+		gone(t, e.Context.PID)
+		executed(t, p, "ignore_sigterm", nil)
+		end := r.block(t, context.Background()).end
+		ctx, cancel := context.WithTimeout(context.Background(), hangTime)
+		defer cancel()
+		begun := time.Now()
+		err = p.Shutdown(ctx)
+		require.ErrorIs(t, err, ErrOperationTimeout)
+		within(t, begun, hangTime+time.Second)
+		failsWith(t, ended(t, end).err, ErrPoolClosed, MaybeExecuted)
+	}},
+	{name: "B22_state_that_a_handler_leaves_stays_in_its_worker", run: func(t *testing.T, r *rig) {
+		cfg := r.config(t)
+		cfg.Size = 1
+		p := r.own(t, cfg)
+		dir := t.TempDir()
+		executed(t, p, "mutate_process", []any{dir})
+		where := decoded[[]any](t, executed(t, p, "cwd", nil))
+		require.Equal(t, []any{dir, "1"}, where)
+		killWorkers(p)
+		eventually(t, "a new worker serves", func() bool { return serving(p) && p.Stats().WorkersStarted == 2 })
+		require.Nil(t, decoded[[]any](t, executed(t, p, "cwd", nil))[1])
+	}},
+	{name: "B23_worker_over_MaxRSS_is_replaced_between_calls", run: func(t *testing.T, r *rig) {
+		cfg := r.config(t)
+		cfg.Size, cfg.MaxRSS = 1, 150<<20
+		p := r.own(t, cfg)
+		first := p.Workers()[0].ID
+		executed(t, p, "leak", []any{200})
+		eventually(t, "the worker is recycled", func() bool { return p.Stats().Recycled == 1 && serving(p) })
+		require.NotEqual(t, first, executed(t, p, "pid", nil).Worker())
+		require.Zero(t, p.Stats().Failed)
+	}},
+	{name: "B24_multiprocessing_works_in_a_handler", run: func(t *testing.T, r *rig) {
+		cfg := r.config(t)
+		cfg.Size = 1
+		p := r.own(t, cfg)
+		for _, method := range []string{"fork", "spawn"} {
+			require.JSONEq(t, "[2,4,6]", string(executed(t, p, "multiprocess", []any{method}).Raw()))
+		}
+	}},
+	{name: "B25_stdin_is_empty", command: "read_stdin", worker: kept,
+		check: func(t *testing.T, r *rig, res Result, err error) { require.JSONEq(t, `["",""]`, string(res.Raw())) }},
+}
+
+// stackOf checks that a hang's error shows the function that hung.
+func stackOf(function string) func(*testing.T, *rig, Result, error) {
+	return func(t *testing.T, r *rig, _ Result, err error) {
+		hang := detail[*HangError](t, err)
+		require.True(t, hang.Killed)
+		require.Contains(t, hang.Stacks, "in "+function+"\n")
+		require.Contains(t, err.Error(), "in "+function)
+		require.NotErrorIs(t, err, context.DeadlineExceeded, "the pool's own timeout is not the caller's context")
+	}
+}
+
+// immortals are processes whose end cannot be seen: what a SIGKILL does to a process in uninterruptible sleep.
+type immortals struct{ all []*immortal }
+
+type immortal struct {
+	*fakeProcess
+	reaped chan struct{}
+}
+
+func (i *immortal) exited() <-chan struct{} { return i.reaped }
+
+// spawn makes the first process of the fleet immortal.
+func (m *immortals) spawn(f *fleet) spawnFunc {
+	return func(ctx context.Context, sp *spawner, spec spawnSpec) (process, error) {
+		p, err := f.spawn(ctx, sp, spec)
+		if err != nil || len(m.all) > 0 {
+			return p, err
+		}
+		i := &immortal{p.(*fakeProcess), make(chan struct{})}
+		m.all = append(m.all, i)
+		return i, nil
+	}
+}
+
+// release lets them be reaped at last.
+func (m *immortals) release() {
+	for _, i := range m.all {
+		close(i.reaped)
+	}
+}
+
+// lastLines is the end of a long text, for a test's log.
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// procFile reads a file of /proc.
+func procFile(t testing.TB, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(text)
+}

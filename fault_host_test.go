@@ -1,0 +1,3 @@
+package pypool
+
+var hostFaults []fault

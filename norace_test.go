@@ -1,0 +1,5 @@
+//go:build !race
+
+package pypool
+
+const raceDetector = false

@@ -1,0 +1,284 @@
+"""What a command takes and gives, for programs that write clients: list_commands with {"schema": true}.
+
+A schema is JSON. A type is {"type": KIND, ...}:
+
+    string integer number boolean null any          as in JSON Schema
+    datetime date time uuid path decimal            strings on the wire
+    array map optional tuple union                  of other types: {"of": [TYPE, ...]}
+    literal                                         one of some values: {"values": [...]}
+    ref {"name"}                                    a class or an enumeration, under "types" of the same side
+    unknown                                         a hint that has no JSON form; "text" says what it was
+
+Arguments and results are described apart, each with its own "types": a pydantic model may have other names in than out.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import sys
+import types
+import typing
+
+from . import _describe
+from ._callables import unwrap
+from ._hints import _bare
+from ._protocol import encode
+from ._schema_fields import UNSAID, Unresolved, fields_of, is_a, is_record, resolved
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import inspect
+    from typing import Any, Dict, Iterable, List, Tuple
+
+    from ._commands import Command
+    from ._schema_fields import Field
+
+    Type = Dict[str, Any]
+
+_ABC = collections.abc
+_ARRAYS = (list, set, frozenset, _ABC.Sequence, _ABC.MutableSequence, _ABC.Collection, _ABC.Set, _ABC.MutableSet)
+_LAZY = (_ABC.Iterable, _ABC.Iterator, _ABC.Generator, _ABC.AsyncIterable, _ABC.AsyncIterator, _ABC.AsyncGenerator)
+_MAPS = (dict, _ABC.Mapping, _ABC.MutableMapping)
+_SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string"}
+_TEXTS = ("string", "date", "time", "uuid", "path", "decimal")
+
+
+def schema(entry: Command) -> Dict[str, Any]:
+    """The schema of one command. "params" is None where the callable does not tell its parameters."""
+    import inspect
+
+    takes, gives = _Walker(False), _Walker(True)
+    found: Dict[str, Any] = {"stream": entry.streams, "params": None}
+    try:
+        signature = inspect.signature(entry.func)
+    except (ValueError, TypeError):
+        found.update(returns=_unknown(""), input_types={}, output_types={})
+        return found
+    space = _space(entry.func)
+    found["params"] = [_param(takes, p, space) for p in signature.parameters.values()]
+    found["returns"] = _returned(gives, entry, signature, space)
+    found["input_types"], found["output_types"] = takes.types, gives.types
+    return found
+
+
+def _space(func: Any) -> Dict[str, Any]:
+    target = unwrap(func)
+    space = getattr(target, "__globals__", None)
+    return space if space is not None else vars(sys.modules.get(getattr(target, "__module__", ""), types))
+
+
+def _param(walker: _Walker, p: inspect.Parameter, space: Dict[str, Any]) -> Dict[str, Any]:
+    param: Dict[str, Any] = {"name": p.name, "kind": p.kind.name.lower(), "required": p.default is p.empty}
+    param["type"] = walker.annotation(p.annotation, space) if p.annotation is not p.empty else {"type": "any"}
+    if p.default is not p.empty and _is_json(p.default):
+        param["default"] = p.default
+    return param
+
+
+def _returned(walker: _Walker, entry: Command, signature: inspect.Signature, space: Dict[str, Any]) -> Type:
+    annotation = signature.return_annotation
+    if annotation is signature.empty:
+        return _unknown("")
+    try:
+        hint = _bare(resolved(annotation, space))
+    except Exception:
+        return _unknown(_describe.annotation_text(annotation))
+    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if entry.streams and origin in _LAZY:
+        return walker.hint(args[0]) if args else {"type": "any"}
+    if origin in (_ABC.Awaitable, _ABC.Coroutine) and args:
+        return walker.hint(args[-1])
+    if entry.streams:
+        return _unknown(_describe.annotation_text(annotation))
+    return walker.hint(hint)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        encode(value)
+    except Exception:
+        return False
+    return True
+
+
+def _unknown(text: str) -> Type:
+    head, address, _ = text.partition(" at 0x")  # what differs from run to run helps nobody
+    return {"type": "unknown", "text": head + ">" if address else text}
+
+
+class _Walker:
+    """Turns hints into types, and collects the classes it meets."""
+
+    def __init__(self, output: bool) -> None:
+        self.output = output
+        self.types: Dict[str, Dict[str, Any]] = {}
+        self._bound: Dict[Any, Any] = {}  # type variables of the generic class in hand
+        self._pydantic = False
+
+    def annotation(self, annotation: Any, space: Dict[str, Any]) -> Type:
+        """The type of an annotation as written, maybe a string. Never raises."""
+        try:
+            return self.hint(resolved(annotation, space))
+        except Exception:
+            return _unknown(_describe.annotation_text(annotation))
+
+    def hint(self, hint: Any) -> Type:
+        """The type of a resolved hint."""
+        hint = self._bound.get(hint, hint) if type(hint) is typing.TypeVar else hint
+        hint = _bare(hint)
+        while type(hint).__name__ == "TypeAliasType":
+            hint = _bare(hint.__value__)
+        if hint is typing.Any or hint is object or type(hint) is typing.TypeVar:
+            return {"type": "any"}
+        if hint is None or hint is type(None):
+            return {"type": "null"}
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        if origin is None:
+            return self._plain(hint)
+        if origin is typing.Union or origin is getattr(types, "UnionType", typing.Union):
+            return self._union(args)
+        if str(origin).endswith("Literal"):
+            return _literal(args)
+        if origin is tuple:
+            return self._tuple(args)
+        if origin in _ARRAYS or (origin in _LAZY and not self.output) or is_a(origin, "collections", "deque"):
+            return self._array(origin, args)
+        if origin in _MAPS or (isinstance(origin, type) and issubclass(origin, dict)):
+            return {"type": "map", "of": [self.hint(args[1]) if len(args) > 1 else {"type": "any"}]}
+        if isinstance(origin, type) and is_record(origin):
+            return self._class(origin, args)
+        return _unknown(_describe.annotation_text(hint))
+
+    # ------------------------------------------------------------------------------------------------------ composites
+
+    def _union(self, args: Tuple[Any, ...]) -> Type:
+        members: List[Type] = []
+        nullable = False
+        for arg in args:
+            member = self.hint(arg)
+            if member["type"] == "optional":
+                nullable, member = True, member["of"][0]
+            if member["type"] == "null":
+                nullable = True
+            elif member["type"] == "any":
+                return {"type": "any"}
+            elif member not in members:
+                members.append(member)
+        kinds = {member["type"] for member in members}
+        if not members:
+            found: Type = {"type": "null"}
+        elif len(members) == 1:
+            found = members[0]
+        elif kinds == {"integer", "number"}:
+            found = {"type": "number"}
+        elif kinds.issubset(_TEXTS):
+            found = {"type": "string"}
+        else:
+            found = {"type": "union", "of": members}
+        return {"type": "optional", "of": [found]} if nullable and members else found
+
+    def _tuple(self, args: Tuple[Any, ...]) -> Type:
+        if len(args) == 2 and args[1] is Ellipsis:
+            return {"type": "array", "of": [self.hint(args[0])]}
+        if not args or args == ((),):
+            return {"type": "array", "of": [{"type": "any"}]}
+        return {"type": "tuple", "of": [self.hint(arg) for arg in args]}
+
+    def _array(self, origin: Any, args: Tuple[Any, ...]) -> Type:
+        if self.output and not self._pydantic and not (origin is list or is_a(origin, "collections.abc", "Sequence")):
+            return _unknown(_describe.annotation_text(origin))  # a set is not JSON; a list is
+        return {"type": "array", "of": [self.hint(args[0]) if args else {"type": "any"}]}
+
+    # ---------------------------------------------------------------------------------------------------------- classes
+
+    def _plain(self, hint: Any) -> Type:
+        if hint in _SCALARS:
+            return {"type": _SCALARS[hint]}
+        if hint is tuple:
+            return self._tuple(())
+        if hint in _ARRAYS or (hint in _LAZY and not self.output):
+            return self._array(hint, ())
+        if not isinstance(hint, type):
+            return _unknown(_describe.annotation_text(hint))
+        if is_a(hint, "enum", "Enum"):
+            return self._enum(hint)
+        for module, name, found in (
+            ("datetime", "datetime", "datetime"),
+            ("datetime", "date", "date"),
+            ("datetime", "time", "time"),
+            ("uuid", "UUID", "uuid"),
+            ("pathlib", "PurePath", "path"),
+            ("decimal", "Decimal", "decimal"),
+            ("numpy", "bool_", "boolean"),
+            ("numpy", "integer", "integer"),
+            ("numpy", "floating", "number"),
+        ):
+            if is_a(hint, module, name):
+                return {"type": found}
+        if self._pydantic and (hint in (bytes, set, frozenset) or is_a(hint, "datetime", "timedelta")):
+            return {"type": "array", "of": [{"type": "any"}]} if hint in (set, frozenset) else {"type": "string"}
+        if is_record(hint):
+            return self._class(hint, ())
+        if hint in _MAPS or issubclass(hint, dict):
+            return {"type": "map", "of": [{"type": "any"}]}
+        for base, kind in _SCALARS.items():
+            if issubclass(hint, base):
+                return {"type": kind}
+        return _unknown(_describe.annotation_text(hint))
+
+    def _enum(self, kind: Any) -> Type:
+        name = _key(kind, ())
+        if name not in self.types:
+            members = [{"name": m.name, "value": m.value if _is_json(m.value) else None} for m in kind]
+            self.types[name] = {"kind": "enum", "name": kind.__qualname__, "doc": _doc(kind), "members": members}
+        return {"type": "ref", "name": name}
+
+    def _class(self, kind: Any, args: Tuple[Any, ...]) -> Type:
+        root = getattr(kind, "model_fields", {}).get("root") if is_a(kind, "pydantic", "RootModel") else None
+        if root is not None:
+            return self.hint(root.annotation)
+        name = _key(kind, args)
+        if name not in self.types:
+            entry = self.types[name] = {"kind": "", "name": kind.__qualname__, "doc": _doc(kind), "fields": []}
+            outer = self._bound, self._pydantic
+            self._bound = {k: self._bound.get(v, v) for k, v in zip(getattr(kind, "__parameters__", ()), args)}
+            self._pydantic = is_a(kind, "pydantic", "BaseModel")
+            try:
+                entry["kind"], fields = fields_of(kind, self.output)
+                entry["fields"] = [self._field(field) for field in fields]
+            finally:
+                self._bound, self._pydantic = outer
+            if args:
+                entry["name"] += "[" + ", ".join(_describe.annotation_text(arg) for arg in args) + "]"
+        return {"type": "ref", "name": name}
+
+    def _field(self, field: Field) -> Dict[str, Any]:
+        found: Dict[str, Any] = {"name": field.name, "required": field.required}
+        unresolved = isinstance(field.hint, Unresolved)
+        found["type"] = _unknown(field.hint.text) if unresolved else self.hint(field.hint)
+        if not field.required and field.default is not UNSAID and _is_json(field.default):
+            found["default"] = field.default
+        if field.doc:
+            found["doc"] = field.doc
+        return found
+
+
+def _literal(values: Iterable[Any]) -> Type:
+    plain = [getattr(v, "value", v) for v in values if v is not None]
+    found: Type = {"type": "literal", "values": [v for v in plain if _is_json(v)]}
+    return {"type": "optional", "of": [found]} if None in tuple(values) else found
+
+
+def _key(kind: Any, args: Tuple[Any, ...]) -> str:
+    name = "%s.%s" % (kind.__module__, kind.__qualname__)
+    return name + "[" + ", ".join(_describe.annotation_text(arg) for arg in args) + "]" if args else name
+
+
+def _doc(kind: Any) -> str:
+    """The class's own docstring; not the one that dataclass, NamedTuple or Enum wrote."""
+    import inspect
+
+    doc = kind.__dict__.get("__doc__")
+    if not isinstance(doc, str) or doc == "An enumeration." or doc.startswith(kind.__name__ + "("):
+        return ""
+    return inspect.cleandoc(doc)
