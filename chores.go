@@ -2,8 +2,10 @@ package pypool
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -88,7 +90,7 @@ func (s *supervisor) pingHeld(res *resource) WorkerHealth {
 	}
 	s.discard(res)
 	if s.ctx.Err() == nil {
-		s.env.reporter.log(slog.LevelWarn, "an idle worker did not answer a ping and is replaced", slog.String("worker", w.id), slog.Int("pid", w.proc.pid()), slog.String("cause", err.Error()))
+		s.env.reporter.log(slog.LevelWarn, "an idle worker did not answer a ping and is replaced", slog.String("worker", w.id), slog.Int("pid", w.proc.pid()), slog.String("cause", logCause(err, err.Error())))
 	}
 	return WorkerHealth{WorkerInfo: info, Err: err}
 }
@@ -147,7 +149,7 @@ func (s *supervisor) watchErrorRate(above bool) bool {
 	cfg := s.cfg.ErrorRate
 	calls, failures := s.counters.rate.sum(s.sessions.now())
 	rate := share(failures, calls)
-	now := calls >= int64(cfg.MinCalls) && rate >= cfg.Threshold
+	now := rate >= cfg.Threshold && (above || calls >= int64(cfg.MinCalls)) // few calls do not raise an alarm, nor end one
 	if now == above {
 		return above
 	}
@@ -208,7 +210,19 @@ func (s *supervisor) logFailure(c *call, err *Error) {
 		attrs = append(attrs, slog.String("worker", c.worker), slog.Int("pid", c.pid))
 	}
 	s.env.reporter.log(slog.LevelWarn, "call failed", append(attrs, slog.String("type", string(err.Type)),
-		slog.String("delivery", err.Delivery.String()), slog.Duration("elapsed", err.Context.Elapsed), slog.String("cause", err.Message))...)
+		slog.String("delivery", err.Delivery.String()), slog.Duration("elapsed", err.Context.Elapsed), slog.String("cause", logCause(err, err.Message)))...)
+}
+
+// logCause takes what a worker has sent in place of an answer out of the text of err: it may be part of a result, and no
+// result is ever logged. The caller's error keeps it.
+func logCause(err error, text string) string {
+	var violation *ProtocolError
+	if errors.As(err, &violation) {
+		if before, _, found := strings.Cut(text, violation.Reason); found {
+			return before + violation.Reason
+		}
+	}
+	return text
 }
 
 func (s *supervisor) lastError() error {

@@ -3,7 +3,7 @@
 //
 //	pool, err := pypool.New(ctx, pypool.Config{Script: "worker.py"})
 //	if err != nil {
-//		return err // shows the Python traceback
+//		return err // with what Python said; its traceback is in the StartError
 //	}
 //	defer pool.Close()
 //	out, err := pool.ExecuteInSession(ctx, "user-42", "summarize", map[string]any{"text": text})

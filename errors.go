@@ -214,8 +214,13 @@ type ExitError struct {
 	Calls  int64 // calls it had served
 }
 
+// channelClosed is what the runtime says on stderr before it ends itself because it can neither read nor answer any more.
+const channelClosed = "pypool: the channel to the host is closed"
+
 func (e *ExitError) Error() string {
 	switch {
+	case e.Signal == syscall.SIGKILL && strings.Contains(e.Stderr, channelClosed):
+		return "ended itself: its channel to the host was closed (by a handler that closes descriptors it did not open?)"
 	case e.OOM:
 		return "killed by a SIGKILL that pypool did not send (out of memory?)"
 	case e.Signal != 0:

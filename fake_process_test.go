@@ -299,8 +299,14 @@ func (t *fakePipe) Read(b []byte) (int, error) {
 	}
 }
 
+// TryRead takes a moment when nothing is there: a bubble's time would not pass for those who poll.
 func (t *fakePipe) TryRead(b []byte) (int, error) {
 	t.mu.Lock()
+	if len(t.buf) == 0 && !t.eof {
+		t.mu.Unlock()
+		time.Sleep(10 * time.Microsecond)
+		t.mu.Lock()
+	}
 	defer t.mu.Unlock()
 	if len(t.buf) == 0 && t.eof {
 		return 0, io.EOF

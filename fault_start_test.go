@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -290,12 +289,10 @@ if 2 <= n <= 5:
 	}},
 }
 
-// killWorkers kills every worker of the pool from outside.
+// killWorkers kills every worker of the pool from outside, and returns when the pool knows.
 func killWorkers(p *Pool) {
-	for _, w := range p.Workers() {
-		_ = syscall.Kill(w.PID, syscall.SIGKILL)
+	for _, w := range p.sup.workers() {
+		_ = syscall.Kill(w.proc.pid(), syscall.SIGKILL)
+		<-w.watched
 	}
 }
-
-// fewThreads reports whether the test may count on timing between threads: with one processor it may not.
-func fewThreads() bool { return runtime.GOMAXPROCS(0) < 2 }

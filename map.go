@@ -191,15 +191,21 @@ func (m *mapper[Out]) feed(items iter.Seq[any]) {
 	}
 }
 
-// fill begins the item's call and encodes it.
+// fill begins the item's call and encodes it. One that cannot be sent is done.
 func (m *mapper[Out]) fill(s *mapSlot[Out], item any) {
 	kept := s.call.req.buf
 	var zero Out
 	s.call, s.out, s.err, s.done, s.attempts = m.template, zero, nil, false, 0
 	s.observed = m.p.begin(m.ctx, &s.call)
+	if err := m.encode(s, kept, item); err != nil {
+		m.settle(s, err)
+		s.done = true
+	}
+}
+
+func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 	if m.refused != nil {
-		m.settle(s, m.refused.again())
-		return
+		return m.refused.again()
 	}
 	req, err := encodeRequest(kept, s.call.info.Command, item, s.call.info.Session, false)
 	if err != nil {
@@ -208,13 +214,10 @@ func (m *mapper[Out]) fill(s *mapSlot[Out], item any) {
 		}
 	}
 	if err != nil {
-		m.settle(s, newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err))
-		return
+		return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
 	}
 	s.call.req = req
-	if err := s.call.checkSize(&m.p.cfg); err != nil {
-		m.settle(s, err)
-	}
+	return s.call.checkSize(&m.p.cfg)
 }
 
 // positional wraps a scalar into a list of one argument.
@@ -307,10 +310,9 @@ func (m *mapper[Out]) fail(batch []int, err *Error) {
 	m.finish(batch)
 }
 
-// settle books the item's outcome. The slot is not yet the reader's.
+// settle books the item's outcome. The slot is the reader's only when it is done.
 func (m *mapper[Out]) settle(s *mapSlot[Out], err *Error) {
 	s.err = m.p.finish(s.observed, &s.call, err)
-	s.done = true
 }
 
 // finish hands settled slots to the reader.
@@ -319,7 +321,9 @@ func (m *mapper[Out]) finish(batch []int) {
 	defer m.mu.Unlock()
 	m.flying -= len(batch)
 	for _, i := range batch {
-		m.bytes -= m.slot(i).call.req.size()
+		s := m.slot(i)
+		s.done = true
+		m.bytes -= s.call.req.size()
 		if i == m.yielded {
 			m.reader.Signal()
 		}

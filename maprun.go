@@ -27,7 +27,7 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 	j := &job{info: m.template.info, id: m.slot(batch[0]).call.id}
 	w.current.Store(j)
 	defer func() {
-		w.current.Store(nil)
+		w.doneWith()
 		m.p.release(res)
 	}()
 	f := &flight[Out]{m: m, w: w, last: time.Now()}
@@ -45,7 +45,7 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 	w.conn.disarm(stop)
 	f.land()
 	if err != nil {
-		return f.crash(j, err)
+		return f.crash(err)
 	}
 	return nil
 }
@@ -166,12 +166,9 @@ func (f *flight[Out]) land() {
 
 // crash judges the unanswered requests after the exchange failed. The worker is killed and its output drained to the end
 // first: a request behind the first unanswered one did not begin, because an answer is written before the next request begins.
-func (f *flight[Out]) crash(j *job, err error) *Error {
+func (f *flight[Out]) crash(err error) *Error {
 	if f.w.conn.broken == nil {
 		f.w.conn.broken = err
-	}
-	if len(f.sent) > 0 {
-		j.id = f.m.slot(f.sent[0]).call.id
 	}
 	if f.whole == 0 {
 		err = &errShortWrite{err: err}
@@ -180,9 +177,10 @@ func (f *flight[Out]) crash(j *job, err error) *Error {
 	if f.m.ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		// A write can fail while answers are still to be read: they come first, so that the oldest request is the one that was lost.
 		drained = f.drain(max(f.w.env.cfg.KillGrace, 100*time.Millisecond))
-		if len(f.sent) > 0 {
-			j.id = f.m.slot(f.sent[0]).call.id
-		}
+	}
+	j := &job{info: f.m.template.info}
+	if len(f.sent) > 0 {
+		j.id = f.m.slot(f.sent[0]).call.id
 	}
 	e := f.w.failure(f.m.ctx, j, err, f.last)
 	drained = drained || f.drain(reapWait) // the process has been killed, or has exited

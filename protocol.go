@@ -158,7 +158,7 @@ func parseFrame(line []byte, f *frame) error {
 	for {
 		key, ok := s.plainKey()
 		if !ok || !s.byte(':') {
-			return errors.New("malformed envelope")
+			return fmt.Errorf("malformed envelope at byte %d", s.i)
 		}
 		var bit int
 		s.space()
@@ -180,10 +180,10 @@ func parseFrame(line []byte, f *frame) error {
 			bit, ok = hasItem, s.value(0)
 			f.body = s.b[start:s.i]
 		default:
-			return fmt.Errorf("unknown envelope key %s", quoteSample(key))
+			return fmt.Errorf("unknown envelope key at byte %d", s.i-len(key)-2)
 		}
 		if !ok {
-			return fmt.Errorf("bad value of the envelope key %q", key)
+			return fmt.Errorf("bad value of the envelope key %q at byte %d", key, s.i)
 		}
 		if seen&bit != 0 {
 			return fmt.Errorf("the envelope key %q stands twice", key)
@@ -195,7 +195,7 @@ func parseFrame(line []byte, f *frame) error {
 		if s.byte('}') && s.end() {
 			break
 		}
-		return errors.New("malformed envelope")
+		return fmt.Errorf("malformed envelope at byte %d", s.i)
 	}
 	f.bigInt = s.bigInt
 	switch {
@@ -206,9 +206,22 @@ func parseFrame(line []byte, f *frame) error {
 	case seen == hasID|hasItem:
 		f.kind = frameItem
 	default:
-		return errors.New("the envelope is neither a result, an error nor an item")
+		return errors.New("the envelope is neither a result, an error nor an item: " + whatLacks(seen&hasID != 0, seen&hasSuccess != 0, success))
 	}
 	return nil
+}
+
+// whatLacks names the key that a response of no known shape lacks, or has too much.
+func whatLacks(hasID, hasSuccess, success bool) string {
+	switch {
+	case !hasID:
+		return "it has no id"
+	case !hasSuccess:
+		return "it has no success"
+	case success:
+		return "success is true, and it has not just a result"
+	}
+	return "success is false, and it has not just an error"
 }
 
 func quoteSample(b []byte) string {
@@ -229,7 +242,8 @@ type conn struct {
 	// Of the exchange under way, from arm to disarm.
 	ctx      context.Context
 	deadline time.Time
-	waited   bool // the transport's deadline has been set
+	current  bool // the transport has this deadline
+	dirty    bool // the transport has some deadline
 	spin     time.Duration
 
 	interrupt func()        // moves the transport's deadline into the past; made once, so that arming allocates no closure
@@ -279,10 +293,10 @@ func (c *conn) arm(ctx context.Context, deadline time.Time, spin time.Duration) 
 
 // patient sets the transport's deadline: it is about to wait. Exchanges that never wait save the cost.
 func (c *conn) patient() {
-	if c.waited {
+	if c.current {
 		return
 	}
-	c.waited = true
+	c.current, c.dirty = true, true
 	_ = c.t.SetDeadline(c.deadline)
 	if c.ctx.Err() != nil { // the interrupt may just have been overwritten
 		_ = c.t.SetDeadline(time.Unix(1, 0))
@@ -291,19 +305,19 @@ func (c *conn) patient() {
 
 // extend moves the deadline while the exchange goes on. Zero means none.
 func (c *conn) extend(deadline time.Time) {
-	c.deadline, c.waited = deadline, false
+	c.deadline, c.current = deadline, false
 }
 
 // disarm returns when no interrupt can come any more, and clears the deadline: a late one must not poison the next call.
 func (c *conn) disarm(stop func() bool) {
 	if stop != nil && !stop() {
 		<-c.hooked
-		c.waited = true
+		c.dirty = true
 	}
-	if c.waited {
+	if c.dirty {
 		_ = c.t.SetDeadline(time.Time{})
 	}
-	c.ctx, c.waited = nil, false
+	c.ctx, c.current, c.dirty = nil, false, false
 }
 
 // await reads what comes next: at first it polls, because to be parked and woken costs more than a short wait; then it parks.

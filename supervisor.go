@@ -67,7 +67,7 @@ func newSupervisor(cfg *Config, env *workerEnv, sessions *sessionTable, counters
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.circuit = newStartCircuit(cfg.RestartBackoff.Min, s.tripLocked)
 	s.breakers = &breakers{cfg: cfg.Breaker, changed: s.commandCircuit}
-	env.onSpawn, env.onExit = s.onSpawn, s.onExit
+	env.onSpawn, env.onReady, env.onExit = s.onSpawn, s.onReady, s.onExit
 	// Beyond Size and Overflow: a replacement made before the old one goes, and slots that dying workers still hold.
 	slots := cfg.Size + cfg.Overflow + 1 + max(maxStarting, cfg.Size)
 	var err error
@@ -151,6 +151,18 @@ func (s *supervisor) onSpawn(w *worker) {
 	s.mu.Unlock()
 }
 
+// onReady tells of a worker that is about to serve; its exit is never told before.
+func (s *supervisor) onReady(w *worker) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, alive := s.live[w]; !alive {
+		return
+	}
+	s.env.reporter.log(slog.LevelDebug, "worker started", slog.String("worker", w.id), slog.Int("pid", w.proc.pid()),
+		slog.String("python", w.python), slog.Duration("took", time.Since(w.started)))
+	s.event(Event{Kind: EventWorkerStarted, Worker: w.id, PID: w.proc.pid()})
+}
+
 // onExit runs on the worker's own goroutine when its process is gone.
 func (s *supervisor) onExit(w *worker) {
 	j := w.current.Load()
@@ -183,7 +195,12 @@ func (s *supervisor) reportExit(w *worker, j *job, wasReady, stopped bool) {
 			text = "worker exited before it was ready"
 		}
 		ev.Cause, ev.Err = exit.Error(), exit
-		if w.proc.exit().ours {
+		switch ours := w.proc.exit().ours; {
+		case ours && isClosed(w.env.killing):
+			level, ev.Cause = slog.LevelInfo, "killed by pypool: the pool was closed"
+		case ours && !wasReady:
+			ev.Cause = "killed by pypool: it did not start"
+		case ours:
 			ev.Cause = "killed by pypool: its call hung, was canceled, or broke the protocol"
 		}
 		attrs = append(attrs, slog.String("cause", ev.Cause))
@@ -220,7 +237,7 @@ func (s *supervisor) commandCircuit(command, state string, err error) {
 	attrs := []slog.Attr{slog.String("command", command), slog.String("state", state)}
 	if err != nil {
 		ev.Cause = err.Error()
-		attrs = append(attrs, slog.String("cause", ev.Cause))
+		attrs = append(attrs, slog.String("cause", logCause(err, ev.Cause)))
 	}
 	s.env.reporter.log(slog.LevelWarn, "the command's circuit is "+state, attrs...)
 	s.event(ev)
@@ -472,8 +489,8 @@ func (s *supervisor) announceLocked() {
 	case ready == 0:
 		state = "unavailable"
 	}
-	if state == s.state {
-		return
+	if state == s.state || s.state == "" && state != "serving" && s.failed == 0 {
+		return // or New is still starting them
 	}
 	level := slog.LevelInfo
 	switch {

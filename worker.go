@@ -57,6 +57,7 @@ type workerEnv struct {
 	ids      *atomic.Uint64  // request ids
 	killing  <-chan struct{} // closed when nothing is waited for any more
 	onSpawn  func(*worker)
+	onReady  func(*worker)
 	onExit   func(*worker)
 
 	unreapable *atomic.Int64
@@ -112,6 +113,7 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	stage, err := w.greet()
 	w.conn.disarm(stop)
 	if err == nil {
+		w.env.onReady(w)
 		close(w.ready)
 		return w, nil
 	}
@@ -237,7 +239,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	line := j.req.seal(j.id, left, limited)
 
 	w.current.Store(j)
-	defer w.current.Store(nil)
+	defer w.doneWith()
 	stop := w.conn.arm(ctx, deadline, j.spin)
 	err := w.conn.send(line)
 	var f frame
@@ -260,6 +262,13 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 		return reply{}, w.answered(j, &f, start)
 	}
 	return reply{w.conn.take(&f), f.bigInt}, nil
+}
+
+// doneWith forgets the current job. A worker in doubt keeps it: its exit and its last output are still told as that job's.
+func (w *worker) doneWith() {
+	if w.conn.broken == nil {
+		w.current.Store(nil)
+	}
 }
 
 // receive reads frames until the final one, handing items on. A stream that is stopped is canceled and read to its end.
@@ -379,7 +388,7 @@ func (w *worker) exitError() *ExitError {
 	state := w.proc.exit()
 	stderr := w.log.text()
 	e := &ExitError{
-		Code: state.code, Signal: state.signal, OOM: !state.ours && state.signal == syscall.SIGKILL,
+		Code: state.code, Signal: state.signal, OOM: !state.ours && state.signal == syscall.SIGKILL && !strings.Contains(stderr, channelClosed),
 		Stderr: stderr, Uptime: time.Since(w.started), Calls: w.calls.Load(),
 	}
 	if i := strings.LastIndex(stderr, "Fatal Python error"); i >= 0 {

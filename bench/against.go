@@ -122,6 +122,6 @@ func (o *other) beside(g group) group {
 		c.vs = []reference{{againstTitle, twin.name}}
 		cells = append(cells, c, twin)
 	}
-	g.cells = cells
+	g.cells, g.pairs = cells, true
 	return g
 }

@@ -216,8 +216,7 @@ func mapGroup() group {
 			if err != nil {
 				return nil, err
 			}
-			measured, err := e.Map(mapItems, d)
-			return measured, err
+			return e.Map(mapItems, d)
 		}},
 		{"pool/2w", []reference{executor}, func(b *bench, d time.Duration) (round, error) {
 			p, err := b.pool(2)
@@ -282,8 +281,7 @@ func peerGroup() group {
 				if err != nil {
 					return nil, err
 				}
-				measured, err := e.Submit(callers, d, text)
-				return measured, err
+				return e.Submit(callers, d, text)
 			}},
 			peerCell(at("exec"), "exec", callers, small, func(b *bench) (*peers.Once, error) { return peers.NewOnce(b.Env, 2) }, vs...),
 		)

@@ -37,6 +37,7 @@ type group struct {
 	name  string
 	title string
 	cells []cell
+	pairs bool // cells stand in pairs, and every other round begins with the second of each
 }
 
 // A round is what one measurement of a cell gave, by metric.

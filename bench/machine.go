@@ -19,8 +19,11 @@ type machine struct {
 	Go         string `json:"go"`
 	Python     string `json:"python"`
 	Peers      string `json:"peers,omitempty"`
-	Revision   string `json:"revision,omitempty"` // of this repository; +: with changes
+	Revision   string `json:"revision,omitempty"` // of this repository
 }
+
+// revision is set when the Makefile builds this program.
+var revision string
 
 func (m machine) String() string {
 	s := fmt.Sprintf("%s, %d cores, GOMAXPROCS %d; %s; %s, Python %s", m.CPU, m.Cores, m.GOMAXPROCS, m.System, m.Go, m.Python)
@@ -35,7 +38,7 @@ func (m machine) String() string {
 
 func (b *bench) machine(ctx context.Context) (machine, error) {
 	m := machine{
-		CPU: runtime.GOARCH, Cores: runtime.NumCPU(), GOMAXPROCS: runtime.GOMAXPROCS(0), System: runtime.GOOS, Go: runtime.Version(),
+		CPU: runtime.GOARCH, Cores: runtime.NumCPU(), GOMAXPROCS: runtime.GOMAXPROCS(0), System: runtime.GOOS, Go: runtime.Version(), Revision: revision,
 	}
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(text)) {
@@ -64,14 +67,6 @@ print(*(f"{name} {version(name)}" for name in ("fastapi", "uvicorn", "grpcio")),
 		for _, dep := range info.Deps {
 			if dep.Path == "google.golang.org/grpc" && m.Peers != "" {
 				m.Peers += ", grpc-go " + dep.Version
-			}
-		}
-		for _, s := range info.Settings {
-			switch {
-			case s.Key == "vcs.revision":
-				m.Revision = s.Value[:min(len(s.Value), 12)]
-			case s.Key == "vcs.modified" && s.Value == "true":
-				m.Revision += "+"
 			}
 		}
 	}

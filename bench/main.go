@@ -79,7 +79,7 @@ func (o *options) main(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	chosen := choose(groups(), wanted)
+	chosen := choose(groups(), wanted, o.against == "")
 	if o.list {
 		for _, g := range chosen {
 			for _, c := range g.cells {
@@ -164,7 +164,7 @@ func (o *options) keep(r *results) error {
 	if len(r.bars("8c", perSecond)) == 0 {
 		return nil
 	}
-	return r.draw(filepath.Join(o.out, "latest.svg"))
+	return r.draw(filepath.Join(o.out, "latest.png"))
 }
 
 func (o *options) compareRuns() error {
@@ -194,15 +194,16 @@ func (o *options) compareRuns() error {
 }
 
 // choose keeps the cells that are wanted, and those that they are set against.
-func choose(all []group, wanted *regexp.Regexp) (chosen []group) {
+func choose(all []group, wanted *regexp.Regexp, references bool) (chosen []group) {
 	for _, g := range all {
 		keep := map[string]bool{}
 		for _, c := range g.cells {
-			if wanted.MatchString(g.name + "/" + c.name) {
-				keep[c.name] = true
-				for _, vs := range c.vs {
-					keep[vs.Cell] = true
-				}
+			if !wanted.MatchString(g.name + "/" + c.name) {
+				continue
+			}
+			keep[c.name] = true
+			for _, vs := range c.vs {
+				keep[vs.Cell] = keep[vs.Cell] || references
 			}
 		}
 		var cells []cell

@@ -12,7 +12,7 @@ import (
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgsvg"
+	"gonum.org/v1/plot/vg/vgimg"
 )
 
 // names of the peers in the plot.
@@ -33,8 +33,9 @@ type bar struct {
 	value, lower, upper float64
 }
 
-// draw writes the peers as an SVG: the latency of one caller, the throughput of eight.
+// draw writes the peers as a PNG: the latency of one caller, the throughput of eight.
 func (r *results) draw(path string) error {
+	plot.DefaultFont.Variant = "Sans"
 	latency, err := r.panel("1c", p50, "One caller: median latency, µs (less is better)")
 	if err != nil {
 		return err
@@ -44,7 +45,7 @@ func (r *results) draw(path string) error {
 		return err
 	}
 	const width, height = 11 * vg.Inch, 3.6 * vg.Inch
-	canvas := vgsvg.New(width, height)
+	canvas := vgimg.PngCanvas{Canvas: vgimg.NewWith(vgimg.UseWH(width, height), vgimg.UseDPI(144))}
 	tiles := draw.Tiles{Rows: 1, Cols: 2, PadX: 0.3 * vg.Inch, PadTop: 0.1 * vg.Inch, PadBottom: 0.1 * vg.Inch, PadLeft: 0.1 * vg.Inch, PadRight: 0.25 * vg.Inch}
 	panels := [][]*plot.Plot{{latency, throughput}}
 	for i, c := range plot.Align(panels, tiles, draw.New(canvas))[0] {
@@ -95,7 +96,7 @@ func (r *results) panel(callers, metric, title string) (*plot.Plot, error) {
 		if err != nil {
 			return nil, err
 		}
-		label.Offset = vg.Point{X: vg.Points(-8), Y: vg.Points(5)}
+		label.Offset = vg.Point{X: vg.Points(-7), Y: vg.Points(5)}
 		label.TextStyle[0].Font.Size = vg.Points(8)
 		p.Add(line, dot, label)
 	}

@@ -40,7 +40,11 @@ func (b *bench) measureGroup(ctx context.Context, g group, rounds int, d time.Du
 	}
 	for n := range rounds {
 		progress(n + 1)
-		for i, c := range g.cells {
+		for i := range g.cells {
+			if g.pairs && n%2 == 1 {
+				i ^= 1
+			}
+			c := g.cells[i]
 			if ctx.Err() != nil {
 				return done, ctx.Err()
 			}

@@ -177,11 +177,12 @@ func TestSnippets(t *testing.T) {
 		}
 	}
 	require.NotEmpty(t, overlay)
-	file := writeOverlay(t, overlay)
+	args := []string{"build", "-overlay", writeOverlay(t, overlay)}
 	for path := range overlay {
-		out, err := goCommand(dir, "build", "-overlay", file, "-o", os.DevNull, "./snippets/"+filepath.Base(filepath.Dir(path)))
-		require.NoError(t, err, "%s", out)
+		args = append(args, "./snippets/"+filepath.Base(filepath.Dir(path)))
 	}
+	out, err := goCommand(dir, args...)
+	require.NoError(t, err, "%s", out)
 }
 
 // TestReadmeProgram runs the README's first program with its worker.

@@ -20,10 +20,12 @@ def submit(executor, callers, seconds, text):
 
     def loop(mine):
         begun = perf_counter()
-        while begun < end:
+        while True:  # at least once
             executor.submit(same, {"text": text}).result()
             now = perf_counter()
             mine.append(now - begun)
+            if now > end:
+                return
             begun = now
 
     threads = [threading.Thread(target=loop, args=(mine,)) for mine in spans]
@@ -42,7 +44,7 @@ def run(executor, asked):
         spans = sorted(submit(executor, asked["callers"], asked["seconds"], asked["text"]))
         items = len(spans)
     else:
-        while perf_counter() - begun < asked["seconds"]:
+        while not items or perf_counter() - begun < asked["seconds"]:
             if sum(executor.map(same, range(asked["items"]), chunksize=64)) != asked["items"] * (asked["items"] - 1) // 2:
                 raise RuntimeError("wrong results")
             items += asked["items"]

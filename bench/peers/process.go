@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -17,6 +18,7 @@ type process struct {
 	cmd     *exec.Cmd
 	in, out *os.File
 	errs    bytes.Buffer // complete once the process has ended
+	wait    func() error
 }
 
 func (e Env) start(python, script string, args ...string) (*process, error) {
@@ -34,6 +36,7 @@ func (e Env) start(python, script string, args ...string) (*process, error) {
 	defer outW.Close()
 	p.in, p.out = inW, outR
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = inR, outW, &p.errs
+	p.wait = sync.OnceValue(p.cmd.Wait)
 	if err := p.cmd.Start(); err != nil {
 		inW.Close()
 		outR.Close()
@@ -67,7 +70,7 @@ func (p *process) Close() error {
 	p.in.Close()
 	impatient := time.AfterFunc(2*time.Second, func() { _ = p.cmd.Process.Kill() })
 	defer impatient.Stop()
-	err := p.cmd.Wait()
+	err := p.wait()
 	p.out.Close()
 	if err != nil {
 		return fmt.Errorf("%s: %w: %s", filepath.Base(p.cmd.Args[1]), err, strings.TrimSpace(p.errs.String()))

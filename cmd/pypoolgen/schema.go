@@ -195,8 +195,8 @@ func values(t typ) string {
 	return strings.Join(parts, ", ")
 }
 
-// jsonKind tells JSON values apart: string, integer, number, boolean, or other: an integer beyond
-// int64 too.
+// jsonKind tells JSON values apart: string, integer, number, boolean, or other: numbers
+// beyond int64 and float64 too.
 func jsonKind(v json.RawMessage) string {
 	s := string(v)
 	switch {
@@ -209,7 +209,7 @@ func jsonKind(v json.RawMessage) string {
 		if _, err := strconv.ParseInt(s, 10, 64); err == nil {
 			return "integer"
 		}
-		if strings.ContainsAny(s, ".eE") {
+		if _, err := strconv.ParseFloat(s, 64); err == nil && strings.ContainsAny(s, ".eE") {
 			return "number"
 		}
 	}

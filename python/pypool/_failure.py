@@ -63,6 +63,9 @@ def escaped(worker: Worker, line: Optional[bytes], id: int, error: BaseException
     `line` is the request's, None while none was in hand; `id` is 0 until it has been read as a whole.
     """
     if isinstance(error, OSError) and error.errno is not None:
+        from . import _errors
+
+        _errors.note("the channel to the host is closed: %s" % error)  # the host looks for these words
         _life.host_gone()  # nobody reads answers any more; a TimeoutError("...") somebody raised has no errno
     if writing or (line is None and isinstance(error, MemoryError)):
         # Whether the answer is out cannot be known, and a second one would be worse than none. Or a line was too long to be
