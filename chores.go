@@ -40,6 +40,9 @@ func (s *supervisor) newChores(now time.Time) (chores []chore) {
 		}
 		add(every, func(time.Time) { s.sampleMemory() }) // lifetimes are looked at in each reconcile, and this causes one
 	}
+	if s.cfg.WatchScripts {
+		add(s.cfg.watchEvery, newSourceWatch(s, now).tick)
+	}
 	if s.cfg.ErrorRate.Func != nil {
 		above := false
 		add(max(s.cfg.ErrorRate.Window/rateSlots, 10*time.Millisecond), func(time.Time) { above = s.watchErrorRate(above) })

@@ -78,6 +78,12 @@ type Config struct {
 	// MaxMessageBytes bounds one request and one result. Default: 64 MiB.
 	MaxMessageBytes int
 
+	// WatchScripts has the workers replaced, rolling as [Pool.Reload] does it, whenever a source file of theirs changes: the script
+	// and what it imports from outside the standard library and site-packages. The files are looked at twice a second. After
+	// an edit that does not import, the old workers go on serving, the log says why, and the next edit is tried at once. It is
+	// for a developer's desk; neither Production nor Development turns it on.
+	WatchScripts bool
+
 	// Name tells pools apart in logs and errors. Default: "pypool".
 	Name string
 	// Logger takes the pool's log and the workers' output; it is called from one goroutine of the pool. Default: slog.Default().
@@ -88,6 +94,7 @@ type Config struct {
 	ErrorRate ErrorRate
 
 	overflowIdle time.Duration // how long an overflow worker stays; tests shorten it
+	watchEvery   time.Duration // how often WatchScripts looks; tests shorten it
 	spawn        spawnFunc     // where processes come from; tests replace it
 }
 
@@ -168,6 +175,7 @@ func (c Config) resolve() (Config, error) {
 	offDuration(&c.RestartBackoff.Min, 100*time.Millisecond)
 	offDuration(&c.RestartBackoff.Max, 30*time.Second)
 	offDuration(&c.overflowIdle, 30*time.Second)
+	offDuration(&c.watchEvery, 500*time.Millisecond)
 	if c.RestartBackoff.Min > c.RestartBackoff.Max {
 		fault("RestartBackoff", "Min %v is more than Max %v", c.RestartBackoff.Min, c.RestartBackoff.Max)
 	}

@@ -56,7 +56,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 		env.spec.path = path
 		return nil, w.startError("spawn", fmt.Errorf("no Python interpreter: %w (set Config.Python)", err))
 	}
-	env.spec = spawnSpec{path: throughShim(ctx, path, cfg.Dir, cfg.Env), args: pythonArgs(), dir: cfg.Dir, env: cfg.Env}
+	env.spec = spawnSpec{path: throughShim(ctx, path, cfg.Dir, cfg.Env), args: pythonArgs(&cfg), dir: cfg.Dir, env: cfg.Env}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
 	p.spawner = newSpawner()
 	env.reporter, env.spawner = p.reporter, p.spawner

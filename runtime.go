@@ -45,10 +45,15 @@ var pythonRuntime = sync.OnceValues(func() (boot string, modules map[string]stri
 })
 
 // pythonArgs are the interpreter's arguments: -I keeps the environment and the working directory from replacing what the
-// runtime imports, -u keeps output from waiting in a buffer at a crash.
-func pythonArgs() []string {
+// runtime imports, -u keeps output from waiting in a buffer at a crash. With WatchScripts, -B: a .pyc knows its source by second and
+// size, so that of two quick edits the second would not be read.
+func pythonArgs(cfg *Config) []string {
 	boot, _ := pythonRuntime()
-	return []string{"-I", "-u", "-X", "faulthandler", "-c", boot}
+	args := []string{"-I", "-u"}
+	if cfg.WatchScripts {
+		args = append(args, "-B")
+	}
+	return append(args, "-X", "faulthandler", "-c", boot)
 }
 
 // helloArgs is docs/protocol.md, "Hello".

@@ -47,7 +47,8 @@ type supervisor struct {
 	recycled  int64
 	starting  int // constructions under way
 	failures  []time.Time
-	lastErr   error
+	lastErr   error                       // what kept Size workers from being ready; nil once they are
+	startErr  error                       // the last failed start
 	startWait *backoff.ExponentialBackOff // after failed starts
 	idleWait  *backoff.ExponentialBackOff // after replacements that died idle before they served
 	notBefore time.Time
@@ -287,7 +288,7 @@ func (s *supervisor) started(err error, settle func(error)) {
 		s.notBefore = later(s.notBefore, now.Add(10*time.Millisecond))
 	default:
 		s.failed++
-		s.lastErr = err
+		s.lastErr, s.startErr = err, err
 		s.failures = append(s.failures, now)
 		if excess := len(s.failures) - s.cfg.MaxRestarts; excess > 0 {
 			s.failures = slices.Delete(s.failures, 0, excess)
@@ -543,7 +544,7 @@ func (s *supervisor) reload(ctx context.Context) error {
 			}
 		}
 		if s.failed > failed {
-			err = s.lastErr
+			err = s.startErr
 		}
 		s.mu.Unlock()
 		switch {

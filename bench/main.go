@@ -32,6 +32,7 @@ type options struct {
 	against    string
 	cpuProfile string
 	trace      string
+	alone      bool
 	list       bool
 	compare    bool
 	serve      bool
@@ -49,6 +50,7 @@ func main() {
 	flag.StringVar(&o.against, "against", "", "another `build` of this program: measure each cell in both, round by round")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of the run to this `file`")
 	flag.StringVar(&o.trace, "trace", "", "write an execution trace of the run to this `file`")
+	flag.BoolVar(&o.alone, "alone", false, "leave out the references: for a profile or a trace")
 	flag.BoolVar(&o.list, "list", false, "list the cells")
 	flag.BoolVar(&o.compare, "compare", false, "compare the newest results in the folder of -out with the last committed ones, or two named files")
 	flag.BoolVar(&o.serve, "serve", false, "measure by order of another build, on stdin and stdout")
@@ -79,7 +81,7 @@ func (o *options) main(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	chosen := choose(groups(), wanted, o.against == "")
+	chosen := choose(groups(), wanted, !o.alone && o.against == "")
 	if o.list {
 		for _, g := range chosen {
 			for _, c := range g.cells {

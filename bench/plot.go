@@ -35,7 +35,7 @@ type bar struct {
 
 // draw writes the peers as a PNG: the latency of one caller, the throughput of eight.
 func (r *results) draw(path string) error {
-	plot.DefaultFont.Variant = "Sans"
+	plot.DefaultFont.Variant, plotter.DefaultFont.Variant = "Sans", "Sans"
 	latency, err := r.panel("1c", p50, "One caller: median latency, µs (less is better)")
 	if err != nil {
 		return err

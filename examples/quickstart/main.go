@@ -86,7 +86,7 @@ func measure(ctx context.Context, opts options, workers int) (*outcome, error) {
 		Python:   opts.python,
 		Size:     workers,
 		Overflow: -1, // exactly Size: this is a comparison
-		Logger:   slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Logger:   slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	if err != nil {
 		return nil, err

@@ -451,13 +451,6 @@ def chatter(threads: int, lines: int) -> str:
 
 
 @command
-def last_words() -> str:
-    """Answer, then be gone at once: a timer ends the process right behind the answer."""
-    threading.Timer(0.0, os._exit, (0,)).start()
-    return "the last words"
-
-
-@command
 def environment() -> Dict[str, str]:
     return dict(os.environ)
 

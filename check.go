@@ -1,0 +1,229 @@
+package pypool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Check tries a configuration without opening a pool. It starts one worker as New would, asks it for its commands, and stops it; what it
+// finds (the interpreter, its virtual environment, how long the start took, the commands) goes to cfg.Logger. It returns nil when
+// such a pool would serve. Otherwise the error is an *Error that says in words what to do: ErrInvalidArguments for a bad
+// field, ErrWorkerStart with its [StartError], which holds the Python traceback, for the rest. ctx bounds it as it does New. Nothing is
+// left behind.
+func Check(ctx context.Context, cfg Config) error {
+	full, err := cfg.resolve()
+	if err != nil {
+		return err
+	}
+	one := cfg
+	one.Size, one.Overflow, one.MinReady, one.WatchScripts = 1, -1, 1, false
+	one.Observer, one.ErrorRate.Func = nil, nil
+	begun := time.Now()
+	p, err := New(ctx, one)
+	if err != nil {
+		return advised(err, &cfg, &full)
+	}
+	defer p.Close()
+	took := time.Since(begun)
+	python := p.sup.env.spec.path
+	version := ""
+	if workers := p.Workers(); len(workers) > 0 {
+		version = workers[0].Python
+	}
+	commands, err := p.Commands(ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.Shutdown(ctx); err != nil {
+		return err
+	}
+
+	log := full.Logger.With(slog.String("pool", full.Name))
+	env := virtualEnv(python)
+	log.InfoContext(ctx, "check: interpreter", slog.String("path", python), slog.String("version", version),
+		slog.String("from", pythonFrom(&cfg)), slog.String("virtual_env", env))
+	if wanted := os.Getenv("VIRTUAL_ENV"); wanted != "" && !sameFile(wanted, env) {
+		log.WarnContext(ctx, "check: VIRTUAL_ENV is not the interpreter's environment, its packages are not seen",
+			slog.String("VIRTUAL_ENV", wanted), slog.String("from", pythonFrom(&cfg)))
+	}
+	log.InfoContext(ctx, "check: worker ready", slog.Duration("took", took), slog.String("script", full.target()))
+	if limit := full.StartTimeout; limit > 0 && took > limit/2 {
+		log.WarnContext(ctx, "check: the start takes more than half of StartTimeout: raise it, or import less", slog.Duration("start_timeout", limit))
+	}
+	names := make([]string, 0, len(commands))
+	for _, c := range commands {
+		names = append(names, c.Name)
+	}
+	log.InfoContext(ctx, "check: commands", slog.Any("names", names))
+	if len(names) == 0 && full.target() != "" {
+		detail := &StartError{Stage: "import", Python: python, Err: errors.New("no command is registered")}
+		e := newError(TypeWorkerStart, NotExecuted, full.target()+" registers no command: decorate a function with @command, and import the modules that hold commands", detail)
+		e.Context.Pool = full.Name
+		return e
+	}
+	return nil
+}
+
+// target is what the workers import; empty when they have built-in commands only.
+func (c *Config) target() string {
+	if c.Script != "" {
+		return c.Script
+	}
+	return c.Module
+}
+
+// pythonFrom says where findPython looks up the interpreter of cfg.
+func pythonFrom(cfg *Config) string {
+	switch {
+	case cfg.Python != "":
+		return "Config.Python"
+	case os.Getenv("PYPOOL_PYTHON") != "":
+		return "$PYPOOL_PYTHON"
+	}
+	path, err := findPython(cfg)
+	switch env := virtualEnv(path); {
+	case err != nil || env == "":
+		return "PATH"
+	case sameFile(env, os.Getenv("VIRTUAL_ENV")):
+		return "$VIRTUAL_ENV"
+	case sameFile(env, filepath.Join(cfg.Dir, ".venv")):
+		return ".venv"
+	}
+	return "PATH"
+}
+
+// virtualEnv is the folder of the virtual environment that the interpreter belongs to; empty when it belongs to none.
+func virtualEnv(python string) string {
+	env := filepath.Dir(filepath.Dir(python))
+	if _, err := os.Stat(filepath.Join(env, "pyvenv.cfg")); err != nil {
+		return ""
+	}
+	return env
+}
+
+func sameFile(a, b string) bool {
+	left, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	right, err := os.Stat(b)
+	return err == nil && os.SameFile(left, right)
+}
+
+// advised adds to a failed start what its reader can do. cfg is as the caller gave it, full as resolved.
+func advised(err error, cfg, full *Config) error {
+	var e *Error
+	var start *StartError
+	if !errors.As(err, &e) || e.Type != TypeWorkerStart || !errors.As(err, &start) {
+		return err
+	}
+	advice := advice(start, cfg, full)
+	if advice == "" {
+		return err
+	}
+	better := *e
+	better.Message = oneLine(e.Message + ". " + advice)
+	return &better
+}
+
+var quotedName = regexp.MustCompile(`'([^']+)'`)
+
+func advice(start *StartError, cfg, full *Config) string {
+	var py *PythonError
+	var exit *ExitError
+	var hang *HangError
+	from := pythonFrom(cfg)
+	python, _, _ := strings.Cut(start.Python, " (")
+	switch {
+	case strings.Contains(start.Error(), "is too old: pypool needs"):
+		return "The interpreter " + python + " comes from " + from + ": name a newer one in Config.Python"
+	case start.Stage == "spawn":
+		return noInterpreter(from, python)
+	case full.Script != "" && !isFile(full.Script):
+		text := "There is no file " + full.Script
+		if !filepath.IsAbs(cfg.Script) {
+			if cwd, err := os.Getwd(); err == nil {
+				text += ": Config.Script is relative to the host's working directory, " + cwd
+			}
+		}
+		return text
+	case errors.As(start.Err, &py):
+		return pythonAdvice(py, start, python, from, full)
+	case errors.As(start.Err, &hang):
+		return "Raise Config.StartTimeout, or import less: slow work belongs into a command, or behind a cache"
+	case errors.As(start.Err, &exit) && exit.Signal != 0:
+		return "A native library crashed, or the system ended the process, during the import: StartError.Stderr holds what it said"
+	case errors.As(start.Err, &exit):
+		return "The process ended during the import: is " + python + " a CPython 3.8 or later, and does the script call os._exit? StartError.Stderr holds what it said"
+	}
+	return ""
+}
+
+func noInterpreter(from, python string) string {
+	if from == "PATH" {
+		return "Install Python 3.8 or later, or name its interpreter in Config.Python"
+	}
+	return fmt.Sprintf("%s names %s, which cannot be started: correct it; it must be the path of a CPython 3.8 or later", from, python)
+}
+
+// pythonAdvice is for an exception that the import or a setup raised.
+func pythonAdvice(py *PythonError, start *StartError, python, from string, full *Config) string {
+	switch py.Type {
+	case "ModuleNotFoundError":
+		name := ""
+		if m := quotedName.FindStringSubmatch(py.Message); m != nil {
+			name, _, _ = strings.Cut(m[1], ".")
+		}
+		if full.Module != "" && name == strings.SplitN(full.Module, ".", 2)[0] {
+			return "Config.Module is found as `python -m` finds it: in Config.Dir, on PYTHONPATH, or installed"
+		}
+		text := fmt.Sprintf("If it is a package, install it for this interpreter: %s -m pip install %s; if it is a file of yours, put it beside the script or its folder on PYTHONPATH", python, name)
+		if env := os.Getenv("VIRTUAL_ENV"); env != "" && !sameFile(env, virtualEnv(python)) {
+			text += fmt.Sprintf("; the packages of VIRTUAL_ENV, %s, are not seen, because the interpreter comes from %s: use %s", env, from, envPython(env))
+		}
+		return text
+	case "SyntaxError", "IndentationError", "TabError":
+		return "Correct " + where(py.Traceback, "it") + "; the interpreter is " + start.Python
+	case "SystemExit":
+		return "The script ended itself while it was imported: put what is not for the pool under `if __name__ == \"__main__\":`"
+	}
+	what := "It was raised while the script was imported"
+	if start.Stage == "setup" {
+		what = "It was raised by a @setup function"
+	}
+	return what + ", at " + where(py.Traceback, "an unknown place") + "; StartError.Stderr holds the whole traceback"
+}
+
+func envPython(env string) string {
+	if runtime.GOOS == "windows" {
+		return filepath.Join(env, "Scripts", "python.exe")
+	}
+	return filepath.Join(env, "bin", "python")
+}
+
+var tracebackLine = regexp.MustCompile(`File "([^"]+)", line (\d+)`)
+
+// where is the innermost place of a traceback that is a file of the user's.
+func where(traceback, otherwise string) string {
+	found := tracebackLine.FindAllStringSubmatch(traceback, -1)
+	for _, m := range slices.Backward(found) {
+		if isFile(m[1]) {
+			return m[1] + ", line " + m[2]
+		}
+	}
+	return otherwise
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}

@@ -1,0 +1,208 @@
+package pypool
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// sourceWatch is Config.WatchScripts: it learns from the workers which source files are theirs, looks at those files regularly, and has
+// the workers replaced when one has changed. One look at a time runs, as a job of the supervisor.
+type sourceWatch struct {
+	s    *supervisor
+	busy atomic.Bool
+
+	// Only the look that is under way uses these.
+	files map[string]stamp // the sources known so far
+	dirs  map[string]stamp // their folders, while workers fail to start: a missing module may appear in one
+	asked map[string]int64 // calls that a worker had served when it was last asked, and one more
+	since time.Time        // no later than the start of any worker that may have failed since
+}
+
+// stamp is what tells two versions of a file apart; the zero stamp is that of no file.
+type stamp struct{ modified, size int64 }
+
+func stampOf(path string) stamp {
+	info, err := os.Stat(path)
+	if err != nil {
+		return stamp{}
+	}
+	return stamp{info.ModTime().UnixNano(), info.Size()}
+}
+
+const (
+	settleStep = 50 * time.Millisecond // a file that is being written is left alone until it has not changed for so long
+	settleMost = 2 * time.Second
+)
+
+// newSourceWatch knows the script already: a worker that never starts cannot tell of it.
+func newSourceWatch(s *supervisor, now time.Time) *sourceWatch {
+	w := &sourceWatch{s: s, files: map[string]stamp{}, asked: map[string]int64{}, since: now}
+	if s.cfg.Script != "" {
+		w.files[s.cfg.Script] = stampOf(s.cfg.Script)
+	}
+	return w
+}
+
+// tick is the chore. It never waits.
+func (w *sourceWatch) tick(time.Time) {
+	if w.busy.Swap(true) {
+		return
+	}
+	if !w.s.goJob(func() { defer w.busy.Store(false); w.look() }) {
+		w.busy.Store(false)
+	}
+}
+
+// look learns new files, and acts when one has changed since a worker that uses it started.
+func (w *sourceWatch) look() {
+	changed := append(w.learn(), w.learnFromFailure()...)
+	for path, old := range w.files {
+		// A file that is missing is being replaced, or no longer imported: only its return counts.
+		if now := stampOf(path); now != old && now != (stamp{}) {
+			w.files[path] = now
+			changed = append(changed, path)
+		}
+	}
+	if len(changed) == 0 || !w.settle(changed) {
+		return
+	}
+	slices.Sort(changed)
+	w.since = time.Now()
+	clear(w.asked)
+	w.s.sourcesChanged(slices.Compact(changed))
+}
+
+// learn asks one idle worker, if there is one that has started or served since it was last asked. It returns the files that are newer
+// than that worker: no stamp can tell which version it has read.
+func (w *sourceWatch) learn() (changed []string) {
+	chosen := false
+	for _, res := range w.s.desk.inspect(func(res *resource) bool {
+		worker := res.Value()
+		at := worker.calls.Load() + 1
+		if chosen || w.asked[worker.id] == at {
+			return false
+		}
+		chosen, w.asked[worker.id] = true, at
+		return true
+	}) {
+		worker := res.Value()
+		sources, err := worker.sources(w.s.ctx, pingTimeout)
+		if err != nil {
+			w.s.discard(res)
+			continue
+		}
+		w.s.desk.putUnused(res)
+		changed = append(changed, w.meet(sources, worker.started)...)
+	}
+	return changed
+}
+
+// meet takes files into the watch, and returns those of them that are new to it and were changed after since.
+func (w *sourceWatch) meet(paths []string, since time.Time) (changed []string) {
+	for _, path := range paths {
+		if _, known := w.files[path]; known {
+			continue
+		}
+		now := stampOf(path)
+		w.files[path] = now
+		if now.modified > since.UnixNano() {
+			changed = append(changed, path)
+		}
+	}
+	return changed
+}
+
+// learnFromFailure watches, while workers fail to start, the files that the traceback names, and the folders of all files.
+func (w *sourceWatch) learnFromFailure() (changed []string) {
+	w.s.mu.Lock()
+	failing, err := len(w.s.failures) > 0, w.s.startErr
+	w.s.mu.Unlock()
+	if !failing {
+		w.dirs = nil
+		return nil
+	}
+	var py *PythonError
+	if errors.As(err, &py) {
+		var named []string
+		for _, m := range tracebackLine.FindAllStringSubmatch(py.Traceback, -1) {
+			if filepath.IsAbs(m[1]) && isFile(m[1]) {
+				named = append(named, m[1])
+			}
+		}
+		changed = w.meet(named, w.since)
+	}
+	if w.dirs == nil {
+		w.dirs = map[string]stamp{}
+	}
+	for path := range maps.Keys(w.files) {
+		dir := filepath.Dir(path)
+		now := stampOf(dir)
+		if old, known := w.dirs[dir]; known && old != now {
+			changed = append(changed, dir)
+		}
+		w.dirs[dir] = now
+	}
+	return changed
+}
+
+// settle waits until the changed files stay as they are, so that nobody imports half of one; false: the pool is closing.
+func (w *sourceWatch) settle(changed []string) bool {
+	for end := time.Now().Add(settleMost); time.Now().Before(end); {
+		select {
+		case <-w.s.ctx.Done():
+			return false
+		case <-time.After(settleStep):
+		}
+		still := true
+		for _, path := range changed {
+			if _, known := w.files[path]; !known {
+				continue // a folder
+			}
+			if now := stampOf(path); now != w.files[path] {
+				w.files[path], still = now, false
+			}
+		}
+		if still {
+			break
+		}
+	}
+	return true
+}
+
+// sourcesChanged has every worker replaced, as reload does, without waiting for it; an earlier failure does not delay it.
+func (s *supervisor) sourcesChanged(files []string) {
+	s.env.reporter.log(slog.LevelInfo, "sources changed: the workers are being replaced", slog.Any("files", files))
+	s.generation.Add(1)
+	s.mu.Lock()
+	s.startWait.Reset()
+	s.notBefore = time.Time{}
+	s.failures = s.failures[:0]
+	s.mu.Unlock()
+	s.kick()
+}
+
+// sources asks an idle worker for the source files that it has imported. The caller holds the worker; after an error it is in doubt.
+func (w *worker) sources(ctx context.Context, d time.Duration) ([]string, error) {
+	id := w.env.ids.Add(1)
+	req, err := encodeRequest(nil, "get_stats", map[string]bool{"sources": true}, "", false)
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Sources []string `json:"sources"`
+	}
+	stop := w.conn.arm(ctx, time.Now().Add(d), 0)
+	err = w.converse(req.seal(id, 0, false), id, &answer)
+	w.conn.disarm(stop)
+	if err != nil && w.conn.broken == nil {
+		w.conn.broken = err
+	}
+	return answer.Sources, err
+}
