@@ -2,10 +2,8 @@ package pypool
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -204,28 +202,6 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 	}
 	slices.SortFunc(checks, func(a, b WorkerHealth) int { return a.StartedAt.Compare(b.StartedAt) })
 	return checks
-}
-
-// logFailure logs a call that the infrastructure failed.
-func (s *supervisor) logFailure(c *call, err *Error) {
-	attrs := callAttrs(c.info)
-	if c.worker != "" {
-		attrs = append(attrs, slog.String("worker", c.worker), slog.Int("pid", c.pid))
-	}
-	s.env.reporter.log(slog.LevelWarn, "call failed", append(attrs, slog.String("type", string(err.Type)),
-		slog.String("delivery", err.Delivery.String()), slog.Duration("elapsed", err.Context.Elapsed), slog.String("cause", logCause(err, err.Message)))...)
-}
-
-// logCause takes what a worker has sent in place of an answer out of the text of err: it may be part of a result, and no
-// result is ever logged. The caller's error keeps it.
-func logCause(err error, text string) string {
-	var violation *ProtocolError
-	if errors.As(err, &violation) {
-		if before, _, found := strings.Cut(text, violation.Reason); found {
-			return before + violation.Reason
-		}
-	}
-	return text
 }
 
 func (s *supervisor) lastError() error {

@@ -86,7 +86,9 @@ var hostFaults = []fault{
 				}
 				return false
 			}}
-			p := bubblePool(t, f.config(1))
+			cfg := f.config(1)
+			cfg.Breaker.Failures = -1
+			p := bubblePool(t, cfg)
 			answered := 0
 			for i := range 1000 {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -280,9 +282,11 @@ var hostFaults = []fault{
 	{name: "D19_answer_of_a_worker_that_exits_at_once_is_not_lost", run: func(t *testing.T, r *rig) {
 		r.pool = r.fake
 		for range 20 {
+			w := r.pool.sup.workers()[0]
 			res, err := r.execute("last words", nil, 0)
 			require.NoError(t, err)
 			require.JSONEq(t, `"good"`, string(res.Raw()))
+			<-w.watched
 			r.epilogue(t)
 			r.fate(t, replaced, res, nil)
 		}
@@ -366,6 +370,7 @@ var hostFaults = []fault{
 				synctest.Wait()
 			}
 			time.Sleep(time.Minute)
+			synctest.Wait()
 			require.Equal(t, want, served)
 			require.Equal(t, 49*time.Second, p.Stats().CheckoutWait.Max)
 		})

@@ -3,8 +3,6 @@ package pypool
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -13,7 +11,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-	"github.com/jackc/puddle/v2"
 )
 
 // supervisor is the pool's one background goroutine and what it owns: it alone has workers constructed, and it keeps Size of
@@ -183,175 +180,6 @@ func (s *supervisor) onExit(w *worker) {
 	s.reportExit(w, j, wasReady, stopped)
 	s.dirty.Store(true)
 	s.kick()
-}
-
-func (s *supervisor) reportExit(w *worker, j *job, wasReady, stopped bool) {
-	level, text := slog.LevelInfo, "worker stopped"
-	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.pid()), slog.Int64("calls", w.calls.Load()), slog.Duration("uptime", time.Since(w.started))}
-	ev := Event{Kind: EventWorkerExited, Worker: w.id, PID: w.proc.pid(), Cause: "stopped"}
-	if !stopped {
-		exit := w.exitError()
-		level, text = slog.LevelWarn, "worker exited"
-		if !wasReady {
-			text = "worker exited before it was ready"
-		}
-		ev.Cause, ev.Err = exit.Error(), exit
-		switch ours := w.proc.exit().ours; {
-		case ours && isClosed(w.env.killing):
-			level, ev.Cause = slog.LevelInfo, "killed by pypool: the pool was closed"
-		case ours && !wasReady:
-			ev.Cause = "killed by pypool: it did not start"
-		case ours:
-			ev.Cause = "killed by pypool: its call hung, was canceled, or broke the protocol"
-		}
-		attrs = append(attrs, slog.String("cause", ev.Cause))
-	}
-	if j != nil {
-		ev.Command, ev.Session, ev.RequestID = j.info.Command, j.info.Session, j.id
-		attrs = append(attrs, callAttrs(j.info)...)
-	}
-	s.env.reporter.log(level, text, attrs...)
-	s.event(ev)
-}
-
-func callAttrs(c CallInfo) []slog.Attr {
-	attrs := []slog.Attr{slog.String("command", c.Command), slog.Uint64("request", c.RequestID)}
-	if c.Session != "" {
-		attrs = append(attrs, slog.String("session", c.Session))
-	}
-	if c.Program != "" {
-		attrs = append(attrs, slog.String("program", c.Program))
-	}
-	return attrs
-}
-
-func (s *supervisor) event(ev Event) {
-	if f := s.cfg.Observer.Event; f != nil {
-		ev.Time, ev.Pool = time.Now(), s.cfg.Name
-		s.env.reporter.tell(func() { f(ev) })
-	}
-}
-
-// commandCircuit runs with gobreaker's lock held: it only queues.
-func (s *supervisor) commandCircuit(command, state string, err error) {
-	ev := Event{Kind: EventCircuit, Command: command, State: state, Err: err}
-	attrs := []slog.Attr{slog.String("command", command), slog.String("state", state)}
-	if err != nil {
-		ev.Cause = err.Error()
-		attrs = append(attrs, slog.String("cause", logCause(err, ev.Cause)))
-	}
-	s.env.reporter.log(slog.LevelWarn, "the command's circuit is "+state, attrs...)
-	s.event(ev)
-}
-
-// --- starts ---------------------------------------------------------------------------------------------------------
-
-// construct is puddle's constructor, reached through desk.create alone.
-func (s *supervisor) construct(ctx context.Context) (w *worker, err error) {
-	defer func() {
-		if r := recover(); r != nil { // puddle calls this; a panic would end the host
-			err = newError(TypeInternal, NotExecuted, fmt.Sprint("panic while starting a worker: ", r), nil)
-		}
-	}()
-	seq := s.seq.Add(1)
-	return startWorker(ctx, s.env, seq, s.generation.Load())
-}
-
-// startLocked has one worker constructed, on a goroutine that close joins.
-func (s *supervisor) startLocked(settle func(error)) {
-	s.starting++
-	s.jobs.Go(func() {
-		err := s.desk.create(s.ctx)
-		s.started(err, settle)
-		s.kick()
-	})
-}
-
-// started books the end of a construction.
-func (s *supervisor) started(err error, settle func(error)) {
-	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	defer s.broadcastLocked()
-	s.starting--
-	switch {
-	case s.ctx.Err() != nil:
-		settle(errNoOutcome)
-	case err == nil:
-		settle(nil)
-		s.failures = s.failures[:0]
-		s.startWait.Reset()
-		s.notBefore = time.Time{}
-		s.publishLocked()
-	case errors.Is(err, puddle.ErrNotAvailable):
-		settle(errNoOutcome) // workers on their way out still hold their slots
-		s.notBefore = later(s.notBefore, now.Add(10*time.Millisecond))
-	default:
-		s.failed++
-		s.lastErr, s.startErr = err, err
-		s.failures = append(s.failures, now)
-		if excess := len(s.failures) - s.cfg.MaxRestarts; excess > 0 {
-			s.failures = slices.Delete(s.failures, 0, excess)
-		}
-		if !now.Before(s.notBefore) { // one step for starts that fail side by side
-			s.notBefore = now.Add(s.startWait.NextBackOff())
-		}
-		settle(err)
-		s.publishLocked()
-		s.env.reporter.log(slog.LevelError, "a worker did not start", slog.String("cause", err.Error()),
-			slog.Int("failures_in_a_row", len(s.failures)), slog.Time("next_try", s.notBefore))
-	}
-}
-
-// tripLocked decides whether a failed start opens the circuit: MaxRestarts in a row, none too old, and no worker ready.
-func (s *supervisor) tripLocked() bool {
-	if len(s.failures) < s.cfg.MaxRestarts || s.readyLocked() > 0 {
-		return false
-	}
-	window := max(s.cfg.RestartWindow, time.Duration(s.cfg.MaxRestarts)*s.cfg.StartTimeout)
-	return time.Since(s.failures[0]) <= window
-}
-
-// publishLocked tells callers what the circuit's state is.
-func (s *supervisor) publishLocked() {
-	was := s.circuit.state.Load().err
-	if s.circuit.closed() {
-		if was != nil {
-			s.circuit.refuse(nil)
-			s.circuitChanged("closed", nil)
-		}
-		return
-	}
-	why := &CircuitError{RetryAt: s.notBefore, Cause: s.lastErr}
-	s.circuit.refuse(why)
-	if was == nil {
-		s.circuitChanged("open", s.lastErr)
-	}
-}
-
-func (s *supervisor) circuitChanged(state string, err error) {
-	ev := Event{Kind: EventCircuit, State: state, Err: err}
-	attrs := []slog.Attr{slog.String("state", state)}
-	level := slog.LevelInfo
-	if err != nil {
-		level = slog.LevelError
-		ev.Cause = err.Error()
-		attrs = append(attrs, slog.String("cause", ev.Cause))
-	}
-	s.env.reporter.log(level, "the pool's circuit is "+state, attrs...)
-	s.event(ev)
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
-func (s *supervisor) broadcastLocked() {
-	close(s.changed)
-	s.changed = make(chan struct{})
 }
 
 // --- keeping Size ---------------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-import nmupy  # type: ignore[import-not-found]  # noqa: F401
+import nmupy  # noqa: F401

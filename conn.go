@@ -1,0 +1,285 @@
+package pypool
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strconv"
+	"time"
+)
+
+// conn is one exchange at a time over a transport. It is not safe for concurrent use. Once broken is set, the stream is in
+// doubt: nothing more is sent or read.
+type conn struct {
+	t      transport
+	max    int // bytes of one frame
+	buf    []byte
+	r, w   int // buf[r:w] is read and not yet consumed
+	broken error
+
+	// Of the exchange under way, from arm to disarm.
+	ctx      context.Context
+	deadline time.Time
+	current  bool // the transport has this deadline
+	dirty    bool // the transport has some deadline
+	spin     time.Duration
+
+	interrupt func()        // moves the transport's deadline into the past; made once, so that arming allocates no closure
+	hooked    chan struct{} // the interrupt has run
+	readNext  func([]byte) (int, error)
+	readNow   func([]byte) (int, error)
+}
+
+func newConn(t transport, maxMessage int) *conn {
+	c := &conn{t: t, max: maxMessage + frameSlack, buf: make([]byte, 4096), hooked: make(chan struct{}, 1)}
+	c.interrupt = func() {
+		_ = c.t.SetDeadline(time.Unix(1, 0))
+		c.hooked <- struct{}{}
+	}
+	c.readNext = c.await
+	c.readNow = func(p []byte) (int, error) {
+		n, err := c.t.TryRead(p)
+		if n == 0 && err == nil {
+			err = os.ErrDeadlineExceeded
+		}
+		return n, err
+	}
+	return c
+}
+
+// errShortWrite says that the worker cannot have the whole request: it was not executed.
+type errShortWrite struct {
+	n   int // bytes that were written
+	err error
+}
+
+func (e *errShortWrite) Error() string { return "the request was not written whole: " + e.err.Error() }
+func (e *errShortWrite) Unwrap() error { return e.err }
+
+// errNoise says that the worker had sent something unasked before the request was written.
+var errNoise = errors.New("output that no request asked for")
+
+// arm makes ctx's end and the deadline (zero: none) interrupt the exchange; disarm must follow. An answer that comes within
+// spin is waited for without parking.
+func (c *conn) arm(ctx context.Context, deadline time.Time, spin time.Duration) (stop func() bool) {
+	c.ctx, c.deadline, c.spin = ctx, deadline, spin
+	if ctx.Done() == nil {
+		return nil
+	}
+	return context.AfterFunc(ctx, c.interrupt)
+}
+
+// patient sets the transport's deadline: it is about to wait. Exchanges that never wait save the cost.
+func (c *conn) patient() {
+	if c.current {
+		return
+	}
+	c.current, c.dirty = true, true
+	_ = c.t.SetDeadline(c.deadline)
+	if c.ctx.Err() != nil { // the interrupt may just have been overwritten
+		_ = c.t.SetDeadline(time.Unix(1, 0))
+	}
+}
+
+// extend moves the deadline while the exchange goes on. Zero means none.
+func (c *conn) extend(deadline time.Time) {
+	c.deadline, c.current = deadline, false
+}
+
+// disarm returns when no interrupt can come any more, and clears the deadline: a late one must not poison the next call.
+func (c *conn) disarm(stop func() bool) {
+	if stop != nil && !stop() {
+		<-c.hooked
+		c.dirty = true
+	}
+	if c.dirty {
+		_ = c.t.SetDeadline(time.Time{})
+	}
+	c.ctx, c.current, c.dirty = nil, false, false
+}
+
+// await reads what comes next: at first it polls, because to be parked and woken costs more than a short wait; then it parks.
+func (c *conn) await(p []byte) (int, error) {
+	if c.spin > 0 {
+		begun := time.Now()
+		for range maxPolls { // so that it ends also where the clock stands still, as in a synctest bubble
+			n, err := c.t.TryRead(p)
+			if n > 0 || err != nil {
+				return n, err
+			}
+			if time.Since(begun) > c.spin {
+				break
+			}
+			runtime.Gosched()
+		}
+		c.spin = 0 // once an exchange
+	}
+	c.patient()
+	return c.t.Read(p)
+}
+
+// send writes one whole line. On *errShortWrite or errNoise the request was not executed.
+func (c *conn) send(line []byte) error {
+	if err := c.quiet(); err != nil {
+		return err
+	}
+	return c.write(line)
+}
+
+// quiet checks that the worker has sent nothing since its last answer.
+func (c *conn) quiet() error {
+	if c.r == c.w {
+		c.r, c.w = 0, 0
+		n, err := c.t.TryRead(c.buf)
+		if err != nil {
+			return c.unwritten(&errShortWrite{0, err})
+		}
+		c.w = n
+	}
+	if c.r != c.w {
+		c.broken = &ProtocolError{Reason: errNoise.Error(), Sample: quoteSample(c.buf[c.r:c.w])}
+		return errNoise
+	}
+	return nil
+}
+
+// write writes all of line: at once when the pipe takes it, as it does unless the line is large.
+func (c *conn) write(line []byte) error {
+	n, err := c.t.TryWrite(line)
+	if err == nil && n < len(line) {
+		c.patient()
+		var more int
+		more, err = c.t.Write(line[n:])
+		n += more
+	}
+	if n == len(line) {
+		return nil
+	}
+	if err == nil {
+		err = io.ErrShortWrite
+	}
+	return c.unwritten(&errShortWrite{n, err})
+}
+
+// unwritten puts the stream in doubt, unless it is as it was.
+func (c *conn) unwritten(short *errShortWrite) error {
+	if !nothingWritten(short) {
+		c.broken = short.err
+	}
+	return short
+}
+
+// receive reads the next frame and checks that it answers id.
+func (c *conn) receive(id uint64, f *frame) error {
+	err := c.receiveFrame(f, c.readNext)
+	if err == nil && f.id != id {
+		err = c.violation(fmt.Errorf("an answer to request %d, not %d", f.id, id), f.body)
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.broken = err
+	}
+	return err
+}
+
+// receiveLast looks, without waiting, whether the frame is there after all: called when the deadline has passed.
+func (c *conn) receiveLast(id uint64, f *frame) bool {
+	err := c.receiveFrame(f, c.readNow)
+	return err == nil && f.id == id
+}
+
+// skipBanner reads up to the first answer's beginning, and returns what stands before it: what a sitecustomize or .pth file
+// printed before the runtime could take stdout out of its way.
+func (c *conn) skipBanner() (banner []byte, err error) {
+	answer := []byte(`{"id":0,"success":`)
+	for {
+		unread := c.buf[c.r:c.w]
+		if i := bytes.Index(unread, answer); i >= 0 {
+			c.r += i
+			return bytes.Clone(unread[:i]), nil
+		}
+		if len(unread) > maxBanner {
+			return nil, c.violation(fmt.Errorf("more than %d bytes of output before hello was answered", maxBanner), unread)
+		}
+		if c.w == len(c.buf) {
+			c.makeRoom()
+		}
+		n, err := c.readNext(c.buf[c.w:])
+		c.w += n
+		if n == 0 && err != nil {
+			return bytes.Clone(c.buf[c.r:c.w]), err
+		}
+	}
+}
+
+// receiveFrame reads up to the next newline with read, and parses the line.
+func (c *conn) receiveFrame(f *frame, read func([]byte) (int, error)) error {
+	scanned := c.r
+	for {
+		if i := bytes.IndexByte(c.buf[scanned:c.w], '\n'); i >= 0 {
+			line := c.buf[c.r : scanned+i]
+			c.r = scanned + i + 1
+			if err := parseFrame(line, f); err != nil {
+				return c.violation(err, line)
+			}
+			return nil
+		}
+		scanned = c.w
+		if c.w-c.r > c.max {
+			return c.violation(fmt.Errorf("a line of more than %d bytes", c.max), c.buf[c.r:c.w])
+		}
+		if c.w == len(c.buf) {
+			scanned -= c.makeRoom()
+		}
+		n, err := read(c.buf[c.w:])
+		c.w += n
+		if n == 0 && err != nil {
+			if errors.Is(err, io.EOF) && c.w > c.r {
+				return io.ErrUnexpectedEOF
+			}
+			return err
+		}
+	}
+}
+
+// makeRoom moves the unread bytes to the front, or doubles the buffer. It returns how far they moved.
+func (c *conn) makeRoom() int {
+	moved := c.r
+	if c.r > 0 {
+		copy(c.buf, c.buf[c.r:c.w])
+	} else {
+		grown := make([]byte, 2*len(c.buf))
+		copy(grown, c.buf[:c.w])
+		c.buf = grown
+	}
+	c.r, c.w = 0, c.w-moved
+	return moved
+}
+
+// take returns the frame's body for keeps: a copy of a small one; for a large one the read buffer itself, replaced by a fresh one.
+func (c *conn) take(f *frame) json.RawMessage {
+	if len(f.body) < largeFrame {
+		return bytes.Clone(f.body)
+	}
+	rest := c.buf[c.r:c.w]
+	c.buf = make([]byte, max(4096, len(rest)))
+	c.r, c.w = 0, copy(c.buf, rest)
+	return f.body[:len(f.body):len(f.body)]
+}
+
+func (c *conn) violation(err error, sample []byte) error {
+	return &ProtocolError{Reason: err.Error(), Sample: quoteSample(sample)}
+}
+
+// cancel asks the runtime to end the stream that is being received, and gives it d to do so.
+func (c *conn) cancel(id uint64, d time.Duration) error {
+	line := append(strconv.AppendUint([]byte(`{"id":`), id, 10), `,"cancel":true}`+"\n"...)
+	c.extend(time.Now().Add(d))
+	c.patient()
+	_, err := c.t.Write(line)
+	return err
+}

@@ -1,0 +1,206 @@
+package pypool
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// How a worker becomes ready, or why it does not.
+
+// startWorker spawns a process, greets it and pings it. It returns within StartTimeout, or soon after ctx ends. On failure nothing
+// is left of the process, and the error is an *Error with a *StartError.
+func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*worker, error) {
+	w := &worker{id: fmt.Sprintf("w%d", seq), seq: seq, env: env, generation: generation, started: time.Now(), ready: make(chan struct{}), watched: make(chan struct{})}
+	if d := env.cfg.MaxLifetime; d > 0 {
+		w.lifetime = jitter(d)
+	}
+	proc, err := env.cfg.spawn(ctx, env.spawner, env.spec)
+	if err != nil {
+		if _, dirErr := os.Stat(env.spec.dir); env.spec.dir != "" && dirErr != nil {
+			err = fmt.Errorf("Config.Dir: %w", dirErr) // exec says of it that the interpreter is missing
+		}
+		return nil, w.startError("spawn", err)
+	}
+	w.proc = proc
+	w.conn = newConn(proc.transport(), env.cfg.MaxMessageBytes)
+	w.log = newStderrLog(proc.stderr(), w.logLine)
+	env.onSpawn(w)
+	go w.watch()
+
+	var deadline time.Time
+	if d := env.cfg.StartTimeout; d > 0 {
+		deadline = w.started.Add(d)
+	}
+	stop := w.conn.arm(ctx, deadline, 0)
+	stage, err := w.greet()
+	w.conn.disarm(stop)
+	if err == nil {
+		w.env.onReady(w)
+		close(w.ready)
+		return w, nil
+	}
+	return nil, w.failStart(ctx, stage, err)
+}
+
+// watch tells the pool of the process's end. stop joins it.
+func (w *worker) watch() {
+	defer close(w.watched)
+	<-w.proc.exited()
+	w.env.onExit(w)
+}
+
+// greet sends hello, which has the runtime import the user's code, and a first ping.
+func (w *worker) greet() (stage string, err error) {
+	hello, err := helloRequest(w.env.cfg, w.id, w.env.reporter)
+	if err != nil {
+		return "hello", err
+	}
+	var answer struct {
+		Protocol     int      `json:"protocol"`
+		Runtime      string   `json:"runtime"`
+		Python       string   `json:"python"`
+		Commands     []string `json:"commands"`
+		Capabilities []string `json:"capabilities"`
+	}
+	if err := w.converse(hello.seal(0, 0, false), 0, &answer); err != nil {
+		return "hello", err
+	}
+	if answer.Protocol != protocolVersion || answer.Runtime != Version {
+		return "hello", versionMismatch(answer.Protocol, answer.Runtime)
+	}
+	w.python, w.commands = answer.Python, answer.Commands
+	w.begins = slices.Contains(answer.Capabilities, "begun")
+	if err := w.exchangePing(); err != nil {
+		return "ping", err
+	}
+	return "", nil
+}
+
+// converse is one exchange of the start: a line out, its answer in. An error answer comes back as *wireError.
+func (w *worker) converse(line []byte, id uint64, into any) error {
+	if err := w.conn.send(line); err != nil {
+		return err
+	}
+	if id == 0 {
+		banner, err := w.conn.skipBanner()
+		if len(banner) > 0 {
+			w.log.add(banner)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	var f frame
+	if err := w.conn.receive(id, &f); err != nil {
+		return err
+	}
+	switch f.kind {
+	case frameResult:
+		if err := json.Unmarshal(f.body, into); err != nil {
+			return &ProtocolError{Reason: "unexpected answer: " + err.Error(), Sample: quoteSample(f.body)}
+		}
+		return nil
+	case frameError:
+		e := &wireError{}
+		if err := json.Unmarshal(f.body, e); err != nil {
+			return &ProtocolError{Reason: "unexpected error: " + err.Error(), Sample: quoteSample(f.body)}
+		}
+		return e
+	}
+	return &ProtocolError{Reason: "an item where an answer was expected"}
+}
+
+func (w *worker) exchangePing() error {
+	id := w.env.ids.Add(1)
+	req, err := encodeRequest(nil, "ping", nil, "", false)
+	if err != nil {
+		return err
+	}
+	var pong struct {
+		Status string `json:"status"`
+	}
+	if err := w.converse(req.seal(id, 0, false), id, &pong); err != nil {
+		return err
+	}
+	if pong.Status != "ok" {
+		return &ProtocolError{Reason: "a ping was answered with status " + quoteSample([]byte(pong.Status))}
+	}
+	return nil
+}
+
+// failStart ends a worker that did not become ready, and says why.
+func (w *worker) failStart(ctx context.Context, stage string, err error) *Error {
+	if w.conn.broken == nil {
+		w.conn.broken = err
+	}
+	cause := err
+	var we *wireError
+	switch {
+	case errors.As(err, &we):
+		if we.Stage != "" {
+			stage = we.Stage
+		}
+		cause = we.startCause()
+	case ctx.Err() != nil:
+		cause = context.Cause(ctx)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		cause = joinDetail(errors.New("not ready within StartTimeout, "+w.env.cfg.StartTimeout.String()), w.hang())
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), isShortWrite(err):
+		// A deadline of its own, and no longer than a hang's: the process may have closed its channel and live on.
+		if w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {
+			cause = w.exitError()
+			if stage == "hello" {
+				var old error
+				if w.python, old = tooOld(ctx, w.env.spec); old != nil {
+					cause = joinDetail(old, cause)
+				}
+			}
+		} else {
+			cause = &ProtocolError{Reason: "the process closed its output before it was ready"}
+		}
+	}
+	e := w.startError(stage, cause)
+	w.stop() // stderr is complete then
+	detail := e.Err.(*StartError)
+	detail.Stderr = w.log.text()
+	var py *PythonError
+	if errors.As(cause, &py) && !strings.Contains(detail.Stderr, py.Traceback) {
+		detail.Stderr += py.Traceback
+	}
+	return e
+}
+
+func isShortWrite(err error) bool {
+	var short *errShortWrite
+	return errors.As(err, &short)
+}
+
+// startError builds the error of a failed start.
+func (w *worker) startError(stage string, cause error) *Error {
+	cfg := w.env.cfg
+	python := w.env.spec.path
+	if w.python != "" {
+		python += " (" + w.python + ")"
+	}
+	detail := &StartError{Stage: stage, Python: python, Err: cause}
+	e := newError(TypeWorkerStart, NotExecuted, detail.Error(), detail)
+	what := cfg.Script
+	if what == "" {
+		what = cfg.Module
+	}
+	if what != "" {
+		e.Message = oneLine(what) + ": " + e.Message
+	}
+	e.Context = ErrorContext{Pool: cfg.Name, Worker: w.id, Elapsed: time.Since(w.started)}
+	if w.proc != nil {
+		e.Context.PID = w.proc.pid()
+	}
+	return e
+}

@@ -1,0 +1,104 @@
+package pypool
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"time"
+)
+
+// What the pool says of itself: events to the Observer, records to the log. No arguments and no results are in them.
+
+func (s *supervisor) reportExit(w *worker, j *job, wasReady, stopped bool) {
+	level, text := slog.LevelInfo, "worker stopped"
+	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.pid()), slog.Int64("calls", w.calls.Load()), slog.Duration("uptime", time.Since(w.started))}
+	ev := Event{Kind: EventWorkerExited, Worker: w.id, PID: w.proc.pid(), Cause: "stopped"}
+	if !stopped {
+		exit := w.exitError()
+		level, text = slog.LevelWarn, "worker exited"
+		if !wasReady {
+			text = "worker exited before it was ready"
+		}
+		ev.Cause, ev.Err = exit.Error(), exit
+		switch ours := w.proc.exit().ours; {
+		case ours && isClosed(w.env.killing):
+			level, ev.Cause = slog.LevelInfo, "killed by pypool: the pool was closed"
+		case ours && !wasReady:
+			ev.Cause = "killed by pypool: it did not start"
+		case ours:
+			ev.Cause = "killed by pypool: its call hung, was canceled, or broke the protocol"
+		}
+		attrs = append(attrs, slog.String("cause", ev.Cause))
+	}
+	if j != nil {
+		ev.Command, ev.Session, ev.RequestID = j.info.Command, j.info.Session, j.id
+		attrs = append(attrs, callAttrs(j.info)...)
+	}
+	s.env.reporter.log(level, text, attrs...)
+	s.event(ev)
+}
+
+func callAttrs(c CallInfo) []slog.Attr {
+	attrs := []slog.Attr{slog.String("command", c.Command), slog.Uint64("request", c.RequestID)}
+	if c.Session != "" {
+		attrs = append(attrs, slog.String("session", c.Session))
+	}
+	if c.Program != "" {
+		attrs = append(attrs, slog.String("program", c.Program))
+	}
+	return attrs
+}
+
+func (s *supervisor) event(ev Event) {
+	if f := s.cfg.Observer.Event; f != nil {
+		ev.Time, ev.Pool = time.Now(), s.cfg.Name
+		s.env.reporter.tell(func() { f(ev) })
+	}
+}
+
+// commandCircuit runs with gobreaker's lock held: it only queues.
+func (s *supervisor) commandCircuit(command, state string, err error) {
+	ev := Event{Kind: EventCircuit, Command: command, State: state, Err: err}
+	attrs := []slog.Attr{slog.String("command", command), slog.String("state", state)}
+	if err != nil {
+		ev.Cause = err.Error()
+		attrs = append(attrs, slog.String("cause", logCause(err, ev.Cause)))
+	}
+	s.env.reporter.log(slog.LevelWarn, "the command's circuit is "+state, attrs...)
+	s.event(ev)
+}
+
+func (s *supervisor) circuitChanged(state string, err error) {
+	ev := Event{Kind: EventCircuit, State: state, Err: err}
+	attrs := []slog.Attr{slog.String("state", state)}
+	level := slog.LevelInfo
+	if err != nil {
+		level = slog.LevelError
+		ev.Cause = err.Error()
+		attrs = append(attrs, slog.String("cause", ev.Cause))
+	}
+	s.env.reporter.log(level, "the pool's circuit is "+state, attrs...)
+	s.event(ev)
+}
+
+// logFailure logs a call that the infrastructure failed.
+func (s *supervisor) logFailure(c *call, err *Error) {
+	attrs := callAttrs(c.info)
+	if c.worker != "" {
+		attrs = append(attrs, slog.String("worker", c.worker), slog.Int("pid", c.pid))
+	}
+	s.env.reporter.log(slog.LevelWarn, "call failed", append(attrs, slog.String("type", string(err.Type)),
+		slog.String("delivery", err.Delivery.String()), slog.Duration("elapsed", err.Context.Elapsed), slog.String("cause", logCause(err, err.Message)))...)
+}
+
+// logCause takes what a worker has sent in place of an answer out of the text of err: it may be part of a result, and no
+// result is ever logged. The caller's error keeps it.
+func logCause(err error, text string) string {
+	var violation *ProtocolError
+	if errors.As(err, &violation) {
+		if before, _, found := strings.Cut(text, violation.Reason); found {
+			return before + violation.Reason
+		}
+	}
+	return text
+}
