@@ -48,7 +48,8 @@ var securityFaults = []fault{
 				n, err := strconv.Atoi(fd)
 				require.NoError(t, err)
 				require.NotContains(t, target, "faults.py")
-				require.True(t, n < 3 || n >= 100 || strings.HasPrefix(target, "/proc/"), "descriptor %d is %s", n, target)
+				ours := n >= 100 || strings.HasPrefix(target, "/memfd:pypool-begun") // the latter is mmap's own
+				require.True(t, n < 3 || ours || strings.HasPrefix(target, "/proc/"), "descriptor %d is %s", n, target)
 			}
 			require.LessOrEqual(t, len(fds), 3+5+1, "%v", fds)
 			children := decoded[[]string](t, executed(t, p, "child_descriptors", nil))

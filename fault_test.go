@@ -109,7 +109,7 @@ func (s *stage) fakeConfig(t testing.TB, start string) Config {
 	cfg := s.config(t)
 	fake := helperConfig(t, "fault worker")
 	cfg.Script, cfg.Python, cfg.Size = "", fake.Python, fake.Size
-	cfg.ExtraEnv = append(fake.ExtraEnv, s.mark, "PYPOOL_FAKE_START="+start)
+	cfg.ExtraEnv = append(fake.ExtraEnv, s.mark, "PYPOOL_FAKE_START="+start, "GORACE=atexit_sleep_ms=0")
 	return cfg
 }
 

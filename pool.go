@@ -242,9 +242,10 @@ func (p *Pool) sequenceError(ctx context.Context, info CallInfo) *Error {
 	return e
 }
 
-// serve takes a worker and has it run the call. A proof that a dying worker did not execute it is worth one more try.
+// serve takes a worker and has it run the call. A proof that a dying worker did not execute it is worth another try, as all
+// that were idle may be dying at once.
 func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
-	for range 2 {
+	for range p.cfg.Size + p.cfg.Overflow + 1 {
 		var res *resource
 		if res, err = p.acquire(ctx, c); err != nil {
 			return reply{}, err
@@ -292,10 +293,14 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 		if err != nil {
 			return nil, newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
 		}
-		if res.Value().reusable() {
+		switch {
+		case !res.Value().reusable():
+			p.sup.discard(res)
+		case ctx.Err() != nil: // it ended in the same instant: the worker need not suffer for it
+			p.desk.putUnused(res)
+		default:
 			return res, nil
 		}
-		p.sup.discard(res)
 	}
 }
 

@@ -150,6 +150,8 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 		cause = we.startCause()
 	case ctx.Err() != nil:
 		cause = context.Cause(ctx)
+	case errors.Is(err, errNoise):
+		cause = w.conn.broken // which shows what it was
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		cause = joinDetail(errors.New("not ready within StartTimeout, "+w.env.cfg.StartTimeout.String()), w.hang())
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), isShortWrite(err):

@@ -100,7 +100,7 @@ var badStarts = map[string]badStart{
 	},
 	"hang at start": {
 		cfg: func(t *testing.T) Config {
-			return Config{Script: script(t, "import time\ndef wait_for_ever():\n    time.sleep(3600)\nwait_for_ever()\n"), Python: realPython(), StartTimeout: 1500 * time.Millisecond}
+			return Config{Script: script(t, "import time\ndef wait_for_ever():\n    time.sleep(3600)\nwait_for_ever()\n"), Python: realPython(), StartTimeout: 1500 * time.Millisecond, KillGrace: 5 * time.Second}
 		},
 		stage: "hello", shows: []string{"StartTimeout", "wait_for_ever"},
 		check: func(t *testing.T, e *Error) {
@@ -115,7 +115,10 @@ var badStarts = map[string]badStart{
 		cfg: func(t *testing.T) Config {
 			return Config{Python: filepath.Join(fakeInterpreter(t, "#!/bin/sh\nexec /bin/cat\n"), "python3")}
 		},
-		stage: "hello", shows: []string{"neither"},
+		stage: "hello", shows: []string{"hello"},
+		check: func(t *testing.T, e *Error) {
+			assert.Contains(t, detail[*ProtocolError](t, e).Sample, "max_message_bytes", "its own request comes back")
+		},
 	},
 	"/bin/cat": {
 		cfg: func(t *testing.T) Config { return Config{Python: "/bin/cat"} }, stage: "hello", shows: []string{"exited with code 1"}, tells: []string{"invalid option"},
@@ -276,15 +279,17 @@ func TestNoFileIsLeftAndAReadOnlyHomeWillDo(t *testing.T) {
 func TestAnInvalidConfigNamesEveryBadFieldInOneError(t *testing.T) {
 	t.Parallel()
 	cfg := Config{
-		Script: "a.py", Module: "b", Size: -1, MinReady: 9, MaxMessageBytes: 10, Dir: "/nonexistent-dir", Name: "a\nb",
+		Script: "a.py", Module: "b", Size: -1, MaxMessageBytes: 10, Dir: "/nonexistent-dir", Name: "a\nb",
 		ExtraEnv: []string{"NOEQUALS"}, RestartBackoff: Backoff{Min: time.Hour, Max: time.Second}, ErrorRate: ErrorRate{Threshold: 2}, Logger: quiet(),
 	}
 	_, err := New(t.Context(), cfg)
 	e := failure(t, err, ErrInvalidArguments)
 	assert.Equal(t, NotExecuted, e.Delivery)
-	for _, field := range []string{"Script", "Size", "MinReady", "MaxMessageBytes", "Dir", "Name", "ExtraEnv", "RestartBackoff", "ErrorRate"} {
+	for _, field := range []string{"Script", "Size", "MaxMessageBytes", "Dir", "Name", "ExtraEnv", "RestartBackoff", "ErrorRate"} {
 		assert.Contains(t, err.Error(), "Config."+field)
 	}
 	assert.NotContains(t, err.Error(), "\n")
-	assert.Equal(t, 9, strings.Count(err.Error(), "Config."))
+	assert.Equal(t, 8, strings.Count(err.Error(), "Config."))
+	_, err = New(t.Context(), Config{Size: 2, MinReady: 3, Logger: quiet()})
+	assert.ErrorContains(t, err, "Config.MinReady")
 }

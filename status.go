@@ -101,7 +101,10 @@ func (p *Pool) EndSession(id string) bool { return p.sessions.end(id) }
 // ready, and no call fails for it. It returns when the last old worker is gone. If a new one does not start, it returns that
 // error: the old ones go on serving, and the pool goes on trying.
 func (p *Pool) Reload(ctx context.Context) error {
-	err := p.sup.reload(ctx)
+	err := errStopped
+	if !isClosed(p.closing) {
+		err = p.sup.reload(ctx)
+	}
 	var e *Error
 	switch {
 	case err == nil:
@@ -109,7 +112,7 @@ func (p *Pool) Reload(ctx context.Context) error {
 	case errors.As(err, &e):
 		return e
 	case errors.Is(err, errStopped):
-		e = newError(TypePoolNotAvailable, NotExecuted, "the pool was closed during the reload", nil)
+		e = newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
 	default:
 		e = contextError(ctx, NotExecuted, nil)
 	}

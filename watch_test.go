@@ -147,3 +147,14 @@ func TestWatchScriptsIsOffUnlessAskedFor(t *testing.T) {
 	p := newPool(t, Config{Script: script(t, value("1")), Size: 1})
 	require.NotContains(t, p.sup.env.spec.args, "-B")
 }
+
+// The old workers keep the pool serving, and the error is the replacement's all the same.
+func TestReloadReportsAReplacementThatDoesNotStart(t *testing.T) {
+	path := script(t, value("1"))
+	p := newPool(t, Config{Script: path, Size: 1, Overflow: -1})
+	require.NoError(t, os.WriteFile(path, []byte("def broken(:\n"), 0o600))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.ErrorIs(t, p.Reload(ctx), ErrWorkerStart)
+	require.Equal(t, "1", string(executed(t, p, "value", nil).Raw()))
+}

@@ -29,7 +29,7 @@ func (r *results) print(out io.Writer) {
 	fmt.Fprintf(out, "%s\n", r.Machine)
 	fmt.Fprintf(out, "%s; %d ms a cell and round; load average %.1f before, %.1f after\n",
 		r.When.Format("2006-01-02 15:04 MST"), r.CellMS, r.Load[0], r.Load[1])
-	fmt.Fprintln(out, "Medians of the rounds. /X: the ratio to cell X of the same round, its median. ±: how far the rounds lie apart. CPU: of the calling process.")
+	fmt.Fprintln(out, "Medians of the rounds. /X: the ratio to cell X of the same round, its median. ±: half their range. CPU: of the calling process.")
 	for i := range r.Groups {
 		fmt.Fprintln(out)
 		r.Groups[i].print(out)

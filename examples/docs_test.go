@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"sync"
@@ -203,6 +204,18 @@ func TestReadmeProgram(t *testing.T) {
 	out, err = run.Output()
 	require.NoError(t, err)
 	require.Equal(t, blocks(readme, "text")[0], string(out))
+}
+
+// TestReadmeNamesEveryField keeps the configuration table complete.
+func TestReadmeNamesEveryField(t *testing.T) {
+	_, table, found := strings.Cut(readDoc(t, "README.md"), "\n## Configuration\n")
+	require.True(t, found)
+	table, _, _ = strings.Cut(table, "\n## ")
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[pypool.Config]()) {
+		if field.IsExported() {
+			require.Contains(t, table, "`"+field.Name+"`")
+		}
+	}
 }
 
 func goCommand(dir string, args ...string) ([]byte, error) {

@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // initialisms are the words that Go writes in one case, those of staticcheck's list, and their plurals.
@@ -39,13 +40,10 @@ func exported(name string) string {
 		}
 	}
 	out := b.String()
-	for _, r := range out {
-		if !unicode.IsUpper(r) {
-			break
-		}
-		return out
+	if first, _ := utf8.DecodeRuneInString(out); !unicode.IsUpper(first) {
+		return "X" + out
 	}
-	return "X" + out
+	return out
 }
 
 // words cuts a name at everything that Go allows in no name, at underscores, and where case changes: HTTPServer2 is HTTP, Server2.

@@ -70,11 +70,10 @@ func (g *generator) refOf(t typ, use usage, byValue bool) string {
 	if c.Kind != "enum" && !tagged(c.class) {
 		return "map[string]any"
 	}
-	if name := g.names[c.key]; !byValue || !g.cyclic[[2]string{g.inside, c.key}] {
-		return name
-	} else { //nolint:revive // the scope of name
-		return "*" + name
+	if byValue && g.cyclic[[2]string{g.inside, c.key}] {
+		return "*" + g.names[c.key]
 	}
+	return g.names[c.key]
 }
 
 // find is the class a reference means, on its side.

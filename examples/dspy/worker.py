@@ -12,21 +12,19 @@ from pypool import program, setup
 
 log = logging.getLogger("desk")
 
-# What the offline language model says to a prompt that contains the words. It is DSPy's own stand-in for tests: it reads the
+# What the offline language model says to a prompt that contains the words. It is DSPy's own stand-in for tests: it gets the
 # same prompts as a real one, and its answers are parsed in the same way.
-BILLING = "The invoice lists the same amount twice, so one of the payments has to go back."
-CRASH = "It worked before the update, so the update broke it; the old version still works."
 ANSWERS = {
     "charged twice": {
         "category": "billing",
         "urgent": "True",
-        "reasoning": BILLING,
+        "reasoning": "The invoice lists one amount twice, so one of the payments has to go back.",
         "reply": "Sorry about that! The second payment is on its way back to you.",
     },
     "crashes": {
         "category": "bug",
         "urgent": "True",
-        "reasoning": CRASH,
+        "reasoning": "It worked before the update; the old version still does.",
         "reply": "Please go back to 2.3 until we have mended 2.4.",
     },
     "dark mode": {
@@ -62,12 +60,12 @@ class Answer(dspy.Signature):
     reply: str = dspy.OutputField()
 
 
-# A DSPy module is a program as it is,
+# A DSPy module is a program as it is.
 program("triage")(dspy.Predict(Triage))
 program("answer")(dspy.ChainOfThought(Answer))
 
 
-# so is a class of one, made after the setups, 
+# So is a module class: the one object of it is made after the setups.
 @program("desk")
 class Desk(dspy.Module):
     """The whole desk: sort the ticket, then answer it."""

@@ -40,6 +40,8 @@ def to_json(value: Any) -> Any:
             return plain
     if _is(value, "pydantic", "BaseModel"):
         return value.model_dump(mode="json") if hasattr(value, "model_dump") else value.dict()
+    if _is(value, "dspy", "Prediction"):
+        return value.toDict()
     raise TypeError(_refusal(value))
 
 

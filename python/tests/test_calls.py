@@ -156,6 +156,20 @@ def test_unresolvable_hints_do_not_matter(start: Start) -> None:
     assert host.result("f", [1, "2026-01-02"]) == [1, 2026]
 
 
+def test_dspy_predictions(start: Start) -> None:
+    host = start(
+        """
+        import sys, types
+        class Prediction:
+            def toDict(self): return {"answer": "yes", "score": 0.5}
+        sys.modules["dspy"] = types.SimpleNamespace(Prediction=Prediction)
+        @command
+        def ask(): return [Prediction()]
+        """
+    )
+    assert host.result("ask") == [{"answer": "yes", "score": 0.5}]
+
+
 def test_optional_libraries(start: Start) -> None:
     pytest.importorskip("numpy")
     pytest.importorskip("pydantic")

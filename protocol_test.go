@@ -1,0 +1,255 @@
+package pypool
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// bytesTransport reads what it was given.
+type bytesTransport struct{ *bytes.Reader }
+
+func (*bytesTransport) Write(p []byte) (int, error)    { return len(p), nil }
+func (*bytesTransport) TryRead([]byte) (int, error)    { return 0, nil }
+func (*bytesTransport) TryWrite(p []byte) (int, error) { return len(p), nil }
+func (*bytesTransport) SetDeadline(time.Time) error    { return nil }
+func (*bytesTransport) Close() error                   { return nil }
+
+func connOf(text string) *conn {
+	c := newConn(&bytesTransport{bytes.NewReader([]byte(text))}, 1<<20)
+	c.arm(context.Background(), time.Time{}, 0)
+	return c
+}
+
+func encoded(t testing.TB, args any) string {
+	t.Helper()
+	req, err := encodeRequest(nil, "c", args, "", false)
+	require.NoError(t, err)
+	return string(req.seal(1, 0, false))
+}
+
+func TestProtocolARequestIsOneLineWithTheIDFirst(t *testing.T) {
+	t.Parallel()
+	req, err := encodeRequest(nil, "summarize", args{"text": "a<b & \"c\"\n\u2028 é"}, "user-42", true)
+	require.NoError(t, err)
+	line := string(req.seal(7, 1500*time.Millisecond, true))
+	assert.Equal(t, `{"id":7,"command":"summarize","args":{"text":"a<b & \"c\"\n\u2028 é"},"session_id":"user-42","stream":true,"timeout_ms":1500}`+"\n", line)
+	assert.Equal(t, 1, strings.Count(line, "\n"))
+}
+
+func TestProtocolComplexArgumentsArriveInPythonAsTheyAre(t *testing.T) {
+	t.Parallel()
+	p := corePool(t, 1, 0)
+	type inner struct {
+		Tags []string `json:"tags"`
+		Note *string  `json:"note"`
+	}
+	value := map[string]any{
+		"text": "é世界😀 \u2028 \u0085 \x00 \x7f <&> \"\\/", "empty": "", "list": []any{1, 2.5, -3e-7, true, nil, []any{}, map[string]any{}},
+		"struct": inner{Tags: []string{"a", "b"}}, "deep": map[string]any{"a": map[string]any{"b": []any{map[string]any{"c": "d"}}}},
+		"big": json.Number("123456789012345678901234567890"), "time": time.Unix(0, 0).UTC(), "raw": json.RawMessage(`{ "x" : [ 1 ] }`),
+	}
+	want, err := json.Marshal(value)
+	require.NoError(t, err)
+	res := executed(t, p, "echo", args{"value": value})
+	assert.JSONEq(t, string(want), string(res.Raw()))
+	assert.Contains(t, string(res.Raw()), "123456789012345678901234567890", "no digit is lost")
+	assert.JSONEq(t, `[1,"two"]`, string(executed(t, p, "echo", []any{[]any{1, "two"}}).Raw()), "positional")
+	assert.Equal(t, 3, decoded[int](t, executed(t, p, "add", struct {
+		A int `json:"a"`
+		B int `json:"b,omitempty"`
+	}{A: 2})))
+}
+
+func TestProtocolNoArgumentsMeansNone(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, `{"id":1,"command":"c"}`+"\n", encoded(t, nil))
+	for in, want := range map[string]any{"{}": map[string]any{}, "null": map[string]any(nil), "[]": []any{}} {
+		assert.Equal(t, `{"id":1,"command":"c","args":`+in+`}`+"\n", encoded(t, want))
+	}
+	p := corePool(t, 1, 0)
+	for _, none := range []any{nil, map[string]any{}, map[string]any(nil), []any{}, struct{}{}, json.RawMessage("null")} {
+		assert.Equal(t, pids(p)[0], decoded[int](t, executed(t, p, "pid", none)), "%#v", none)
+	}
+}
+
+func TestASealedRequestMayBeSealedAgainForAnotherWorker(t *testing.T) {
+	t.Parallel()
+	req, err := encodeRequest(nil, "c", args{"a": 1}, "s", false)
+	require.NoError(t, err)
+	assert.Equal(t, `{"id":18446744073709551615,"command":"c","args":{"a":1},"session_id":"s","timeout_ms":60000}`+"\n", string(req.seal(1<<64-1, time.Minute, true)))
+	assert.Equal(t, `{"id":5,"command":"c","args":{"a":1},"session_id":"s"}`+"\n", string(req.seal(5, 0, false)))
+	assert.Equal(t, `{"id":6,"command":"c","args":{"a":1},"session_id":"s","timeout_ms":1}`+"\n", string(req.seal(6, time.Nanosecond, true)), "never 0, which would be no time at all")
+	assert.LessOrEqual(t, len(`{"id":18446744073709551615`), requestHead, "the room before it is enough for any id")
+}
+
+func TestARequestBufferIsUsedAgainWithoutATraceOfTheLastRequest(t *testing.T) {
+	t.Parallel()
+	first, err := encodeRequest(nil, "c", args{"secret": strings.Repeat("s", 500)}, "s", false)
+	require.NoError(t, err)
+	first.seal(1, 0, false)
+	second, err := encodeRequest(first.buf, "d", nil, "", false)
+	require.NoError(t, err)
+	assert.Equal(t, `{"id":2,"command":"d"}`+"\n", string(second.seal(2, 0, false)))
+}
+
+type nested struct {
+	Rows   []map[string]*string
+	Hidden string `json:"-"`
+	any
+}
+
+func TestStringsThatAreNotUTF8AreRefusedAndFoundWhereverTheyAre(t *testing.T) {
+	t.Parallel()
+	bad := "a\xffb"
+	for path, in := range map[string]any{
+		`args["x"]`:                  args{"x": bad},
+		"args[\"a\ufffdb\"]":         args{bad: 1},
+		`args.Rows[1]["k"]`:          nested{Rows: []map[string]*string{nil, {"k": &bad}}},
+		`args["list"][2]["deep"][0]`: args{"list": []any{1, 2, args{"deep": []string{bad}}}},
+		`args["ptr"]`:                args{"ptr": &bad},
+	} {
+		_, err := encodeRequest(nil, "c", in, "", false)
+		require.Error(t, err, path)
+		assert.Contains(t, strings.ReplaceAll(err.Error(), `a\xffb`, "a\ufffdb"), path)
+	}
+	assert.Contains(t, encoded(t, args{"x": "a real \ufffd of the caller"}), "a real \ufffd of the caller")
+	assert.Contains(t, encoded(t, args{"x": `\ufffd`}), `\\ufffd`)
+	assert.Contains(t, encoded(t, args{"bytes": []byte("a\xff")}), `"Yf8="`, "bytes are base64")
+}
+
+func TestArgumentsThatCannotBeSentAreRefusedBeforeAnyWorkerIsTaken(t *testing.T) {
+	t.Parallel()
+	p := corePool(t, 1, 0)
+	h := hold(t, t.Context(), p, "") // the only worker: a call that needed it would wait
+	cyclic := map[string]any{}
+	cyclic["self"] = cyclic
+	for name, in := range map[string]any{
+		"string": "text", "number": 7, "boolean": true, "channel": make(chan int), "function": func() {}, "inside": args{"f": func() {}},
+		"raw scalar": json.RawMessage(`1`), "raw garbage": json.RawMessage(`{"a":`), "raw two": json.RawMessage(`{}{}`), "raw empty": json.RawMessage(``), "raw utf8": json.RawMessage("{\"a\":\"\xff\"}"),
+		"cycle": cyclic, "infinity": args{"x": math.Inf(1)}, "invalid utf8": args{"x": "\xff"},
+	} {
+		_, err := p.ExecuteAnonymous(t.Context(), "echo", in)
+		e := failure(t, err, ErrInvalidArguments)
+		assert.Equal(t, NotExecuted, e.Delivery, name)
+		assert.Empty(t, e.Context.Worker, name)
+		_, err = p.ExecuteProgram(t.Context(), "double", in)
+		failure(t, err, ErrInvalidArguments)
+	}
+	h.finish(t)
+	assert.Zero(t, p.Stats().WorkersExited)
+}
+
+func TestRawArgumentsAreSentOnOneLine(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, `{"id":1,"command":"c","args":{"a":[1,"x\n"]}}`+"\n", encoded(t, json.RawMessage("{\n  \"a\": [1,\r\n \"x\\n\"]\n}\n")))
+}
+
+// transcript reads testdata/transcripts/name: the lines the host sends and those the worker answers.
+func transcript(t *testing.T, path string) (sent, answers []string) {
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSuffix(line, "\n")
+		switch {
+		case strings.HasPrefix(line, "> "):
+			sent = append(sent, line[2:])
+		case strings.HasPrefix(line, "<* "):
+			answers = append(answers, line[3:])
+		case strings.HasPrefix(line, "< "):
+			answers = append(answers, line[2:])
+		case line != "" && !strings.HasPrefix(line, "#"):
+			t.Fatalf("%s: what is %q?", path, line)
+		}
+	}
+	return sent, answers
+}
+
+func TestTranscriptsAreWhatThisSideWritesAndReads(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/transcripts/*.jsonl")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	written, read := 0, 0
+	for _, path := range files {
+		sent, answers := transcript(t, path)
+		for _, line := range sent {
+			written += replayRequest(t, path, line)
+		}
+		for _, line := range answers {
+			read += replayAnswer(t, path, line)
+		}
+	}
+	assert.Greater(t, written, 20)
+	assert.Greater(t, read, 20)
+}
+
+// replayRequest encodes a transcript's request anew and compares. Lines that no host of ours sends are left out: it returns 0.
+func replayRequest(t *testing.T, path, line string) int {
+	if strings.HasSuffix(path, "invalid_requests.jsonl") || strings.Contains(line, `"cancel"`) || !json.Valid([]byte(line)) {
+		return 0
+	}
+	var req struct {
+		ID      uint64          `json:"id"`
+		Command string          `json:"command"`
+		Args    json.RawMessage `json:"args"`
+		Session string          `json:"session_id"`
+		Timeout int64           `json:"timeout_ms"`
+		Stream  bool            `json:"stream"`
+		Trace   string          `json:"trace"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(line), &req), "%s: %s", path, line)
+	var in any
+	if req.Args != nil {
+		in = req.Args
+	}
+	if strings.TrimLeft(string(req.Args), `"0123456789`) != string(req.Args) || req.Trace != "" {
+		return 0 // scalars are refused on this side; a traceparent is not sent yet
+	}
+	enc, err := encodeRequest(nil, req.Command, in, req.Session, req.Stream)
+	require.NoError(t, err, "%s: %s", path, line)
+	got := string(enc.seal(req.ID, time.Duration(req.Timeout)*time.Millisecond, req.Timeout > 0))
+	assert.JSONEq(t, line, got, path)
+	assert.True(t, strings.HasPrefix(got, `{"id":`))
+	assert.True(t, strings.HasSuffix(got, "}\n"))
+	return 1
+}
+
+// replayAnswer reads a transcript's answer as a call would.
+func replayAnswer(t *testing.T, path, line string) int {
+	var f frame
+	err := parseFrame([]byte(line), &f)
+	if strings.HasPrefix(line, `{"id":null`) {
+		assert.Error(t, err, "an answer to no request of ours is a violation: %s", line)
+		return 1
+	}
+	require.NoError(t, err, "%s: %s", path, line)
+	switch {
+	case strings.Contains(line, `"item":`):
+		assert.Equal(t, frameItem, f.kind, line)
+	case strings.Contains(line, `"success":true`):
+		assert.Equal(t, frameResult, f.kind, line)
+	default:
+		assert.Equal(t, frameError, f.kind, line)
+		line = strings.NewReplacer(`"names":"*"`, `"names":[]`, `"notes":"*"`, `"notes":[]`, `"size":"*"`, `"size":1`, `"limit":"*"`, `"limit":1`).Replace(line)
+		require.NoError(t, parseFrame([]byte(line), &f))
+		var we wireError
+		require.NoError(t, json.Unmarshal(f.body, &we), "%s: %s", path, line)
+		want := map[string]ErrorType{
+			"python_exception": TypePython, "invalid_arguments": TypeInvalidArguments, "unknown_command": TypeUnknownCommand, "invalid_result": TypeInvalidResult,
+			"message_too_large": TypeMessageTooLarge, "start_failed": TypeInternal, "protocol_mismatch": TypeInternal, "invalid_request": TypeInternal, "internal": TypeInternal,
+		}[we.Kind]
+		require.NotEmpty(t, want, "the kind %q of %s is unknown here", we.Kind, path)
+		assert.Equal(t, want, we.toError(CallInfo{Command: "c"}).Type)
+	}
+	return 1
+}

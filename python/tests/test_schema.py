@@ -1,0 +1,193 @@
+"""What list_commands tells to programs that write clients, and get_stats to a host that watches sources."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+from conftest import Start
+
+TYPES = """
+    import datetime, decimal, enum, pathlib, typing, uuid
+    from typing import *
+    class Color(enum.Enum):
+        RED = "red"
+    UserID = NewType("UserID", int)
+    Alias = List[UserID]
+    T = TypeVar("T")
+"""
+
+
+def schema(start: Start, text: str) -> Dict[str, Any]:
+    worker = start(text)
+    return {entry["name"]: entry["schema"] for entry in worker.result("list_commands", {"schema": True})}
+
+
+def of(kind: str, *inner: Any) -> Dict[str, Any]:
+    return {"type": kind, "of": [i if isinstance(i, dict) else {"type": i} for i in inner]}
+
+
+HINTS = [
+    ("str", {"type": "string"}),
+    ("bool", {"type": "boolean"}),
+    ("None", {"type": "null"}),
+    ("Any", {"type": "any"}),
+    ("object", {"type": "any"}),
+    ("T", {"type": "any"}),
+    ("UserID", {"type": "integer"}),
+    ("Alias", of("array", "integer")),
+    ("datetime.datetime", {"type": "datetime"}),
+    ("datetime.date", {"type": "date"}),
+    ("datetime.time", {"type": "time"}),
+    ("uuid.UUID", {"type": "uuid"}),
+    ("pathlib.Path", {"type": "path"}),
+    ("decimal.Decimal", {"type": "decimal"}),
+    ("list", of("array", "any")),
+    ("List[int]", of("array", "integer")),
+    ("Iterable[int]", of("array", "integer")),
+    ("Set[str]", of("array", "string")),
+    ("Tuple[int, ...]", of("array", "integer")),
+    ("Tuple[int, str]", of("tuple", "integer", "string")),
+    ("dict", of("map", "any")),
+    ("Mapping[str, float]", of("map", "number")),
+    ("Optional[int]", of("optional", "integer")),
+    ("Union[int, None, float]", of("optional", "number")),
+    ("Union[str, uuid.UUID]", {"type": "string"}),
+    ("Union[int, str]", of("union", "integer", "string")),
+    ("Union[int, Any]", {"type": "any"}),
+    ("Literal['a', None]", of("optional", {"type": "literal", "values": ["a"]})),
+    ("Literal[Color.RED, 1]", {"type": "literal", "values": ["red", 1]}),
+    ("Color", {"type": "ref", "name": "worker.Color"}),
+    ("bytes", {"type": "unknown", "text": "bytes"}),
+    ("Callable[[int], str]", {"type": "unknown", "text": "Callable[[int], str]"}),
+    ("Nowhere", {"type": "unknown", "text": "Nowhere"}),
+    ("1 / 0", {"type": "unknown", "text": "1 / 0"}),
+]
+
+
+def test_hints(start: Start) -> None:
+    lines = ["@command\n    def f%d(x: %r): pass\n" % (index, hint) for index, (hint, _) in enumerate(HINTS)]
+    found = schema(start, TYPES + "".join("    " + line for line in lines))
+    for index, (hint, wanted) in enumerate(HINTS):
+        assert found["f%d" % index]["params"][0]["type"] == wanted, hint
+
+
+@pytest.mark.parametrize(
+    "signature, wanted, stream",
+    [
+        ("def f() -> int: pass", {"type": "integer"}, False),
+        ("def f(): pass", {"type": "unknown", "text": ""}, False),
+        ("async def f() -> int: pass", {"type": "integer"}, False),
+        ("def f() -> Awaitable[int]: pass", {"type": "integer"}, False),
+        ("def f() -> Iterator[int]: yield 1", {"type": "integer"}, True),
+        ("def f() -> Generator[int, str, None]: yield 1", {"type": "integer"}, True),
+        ("async def f() -> AsyncIterator[Color]: yield 1", {"type": "ref", "name": "worker.Color"}, True),
+        ("def f() -> int: yield 1", {"type": "unknown", "text": "int"}, True),
+        ("def f() -> Iterator[int]: pass", {"type": "unknown", "text": "Iterator[int]"}, False),
+        ("def f() -> Set[int]: pass", {"type": "unknown", "text": "set"}, False),
+    ],
+)
+def test_results(start: Start, signature: str, wanted: Dict[str, Any], stream: bool) -> None:
+    found = schema(start, TYPES + "    @command\n    " + signature)["f"]
+    assert (found["returns"], found["stream"]) == (wanted, stream)
+
+
+def test_parameters(start: Start) -> None:
+    found = schema(start, "@command\ndef f(a, /, b: int = 1, *c: str, d=None, e: object = object(), **g): pass\n")["f"]["params"]
+    assert [(p["name"], p["kind"], p["required"]) for p in found] == [
+        ("a", "positional_only", True),
+        ("b", "positional_or_keyword", False),
+        ("c", "var_positional", True),
+        ("d", "keyword_only", False),
+        ("e", "keyword_only", False),
+        ("g", "var_keyword", True),
+    ]
+    assert [p.get("default", "unsaid") for p in found[1:5]] == [1, "unsaid", None, "unsaid"]
+
+
+def test_classes_that_differ_in_and_out(start: Start) -> None:
+    found = schema(
+        start,
+        """
+        import dataclasses
+        @dataclasses.dataclass
+        class Box:
+            '''A box.'''
+            seed: dataclasses.InitVar[int]
+            size: int = dataclasses.field(init=False)
+            tags: list = dataclasses.field(default_factory=list)
+            inner: "Box" = None
+        @command
+        def f(x: Box) -> Box: pass
+        """,
+    )["f"]
+    names: List[List[str]] = []
+    for side in ("input_types", "output_types"):
+        box = found[side]["worker.Box"]
+        assert (box["kind"], box["name"], box["doc"]) == ("dataclass", "Box", "A box.")
+        names.append([f["name"] for f in box["fields"]])
+    assert names == [["seed", "tags", "inner"], ["size", "tags", "inner"]]
+    fields = {f["name"]: f for f in found["input_types"]["worker.Box"]["fields"]}
+    assert fields["tags"]["default"] == [] and fields["inner"]["default"] is None
+
+
+def test_odd_callables_are_described_too(start: Start) -> None:
+    found = schema(
+        start,
+        """
+        import functools
+        command(max, name="max")
+        command(functools.partial(lambda a, b: a, 1), name="partial")
+        class Adder:
+            def __call__(self, x: int) -> int: return x
+        command(Adder(), name="adder")
+        program("p")(Adder)
+        """,
+    )
+    assert found["partial"]["params"][0]["name"] == "b"
+    assert found["adder"]["returns"] == found["p"]["returns"] == {"type": "integer"}
+    assert found["max"]["params"] is None or found["max"]["params"]
+
+
+def test_only_when_asked(start: Start) -> None:
+    worker = start("@command\ndef f(): pass\n")
+    assert "schema" not in worker.result("list_commands")[0]
+    assert "schema" not in worker.result("list_commands", {"schema": 1})[0]
+    assert "sources" not in worker.result("get_stats")
+
+
+def test_sources(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("import json\n")
+    (tmp_path / "late.py").write_text("")
+    (tmp_path / "unused.py").write_text("")
+    worker = start("import helper\n@command\ndef f():\n    import late\n")
+    mine = [str(tmp_path / "helper.py"), str(tmp_path / "worker.py")]
+    assert worker.result("get_stats", {"sources": True})["sources"] == mine
+    worker.result("f")
+    assert worker.result("get_stats", {"sources": True})["sources"] == sorted([*mine, str(tmp_path / "late.py")])
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="built-in generics")
+def test_pydantic(start: Start) -> None:
+    pytest.importorskip("pydantic", minversion="2")
+    found = schema(
+        start,
+        """
+        from pydantic import BaseModel, Field, computed_field
+        class M(BaseModel):
+            a_b: int = Field(alias="aB", description="d")
+            n: bytes = b""
+            tags: set[str] = Field(default_factory=set)
+            @computed_field
+            @property
+            def c(self) -> int: return 1
+        @command
+        def f(m: M) -> M: pass
+        """,
+    )["f"]
+    inputs, outputs = found["input_types"]["worker.M"]["fields"], found["output_types"]["worker.M"]["fields"]
+    assert [f["name"] for f in inputs] == ["aB", "n", "tags"]
+    assert [f["name"] for f in outputs] == ["a_b", "n", "tags", "c"]
+    assert inputs[0]["doc"] == "d" and inputs[1]["type"] == {"type": "string"} and inputs[2]["default"] == []
