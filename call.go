@@ -187,7 +187,7 @@ type programArgs struct {
 
 const (
 	commandExecuteProgram = "execute_program"
-	keptBuffer            = 1 << 20 // larger request buffers are left to the garbage collector
+	keptBuffer            = 16 << 20 // larger request buffers are left to the garbage collector
 )
 
 var requestBuffers sync.Pool // of *[]byte

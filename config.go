@@ -147,7 +147,7 @@ func (c Config) resolve() (Config, error) {
 	if c.Size > 4096 || c.Overflow > 4096 {
 		fault("Size", "Size %d and Overflow %d are beyond 4096 workers", c.Size, c.Overflow)
 	}
-	if c.MinReady > c.Size && c.Size > 0 {
+	if c.MinReady > max(c.Size, 0) { // a negative Size has been named already
 		fault("MinReady", "%d is more than Size, %d", c.MinReady, c.Size)
 	}
 	intDefault(&c.MinReady, c.Size)

@@ -18,6 +18,7 @@ import (
 type conn struct {
 	t      transport
 	max    int // bytes of one frame
+	large  int // length of the last large frame: the next one's buffer is made so large at once
 	buf    []byte
 	r, w   int // buf[r:w] is read and not yet consumed
 	broken error
@@ -223,7 +224,10 @@ func (c *conn) receiveFrame(f *frame, read func([]byte) (int, error)) error {
 		if i := bytes.IndexByte(c.buf[scanned:c.w], '\n'); i >= 0 {
 			line := c.buf[c.r : scanned+i]
 			c.r = scanned + i + 1
-			if err := parseFrame(line, f); err != nil {
+			switch err := parseFrame(line, f); {
+			case errors.Is(err, errTooDeep):
+				f.refuseDeep()
+			case err != nil:
 				return c.violation(err, line)
 			}
 			return nil
@@ -252,7 +256,11 @@ func (c *conn) makeRoom() int {
 	if c.r > 0 {
 		copy(c.buf, c.buf[c.r:c.w])
 	} else {
-		grown := make([]byte, 2*len(c.buf))
+		size := 2 * len(c.buf)
+		if size > largeFrame {
+			size = max(size, c.large)
+		}
+		grown := make([]byte, size)
 		copy(grown, c.buf[:c.w])
 		c.buf = grown
 	}
@@ -265,6 +273,7 @@ func (c *conn) take(f *frame) json.RawMessage {
 	if len(f.body) < largeFrame {
 		return bytes.Clone(f.body)
 	}
+	c.large = min(c.r+4096, c.max)
 	rest := c.buf[c.r:c.w]
 	c.buf = make([]byte, max(4096, len(rest)))
 	c.r, c.w = 0, copy(c.buf, rest)

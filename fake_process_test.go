@@ -16,6 +16,8 @@ import (
 type fleet struct {
 	// script answers one request; nil, or false returned: the process answers as a healthy runtime would.
 	script func(p *fakeProcess, req fakeRequest) bool
+	// setup prepares each process before it runs; nil: none.
+	setup func(p *fakeProcess)
 	// fails makes the nth spawn (from 1) fail; nil: none.
 	fails func(n int) error
 
@@ -42,6 +44,9 @@ func (f *fleet) spawn(context.Context, *spawner, spawnSpec) (process, error) {
 	p := &fakeProcess{n: n, fleet: f, done: make(chan struct{}), requests: make(chan []byte, 64)}
 	p.pipe.changed = make(chan struct{})
 	p.pipe.process = p
+	if f.setup != nil {
+		f.setup(p)
+	}
 	f.mu.Lock()
 	f.procs = append(f.procs, p)
 	f.mu.Unlock()
@@ -66,6 +71,18 @@ func (f *fleet) alive() (list []*fakeProcess) {
 		}
 	}
 	return list
+}
+
+// nth returns the process of the nth spawn.
+func (f *fleet) nth(n int) *fakeProcess {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.procs {
+		if p.n == n {
+			return p
+		}
+	}
+	return nil
 }
 
 type fakeRequest struct {
@@ -120,6 +137,9 @@ func (p *fakeProcess) run() {
 }
 
 func (p *fakeProcess) serve(line []byte) {
+	if bytes.HasPrefix(line, []byte(`{"id":0,"command":"hello"`)) {
+		line = []byte(`{"id":0,"command":"hello"}`) // it carries the whole runtime
+	}
 	req := fakeRequest{line: string(line)}
 	if err := json.Unmarshal(line, &req); err != nil {
 		panic(err)

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -38,6 +39,9 @@ var securityFaults = []fault{
 			f, err := os.Open(workerScript(t, "faults.py"))
 			require.NoError(t, err)
 			defer f.Close()
+			leaky, err := syscall.Dup(int(f.Fd())) // not close-on-exec, as what a C library opens
+			require.NoError(t, err)
+			defer syscall.Close(leaky)
 		}
 		cfg := r.config(t)
 		cfg.Size = 8 // side by side

@@ -213,3 +213,6 @@ func detail[E error](t testing.TB, err error) E {
 	require.True(t, errors.As(err, &e), "%v has no %T", err, e)
 	return e
 }
+
+// jsonNumber is a number of any length.
+func jsonNumber(digits string) json.Number { return json.Number(digits) }

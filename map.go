@@ -2,8 +2,10 @@ package pypool
 
 import (
 	"context"
+	"encoding"
 	"encoding/json"
 	"iter"
+	"reflect"
 	"sync"
 	"time"
 )
@@ -207,12 +209,7 @@ func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 	if m.refused != nil {
 		return m.refused.again()
 	}
-	req, err := encodeRequest(kept, s.call.info.Command, item, s.call.info.Session, false)
-	if err != nil {
-		if wrapped, ok := positional(item); ok {
-			req, err = encodeRequest(kept, s.call.info.Command, wrapped, s.call.info.Session, false)
-		}
-	}
+	req, err := encodeRequest(kept, s.call.info.Command, positional(item), s.call.info.Session, false)
 	if err != nil {
 		return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
 	}
@@ -221,12 +218,18 @@ func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 }
 
 // positional wraps a scalar into a list of one argument.
-func positional(item any) (any, bool) {
+func positional(item any) any {
 	switch item.(type) {
-	case nil, json.RawMessage:
-		return nil, false
+	case json.Marshaler:
+		return item
+	case encoding.TextMarshaler:
+		return [1]any{item}
 	}
-	return [1]any{item}, true
+	switch k := reflect.ValueOf(item).Kind(); {
+	case k >= reflect.Bool && k <= reflect.Float64, k == reflect.String:
+		return [1]any{item}
+	}
+	return item
 }
 
 // --- the lanes ------------------------------------------------------------------------------------------------------

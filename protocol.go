@@ -179,6 +179,9 @@ func parseFrame(line []byte, f *frame) error {
 		default:
 			return fmt.Errorf("unknown envelope key at byte %d", s.i-len(key)-2)
 		}
+		if s.deep && seen&hasID != 0 {
+			return errTooDeep
+		}
 		if !ok {
 			return fmt.Errorf("bad value of the envelope key %q at byte %d", key, s.i)
 		}
@@ -219,6 +222,14 @@ func whatLacks(hasID, hasSuccess, success bool) string {
 		return "success is true, and it has not just a result"
 	}
 	return "success is false, and it has not just an error"
+}
+
+// errTooDeep says that a frame, whole and with a known id, holds a value nested deeper than Go's JSON reads.
+var errTooDeep = errors.New("nested too deeply")
+
+// refuseDeep turns such a frame into the error that its result is: the stream itself is in order.
+func (f *frame) refuseDeep() {
+	f.kind, f.body = frameError, []byte(`{"kind":"invalid_result","message":"the result is nested too deeply","path":"$"}`)
 }
 
 func quoteSample(b []byte) string {

@@ -1,5 +1,7 @@
 package pypool
 
+import "encoding/binary"
+
 // scanner validates JSON in place, without building values: the grammar of RFC 8259, nesting bounded as in encoding/json.
 // It exists because the envelope must be read strictly and the result must stay raw: a second pass over the result for
 // validity alone would double the cost of a call. FuzzEnvelope holds it against encoding/json.
@@ -7,6 +9,7 @@ type scanner struct {
 	b      []byte
 	i      int
 	bigInt bool // an integer of more than 15 digits was seen: float64 cannot hold every one of those
+	deep   bool // it stopped because of maxNesting
 }
 
 const maxNesting = 10000 // encoding/json's own limit
@@ -89,8 +92,11 @@ func (s *scanner) value(depth int) bool {
 	case '"':
 		return s.str()
 	case '{', '[':
-		// encoding/json counts the envelope as one level.
-		return depth+1 < maxNesting && s.composite(c, depth+1)
+		if depth+1 >= maxNesting { // encoding/json counts the envelope as one level
+			s.deep = true
+			return false
+		}
+		return s.composite(c, depth+1)
 	case 't':
 		return s.literal("true")
 	case 'f':
@@ -128,6 +134,10 @@ func (s *scanner) composite(open byte, depth int) bool {
 func (s *scanner) str() bool {
 	s.i++
 	for s.i < len(s.b) {
+		s.plainText()
+		if s.i == len(s.b) {
+			return false
+		}
 		switch c := s.b[s.i]; {
 		case c == '"':
 			s.i++
@@ -143,6 +153,20 @@ func (s *scanner) str() bool {
 		}
 	}
 	return false
+}
+
+// plainText skips, eight bytes at a time, what is neither a quote, a backslash nor a control character. It may stop early. The
+// bit tricks are those of "Determine if a word has a byte less than n" in Bit Twiddling Hacks (Anderson).
+func (s *scanner) plainText() {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for len(s.b)-s.i >= 8 {
+		v := binary.LittleEndian.Uint64(s.b[s.i:])
+		quote, slash := v^(ones*'"'), v^(ones*'\\')
+		if ((v-ones*0x20)&^v|(quote-ones)&^quote|(slash-ones)&^slash)&highs != 0 {
+			return
+		}
+		s.i += 8
+	}
 }
 
 func (s *scanner) escape() bool {

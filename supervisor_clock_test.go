@@ -118,7 +118,7 @@ func TestTheOpenCircuitProbesWithOneStartAtATimeAndCallersStayRefused(t *testing
 		}
 		probing.Store(false)
 		close(gate)
-		synctest.Wait()
+		time.Sleep(time.Millisecond)
 		assert.Equal(t, "closed", p.Stats().Breaker, "the first ready worker ends it")
 		executed(t, p, "work", nil)
 		time.Sleep(time.Second)
@@ -181,7 +181,9 @@ func TestAWorkerKilledIdleIsReplacedAtOnce(t *testing.T) {
 		before := time.Now()
 		f.alive()[0].killed()
 		synctest.Wait()
-		assert.True(t, serving(p))
+		for !serving(p) {
+			time.Sleep(100 * time.Microsecond)
+		}
 		assert.Less(t, time.Since(before), 10*time.Millisecond, "no delay")
 	})
 }
@@ -393,10 +395,10 @@ func TestTheErrorRateForgetsWhatIsOlderThanItsWindow(t *testing.T) {
 			}
 			return false
 		}
-		var alerts []ErrorRateAlert
+		alerts := make(chan ErrorRateAlert, 10)
 		cfg := f.config(1)
 		cfg.Breaker.Failures = -1
-		cfg.ErrorRate = ErrorRate{Window: time.Minute, MinCalls: 4, Func: func(a ErrorRateAlert) { alerts = append(alerts, a) }}
+		cfg.ErrorRate = ErrorRate{Window: time.Minute, MinCalls: 4, Func: func(a ErrorRateAlert) { alerts <- a }}
 		p := open(t, cfg)
 		defer p.Close()
 		crash := func() { _, err := p.ExecuteAnonymous(t.Context(), "crash", nil); failure(t, err, ErrWorkerExited) }
@@ -404,17 +406,21 @@ func TestTheErrorRateForgetsWhatIsOlderThanItsWindow(t *testing.T) {
 			crash()
 		}
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		assert.Empty(t, alerts, "fewer than MinCalls")
 		crash()
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		require.Len(t, alerts, 1)
-		assert.True(t, alerts[0].Above)
+		assert.True(t, (<-alerts).Above)
 		assert.Equal(t, 1.0, p.Stats().ErrorRate)
 		time.Sleep(20 * time.Second)
-		require.Len(t, alerts, 1, "once, not each time it looks")
+		synctest.Wait()
+		require.Empty(t, alerts, "once, not each time it looks")
 		time.Sleep(2 * time.Minute)
-		require.Len(t, alerts, 2)
-		assert.False(t, alerts[1].Above, "the window has slid past")
+		synctest.Wait()
+		require.Len(t, alerts, 1)
+		assert.False(t, (<-alerts).Above, "the window has slid past")
 		assert.Zero(t, p.Stats().ErrorRate)
 	})
 }

@@ -302,6 +302,13 @@ func TestHealthPingsReplaceAWorkerThatDoesNotAnswer(t *testing.T) {
 	p := newPool(t, cfg)
 	stopped := pids(p)[0]
 	require.NoError(t, syscall.Kill(stopped, syscall.SIGSTOP))
+	held := 0
+	eventually(t, "the check holds the stopped one, and not for a healthy ping's moment", func() bool {
+		if held++; len(p.desk.idle) == 2 {
+			held = 0
+		}
+		return held > 50
+	})
 	for range 20 { // the other one serves meanwhile
 		executed(t, p, "ping", nil)
 	}

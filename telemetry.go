@@ -17,11 +17,11 @@ func (s *supervisor) reportExit(w *worker, j *job, wasReady, stopped bool) {
 		exit := w.exitError()
 		level, text = slog.LevelWarn, "worker exited"
 		if !wasReady {
-			text = "worker exited before it was ready"
+			text = "worker ended before it was ready"
 		}
 		ev.Cause, ev.Err = exit.Error(), exit
 		switch ours := w.proc.exit().ours; {
-		case ours && isClosed(w.env.killing):
+		case ours && (isClosed(w.env.killing) || !wasReady && s.ctx.Err() != nil): // starts end first when a pool closes
 			level, ev.Cause = slog.LevelInfo, "killed by pypool: the pool was closed"
 		case ours && !wasReady:
 			ev.Cause = "killed by pypool: it did not start"

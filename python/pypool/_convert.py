@@ -79,31 +79,13 @@ def check(value: Any) -> None:
         pass
 
 
-def check_text(value: Any, text: str) -> None:
-    """The checks that only a suspicious text needs: lone surrogates, and nesting deeper than Go reads."""
-    if "\\ud" in text:
-        try:
-            _encode_unicode(value).encode("utf-8")
-        except UnicodeEncodeError:
-            check(value)
-            raise
-    if text.count("[") + text.count("{") > MAX_DEPTH:
-        _check_depth(value)
-
-
-def _check_depth(value: Any) -> None:
-    level: List[Any] = [value]
-    depth = 0
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise ResultError("invalid_result", message=_TOO_DEEP, path="$")
-        level = [
-            item
-            for parent in level
-            for item in (parent.values() if isinstance(parent, dict) else parent if isinstance(parent, (list, tuple)) else ())
-            if isinstance(item, (dict, list, tuple))
-        ]
+def check_surrogates(value: Any) -> None:
+    """Raise ResultError when a string holds half of a surrogate pair. Its text only makes that possible."""
+    try:
+        _encode_unicode(value).encode("utf-8")
+    except UnicodeEncodeError:
+        check(value)
+        raise
 
 
 _TOO_DEEP = "the result is nested too deeply"

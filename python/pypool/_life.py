@@ -66,6 +66,21 @@ def watch_host(fd: int) -> None:
     start_new_thread(watch, ())
 
 
+def close_inherited() -> None:
+    """Close what the host passed on without knowing it: descriptors that it inherited itself, not marked close-on-exec."""
+    try:
+        names = os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd")
+    except OSError:
+        return
+    for name in names:
+        try:
+            fd = int(name)
+            if fd > 2 and os.get_inheritable(fd):  # all that Python opens itself is not inheritable
+                os.close(fd)
+        except (ValueError, OSError):
+            pass
+
+
 def guard_process(err: int, stack_fd: Optional[int]) -> None:
     """Signals, core dumps and crash reports. `err` is the private copy of stderr."""
     import _signal  # type: ignore[import-not-found]  # signal itself would import enum

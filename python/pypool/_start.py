@@ -31,6 +31,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     stack_fd = _private(args.get("stack_fd"))
     begun_fd = _private(args.get("begun_fd"))
     page = _begun_page(begun_fd)
+    _life.close_inherited()
     _life.guard_process(fds[2], stack_fd)
     _life.guard_forks(fds[:2] + ([] if stack_fd is None else [stack_fd]))
     _life.watch_host(fds[0])
