@@ -19,7 +19,7 @@ TOOLS := $(VENV)/bin/python -m
 LINTER := $(BUILD)/bin/staticcheck-$(STATICCHECK)
 # The examples' libraries; each story runs in its folder and looks for ../.venv.
 EXAMPLES := $(CURDIR)/examples/.venv
-STORIES  := dspy sklearn pandas http
+STORIES  := dspy sklearn pandas
 
 # A PYTHON that was asked for is also the workers'.
 ifneq ($(origin PYTHON),undefined)
@@ -85,9 +85,10 @@ examples: $(EXAMPLES)/ready ## Test the examples with their real libraries and r
 	@$(say) 'go test ./... in examples'
 	@cd examples && PYPOOL_EXAMPLES=1 go test -timeout 5m ./...
 	@mkdir -p $(BUILD)/bin
-	@for story in $(STORIES); do \
+	@for story in $(STORIES) 'http -load 500'; do \
 		$(say) "examples/$$story"; \
-		(cd examples/$$story && go build -o $(BUILD)/bin/example-$$story . && $(BUILD)/bin/example-$$story) || exit 1; \
+		set -- $$story; cd $(CURDIR)/examples/$$1; \
+		go build -o $(BUILD)/bin/example-$$1 .; $(BUILD)/bin/example-"$$@"; \
 	done
 
 bench: ## Run the benchmarks

@@ -135,12 +135,19 @@ func (e *commandBreaker) allow(b *breakers, command string) (func(*Error), *Circ
 	}, nil
 }
 
-// sweep drops the circuits that have seen no loss for a quiet OpenFor.
+// inFlight counts the calls that the circuit has let in and that have not settled.
+func (e *commandBreaker) inFlight() int64 {
+	c := e.cb.Counts()
+	return int64(c.Requests) - int64(c.TotalSuccesses) - int64(c.TotalFailures) - int64(c.TotalExclusions)
+}
+
+// sweep drops the circuits that have seen no loss for a quiet OpenFor. While a call of the command runs it is not quiet: a
+// command that hangs until its timeout loses its workers further apart than that.
 func (b *breakers) sweep(now time.Time) {
 	b.keys.Range(func(key, v any) bool {
 		e := v.(*commandBreaker)
 		last := e.lastLoss.Load()
-		if e.cb.State() != gobreaker.StateOpen && (last == nil || now.Sub(last.at) > 2*b.cfg.OpenFor) && b.keys.CompareAndDelete(key, v) {
+		if e.cb.State() != gobreaker.StateOpen && e.inFlight() <= 0 && (last == nil || now.Sub(last.at) > 2*b.cfg.OpenFor) && b.keys.CompareAndDelete(key, v) {
 			b.count.Add(-1)
 		}
 		return true

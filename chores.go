@@ -141,7 +141,13 @@ func (s *supervisor) sampleMemory() {
 	}
 	s.mu.Unlock()
 	for _, w := range workers {
-		w.rss.Store(residentBytes(w.proc.pid()))
+		rss := residentBytes(w.proc.pid())
+		w.rss.Store(rss)
+		if w.heavy && !s.heavyKnown {
+			s.heavyKnown = true
+			s.env.reporter.log(slog.LevelWarn, "MaxRSS is less than a fresh worker takes, and is not applied to such workers: raise it, or import less",
+				slog.String("worker", w.id), slog.Int64("rss", rss), slog.Int64("max_rss", s.cfg.MaxRSS))
+		}
 	}
 }
 

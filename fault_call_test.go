@@ -3,9 +3,12 @@ package pypool
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -236,6 +239,75 @@ var callFaults = []fault{
 		eventually(t, "the worker is recycled", func() bool { return p.Stats().Recycled == 1 && serving(p) })
 		require.NotEqual(t, first, executed(t, p, "pid", nil).Worker())
 		require.Zero(t, p.Stats().Failed)
+	}},
+	{name: "B23b_worker_over_MaxRSS_straight_after_its_start_is_reported_once", run: func(t *testing.T, r *rig) {
+		logs := &logBuffer{}
+		cfg := r.config(t)
+		cfg.MaxRSS, cfg.Logger = 1<<20, logs.logger(slog.LevelInfo)
+		p := r.own(t, cfg)
+		eventually(t, "it is reported", func() bool { return strings.Contains(logs.String(), "MaxRSS is less than") })
+		for range 3 {
+			p.sup.kick()
+			executed(t, p, "echo", []any{1})
+		}
+		w := p.sup.workers()[0]
+		eventually(t, "its memory has been looked at", func() bool { return w.rss.Load() > cfg.MaxRSS })
+		require.EqualValues(t, 2, p.Stats().WorkersStarted)
+		require.Zero(t, p.Stats().Recycled)
+		require.Equal(t, 1, strings.Count(logs.String(), "MaxRSS is less than"), "for both workers together")
+	}},
+	{name: "B23c_recycling_and_reloading_fail_no_call_and_always_leave_Size_workers", run: func(t *testing.T, r *rig) {
+		cfg := r.config(t)
+		cfg.MaxCalls, cfg.MaxLifetime = 40, 500*time.Millisecond
+		p := r.own(t, cfg)
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		for i := range 4 {
+			wg.Go(func() {
+				for n := 0; ; n++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					if res, err := p.ExecuteAnonymous(context.Background(), "echo", []any{n*10 + i}); err != nil || string(res.Raw()) != strconv.Itoa(n*10+i) {
+						t.Errorf("%s %v", res.Raw(), err)
+						return
+					}
+				}
+			})
+		}
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				p.sup.mu.Lock()
+				ready := p.sup.readyLocked()
+				p.sup.mu.Unlock()
+				if ready < cfg.Size {
+					t.Errorf("%d workers are ready", ready)
+					return
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+		for range 2 {
+			before := p.sup.workers()
+			if err := p.Reload(context.Background()); err != nil {
+				t.Error(err)
+			}
+			for _, w := range before {
+				<-w.proc.exited()
+			}
+		}
+		close(stop)
+		wg.Wait()
+		st := p.Stats()
+		require.Zero(t, st.Failed)
+		require.Greater(t, st.Recycled, int64(3))
 	}},
 	{name: "B24_multiprocessing_works_in_a_handler", run: func(t *testing.T, r *rig) {
 		cfg := r.config(t)

@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,11 +16,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// realPython is the interpreter that python3 on PATH comes to: asking a version manager's shim once is enough for a test run.
+// realPython is the interpreter that $PYPOOL_PYTHON, or else python3, comes to: asking a version manager's shim once is enough
+// for a test run.
 var realPython = sync.OnceValue(func() string {
-	out, err := exec.Command("python3", "-c", "import sys; sys.stdout.write(sys.executable)").Output()
+	name := cmp.Or(os.Getenv("PYPOOL_PYTHON"), "python3")
+	out, err := exec.Command(name, "-c", "import sys; sys.stdout.write(sys.executable)").Output()
 	if err != nil {
-		return "python3"
+		return name
 	}
 	return string(out)
 })

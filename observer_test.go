@@ -221,7 +221,6 @@ func TestLogRecordsOfACallCarrySessionRequestAndWorker(t *testing.T) {
 	record := log.with(t, "from Python's logging")[0]
 	assert.Equal(t, "WARN", record["level"])
 	assert.Equal(t, "core.test", record["logger"])
-	assert.Equal(t, "log", record["command"])
 }
 
 func TestNoArgumentOrResultIsEverLogged(t *testing.T) {
@@ -260,9 +259,9 @@ func TestErrorRateAlertsWhenItCrossesTheThresholdBothWays(t *testing.T) {
 	alerts := make(chan ErrorRateAlert, 10)
 	cfg := coreConfig(t, 1, 0)
 	cfg.Name, cfg.Breaker.Failures = "rated", -1
-	cfg.ErrorRate = ErrorRate{Window: 2 * time.Second, Threshold: 0.4, MinCalls: 5, Func: func(a ErrorRateAlert) { alerts <- a }}
+	cfg.ErrorRate = ErrorRate{Window: 20 * time.Second, Threshold: 0.4, MinCalls: 5, Func: func(a ErrorRateAlert) { alerts <- a }}
 	p := newPool(t, cfg)
-	for range 20 { // exceptions are no failures of the infrastructure
+	for range 5 { // exceptions are no failures of the infrastructure
 		_, err := p.ExecuteAnonymous(t.Context(), "fail", args{"message": "x"})
 		require.ErrorIs(t, err, ErrPython)
 	}
@@ -278,7 +277,7 @@ func TestErrorRateAlertsWhenItCrossesTheThresholdBothWays(t *testing.T) {
 	assert.Equal(t, 0.4, up.Threshold)
 	assert.GreaterOrEqual(t, up.Calls, int64(5))
 	assert.InDelta(t, float64(up.Failures)/float64(up.Calls), up.Rate, 1e-9)
-	assert.Equal(t, 2*time.Second, up.Window)
+	assert.Equal(t, 20*time.Second, up.Window)
 	for len(alerts) == 0 {
 		executed(t, p, "pid", nil)
 	}

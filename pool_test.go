@@ -368,3 +368,59 @@ func TestSeed25ShutdownLeavesNoProcessAndNoGoroutine(t *testing.T) {
 	goleak.VerifyNone(t, before)
 	assert.LessOrEqual(t, openFDs(t), fds)
 }
+
+func TestCoreEndToEndThroughEveryLayer(t *testing.T) {
+	t.Parallel()
+	var events eventLog
+	var calls callLog
+	log := &logBuffer{}
+	cfg := coreConfig(t, 2, 0)
+	cfg.Name, cfg.Logger, cfg.Observer = "whole", log.logger(slog.LevelDebug), calls.observer()
+	cfg.Observer.Event = events.add
+	p := newPool(t, cfg)
+
+	commands, err := p.Commands(t.Context())
+	require.NoError(t, err)
+	require.NotEmpty(t, commands)
+	health, err := p.HealthCheck(t.Context())
+	require.NoError(t, err)
+	require.True(t, health.Healthy)
+
+	sum, err := Call[int](t.Context(), p, "add", args{"a": 40, "b": 2}, WithSession("user-1"))
+	require.NoError(t, err)
+	assert.Equal(t, 42, sum)
+	res, err := p.ExecuteProgram(t.Context(), "double", args{"x": sum}, WithSession("user-1"))
+	require.NoError(t, err)
+	assert.Equal(t, 84, decoded[int](t, res))
+	_, err = p.ExecuteInSession(t.Context(), "user-2", "fail", args{"message": "no"})
+	failure(t, err, ErrPython)
+	_, err = p.ExecuteInSession(t.Context(), "user-2", "crash", nil)
+	failure(t, err, ErrWorkerExited)
+	_, err = p.ExecuteAnonymous(t.Context(), "busy_loop_of_the_test", nil, WithTimeout(50*time.Millisecond))
+	failure(t, err, ErrOperationTimeout)
+	for i, out := range inBackground(12, func(i int) (Result, error) {
+		return p.ExecuteInSession(t.Context(), "user-3", "echo", args{"value": i})
+	})() {
+		require.NoError(t, out.err)
+		assert.Equal(t, i, decoded[int](t, out.res))
+	}
+	eventually(t, "whole again", func() bool { st := p.Stats(); return st.Idle >= st.Size && st.WorkersExited == 2 })
+
+	st := accounted(t, p)
+	assert.Equal(t, int64(1+2+3+12), st.Started)
+	assert.Equal(t, map[ErrorType]int64{TypePython: 1, TypeWorkerExited: 1, TypeOperationTimeout: 1}, st.ByType)
+	assert.Equal(t, 3, st.Sessions)
+	user2, ok := p.Session("user-2")
+	require.True(t, ok)
+	assert.Equal(t, int64(2), user2.Operations)
+	assert.Equal(t, int64(2), user2.Errors)
+	require.NoError(t, p.Shutdown(t.Context()))
+
+	starts, ends := calls.count()
+	assert.Equal(t, int64(starts), st.Started)
+	assert.Equal(t, starts, ends)
+	started := p.Stats().WorkersStarted
+	assert.Len(t, events.of(EventWorkerStarted), int(started))
+	assert.Len(t, events.of(EventWorkerExited), int(started))
+	assert.Len(t, log.with(t, "call failed"), 2, "the infrastructure's two")
+}

@@ -58,6 +58,7 @@ type execProcess struct {
 	pipes *pipes
 	errs  *os.File // our end of stderr
 	stack *os.File // our end of the stack dump pipe, or nil
+	leash *os.File // our end of a pipe that is never used: its closing, at the host's death, is what it is for
 	page  *sharedPage
 
 	done  chan struct{}
@@ -106,19 +107,21 @@ func execSpawn(_ context.Context, sp *spawner, spec spawnSpec) (_ process, err e
 		return nil, err
 	}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = inR, outW, errW
-	if extraFiles { // fd 3: stack dumps, fd 4: the page of begun ids
-		stackR, stackW, err := os.Pipe()
+	if extraFiles { // fd 3: stack dumps; fd 4: the page of begun ids; fd 5: the leash
+		stackR, stackW := pipe()
+		leashR, leashW := pipe()
+		p.stack, p.leash = stackR, leashR
+		page, file := newSharedPage() // a nil file leaves its number closed
+		p.page = page
+		for _, f := range []*os.File{stackW, file, leashW} {
+			if f != nil {
+				theirs = append(theirs, f)
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
-		p.stack = stackR
-		theirs = append(theirs, stackW)
-		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, stackW)
-		if page, file := newSharedPage(); page != nil {
-			p.page = page
-			theirs = append(theirs, file)
-			p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, file)
-		}
+		p.cmd.ExtraFiles = []*os.File{stackW, file, leashW}
 	}
 	setGroup(p.cmd)
 	if err := sp.start(p.cmd); err != nil {
@@ -214,7 +217,7 @@ func (p *execProcess) release() {
 	if p.pipes != nil {
 		_ = p.pipes.Close()
 	}
-	for _, f := range []*os.File{p.errs, p.stack} {
+	for _, f := range []*os.File{p.errs, p.stack, p.leash} {
 		if f != nil {
 			_ = f.Close()
 		}

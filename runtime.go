@@ -70,6 +70,7 @@ type helloArgs struct {
 	LogLevel        int               `json:"log_level"`
 	StackFD         int               `json:"stack_fd,omitempty"`
 	BegunFD         int               `json:"begun_fd,omitempty"`
+	LeashFD         int               `json:"leash_fd,omitempty"`
 	Runtime         map[string]string `json:"runtime"`
 }
 
@@ -87,7 +88,7 @@ func helloRequest(cfg *Config, workerID string, rep *reporter) (request, error) 
 		hello.Module = &cfg.Module
 	}
 	if extraFiles {
-		hello.StackFD, hello.BegunFD = 3, 4
+		hello.StackFD, hello.BegunFD, hello.LeashFD = 3, 4, 5
 	}
 	return encodeRequest(nil, "hello", hello, "", false)
 }

@@ -42,6 +42,7 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	stage, err := w.greet()
 	w.conn.disarm(stop)
 	if err == nil {
+		w.heavy = env.cfg.MaxRSS > 0 && residentBytes(proc.pid()) > env.cfg.MaxRSS
 		w.env.onReady(w)
 		close(w.ready)
 		return w, nil
@@ -85,7 +86,17 @@ func (w *worker) greet() (stage string, err error) {
 
 // converse is one exchange of the start: a line out, its answer in. An error answer comes back as *wireError.
 func (w *worker) converse(line []byte, id uint64, into any) error {
-	if err := w.conn.send(line); err != nil {
+	send := w.conn.send
+	if id == 0 {
+		send = w.conn.write // a banner may have come already: that is no noise yet
+	}
+	if err := send(line); err != nil {
+		if id == 0 { // what it says instead of reading is all there is to show
+			_ = w.conn.t.SetDeadline(time.Time{}) // an expired one refuses even a read that would not wait
+			if n, _ := w.conn.t.TryRead(w.conn.buf); n > 0 {
+				w.log.add(w.conn.buf[:n])
+			}
+		}
 		return err
 	}
 	if id == 0 {

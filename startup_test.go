@@ -126,14 +126,12 @@ var badStarts = map[string]badStart{
 	"/bin/true": {
 		cfg: func(t *testing.T) Config { return Config{Python: "/bin/true"} }, stage: "hello", shows: []string{"exited with code 0"},
 	},
-	"an interpreter that prints a banner": {
+	"an interpreter that prints a banner, and nothing else": {
 		cfg: func(t *testing.T) Config {
-			return Config{Python: filepath.Join(fakeInterpreter(t, "#!/bin/sh\necho Welcome to the cluster\nexec sleep 60\n"), "python3")}
+			dir := fakeInterpreter(t, "#!/bin/sh\necho Welcome to the cluster\nexec sleep 60\n")
+			return Config{Python: filepath.Join(dir, "python3"), StartTimeout: time.Second}
 		},
-		stage: "hello", shows: []string{"Welcome to the cluster"},
-		check: func(t *testing.T, e *Error) {
-			assert.Contains(t, detail[*ProtocolError](t, e).Sample, "Welcome to the cluster")
-		},
+		stage: "hello", shows: []string{"StartTimeout"}, tells: []string{"Welcome to the cluster"},
 	},
 }
 
@@ -205,6 +203,20 @@ def f():
 	require.NoError(t, p.Shutdown(t.Context()))
 	for _, line := range []string{"Welcome!", "raw banner", "from a shell", "dunder"} {
 		assert.Len(t, log.with(t, line), 1, "it is in the log instead")
+	}
+}
+
+func TestAnInterpreterThatPrintsABannerStartsAllTheSame(t *testing.T) {
+	t.Parallel()
+	for _, pause := range []string{"", "sleep 0.2\n"} { // so that hello comes after the banner, or before
+		dir := fakeInterpreter(t, "#!/bin/sh\n"+pause+"echo Welcome to the cluster\n"+pause+"exec "+realPython()+" \"$@\"\n")
+		log := &logBuffer{}
+		cfg := coreConfig(t, 1, 0)
+		cfg.Python, cfg.Logger = filepath.Join(dir, "python3"), log.logger(-4)
+		p := newPool(t, cfg)
+		executed(t, p, "pid", nil)
+		require.NoError(t, p.Shutdown(t.Context()))
+		assert.Len(t, log.with(t, "Welcome to the cluster"), 1)
 	}
 }
 

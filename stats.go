@@ -146,17 +146,24 @@ func (c *counters) finish(err *Error, now time.Duration) {
 	c.rate.add(now, err.Type.infrastructure())
 }
 
-// snapshot fills the call counters. Ends are read before starts, so that InFlight cannot come out negative.
+// snapshot fills the call counters. Ends are read before starts, so that InFlight cannot come out negative; and again when
+// calls began meanwhile, so that it is not too large by those that came and went.
 func (c *counters) snapshot(s *Stats) {
-	s.ByType = map[ErrorType]int64{}
-	for i, t := range errorTypes {
-		if n := c.failed[i].Load(); n > 0 {
-			s.ByType[t] = n
-			s.Failed += n
+	for range 10 {
+		before := c.started.Load()
+		s.Failed, s.ByType = 0, map[ErrorType]int64{}
+		for i, t := range errorTypes {
+			if n := c.failed[i].Load(); n > 0 {
+				s.ByType[t] = n
+				s.Failed += n
+			}
+		}
+		s.Succeeded = c.succeeded.Load()
+		s.Started = c.started.Load()
+		if s.Started == before {
+			break
 		}
 	}
-	s.Succeeded = c.succeeded.Load()
-	s.Started = c.started.Load()
 	s.InFlight = s.Started - s.Succeeded - s.Failed
 	s.CheckoutWait, s.Run = c.wait.distribution(), c.run.distribution()
 }

@@ -37,6 +37,8 @@ type supervisor struct {
 	generation atomic.Int64
 	seq        atomic.Int64
 
+	heavyKnown bool // said that MaxRSS is too small; the goroutine's own
+
 	mu        sync.Mutex // guards the fields below; it is held while gobreaker's callbacks run
 	live      map[*worker]struct{}
 	spawned   int64
@@ -265,7 +267,7 @@ func (w *worker) worn(generation int64, now time.Time) bool {
 	return w.generation < generation ||
 		cfg.MaxCalls > 0 && w.calls.Load() >= cfg.MaxCalls ||
 		w.lifetime > 0 && now.Sub(w.started) >= w.lifetime ||
-		cfg.MaxRSS > 0 && w.rss.Load() > cfg.MaxRSS
+		cfg.MaxRSS > 0 && !w.heavy && w.rss.Load() > cfg.MaxRSS
 }
 
 // retireWornLocked lets worn-out workers go, as far as Size ready ones remain without them.

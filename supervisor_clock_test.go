@@ -128,7 +128,7 @@ func TestTheOpenCircuitProbesWithOneStartAtATimeAndCallersStayRefused(t *testing
 
 func TestSpawnsOfAnOpenCircuitAreBoundedForHours(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fleet) {
-		f.script = func(p *fakeProcess, req fakeRequest) bool { p.end(exitState{code: 1}); return true }
+		f.fails = broken
 		cfg := f.config(8)
 		cfg.MinReady = -1
 		p := open(t, cfg)
@@ -360,6 +360,25 @@ func TestACanceledProbeLetsTheNextCallProbe(t *testing.T) {
 		failure(t, err, ErrCanceled)
 		_, err = p.ExecuteAnonymous(t.Context(), "poison", nil)
 		require.NoError(t, err, "a cancellation says nothing about the command: the next one probes")
+	})
+}
+
+func TestACommandThatHangsForLongerThanOpenForOpensItsCircuitAllTheSame(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		f.script = func(p *fakeProcess, req fakeRequest) bool { return req.Command == "hang" && p.hang() }
+		cfg := f.config(2)
+		cfg.OperationTimeout = time.Minute
+		cfg.Breaker = Breaker{Failures: 3, OpenFor: 10 * time.Second}
+		p := open(t, cfg)
+		defer p.Close()
+		call := func() error { _, err := p.ExecuteAnonymous(t.Context(), "hang", nil); return err }
+		for range 3 {
+			failure(t, call(), ErrOperationTimeout)
+		}
+		failure(t, call(), ErrCircuitOpen)
+		time.Sleep(11 * time.Second)
+		failure(t, call(), ErrOperationTimeout) // the probe, a minute long
+		failure(t, call(), ErrCircuitOpen)
 	})
 }
 

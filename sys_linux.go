@@ -13,8 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setParentDeath has the kernel kill the child when the thread that forked it ends, which is why a spawner does that.
-func setParentDeath(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }
+// setParentDeath has the kernel end the child when the thread that forked it ends, which is why a spawner does that. It guards
+// the start: the runtime then ignores SIGIO, and has the kernel kill the whole group when our end of the leash closes.
+// SIGKILL would end the worker alone, before that can reach its children.
+func setParentDeath(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGIO }
 
 // awaitExit returns when the process has ended; it is left unreaped, which is what true says.
 func awaitExit(pid int) bool {

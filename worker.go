@@ -31,6 +31,7 @@ type worker struct {
 
 	python   string   // its version, known when ready
 	commands []string // what it registered
+	heavy    bool     // it was over MaxRSS when it was ready: a replacement would be, too
 	begins   bool     // its runtime notes the id of each request that it begins
 
 	generation int64 // reloads that had happened when it started

@@ -17,20 +17,20 @@ import (
 
 func TestWorkerIDsAreUniqueForThePoolsLife(t *testing.T) {
 	t.Parallel()
-	p := corePool(t, 3, 0)
+	p := corePool(t, 2, 0)
 	seen := map[string]bool{}
-	for range 3 {
+	for range 2 {
 		for _, w := range p.Workers() {
 			seen[w.ID] = true
 		}
 		before := p.Stats().WorkersExited
 		kill(t, pids(p)...)
-		eventually(t, "replaced", func() bool { return p.Stats().WorkersExited == before+3 && serving(p) })
+		eventually(t, "replaced", func() bool { return p.Stats().WorkersExited == before+2 && serving(p) })
 	}
 	for _, w := range p.Workers() {
 		seen[w.ID] = true
 	}
-	assert.Len(t, seen, 12, "no id is given twice")
+	assert.Len(t, seen, 6, "no id is given twice")
 	ping := decoded[map[string]any](t, executed(t, p, "ping", nil))
 	assert.True(t, seen[ping["worker_id"].(string)], "Python knows its own")
 }

@@ -102,7 +102,7 @@ func run(ctx context.Context, python string, rows int, out io.Writer) error {
 		fmt.Fprintf(out, "%-6s %7d orders %12d.%02d\n", region, sum.Orders, sum.Cents/100, sum.Cents%100)
 	}
 	if got.rows != expected.rows || got.skipped != expected.skipped || !maps.Equal(got.regions, expected.regions) {
-		return fmt.Errorf("Go counted otherwise: %+v", *expected)
+		return fmt.Errorf("pandas and Go disagree: Go counted %+v", *expected)
 	}
 	fmt.Fprintln(out, "Go counted the same")
 	return pool.Shutdown(ctx)

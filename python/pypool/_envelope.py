@@ -27,8 +27,8 @@ _TYPES: Dict[str, Any] = {
 _CONTROL = ({"id", "cancel"}, {"id", "reply"})
 
 
-def parse(line: bytes, begin: Callable[[int], None]) -> Request:
-    """One line as a request; begin(id) is called when the id is known. Raises RequestError or Control, nothing else.
+def parse(line: bytes) -> Request:
+    """One line as a request. Raises RequestError or Control, nothing else.
 
     What is wrong inside `args` is the caller's mistake and becomes invalid_arguments; what is wrong around it is the host's and
     becomes invalid_request.
@@ -39,9 +39,8 @@ def parse(line: bytes, begin: Callable[[int], None]) -> Request:
         id = id_of(line.decode("utf-8", "replace"))
         if id is None:
             raise RequestError("invalid_request", "the line is not UTF-8: %s" % error, None) from None
-        begin(id)
         raise RequestError("invalid_arguments", "the arguments are not UTF-8: %s" % error, id) from None
-    fields = _fields(text, begin)
+    fields = _fields(text)
     id = fields.get("id")
     if set(fields) in _CONTROL:
         raise Control
@@ -61,7 +60,7 @@ def parse(line: bytes, begin: Callable[[int], None]) -> Request:
     )
 
 
-def _fields(text: str, begin: Callable[[int], None]) -> Dict[str, Any]:
+def _fields(text: str) -> Dict[str, Any]:
     fields: Dict[str, Any] = {}
 
     def wrong(message: str, kind: str = "invalid_request") -> RequestError:
@@ -87,8 +86,6 @@ def _fields(text: str, begin: Callable[[int], None]) -> Dict[str, Any]:
         value, at = _value(text, _skip(text, at + 1), wrong, key)
         _check(key, value, wrong)
         fields[key] = value
-        if key == "id":
-            begin(value)
         at = _skip(text, at)
         mark = text[at : at + 1]
     if mark != "}" or _skip(text, at + 1) != len(text):

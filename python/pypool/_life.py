@@ -66,6 +66,26 @@ def watch_host(fd: int) -> None:
     start_new_thread(watch, ())
 
 
+def leash(fd: Optional[int]) -> None:
+    """Have the kernel kill the process group when the host, which holds the other end of this pipe, is gone.
+
+    That needs no thread and no GIL, and takes along what the worker has started. Linux only: elsewhere nothing happens.
+    """
+    try:
+        import _signal  # type: ignore[import-not-found]  # signal itself would import enum
+        import fcntl
+
+        if fd is None or os.getpgrp() != os.getpid():
+            return
+        fcntl.fcntl(fd, fcntl.F_SETSIG, _SIGKILL)
+        fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpid())
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+        # The host's parent death signal, which has guarded the start, would end this process alone, and the leash with it.
+        _signal.signal(_signal.SIGIO, _signal.SIG_IGN)
+    except (ImportError, AttributeError, OSError, ValueError):
+        pass
+
+
 def close_inherited() -> None:
     """Close what the host passed on without knowing it: descriptors that it inherited itself, not marked close-on-exec."""
     try:
@@ -83,7 +103,7 @@ def close_inherited() -> None:
 
 def guard_process(err: int, stack_fd: Optional[int]) -> None:
     """Signals, core dumps and crash reports. `err` is the private copy of stderr."""
-    import _signal  # type: ignore[import-not-found]  # signal itself would import enum
+    import _signal
     import faulthandler
 
     # ^C in a terminal goes to the whole foreground group; the host decides when a worker stops.

@@ -94,43 +94,81 @@ def _make_scanner() -> Callable[[str, int], Tuple[Any, int]]:
 scan = _make_scanner()
 
 
-def parse_request(line: bytes, begin: Callable[[int], None]) -> Request:
-    """One line as a request. begin(id) is called as soon as the id is known, before the rest is looked at.
+#: What lies between the id and the arguments, and behind the arguments, of lines seen before, and what it means. The host
+#: writes them the same way each time, so that for most requests nothing but the id and the arguments is left to parse.
+_HEADS: Dict[str, str] = {}
+_TAILS: Dict[str, Tuple[Optional[str], Optional[int], bool, Optional[str]]] = {"}": (None, None, False, None)}
+_REMEMBERED = 500
 
-    The host writes the keys in one order, so they are taken in that order, each parsed once and no duplicate possible; any
-    other order is legal too, and read by `_envelope.parse`. Raises RequestError or Control.
+
+def parse_request(line: bytes) -> Request:
+    """One line as a request. Raises RequestError or Control.
+
+    The host writes the keys in the order of docs/protocol.md, so they are taken in that order and the arguments are parsed
+    once; any other order is legal too, and read by `_envelope.parse`.
     """
-    command = session = timeout = trace = args = None
-    stream = False
     try:
         text = line.decode("utf-8")
         if not text.startswith('{"id":'):
             raise ValueError
-        id, at = scan(text, 6)
-        if type(id) is not int or not 0 < id <= MAX_ID or not text.startswith(',"command":"', at):
+        id, after = scan(text, 6)
+        if type(id) is not int or not 0 < id <= MAX_ID:
             raise ValueError
-        begin(id)
-        command, at = scan(text, at + 11)
-        if text.startswith(',"args":', at):
-            args, at = scan(text, at + 8)
-        if text.startswith(',"session_id":"', at):
-            session, at = scan(text, at + 14)
-        if text.startswith(',"stream":true', at):
-            stream = True
-            at += 14
-        if text.startswith(',"timeout_ms":', at):
-            timeout, at = scan(text, at + 14)
-            if type(timeout) is not int:
-                raise ValueError
-        if text.startswith(',"trace":"', at):
-            trace, at = scan(text, at + 9)
-        if text[at:] != "}":
-            raise ValueError
+        # An unescaped quote cannot stand inside a string: the first match is the key.
+        at = text.find(',"args":', after)
+        if at < 0:
+            args, command, end = None, *_command(text, after)
+        else:
+            head = text[after:at]
+            command = _HEADS.get(head) or _remember(head)
+            args, end = scan(text, at + 8)
+        rest = _TAILS.get(text[end:]) or _tail(text, end)
     except (ValueError, StopIteration, RecursionError):
         from . import _envelope
 
-        return _envelope.parse(line, begin)
-    return id, command, args, session, timeout, stream, trace
+        return _envelope.parse(line)
+    return (id, command, args, *rest)
+
+
+def _command(text: str, at: int) -> Tuple[str, int]:
+    if not text.startswith(',"command":"', at):
+        raise ValueError
+    command: str
+    command, at = scan(text, at + 11)
+    return command, at
+
+
+def _remember(head: str) -> str:
+    command, end = _command(head, 0)
+    if end != len(head):
+        raise ValueError
+    if len(_HEADS) < _REMEMBERED:
+        _HEADS[head] = command
+    return command
+
+
+def _tail(text: str, at: int) -> Tuple[Optional[str], Optional[int], bool, Optional[str]]:
+    """session_id, stream, timeout_ms and trace, which stand behind the arguments."""
+    start = at
+    session = timeout = trace = None
+    stream = False
+    if text.startswith(',"session_id":"', at):
+        session, at = scan(text, at + 14)
+    if text.startswith(',"stream":true', at):
+        stream = True
+        at += 14
+    if text.startswith(',"timeout_ms":', at):
+        timeout, at = scan(text, at + 14)
+        if type(timeout) is not int:
+            raise ValueError
+    if text.startswith(',"trace":"', at):
+        trace, at = scan(text, at + 9)
+    if text[at:] != "}":
+        raise ValueError
+    rest = (session, timeout, stream, trace)
+    if session is None and trace is None and len(_TAILS) < _REMEMBERED:
+        _TAILS[text[start:]] = rest
+    return rest
 
 
 # --------------------------------------------------------------------------------------------------------------- encoding
@@ -162,8 +200,19 @@ def make_encoder(escape_all: bool = True) -> Callable[[Any], str]:
     return _fallback.encoder(_default, escape_all)
 
 
-#: A value as JSON text, unchecked.
+def make_escape() -> Callable[[str], str]:
+    try:
+        import _json
+
+        function: Callable[[str], str] = _json.encode_basestring_ascii
+        return function
+    except Exception:
+        return encode_raw
+
+
+#: A value as JSON text, unchecked; a string likewise.
 encode_raw = make_encoder()
+escape = make_escape()
 
 
 def encode(value: Any) -> str:
@@ -172,6 +221,11 @@ def encode(value: Any) -> str:
     Encoding comes first; only a failure, or a text that may hide something JSON cannot say, walks the value.
     """
     try:
+        kind = type(value)
+        if kind is int:
+            return repr(value)  # a subclass could say anything; the digit limit is a ValueError
+        if kind is str and value.isascii():
+            return escape(value)
         text = encode_raw(value)
         braces = text.count("{")
         if braces:
@@ -234,9 +288,8 @@ def _plain_keys(top: Any) -> bool:
     return True
 
 
-def success(id: int, text: str) -> str:
-    """The final line of a call that succeeded; text is JSON."""
-    return '{"id":%d,"success":true,"result":%s}\n' % (id, text)
+#: The final line of a call that succeeded: its id, and its result as JSON text.
+SUCCESS = '{"id":%d,"success":true,"result":%s}\n'
 
 
 # ----------------------------------------------------------------------------------------------------------------- frames

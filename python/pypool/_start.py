@@ -6,7 +6,7 @@ import os
 import sys
 
 from . import __version__, _commands, _finder, _life
-from ._protocol import Channel, encode, success
+from ._protocol import SUCCESS, Channel, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,10 +30,12 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         os._exit(1)
     stack_fd = _private(args.get("stack_fd"))
     begun_fd = _private(args.get("begun_fd"))
+    leash_fd = _private(args.get("leash_fd"))
     page = _begun_page(begun_fd)
     _life.close_inherited()
+    _life.leash(leash_fd)
     _life.guard_process(fds[2], stack_fd)
-    _life.guard_forks(fds[:2] + ([] if stack_fd is None else [stack_fd]))
+    _life.guard_forks(fds[:2] + [fd for fd in (stack_fd, leash_fd) if fd is not None])
     _life.watch_host(fds[0])
     worker = _worker.Worker(channel, page, args)
     _prepare_logging(args, fds[2])
@@ -55,7 +57,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         channel.write(_failure.error_line(0, fields))
         _exit.finish(1)
     _life.WATCH.started = True  # first: the answer may be followed at once by `shutdown` and the end of file
-    channel.write(success(0, result))
+    channel.write(SUCCESS % (0, result))
     try:
         worker.serve()
     finally:

@@ -1,6 +1,6 @@
 """The loop: one request, one handler, one answer.
 
-    host ----> fd in ---> Channel.next_line ---> parse_request ---> begun page (the id, before anything else)
+    host ----> fd in ---> Channel.next_line ---> parse_request ---> begun page (the id, before a handler runs)
                                                       |
                            _builtins  <--- no --- a plain command? --- yes ---> handler(**args)      Worker.serve,
                            _dispatch, _stream         (Worker._other)               |               the hot path
@@ -20,7 +20,7 @@ from time import monotonic
 from . import _life
 from ._call import RUNNING
 from ._commands import COMMANDS
-from ._protocol import SPLIT_WRITE, Channel, Control, RequestError, ResultError, encode, parse_request, success
+from ._protocol import SPLIT_WRITE, SUCCESS, Channel, Control, RequestError, ResultError, encode, parse_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,18 +55,16 @@ class Worker:
         """Answer requests until the host says `shutdown` or is gone."""
         next_line, write, direct = self.channel.next_line, self.channel.write, self.direct.get
         begun, running = self._begun, RUNNING
-
-        def begin(id: int) -> None:
-            begun[0] = id
-
+        small = min(SPLIT_WRITE, self.limit - 64)
         while True:
             id, line, writing = 0, None, False
             try:
                 line = next_line()
                 if line is None:
                     _life.host_gone()
-                request = parse_request(line, begin)
+                request = parse_request(line)
                 id, name, args, _, _, stream, _ = request
+                begun[0] = id
                 running.began = monotonic()
                 running.request = request
                 handler = direct(name)
@@ -83,13 +81,14 @@ class Worker:
                             result = handler(*args)
                         else:
                             raise TypeError
-                        answer = self.succeeded(id, encode(result))
+                        text = encode(result)
+                        answer = SUCCESS % (id, text) if len(text) < small else self.succeeded(id, text)
                     except BaseException as error:
                         answer = self.failed(id, error, COMMANDS[name], args)
                 writing = True
                 write(answer)
                 # Nothing of a call stays alive while the loop waits.
-                running.request = line = request = args = handler = result = answer = None  # type: ignore[assignment]
+                running.request = line = request = args = handler = result = text = answer = None  # type: ignore[assignment]
             except Control:
                 pass  # for a call that is over
             except RequestError as error:
@@ -106,9 +105,9 @@ class Worker:
 
     def succeeded(self, id: int, text: str) -> str:
         """The final line for a result; empty when it was too large for one string and has been written."""
-        if len(text) < SPLIT_WRITE and len(text) + 64 < self.limit:
-            return success(id, text)
-        size = len(text) + len(success(id, ""))
+        size = len(text) + len(SUCCESS % (id, ""))
+        if len(text) < SPLIT_WRITE and size <= self.limit:
+            return SUCCESS % (id, text)
         if size > self.limit:
             message = "the result has %d bytes, the limit is %d" % (size, self.limit)
             raise ResultError("message_too_large", message=message, size=size, limit=self.limit)
