@@ -89,7 +89,7 @@ func (l *ledger) check(t testing.TB) {
 // the pool says of each with what the handlers did.
 func TestFaultDeliveryIsTrue(t *testing.T) {
 	p := newPool(t, Config{
-		Script: workerScript(t, "faults.py"), Python: realPython(), Size: 3, Overflow: -1, Logger: quiet(), MaxQueue: 3, KillGrace: 20 * time.Millisecond, StartTimeout: time.Second,
+		Script: workerScript(t, "faults.py"), Python: realPython(), Size: 3, Overflow: -1, Logger: quiet(), MaxQueue: 5, KillGrace: 20 * time.Millisecond, StartTimeout: time.Second,
 		Breaker: Breaker{Failures: -1}, MaxRestarts: -1, RestartBackoff: Backoff{Min: time.Millisecond, Max: 20 * time.Millisecond},
 	})
 	l := newLedger(t)
@@ -114,7 +114,7 @@ func TestFaultDeliveryIsTrue(t *testing.T) {
 	for i := range 6 {
 		callers.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(i), 2))
-			for range 40 {
+			for range 80 {
 				nonce, kind := l.begin(), kinds[r.IntN(len(kinds))]
 				ctx, cancel := context.WithTimeout(context.Background(), 400*time.Millisecond)
 				command, in := "journal", args{"path": l.path, "nonce": nonce, "then": kind, "latch": gate.path}

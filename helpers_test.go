@@ -129,7 +129,7 @@ func (h *held) finish(t testing.TB) int {
 	return decoded[int](t, out.res)
 }
 
-// requestOf starts calls in the background; wait returns their outcomes in the order of the calls.
+// inBackground starts n calls side by side; wait returns their outcomes in the order of the calls.
 func inBackground(n int, call func(i int) (Result, error)) (wait func() []outcome) {
 	outs := make([]outcome, n)
 	var wg sync.WaitGroup

@@ -539,3 +539,12 @@ def fork_bomb_lite(children: int) -> int:
 def numbers(count: int) -> Any:
     for i in range(count):
         yield i
+
+
+@command
+def stamp(path: str, nonce: str, value: Any = None) -> List[Any]:
+    """Note the nonce, and answer with it, the process and the value."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    os.write(fd, (nonce + "\n").encode())
+    os.close(fd)
+    return [nonce, os.getpid(), value]

@@ -1,0 +1,467 @@
+package pypool
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var (
+	chaosDuration = flag.Duration("chaos.duration", 3*time.Second, "how long TestFaultChaos runs, for each seed")
+	chaosSeed     = flag.Uint64("chaos.seed", 0, "the one seed of TestFaultChaos; 0: those that are committed")
+)
+
+// chaosSeeds are played by a plain `go test`. A seed that has failed is added here.
+var chaosSeeds = []uint64{1}
+
+const (
+	chaosCallers = 32
+	chaosSlack   = time.Second // what a busy machine may add to a bound
+)
+
+// TestFaultChaos has callers of all kinds, a killer, a descriptor squeezer, short-lived pools and churning sessions at
+// work together, then checks what must hold after any run: the invariants I1 to I12 of docs/guarantees.md.
+func TestFaultChaos(t *testing.T) {
+	seeds := chaosSeeds
+	if *chaosSeed != 0 {
+		seeds = []uint64{*chaosSeed}
+	}
+	for _, seed := range seeds {
+		t.Run(fmt.Sprintf("seed_%d", seed), func(t *testing.T) { runChaos(t, seed, *chaosDuration) })
+	}
+}
+
+// chaos is one run.
+type chaos struct {
+	t      *testing.T
+	seed   uint64
+	cfg    Config
+	mark   string
+	pool   *Pool
+	ledger *ledger
+	logs   *logBuffer
+	stop   chan struct{}
+
+	progress atomic.Int64 // calls that have ended
+	signals  atomic.Int64 // sent by the killer
+	spoiled  atomic.Int64 // calls that cost their worker
+	cycles   atomic.Int64
+	calls    atomic.Int64
+	inTable  atomic.Int64 // calls in sessions that nobody ends
+
+	mu     sync.Mutex // guards the fields below
+	byType map[ErrorType]int64
+	ring   []string // the latest operations
+}
+
+func runChaos(t *testing.T, seed uint64, duration time.Duration) {
+	c := &chaos{
+		t: t, seed: seed, mark: fmt.Sprintf("%s=%d.%x", faultMark, os.Getpid(), rand.Uint64()), ledger: newLedger(t), logs: &logBuffer{},
+		stop: make(chan struct{}), byType: map[ErrorType]int64{},
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			t.Logf("run it again with -run Chaos -chaos.seed=%d -chaos.duration=%v; the latest operations:\n%s", seed, duration, strings.Join(c.ring, "\n"))
+		}
+	})
+	c.cfg = Config{
+		Script: workerScript(t, "faults.py"), Python: realPython(), Size: 4, Overflow: -1, Logger: c.logs.logger(-4), ExtraEnv: []string{c.mark},
+		MaxQueue: 24, StartTimeout: 2 * time.Second, KillGrace: 100 * time.Millisecond, StopGrace: 200 * time.Millisecond, MaxRestarts: -1, MaxCalls: 500, MaxSessions: 1000,
+		Breaker: Breaker{Failures: -1}, RestartBackoff: Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond}, HealthCheckInterval: 200 * time.Millisecond,
+	}
+	c.cfg.Observer = &Observer{CallEnd: func(ctx context.Context, _ CallInfo, o CallOutcome) {
+		if served, ok := ctx.Value(servedBy{}).(*int); ok {
+			*served = o.PID
+		}
+	}}
+	heap := heapBytes()
+	fds, goroutines := openDescriptors(), runtime.NumGoroutine()
+	p, err := New(t.Context(), c.cfg)
+	require.NoError(t, err)
+	c.pool = p
+	defer func() { require.NoError(t, p.Close()) }()
+
+	var callers, actors sync.WaitGroup
+	for i := range chaosCallers {
+		callers.Go(func() { c.caller(c.rand(i)) })
+	}
+	for i, actor := range []func(*rand.Rand){c.killer, c.squeezer, c.cycler, c.churner, c.disturber} {
+		actors.Go(func() { actor(c.rand(1000 + i)) })
+	}
+	c.watch(duration) // I5
+	close(c.stop)
+	actors.Wait()
+	callers.Wait()
+
+	// I6: capacity is back, and all of it is of use.
+	calm := time.Now()
+	eventually(t, "the pool is at its full size", func() bool {
+		for _, w := range p.Workers() {
+			_ = syscall.Kill(w.PID, syscall.SIGCONT)
+		}
+		return serving(p)
+	})
+	healed := time.Since(calm)
+	c.meet()
+	eventually(t, "the pool is at its full size after the meeting", func() bool { return serving(p) })
+	require.Zero(t, p.desk.puddle.Stat().AcquiredResources())
+	require.Zero(t, p.desk.puddle.Stat().ConstructingResources())
+	require.Len(t, p.desk.idle, c.cfg.Size)
+
+	// I9: the counters add up, and agree with what the callers saw.
+	st := accounted(t, p)
+	c.mu.Lock()
+	require.Equal(t, c.byType, st.ByType)
+	c.mu.Unlock()
+	require.Equal(t, c.calls.Load(), st.Started)
+	require.EqualValues(t, st.Workers, st.WorkersStarted-st.WorkersExited)
+	var inSessions int64
+	for _, s := range p.Sessions() {
+		if strings.HasPrefix(s.ID, "session-") {
+			inSessions += s.Operations
+		}
+	}
+	require.Equal(t, c.inTable.Load(), inSessions)
+
+	// I10: nothing starts workers but the loss of workers.
+	require.LessOrEqual(t, st.WorkersStarted, int64(c.cfg.Size)+c.signals.Load()+c.spoiled.Load()+2*st.Recycled)
+
+	require.NoError(t, p.Close())
+	c.ledger.check(t) // I1, I3
+	// I7, I8: nothing is left.
+	require.Empty(t, marked(c.mark))
+	require.Empty(t, zombies())
+	eventually(t, "descriptors and goroutines are at the baseline", func() bool {
+		return openDescriptors() <= fds && runtime.NumGoroutine() <= goroutines
+	})
+	require.NotContains(t, c.logs.String(), secret) // I11
+	if duration >= time.Minute {                    // I12
+		c.logs = &logBuffer{}
+		c.ledger, c.pool, p = nil, nil, nil
+		require.Less(t, heapBytes()-heap, int64(64<<20))
+	}
+	t.Logf("seed %d, %v: %d calls, %d signals, %d workers, %d pools cycled, at full size after %v; run %+v; %v",
+		seed, duration, st.Started, c.signals.Load(), st.WorkersStarted, c.cycles.Load(), healed.Round(time.Millisecond), st.Run, st.ByType)
+}
+
+func (c *chaos) rand(actor int) *rand.Rand { return rand.New(rand.NewPCG(c.seed, uint64(actor))) }
+
+// done reports whether the run is over; it waits d for that.
+func (c *chaos) done(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-c.stop:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+func (c *chaos) note(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.ring) > 200 {
+		c.ring = append(c.ring[:0], c.ring[100:]...)
+	}
+	c.ring = append(c.ring, time.Now().Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
+}
+
+// watch returns after d. Ten seconds without a call that ends are an error.
+func (c *chaos) watch(d time.Duration) {
+	end := time.Now().Add(d)
+	last, since := int64(0), time.Now()
+	for time.Now().Before(end) {
+		time.Sleep(50 * time.Millisecond)
+		if n := c.progress.Load(); n != last {
+			last, since = n, time.Now()
+		}
+		if time.Since(since) > 10*time.Second {
+			buf := make([]byte, 1<<20)
+			c.t.Errorf("no call has ended for 10 s: %+v\n%s", c.pool.Stats(), buf[:runtime.Stack(buf, true)])
+			return
+		}
+	}
+}
+
+type servedBy struct{}
+
+// chaosKinds are drawn from with equal chances: most calls harm nothing, or there would be no workers left to harm.
+var chaosKinds = strings.Fields(strings.Repeat("stamp ", 60) + strings.Repeat("large typed nap raise nan ", 6) +
+	"exit kill loop unknown misfit bad panics canceled canceled tiny tiny")
+
+// caller makes calls until the run is over.
+func (c *chaos) caller(r *rand.Rand) {
+	for !c.done(time.Duration(r.IntN(8)) * time.Millisecond) {
+		c.call(r, chaosKinds[r.IntN(len(chaosKinds))])
+	}
+}
+
+func (c *chaos) call(r *rand.Rand, kind string) {
+	nonce := c.ledger.begin()
+	c.calls.Add(1)
+	pid := 0
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), servedBy{}, &pid))
+	defer cancel()
+	checkout, timeout := time.Duration(20+r.IntN(400))*time.Millisecond, time.Duration(50+r.IntN(300))*time.Millisecond
+	command, value := "stamp", randomValue(r, 3)
+	in := args{"path": c.ledger.path, "nonce": nonce, "value": []any{secret, value}}
+	journal := func(then string) {
+		command = "journal"
+		delete(in, "value")
+		in["then"] = then
+	}
+	switch kind {
+	case "stamp", "typed":
+	case "large":
+		value = strings.Repeat("x", 100_000+r.IntN(200_000))
+		in["value"] = []any{secret, value}
+	case "nap", "raise", "nan", "exit", "kill", "loop":
+		journal(kind)
+	case "unknown":
+		command = "stomp"
+	case "misfit":
+		in["extra"] = secret
+	case "bad":
+		in["value"] = func() {}
+	case "panics":
+		in["value"] = panicking{}
+	case "canceled":
+		journal("nap")
+		after := time.AfterFunc(time.Duration(r.IntN(5000))*time.Microsecond, cancel)
+		defer after.Stop()
+	case "tiny":
+		timeout = time.Duration(r.IntN(2000)) * time.Microsecond
+	}
+	opts := []CallOption{WithTimeout(max(timeout, 1)), WithCheckoutTimeout(checkout)}
+	session := ""
+	if r.IntN(2) == 0 {
+		session = fmt.Sprintf("session-%d", r.IntN(50))
+		opts = append(opts, WithSession(session))
+		c.inTable.Add(1)
+	}
+	begun := time.Now()
+	var raw json.RawMessage
+	var err error
+	func() {
+		defer func() {
+			if v := recover(); v != nil {
+				if v != "marshal" {
+					panic(v)
+				}
+				err = newError(TypeInternal, NotExecuted, "panicked", nil) // as the pool has counted it
+			}
+		}()
+		raw, err = Call[json.RawMessage](ctx, c.pool, command, in, opts...)
+	}()
+	took := time.Since(begun)
+	c.progress.Add(1)
+	c.ledger.end(c.t, nonce, err)
+	c.note("%s %s -> pid %d, %v: %v", nonce, kind, pid, took.Round(time.Millisecond), err)
+	// I4. A call that is proved not to have run is tried again with fresh limits, once for each worker that died under it.
+	if bound := checkout + timeout + c.cfg.KillGrace + chaosSlack; took > bound {
+		c.t.Errorf("%s %s took %v, its bound is %v: %v", nonce, kind, took, bound, err)
+	}
+	if err != nil {
+		e := err.(*Error)
+		c.mu.Lock()
+		c.byType[e.Type]++
+		c.mu.Unlock()
+		switch {
+		case e.Context.Worker != "" && (e.Category == CategoryTimeout || e.Category == CategoryCommunication):
+			c.spoiled.Add(1)
+		}
+		return
+	}
+	// I2: it is this call's answer, from the process that was asked.
+	switch command {
+	case "stamp":
+		want, _ := json.Marshal([]any{nonce, pid, in["value"]})
+		if !sameJSON(want, raw) {
+			c.t.Errorf("%s of pid %d got somebody else's answer: %.300s", nonce, pid, raw)
+		}
+	case "journal":
+		if string(raw) != `"`+nonce+`"` {
+			c.t.Errorf("%s got somebody else's answer: %.300s", nonce, raw)
+		}
+	}
+}
+
+func sameJSON(a, b []byte) bool {
+	var x, y any
+	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
+		return false
+	}
+	left, _ := json.Marshal(x)
+	right, _ := json.Marshal(y)
+	return string(left) == string(right)
+}
+
+// randomValue is any JSON value.
+func randomValue(r *rand.Rand, depth int) any {
+	switch kind := r.IntN(8); {
+	case kind < 2 && depth > 0:
+		list := []any{}
+		for range r.IntN(4) {
+			list = append(list, randomValue(r, depth-1))
+		}
+		return list
+	case kind == 2 && depth > 0:
+		object := map[string]any{}
+		for range r.IntN(4) {
+			object[randomText(r)] = randomValue(r, depth-1)
+		}
+		return object
+	case kind == 3:
+		return r.Float64() * 1e6
+	case kind == 4:
+		return r.IntN(2) == 0
+	case kind == 5:
+		return nil
+	case kind == 6:
+		return r.Int64N(1<<53) - 1<<52
+	}
+	return randomText(r)
+}
+
+func randomText(r *rand.Rand) string {
+	text := make([]rune, r.IntN(12))
+	for i := range text {
+		for text[i] = r.Int32N(0x3000); text[i] >= 0xd800 && text[i] <= 0xdfff; text[i] = r.Int32N(0x3000) {
+		}
+	}
+	return string(text)
+}
+
+// killer sends signals to workers.
+func (c *chaos) killer(r *rand.Rand) {
+	for !c.done(time.Duration(100+r.IntN(200)) * time.Millisecond) {
+		ws := c.pool.Workers()
+		if len(ws) == 0 {
+			continue
+		}
+		w := ws[r.IntN(len(ws))]
+		signal := []syscall.Signal{syscall.SIGKILL, syscall.SIGKILL, syscall.SIGTERM, syscall.SIGTERM, syscall.SIGSTOP}[r.IntN(5)]
+		c.signals.Add(1)
+		c.note("%v to %s (pid %d, %s)", signal, w.ID, w.PID, w.State)
+		_ = syscall.Kill(w.PID, signal)
+	}
+}
+
+// squeezer takes the descriptors away that a start would need, for a while.
+func (c *chaos) squeezer(r *rand.Rand) {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return
+	}
+	full := limit
+	defer func() { _ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &full) }()
+	for !c.done(time.Duration(200+r.IntN(400)) * time.Millisecond) {
+		limit.Cur = uint64(openDescriptors() + r.IntN(8))
+		c.note("descriptors are limited to %d", limit.Cur)
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+		over := c.done(time.Duration(r.IntN(100)) * time.Millisecond)
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &full)
+		if over {
+			return
+		}
+	}
+}
+
+// cycler opens and closes pools of its own.
+func (c *chaos) cycler(r *rand.Rand) {
+	for !c.done(time.Duration(r.IntN(100)) * time.Millisecond) {
+		cfg := c.cfg
+		cfg.Size, cfg.Observer = 1+r.IntN(2), nil
+		if r.IntN(3) == 0 {
+			cfg.MinReady = -1
+		}
+		p, err := New(context.Background(), cfg)
+		if err != nil {
+			if !errors.Is(err, ErrWorkerStart) {
+				c.t.Errorf("New: %v", err)
+			}
+			continue
+		}
+		var calls sync.WaitGroup
+		for range 3 {
+			calls.Go(func() {
+				if res, err := p.ExecuteAnonymous(context.Background(), "echo", []any{7}); err == nil && string(res.Raw()) != "7" {
+					c.t.Errorf("echo: %s", res.Raw())
+				}
+			})
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(r.IntN(300))*time.Millisecond)
+		begun := time.Now()
+		_ = p.Shutdown(ctx)
+		cancel()
+		calls.Wait()
+		if took := time.Since(begun); took > 300*time.Millisecond+reapWait+chaosSlack {
+			c.t.Errorf("Shutdown took %v", took)
+		}
+		if st := p.Stats(); st.Workers != 0 || st.Started != st.Succeeded+st.Failed {
+			c.t.Errorf("after Shutdown: %+v", st)
+		}
+		c.cycles.Add(1)
+	}
+}
+
+// churner makes sessions and ends them.
+func (c *chaos) churner(r *rand.Rand) {
+	for !c.done(time.Millisecond) {
+		id := fmt.Sprintf("churn-%d", r.IntN(100))
+		s := c.pool.sessions.enter(id)
+		if r.IntN(2) == 0 {
+			c.pool.EndSession(id)
+		}
+		c.pool.sessions.leave(s, false)
+		_ = c.pool.Sessions()
+		_, _ = c.pool.Session(id)
+	}
+}
+
+// disturber changes what the Go runtime does meanwhile.
+func (c *chaos) disturber(r *rand.Rand) {
+	procs, percent := runtime.GOMAXPROCS(0), debug.SetGCPercent(100)
+	defer func() {
+		runtime.GOMAXPROCS(procs)
+		debug.SetGCPercent(percent)
+	}()
+	for !c.done(100 * time.Millisecond) {
+		runtime.GOMAXPROCS(1 + r.IntN(procs))
+		debug.SetGCPercent(5 + r.IntN(100))
+		_, _ = c.pool.Stats(), c.pool.Workers()
+	}
+}
+
+// meet proves that Size calls run at the same time.
+func (c *chaos) meet() {
+	file := filepath.Join(c.t.TempDir(), "meeting")
+	var calls sync.WaitGroup
+	for range c.cfg.Size {
+		c.calls.Add(1)
+		calls.Go(func() {
+			if _, err := c.pool.ExecuteAnonymous(context.Background(), "meet", []any{file, c.cfg.Size}, WithTimeout(20*time.Second)); err != nil {
+				c.t.Errorf("the meeting: %v", err)
+			}
+		})
+	}
+	calls.Wait()
+}
