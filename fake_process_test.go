@@ -275,31 +275,31 @@ func (t *fakePipe) broadcast() {
 }
 
 // take returns what is there now; wait is non-nil when that is nothing.
-func (t *fakePipe) take(b []byte) (n int, err error, wait <-chan struct{}, deadline time.Time) {
+func (t *fakePipe) take(b []byte) (n int, wait <-chan struct{}, deadline time.Time, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case t.closed:
-		return 0, os.ErrClosed, nil, t.deadline
+		return 0, nil, t.deadline, os.ErrClosed
 	case t.expired():
 		t.buf = append(t.buf, t.atDeadline...)
 		t.atDeadline = nil
-		return 0, os.ErrDeadlineExceeded, nil, t.deadline
+		return 0, nil, t.deadline, os.ErrDeadlineExceeded
 	case len(t.buf) > 0:
 		n = copy(b, t.buf)
 		t.buf = t.buf[n:]
-		return n, nil, nil, t.deadline
+		return n, nil, t.deadline, nil
 	case t.eof:
-		return 0, io.EOF, nil, t.deadline
+		return 0, nil, t.deadline, io.EOF
 	}
-	return 0, nil, t.changed, t.deadline
+	return 0, t.changed, t.deadline, nil
 }
 
 func (t *fakePipe) expired() bool { return !t.deadline.IsZero() && !time.Now().Before(t.deadline) }
 
 func (t *fakePipe) Read(b []byte) (int, error) {
 	for {
-		n, err, wait, deadline := t.take(b)
+		n, wait, deadline, err := t.take(b)
 		if wait == nil {
 			return n, err
 		}

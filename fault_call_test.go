@@ -362,12 +362,6 @@ func (m *immortals) release() {
 	}
 }
 
-// lastLines is the end of a long text, for a test's log.
-func lastLines(text string, n int) string {
-	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
-}
-
 // procFile reads a file of /proc.
 func procFile(t testing.TB, path string) string {
 	t.Helper()

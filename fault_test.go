@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -594,10 +593,4 @@ func waitForFile(path string) {
 func touch(t testing.TB, path string) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
-}
-
-// hasCommand reports whether a tool is there.
-func hasCommand(name string) bool {
-	_, err := exec.LookPath(name)
-	return err == nil
 }

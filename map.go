@@ -34,6 +34,11 @@ const (
 // the workers.
 func Map[Out, In any](ctx context.Context, p *Pool, command string, items iter.Seq[In], opts ...CallOption) iter.Seq2[Out, error] {
 	return func(yield func(Out, error) bool) {
+		if !p.wasStarted() {
+			var zero Out
+			yield(zero, neverStarted(CallInfo{Command: command}))
+			return
+		}
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		m := newMapper[Out](ctx, p, command, opts)

@@ -105,7 +105,6 @@ func TestARequestBufferIsUsedAgainWithoutATraceOfTheLastRequest(t *testing.T) {
 type nested struct {
 	Rows   []map[string]*string
 	Hidden string `json:"-"`
-	any
 }
 
 func TestStringsThatAreNotUTF8AreRefusedAndFoundWhereverTheyAre(t *testing.T) {

@@ -140,7 +140,7 @@ func playStep(t *testing.T, event string, at boundary, want cell) {
 	}
 	s.stopped.Store(false) // SIGCONT
 	// The epilogue: the next call succeeds, on a pool of full size.
-	res, err = p.ExecuteAnonymous(context.Background(), "work", nil)
+	_, err = p.ExecuteAnonymous(context.Background(), "work", nil)
 	require.NoError(t, err)
 	time.Sleep(time.Minute)
 	synctest.Wait()
