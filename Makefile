@@ -32,7 +32,7 @@ RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 say = printf '\n== %s\n'
 
-.PHONY: help demo test test-go test-python test-core lint lint-go lint-python examples bench clean
+.PHONY: help demo test test-go test-python test-core lint lint-go lint-python examples pythons bench bench-compare clean
 
 help: ## Show this list
 	@echo 'usage: make TARGET [PYTHON=/path/to/python3]'
@@ -91,12 +91,29 @@ examples: $(EXAMPLES)/ready ## Test the examples with their real libraries and r
 		go build -o $(BUILD)/bin/example-$$1 .; $(BUILD)/bin/example-"$$@"; \
 	done
 
-bench: ## Run the benchmarks
-	@if [ ! -f bench/go.mod ]; then echo 'there is no bench/ yet'; exit 1; fi
-	cd bench && go test -run '^$$' -bench . $(ARGS) ./...
+# Where to look for other Pythons: pyenv's, and what a Debian system has.
+PYTHONS ?= $(wildcard $(HOME)/.pyenv/versions/3.*/bin/python) $(wildcard /usr/bin/python3.?) $(wildcard /usr/bin/python3.??)
+
+pythons: ## Run the Python tests and a smoke test from Go with every Python 3.8+ found (PYTHONS="...")
+	@for python in $(PYTHONS); do \
+		version=$$($$python -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] if sys.version_info >= (3, 8) else "")'); \
+		[ -n "$$version" ] || continue; \
+		venv=$(BUILD)/pythons/$$version; \
+		$(say) "CPython $$version"; \
+		[ -f $$venv/ready ] || { $$python -m venv --clear $$venv && \
+			grep '^pytest' python/requirements-dev.txt | $$venv/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin && touch $$venv/ready; } || exit 1; \
+		(cd python && $$venv/bin/python -m pytest -q) || exit 1; \
+		PYPOOL_PYTHON=$$python go test -count=1 -run '$(CORE)|TestStream|TestMapYields|TestMapRuns' . || exit 1; \
+	done
+
+bench: ## Measure against the floor and the peers, in about five minutes (RUN='^call/' for a part)
+	@$(MAKE) -C bench run PYTHON='$(INTERPRETER)'
+
+bench-compare: ## Compare the newest results with the last committed ones
+	@$(MAKE) -C bench compare
 
 clean: ## Remove what the other targets made
-	rm -rf $(BUILD) $(EXAMPLES)
+	rm -rf $(BUILD) $(EXAMPLES) bench/.venv
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf python/.mypy_cache python/.ruff_cache python/.pytest_cache .ruff_cache .mypy_cache
 

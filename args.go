@@ -33,6 +33,9 @@ func encodeArgs(b *bytes.Buffer, args any) error {
 		if err := refuseReplaced(b.Bytes()[at:], args); err != nil {
 			return err
 		}
+		if !utf8.Valid(b.Bytes()[at:]) { // encoding/json passes the bytes of a json.RawMessage on as they are
+			return errors.New("a json.RawMessage in it is not valid UTF-8")
+		}
 	}
 	switch b.Bytes()[at] {
 	case '{', '[', 'n':

@@ -108,7 +108,7 @@ func (c *conn) disarm(stop func() bool) {
 func (c *conn) await(p []byte) (int, error) {
 	if c.spin > 0 {
 		begun := time.Now()
-		for range maxPolls { // so that it ends also where the clock stands still, as in a synctest bubble
+		for i := range maxPolls { // so that it ends also where the clock stands still, as in a synctest bubble
 			n, err := c.t.TryRead(p)
 			if n > 0 || err != nil {
 				return n, err
@@ -116,7 +116,9 @@ func (c *conn) await(p []byte) (int, error) {
 			if time.Since(begun) > c.spin {
 				break
 			}
-			runtime.Gosched()
+			if i%pollsAYield == pollsAYield-1 { // a yield looks into the network poller, at several polls' price
+				runtime.Gosched()
+			}
 		}
 		c.spin = 0 // once an exchange
 	}

