@@ -32,7 +32,7 @@ RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 say = printf '\n== %s\n'
 
-.PHONY: help demo test test-go test-python test-core lint lint-go lint-python examples pythons bench bench-compare clean
+.PHONY: help demo test test-go test-python test-core lint lint-go lint-python examples chaos pythons bench bench-compare clean
 
 help: ## Show this list
 	@echo 'usage: make TARGET [PYTHON=/path/to/python3]'
@@ -90,6 +90,9 @@ examples: $(EXAMPLES)/ready ## Test the examples with their real libraries and r
 		set -- $$story; cd $(CURDIR)/examples/$$1; \
 		go build -o $(BUILD)/bin/example-$$1 .; $(BUILD)/bin/example-"$$@"; \
 	done
+
+chaos: ## Throw everything at one pool for 20 seconds (ARGS="-chaos.duration=10m -chaos.seed=7 -timeout 15m")
+	go test -race -count=1 -run Chaos -chaos.duration=20s . $(ARGS)
 
 # Where to look for other Pythons: pyenv's, and what a Debian system has.
 PYTHONS ?= $(wildcard $(HOME)/.pyenv/versions/3.*/bin/python) $(wildcard /usr/bin/python3.?) $(wildcard /usr/bin/python3.??)
