@@ -89,8 +89,8 @@ func runChaos(t *testing.T, seed uint64, duration time.Duration) {
 		Breaker: Breaker{Failures: -1}, RestartBackoff: Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond}, HealthCheckInterval: 200 * time.Millisecond,
 	}
 	c.cfg.Observer = &Observer{CallEnd: func(ctx context.Context, _ CallInfo, o CallOutcome) {
-		if served, ok := ctx.Value(servedBy{}).(*int); ok {
-			*served = o.PID
+		if end, ok := ctx.Value(callEnd{}).(*CallOutcome); ok {
+			*end = o
 		}
 	}}
 	heap := heapBytes()
@@ -204,7 +204,7 @@ func (c *chaos) watch(d time.Duration) {
 	}
 }
 
-type servedBy struct{}
+type callEnd struct{}
 
 // chaosKinds are drawn from with equal chances: most calls harm nothing, or there would be no workers left to harm.
 var chaosKinds = strings.Fields(strings.Repeat("stamp ", 60) + strings.Repeat("large typed nap raise nan ", 6) +
@@ -220,8 +220,8 @@ func (c *chaos) caller(r *rand.Rand) {
 func (c *chaos) call(r *rand.Rand, kind string) {
 	nonce := c.ledger.begin()
 	c.calls.Add(1)
-	pid := 0
-	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), servedBy{}, &pid))
+	var end CallOutcome
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), callEnd{}, &end))
 	defer cancel()
 	checkout, timeout := time.Duration(20+r.IntN(400))*time.Millisecond, time.Duration(50+r.IntN(300))*time.Millisecond
 	command, value := "stamp", randomValue(r, 3)
@@ -277,16 +277,20 @@ func (c *chaos) call(r *rand.Rand, kind string) {
 	took := time.Since(begun)
 	c.progress.Add(1)
 	c.ledger.end(c.t, nonce, err)
-	c.note("%s %s -> pid %d, %v: %v", nonce, kind, pid, took.Round(time.Millisecond), err)
-	// I4. A call that is proved not to have run is tried again with fresh limits, once for each worker that died under it.
-	if bound := checkout + timeout + c.cfg.KillGrace + chaosSlack; took > bound {
-		c.t.Errorf("%s %s took %v, its bound is %v: %v", nonce, kind, took, bound, err)
+	pid := end.PID
+	c.note("%s %s -> pid %d, %v, queued %v, ran %v: %v", nonce, kind, pid, took.Round(time.Millisecond), end.Queued.Round(time.Millisecond), end.Ran.Round(time.Millisecond), err)
+	// I4, without what encoding/json takes of a busy machine's time before and after.
+	if end.Queued > checkout+chaosSlack || end.Ran > timeout+c.cfg.KillGrace+chaosSlack || took > 10*time.Second {
+		c.t.Errorf("%s %s took %v, was queued %v of %v, and ran %v of %v: %v", nonce, kind, took, end.Queued, checkout, end.Ran, timeout, err)
 	}
 	if err != nil {
 		e := err.(*Error)
 		c.mu.Lock()
 		c.byType[e.Type]++
 		c.mu.Unlock()
+		if e.Type == TypeProtocol {
+			c.t.Logf("%s %s: %v", nonce, kind, err)
+		}
 		switch {
 		case e.Context.Worker != "" && (e.Category == CategoryTimeout || e.Category == CategoryCommunication):
 			c.spoiled.Add(1)

@@ -116,7 +116,7 @@ func TestFaultDeliveryIsTrue(t *testing.T) {
 	for i := range 6 {
 		callers.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(i), 2))
-			for range 80 {
+			for range 40 {
 				nonce, kind := l.begin(), kinds[r.IntN(len(kinds))]
 				ctx, cancel := context.WithTimeout(context.Background(), 400*time.Millisecond)
 				command, in := "journal", args{"path": l.path, "nonce": nonce, "then": kind, "latch": gate.path}

@@ -19,7 +19,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const hangTime = 200 * time.Millisecond
+const (
+	hangTime  = 200 * time.Millisecond
+	stackTime = 800 * time.Millisecond // enough for a worker on a busy machine to be where its stack is expected
+)
 
 // Group B: the handler raises, dies or hangs.
 var callFaults = []fault{
@@ -103,9 +106,9 @@ var callFaults = []fault{
 		require.False(t, h.Healthy)
 		gone(t, pid) // its ping goes on without the caller, and has it killed
 	}},
-	{name: "B8_Python_loop_is_stopped_with_its_stack", command: "loop", timeout: hangTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced, check: stackOf("loop")},
-	{name: "B9_C_loop_that_holds_the_GIL_is_stopped_with_its_stack", command: "c_loop", timeout: hangTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced, check: stackOf("c_loop")},
-	{name: "B10_deadlock_is_stopped_with_its_stack", command: "deadlock", timeout: hangTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced, check: stackOf("deadlock")},
+	{name: "B8_Python_loop_is_stopped_with_its_stack", command: "loop", timeout: stackTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced, check: stackOf("loop")},
+	{name: "B9_C_loop_that_holds_the_GIL_is_stopped_with_its_stack", command: "c_loop", timeout: stackTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced, check: stackOf("c_loop")},
+	{name: "B10_deadlock_is_stopped_with_its_stack", command: "deadlock", timeout: stackTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced, check: stackOf("deadlock")},
 	{name: "B11_process_that_cannot_be_reaped_is_given_up", run: func(t *testing.T, r *rig) {
 		synctest.Test(t, func(t *testing.T) {
 			f := &fleet{script: func(p *fakeProcess, req fakeRequest) bool {
@@ -379,7 +382,7 @@ func TestFaultDiagnosis(t *testing.T) {
 		executed(t, p, "echo", nil)
 	}
 	executed(t, p, "print_all", []any{"before the end"})
-	_, err := p.ExecuteInSession(context.Background(), "user-42", "c_loop", nil, WithTimeout(hangTime))
+	_, err := p.ExecuteInSession(context.Background(), "user-42", "c_loop", nil, WithTimeout(stackTime))
 	e := failsWith(t, err, ErrOperationTimeout, MaybeExecuted)
 	hang := detail[*HangError](t, err)
 	t.Logf("a hang:\n%v\ncontext: %+v\ndelivery: %v, killed: %v\nstacks:\n%s", err, e.Context, e.Delivery, hang.Killed, hang.Stacks)

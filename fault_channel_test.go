@@ -59,7 +59,7 @@ var channelFaults = []fault{
 		}
 		executed(t, p, "echo", []any{1})
 		require.Equal(t, pid, p.Workers()[0].PID)
-		_, err := p.ExecuteAnonymous(context.Background(), "deadlock", nil, WithTimeout(hangTime))
+		_, err := p.ExecuteAnonymous(context.Background(), "deadlock", nil, WithTimeout(stackTime))
 		require.Contains(t, detail[*HangError](t, err).Stacks, "in deadlock", "the stacks come without fd 2, too")
 	}},
 	{name: "C4_handler_that_closes_every_descriptor_costs_its_worker", command: "close_everything", want: ErrWorkerExited, is: MaybeExecuted, worker: replaced,

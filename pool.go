@@ -269,7 +269,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	for {
 		left := c.checkout
 		if left > 0 {
-			left = max(left-time.Since(begun), 1)
+			left = max(left-c.queued-time.Since(begun), 1)
 		}
 		circuit := p.sup.circuit.state.Load()
 		if circuit.err != nil {

@@ -1,9 +1,13 @@
 package pypool
 
 import (
+	"bytes"
 	"cmp"
+	"compress/zlib"
 	"context"
 	"embed"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,23 +29,28 @@ const Version = "0.1.0"
 var pythonFiles embed.FS
 
 // pythonRuntime is the embedded package, ready to be sent: no file is ever written. The bootstrap is given to `python -c`;
-// it reads the hello line, and in it the other modules' sources.
-var pythonRuntime = sync.OnceValues(func() (boot string, modules map[string]string) {
-	modules = map[string]string{}
+// it reads the hello line, and in it the other modules' sources: packed, so that the line fits into the pipe.
+var pythonRuntime = sync.OnceValues(func() (boot, packed string) {
+	modules := map[string]string{}
 	_ = fs.WalkDir(pythonFiles, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
 		source, err := pythonFiles.ReadFile(path)
-		name := strings.TrimSuffix(d.Name(), ".py")
-		if name == "_boot" {
+		switch name := strings.TrimSuffix(d.Name(), ".py"); name {
+		case "_boot":
 			boot = string(source)
-		} else {
+		case "__main__": // the command line, which runs from files
+		default:
 			modules[name] = string(source)
 		}
 		return err
 	})
-	return boot, modules
+	var buf bytes.Buffer
+	w := zlib.NewWriter(&buf) // into memory: nothing here can fail
+	_ = json.NewEncoder(w).Encode(modules)
+	_ = w.Close()
+	return boot, base64.StdEncoding.EncodeToString(buf.Bytes())
 })
 
 // pythonArgs are the interpreter's arguments: -I keeps the environment and the working directory from replacing what the
@@ -58,28 +67,28 @@ func pythonArgs(cfg *Config) []string {
 
 // helloArgs is docs/protocol.md, "Hello".
 type helloArgs struct {
-	Protocol        []int             `json:"protocol"`
-	Version         string            `json:"version"`
-	Capabilities    []string          `json:"capabilities"`
-	Pool            string            `json:"pool"`
-	WorkerID        string            `json:"worker_id"`
-	MaxMessageBytes int               `json:"max_message_bytes"`
-	Script          *string           `json:"script"`
-	Module          *string           `json:"module"`
-	Args            []string          `json:"args"`
-	LogLevel        int               `json:"log_level"`
-	StackFD         int               `json:"stack_fd,omitempty"`
-	BegunFD         int               `json:"begun_fd,omitempty"`
-	LeashFD         int               `json:"leash_fd,omitempty"`
-	Runtime         map[string]string `json:"runtime"`
+	Protocol        []int    `json:"protocol"`
+	Version         string   `json:"version"`
+	Capabilities    []string `json:"capabilities"`
+	Pool            string   `json:"pool"`
+	WorkerID        string   `json:"worker_id"`
+	MaxMessageBytes int      `json:"max_message_bytes"`
+	Script          *string  `json:"script"`
+	Module          *string  `json:"module"`
+	Args            []string `json:"args"`
+	LogLevel        int      `json:"log_level"`
+	StackFD         int      `json:"stack_fd,omitempty"`
+	BegunFD         int      `json:"begun_fd,omitempty"`
+	LeashFD         int      `json:"leash_fd,omitempty"`
+	Runtime         string   `json:"runtime"`
 }
 
 func helloRequest(cfg *Config, workerID string, rep *reporter) (request, error) {
-	_, modules := pythonRuntime()
+	_, packed := pythonRuntime()
 	hello := helloArgs{
 		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "begun", "log"},
 		Pool: cfg.Name, WorkerID: workerID, MaxMessageBytes: cfg.MaxMessageBytes,
-		Args: append([]string{}, cfg.Args...), LogLevel: pythonLevel(rep.enabled), Runtime: modules,
+		Args: append([]string{}, cfg.Args...), LogLevel: pythonLevel(rep.enabled), Runtime: packed,
 	}
 	if cfg.Script != "" {
 		hello.Script = &cfg.Script

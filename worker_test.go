@@ -190,3 +190,14 @@ func TestCommandsDescribeThemselves(t *testing.T) {
 	assert.Equal(t, "generator", byName["count"].Kind)
 	assert.Equal(t, "program", byName["double"].Kind)
 }
+
+// TestHelloFitsIntoAPipe: the host writes it in one go, and a worker that reads lines of at most 64 KiB can read it.
+func TestHelloFitsIntoAPipe(t *testing.T) {
+	cfg, err := Config{Script: workerScript(t, "core.py")}.resolve()
+	require.NoError(t, err)
+	rep := newReporter(cfg.Logger)
+	defer rep.close()
+	hello, err := helloRequest(&cfg, "w1", rep)
+	require.NoError(t, err)
+	require.Less(t, len(hello.seal(0, 0, false)), 60<<10)
+}

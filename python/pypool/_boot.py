@@ -65,8 +65,12 @@ def _pypool_boot():
     except ImportError:
         from json import loads as decode
     try:
+        import zlib
+        from binascii import a2b_base64
+
         hello = decode(line.decode("utf-8"))
-        sources = hello["args"]["runtime"]
+        packed = zlib.decompress(a2b_base64(hello["args"]["runtime"]))
+        sources = decode(packed.decode("utf-8"))
         finder_source = sources["_finder"]
     except Exception as error:
         fail(type(error).__name__, "the hello line cannot be read: %s" % (error,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -18,10 +20,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pypool"
 TIMEOUT = 30.0
 
 
-def runtime_sources() -> Dict[str, str]:
-    """The sources that hello carries: every module but the bootstrap and the command line."""
+def packed_runtime() -> str:
+    """The sources that hello carries, packed as the Go side packs them: every module but the bootstrap and the command line."""
     skip = ("_boot", "__main__")
-    return {path.stem: path.read_text("ascii") for path in PACKAGE.glob("*.py") if path.stem not in skip}
+    sources = {path.stem: path.read_text("ascii") for path in PACKAGE.glob("*.py") if path.stem not in skip}
+    return base64.b64encode(zlib.compress(json.dumps(sources).encode())).decode()
 
 
 class Host:
@@ -90,7 +93,7 @@ class Host:
             "module": module,
             "args": [],
             "log_level": 20,
-            "runtime": runtime_sources(),
+            "runtime": packed_runtime(),
         }
         if extras:
             self.hello_args.update(stack_fd=3, begun_fd=4)
