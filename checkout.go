@@ -23,16 +23,17 @@ type desk struct {
 	waiting  atomic.Int64
 	borrowed atomic.Int64 // tokens that the supervisor holds for a moment: callers then wait who would not have to
 	wanted   func()       // called when a caller begins to wait
+	suspect  func()       // called when a worker that is put back turns out to be dead: nobody else may look for it
 }
 
-func newDesk(size, maxQueue int, construct puddle.Constructor[*worker], wanted func()) (*desk, error) {
+func newDesk(size, maxQueue int, construct puddle.Constructor[*worker], wanted, suspect func()) (*desk, error) {
 	p, err := puddle.NewPool(&puddle.Config[*worker]{
 		Constructor: construct, Destructor: (*worker).stop, MaxSize: int32(size),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &desk{puddle: p, idle: make(chan struct{}, size), maxQueue: int64(maxQueue), wanted: wanted}, nil
+	return &desk{puddle: p, idle: make(chan struct{}, size), maxQueue: int64(maxQueue), wanted: wanted, suspect: suspect}, nil
 }
 
 // Why take gave up, beside a context's error.
@@ -80,14 +81,24 @@ func (d *desk) acquire() (*resource, error) { return d.puddle.Acquire(context.Ba
 
 // put returns a worker that may serve again.
 func (d *desk) put(res *resource) {
+	w := res.Value()
 	res.Release()
+	d.available(w)
+}
+
+// available adds the token of a worker that puddle has. The worker may have died in the meantime, and been looked for before there was a token.
+func (d *desk) available(w *worker) {
 	d.idle <- struct{}{}
+	if w.isExited() {
+		d.suspect()
+	}
 }
 
 // putUnused is put, without counting as a use: the worker stays as long idle as it was.
 func (d *desk) putUnused(res *resource) {
+	w := res.Value()
 	res.ReleaseUnused()
-	d.idle <- struct{}{}
+	d.available(w)
 }
 
 // create constructs one worker and makes it available. It returns puddle.ErrNotAvailable while slots are still held by
@@ -96,6 +107,7 @@ func (d *desk) create(ctx context.Context) error {
 	err := d.puddle.CreateResource(ctx)
 	if err == nil {
 		d.idle <- struct{}{}
+		d.suspect() // it may have died since
 	}
 	return err
 }

@@ -196,20 +196,31 @@ func (c *conn) receiveLast(id uint64, f *frame) bool {
 }
 
 // skipBanner reads up to the first answer's beginning, and returns what stands before it: what a sitecustomize or .pth file
-// printed before the runtime could take stdout out of its way.
-func (c *conn) skipBanner() (banner []byte, err error) {
-	answer := []byte(`{"id":0,"success":`)
+// printed before the runtime could take stdout out of its way. sent is what was asked: a process that only echoes is no Python.
+func (c *conn) skipBanner(sent []byte) (banner []byte, err error) {
+	start := c.r // of the line in hand
 	for {
-		unread := c.buf[c.r:c.w]
-		if i := bytes.Index(unread, answer); i >= 0 {
-			c.r += i
-			return bytes.Clone(unread[:i]), nil
+		if i := bytes.IndexByte(c.buf[start:c.w], '\n'); i >= 0 {
+			line := c.buf[start : start+i]
+			if bytes.Equal(line, sent[:len(sent)-1]) {
+				return bytes.Clone(c.buf[c.r:start]), c.violation(errors.New("the process sends back what it is told"), line)
+			}
+			if at := answerIn(line); at >= 0 {
+				banner = bytes.Clone(c.buf[c.r : start+at])
+				c.r = start + at
+				return banner, nil
+			}
+			start += i + 1
+			continue
 		}
-		if len(unread) > maxBanner {
-			return nil, c.violation(fmt.Errorf("more than %d bytes of output before hello was answered", maxBanner), unread)
+		if c.w-c.r > maxBanner+c.max {
+			return nil, c.violation(errors.New("endless output before hello was answered"), c.buf[c.r:c.w])
+		}
+		if start-c.r > maxBanner {
+			return nil, c.violation(fmt.Errorf("more than %d bytes of output before hello was answered", maxBanner), c.buf[c.r:c.w])
 		}
 		if c.w == len(c.buf) {
-			c.makeRoom()
+			start -= c.makeRoom()
 		}
 		n, err := c.readNext(c.buf[c.w:])
 		c.w += n
@@ -217,6 +228,21 @@ func (c *conn) skipBanner() (banner []byte, err error) {
 			return bytes.Clone(c.buf[c.r:c.w]), err
 		}
 	}
+}
+
+// answerIn finds where in a line a frame begins that reaches to its end: output without a newline may stand before it.
+func answerIn(line []byte) int {
+	var f frame
+	for at := 0; at < len(line); at++ {
+		i := bytes.IndexByte(line[at:], '{')
+		if i < 0 {
+			break
+		}
+		if at += i; parseFrame(line[at:], &f) == nil {
+			return at
+		}
+	}
+	return -1
 }
 
 // receiveFrame reads up to the next newline with read, and parses the line.

@@ -100,7 +100,7 @@ func (w *worker) converse(line []byte, id uint64, into any) error {
 		return err
 	}
 	if id == 0 {
-		banner, err := w.conn.skipBanner()
+		banner, err := w.conn.skipBanner(line)
 		if len(banner) > 0 {
 			w.log.add(banner)
 		}

@@ -71,7 +71,7 @@ func newSupervisor(cfg *Config, env *workerEnv, sessions *sessionTable, counters
 	// Beyond Size and Overflow: a replacement made before the old one goes, and slots that dying workers still hold.
 	slots := cfg.Size + cfg.Overflow + 1 + max(maxStarting, cfg.Size)
 	var err error
-	s.desk, err = newDesk(slots, cfg.MaxQueue, s.construct, s.callerWaits)
+	s.desk, err = newDesk(slots, cfg.MaxQueue, s.construct, s.callerWaits, s.lookForDead)
 	s.chores = s.newChores(time.Now())
 	return s, err
 }
@@ -93,6 +93,12 @@ func (s *supervisor) kick() {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// lookForDead has the next turn take the dead out of the idle.
+func (s *supervisor) lookForDead() {
+	s.dirty.Store(true)
+	s.kick()
 }
 
 func (s *supervisor) callerWaits() {
@@ -180,8 +186,7 @@ func (s *supervisor) onExit(w *worker) {
 	s.broadcastLocked()
 	s.mu.Unlock()
 	s.reportExit(w, j, wasReady, stopped)
-	s.dirty.Store(true)
-	s.kick()
+	s.lookForDead()
 }
 
 // --- keeping Size ---------------------------------------------------------------------------------------------------
@@ -289,8 +294,7 @@ func (s *supervisor) retireWornLocked() {
 // retire makes the worker end at its next release, or now when it is idle.
 func (s *supervisor) retire(w *worker) {
 	w.retired.Store(true)
-	s.dirty.Store(true)
-	s.kick()
+	s.lookForDead()
 }
 
 // markOverflowLocked calls the youngest beyond Size overflow.

@@ -81,6 +81,7 @@ type reply struct {
 const (
 	reapWait  = 5 * time.Second        // what a KILL may take before the process is given up
 	drainWait = 200 * time.Millisecond // what stderr may take to end after its process
+	exitWait  = time.Second            // what a process may take to end after its channel has
 )
 
 // ping proves that an idle worker answers within d. The caller holds the worker.
@@ -206,7 +207,7 @@ func (w *worker) failure(ctx context.Context, j *job, err error, start time.Time
 		}
 		e = newError(TypeProtocol, delivery, violation.Error(), violation)
 	default:
-		e = w.gone(j, delivery)
+		e = w.gone(ctx, j, delivery, start)
 	}
 	return w.place(e, j, start)
 }
@@ -242,9 +243,16 @@ func (w *worker) hang() *HangError {
 }
 
 // gone explains the end of the stream: the process has ended, or it has closed its channel and must be ended.
-func (w *worker) gone(j *job, delivery Delivery) *Error {
-	// End of file comes before the exit: wait a moment for the reason.
-	if !w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {
+func (w *worker) gone(ctx context.Context, j *job, delivery Delivery, start time.Time) *Error {
+	// End of file comes before the exit. Wait for the reason, but not beyond KillGrace after the deadline.
+	patience := exitWait
+	if j.timeout > 0 {
+		patience = min(patience, time.Until(start.Add(j.timeout))+w.env.cfg.KillGrace)
+	}
+	if end, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(end)+w.env.cfg.KillGrace)
+	}
+	if !w.awaitExit(max(patience, w.env.cfg.KillGrace, 100*time.Millisecond)) {
 		w.proc.kill()
 		v := &ProtocolError{Reason: "the worker closed its channel and went on"}
 		return newError(TypeProtocol, delivery, v.Error(), v)
