@@ -201,3 +201,9 @@ func TestHelloFitsIntoAPipe(t *testing.T) {
 	require.NoError(t, err)
 	require.Less(t, len(hello.seal(0, 0, false)), 60<<10)
 }
+
+func TestVersionIsThePythonPackages(t *testing.T) {
+	text, err := os.ReadFile("python/pyproject.toml")
+	require.NoError(t, err)
+	require.Contains(t, string(text), `version = "`+Version+`"`)
+}
