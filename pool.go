@@ -135,7 +135,7 @@ func (p *Pool) refuse(ctx context.Context, c *call, err *Error) (Result, error) 
 	return Result{}, p.finish(ctx, c, err)
 }
 
-// execute is the life of a call: begin, encode, then acquire, use, release; once more on another worker when the first
+// execute is the life of a call: begin, encode, then acquire, use, release; again on another worker when the first
 // proves not to have executed it.
 func (p *Pool) execute(ctx context.Context, c *call, opts []CallOption) (Result, error) {
 	if !p.wasStarted() {
