@@ -133,12 +133,7 @@ func (s *supervisor) sampleMemory() {
 		return
 	}
 	s.mu.Lock()
-	workers := make([]*worker, 0, len(s.live))
-	for w := range s.live {
-		if w.isReady() {
-			workers = append(workers, w)
-		}
-	}
+	workers := s.readyWorkersLocked()
 	s.mu.Unlock()
 	for _, w := range workers {
 		rss := residentBytes(w.proc.pid())

@@ -191,13 +191,16 @@ func (s *supervisor) onExit(w *worker) {
 
 // --- keeping Size ---------------------------------------------------------------------------------------------------
 
-func (s *supervisor) readyLocked() (n int) {
+func (s *supervisor) readyLocked() int { return len(s.readyWorkersLocked()) }
+
+// readyWorkersLocked returns the workers that serve, or could at once, in no order.
+func (s *supervisor) readyWorkersLocked() (ready []*worker) {
 	for w := range s.live {
 		if w.isReady() {
-			n++
+			ready = append(ready, w)
 		}
 	}
-	return n
+	return ready
 }
 
 // reconcile compares what is with what should be, and acts. It returns when to look again at the latest, or zero.
@@ -258,8 +261,8 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 // wornLocked returns the ready workers that are to be replaced.
 func (s *supervisor) wornLocked(now time.Time) (worn []*worker) {
 	generation := s.generation.Load()
-	for w := range s.live {
-		if w.isReady() && w.worn(generation, now) {
+	for _, w := range s.readyWorkersLocked() {
+		if w.worn(generation, now) {
 			worn = append(worn, w)
 		}
 	}
@@ -299,12 +302,7 @@ func (s *supervisor) retire(w *worker) {
 
 // markOverflowLocked calls the youngest beyond Size overflow.
 func (s *supervisor) markOverflowLocked() {
-	var ready []*worker
-	for w := range s.live {
-		if w.isReady() {
-			ready = append(ready, w)
-		}
-	}
+	ready := s.readyWorkersLocked()
 	slices.SortFunc(ready, bySeq)
 	for i, w := range ready {
 		w.overflow.Store(i >= s.cfg.Size)
