@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"strconv"
 	"time"
 )
@@ -108,7 +107,7 @@ func (c *conn) disarm(stop func() bool) {
 func (c *conn) await(p []byte) (int, error) {
 	if c.spin > 0 {
 		begun := time.Now()
-		for i := range maxPolls { // so that it ends also where the clock stands still, as in a synctest bubble
+		for range maxPolls { // so that it ends also where the clock stands still, as in a synctest bubble
 			n, err := c.t.TryRead(p)
 			if n > 0 || err != nil {
 				return n, err
@@ -116,9 +115,7 @@ func (c *conn) await(p []byte) (int, error) {
 			if time.Since(begun) > c.spin {
 				break
 			}
-			if i%pollsAYield == pollsAYield-1 { // a yield looks into the network poller, at several polls' price
-				runtime.Gosched()
-			}
+			giveWay() // the worker may be waiting for this very processor
 		}
 		c.spin = 0 // once an exchange
 	}

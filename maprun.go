@@ -26,6 +26,7 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 	w := res.Value()
 	j := &job{info: m.template.info, id: m.slot(batch[0]).call.id}
 	w.current.Store(j)
+	w.proc.linger(0)
 	defer func() {
 		w.doneWith()
 		m.p.release(res)

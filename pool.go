@@ -317,16 +317,18 @@ func queueError(ctx context.Context, c *call) *Error {
 func (p *Pool) use(ctx context.Context, c *call, res *resource) (reply, *Error) {
 	w := res.Value()
 	c.worker, c.pid = w.id, w.proc.pid()
-	var pc *pace
-	pc, c.spin = p.paces.begin(c.info.Command)
 	begun := time.Now()
+	turn := p.paces.begin(c.info.Command, begun.Sub(w.freed))
+	c.spin = turn.spin()
+	w.proc.linger(turn.linger())
 	ended := false
 	defer func() {
 		if !ended { // the loop body of a stream panics, or ends its goroutine
 			w.conn.broken = errors.New("abandoned in mid-exchange")
 		}
-		ran := time.Since(begun)
-		p.paces.end(pc, ran)
+		w.freed = time.Now()
+		ran := w.freed.Sub(begun)
+		p.paces.end(turn, w.proc.worked(ran))
 		c.ran += ran
 		p.counters.run.add(ran)
 		p.release(res)

@@ -23,6 +23,10 @@ type process interface {
 	// begun returns the id of the last request that the runtime began. It is final once exited is closed; ok is false
 	// where there is no shared page.
 	begun() (id uint64, ok bool)
+	// linger tells the runtime how long to poll for its next request before it sleeps. It is a hint, and needs the page too.
+	linger(d time.Duration)
+	// worked is how long the runtime took for its last request, or ran where there is no page.
+	worked(ran time.Duration) time.Duration
 	// terminate and kill signal the whole process group. They do nothing once the process is reaped.
 	terminate()
 	kill()
@@ -175,7 +179,20 @@ func (p *execProcess) begun() (uint64, bool) {
 	if p.page == nil {
 		return 0, false
 	}
-	return p.page.load(), true
+	return p.page.begun(), true
+}
+
+func (p *execProcess) linger(d time.Duration) {
+	if p.page != nil {
+		p.page.linger(d)
+	}
+}
+
+func (p *execProcess) worked(ran time.Duration) time.Duration {
+	if p.page != nil {
+		return p.page.worked()
+	}
+	return ran
 }
 
 func (p *execProcess) stacks(d time.Duration) string {

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -56,7 +57,8 @@ func (s *spawner) close() {
 	<-s.done
 }
 
-// sharedPage is memory that a worker's runtime writes and the host reads, also after the worker's death.
+// sharedPage is memory that a worker's runtime and the host share, also after the worker's death. Its words: the id of the request that
+// the runtime began last, written there; the nanoseconds for which it is to poll for its next request, written here.
 type sharedPage struct{ mem []byte }
 
 // newSharedPage returns the page and the file to hand to the child; nil when the kernel has no memfd.
@@ -71,7 +73,7 @@ func newSharedPage() (*sharedPage, *os.File) {
 		file.Close()
 		return nil, nil
 	}
-	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ, unix.MAP_SHARED)
+	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		file.Close()
 		return nil, nil
@@ -79,11 +81,22 @@ func newSharedPage() (*sharedPage, *os.File) {
 	return &sharedPage{mem}, file
 }
 
-func (p *sharedPage) load() uint64 {
-	return atomic.LoadUint64((*uint64)(unsafe.Pointer(&p.mem[0])))
+func (p *sharedPage) word(i int) *uint64 { return (*uint64)(unsafe.Pointer(&p.mem[8*i])) }
+
+func (p *sharedPage) begun() uint64 { return atomic.LoadUint64(p.word(0)) }
+
+func (p *sharedPage) worked() time.Duration { return time.Duration(atomic.LoadUint64(p.word(2))) }
+
+func (p *sharedPage) linger(d time.Duration) {
+	if w := p.word(1); atomic.LoadUint64(w) != uint64(d) { // a store would take the line from the worker's cache
+		atomic.StoreUint64(w, uint64(d))
+	}
 }
 
 func (p *sharedPage) close() { _ = unix.Munmap(p.mem) }
+
+// giveWay lets another thread that waits for this processor have it.
+func giveWay() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
 // residentBytes reads a process's resident memory; 0 when it is gone.
 func residentBytes(pid int) int64 {

@@ -5,6 +5,7 @@ package pypool
 import (
 	"os"
 	"os/exec"
+	"time"
 )
 
 // spawner: only Linux has a parent death signal, and so a thread to bind it to.
@@ -22,8 +23,12 @@ type sharedPage struct{}
 
 func newSharedPage() (*sharedPage, *os.File) { return nil, nil }
 
-func (*sharedPage) load() uint64 { return 0 }
-func (*sharedPage) close()       {}
+func (*sharedPage) begun() uint64         { return 0 }
+func (*sharedPage) worked() time.Duration { return 0 }
+func (*sharedPage) linger(time.Duration)  {}
+func (*sharedPage) close()                {}
+
+func giveWay() {}
 
 // residentBytes: not known here, and so MaxRSS has no effect.
 func residentBytes(int) int64 { return 0 }

@@ -98,9 +98,9 @@ def _call_by_hand(options: argparse.Namespace) -> int:
         sys.stderr.write("the arguments are not JSON: %s\n" % error)
         return 1
     _call.RUNNING.request = (1, name, args, options.session, None, entry.streams, None)
-    began = _call.RUNNING.began = time.monotonic()
+    began = _call.RUNNING.began = time.monotonic_ns()
     status = _run(entry, args)
-    sys.stderr.write("%s in %.1f ms\n" % ("ok" if status == 0 else "failed", (time.monotonic() - began) * 1000))
+    sys.stderr.write("%s in %.1f ms\n" % ("ok" if status == 0 else "failed", (time.monotonic_ns() - began) / 1e6))
     return status
 
 

@@ -44,7 +44,7 @@ class _Running:
 
     def __init__(self) -> None:
         self.request: Optional[Request] = None
-        self.began = 0.0
+        self.began = 0  # monotonic_ns()
 
 
 RUNNING = _Running()
@@ -56,5 +56,5 @@ def current_call() -> Call:
     if request is None:
         raise LookupError("no call is running: current_call() works inside a command or a program only")
     id, _, _, session_id, timeout_ms, _, trace = request
-    deadline = None if timeout_ms is None else RUNNING.began + timeout_ms / 1000.0
+    deadline = None if timeout_ms is None else RUNNING.began / 1e9 + timeout_ms / 1000.0
     return Call(id, session_id, deadline, trace)

@@ -8,6 +8,7 @@ wrappers take and the import of `re`; where they are missing, `json` itself serv
 from __future__ import annotations
 
 import os
+from time import monotonic_ns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -298,8 +299,10 @@ SUCCESS = '{"id":%d,"success":true,"result":%s}\n'
 class Channel:
     """The private descriptors. Only the loop's thread uses it, so it needs no lock."""
 
-    def __init__(self, fd_in: int, fd_out: int, rest: bytes = b"") -> None:
+    def __init__(self, fd_in: int, fd_out: int, rest: bytes = b"", page: Any = None) -> None:
         self.fd_in = fd_in
+        self.page: Any = [0, 0, 0] if page is None else page
+        self.ready: Optional[Callable[[int], Any]] = None
         self.fd_out = fd_out
         self.lines: List[bytes] = []  # complete lines, the next one last
         self.parts: List[bytes] = []  # of the line that is not complete yet
@@ -311,11 +314,27 @@ class Channel:
         """The next request line without its newline, waiting for it; None at the end of the host."""
         lines = self.lines
         while not lines:
+            linger = self.page[1]
+            if linger:
+                self._linger(linger)
             chunk = os.read(self.fd_in, 1 << 20 if self.parts else 1 << 16)
             if not chunk:
                 return None  # a partial line is never dispatched
             self.take(chunk)
         return lines.pop()
+
+    def _linger(self, ns: int) -> None:
+        """Poll for the next request for so long: the host expects to send it at once, and to be woken costs more."""
+        if self.ready is None:
+            import select
+
+            poll = select.poll()
+            poll.register(self.fd_in, select.POLLIN)
+            self.ready = poll.poll
+        ready, give_way = self.ready, os.sched_yield
+        end = monotonic_ns() + ns
+        while not ready(0) and monotonic_ns() < end:
+            give_way()
 
     def take(self, chunk: bytes) -> None:
         """Keep what has been read: complete lines in `lines`, the beginning of another in `parts`."""

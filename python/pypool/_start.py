@@ -21,7 +21,8 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     from . import _worker
 
     args = hello["args"]
-    channel = Channel(fds[0], fds[1], rest)
+    page = _shared_page(_private(args.get("begun_fd")))
+    channel = Channel(fds[0], fds[1], rest, page)
     if PROTOCOL not in args["protocol"]:
         message = "the host speaks protocol %s, this runtime (%s) speaks [%d]" % (args["protocol"], __version__, PROTOCOL)
         from . import _failure
@@ -29,9 +30,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         channel.write(_failure.error_line(0, {"kind": "protocol_mismatch", "message": message, "supported": [PROTOCOL]}))
         os._exit(1)
     stack_fd = _private(args.get("stack_fd"))
-    begun_fd = _private(args.get("begun_fd"))
     leash_fd = _private(args.get("leash_fd"))
-    page = _begun_page(begun_fd)
     _life.close_inherited()
     _life.leash(leash_fd)
     _life.guard_process(fds[2], stack_fd)
@@ -98,14 +97,17 @@ def _private(fd: Optional[int]) -> Optional[int]:
         return None
 
 
-def _begun_page(fd: Optional[int]) -> Any:
-    """The shared page as an array of 64-bit numbers, or None: item 0 is the id of the request that has begun."""
+def _shared_page(fd: Optional[int]) -> Any:
+    """The shared page as an array of 64-bit numbers, or None.
+
+    Item 0 is the id of the request that has begun; item 1, the host's, how many nanoseconds to poll for the next request.
+    """
     if fd is None:
         return None
     try:
         import mmap
 
-        page = memoryview(mmap.mmap(fd, 8)).cast("Q")
+        page = memoryview(mmap.mmap(fd, 24)).cast("Q")
     except (ImportError, OSError, ValueError):
         return None
     os.close(fd)

@@ -15,7 +15,7 @@ requests those behind the first unanswered one were not executed.
 
 from __future__ import annotations
 
-from time import monotonic
+from time import monotonic, monotonic_ns
 
 from . import _life
 from ._call import RUNNING
@@ -47,7 +47,7 @@ class Worker:
         self.started = monotonic()
         self.calls = 0
         self.errors = 0
-        self._begun = [0] if page is None else page
+        self._begun = [0, 0, 0] if page is None else page
         #: Commands that can be called with the JSON arguments as they are; filled by each one's first call (`_dispatch`).
         self.direct: Dict[str, Callable[..., Any]] = {}
 
@@ -62,10 +62,10 @@ class Worker:
                 line = next_line()
                 if line is None:
                     _life.host_gone()
+                running.began = began = monotonic_ns()
                 request = parse_request(line)
                 id, name, args, _, _, stream, _ = request
                 begun[0] = id
-                running.began = monotonic()
                 running.request = request
                 handler = direct(name)
                 if handler is None or stream:
@@ -85,6 +85,7 @@ class Worker:
                         answer = SUCCESS % (id, text) if len(text) < small else self.succeeded(id, text)
                     except BaseException as error:
                         answer = self.failed(id, error, COMMANDS[name], args)
+                begun[2] = monotonic_ns() - began
                 writing = True
                 write(answer)
                 # Nothing of a call stays alive while the loop waits.

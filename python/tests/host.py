@@ -183,12 +183,21 @@ class Host:
     # -- process
 
     def begun(self) -> int:
-        number: int = struct.unpack("=Q", os.pread(self.page.fileno(), 8, 0))[0]
+        return self._word(0)
+
+    def worked(self) -> int:
+        return self._word(16)
+
+    def linger(self, ns: int) -> None:
+        os.pwrite(self.page.fileno(), struct.pack("=Q", ns), 8)
+
+    def _word(self, offset: int) -> int:
+        number: int = struct.unpack("=Q", os.pread(self.page.fileno(), 8, offset))[0]
         return number
 
     def stderr(self) -> str:
-        self.stderr_file.seek(0)
-        return self.stderr_file.read().decode("utf-8", "replace")
+        fd = self.stderr_file.fileno()  # read without moving the offset: the worker writes at the same one
+        return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "replace")
 
     def records(self) -> List[Dict[str, Any]]:
         mark = "\x1epypool:"

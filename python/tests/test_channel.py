@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,19 @@ def test_missing_extra_descriptors(start: Start) -> None:
     host = start(NOISE, extras=False, stack_fd=3, begun_fd=4)
     assert host.hello["result"]["capabilities"] == ["stream", "log"]
     assert host.result("echo", [1]) == 1
+
+
+def test_worker_that_lingers_for_its_next_request(start: Start) -> None:
+    host = start(NOISE)
+    host.linger(20_000_000)
+    for n in range(50):  # some are there when it looks, some come while it polls, and some find it asleep
+        time.sleep((n % 3) * 0.015)
+        assert host.result("echo", [n]) == n
+    assert 0 < host.worked() < 5_000_000_000
+    host.linger(10**15)
+    assert host.result("echo", ["polls"]) == "polls"
+    host.close_stdin()
+    assert host.wait() != 0, "the end of the host ends the polling"
 
 
 def test_begun_page(start: Start) -> None:

@@ -1,0 +1,80 @@
+package pypool
+
+import (
+	"context"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestPaceDecidesWhoPolls(t *testing.T) {
+	const now = time.Duration(0)
+	twoCPUs := func(work ...time.Duration) *paces {
+		ps := &paces{cpus: 2}
+		for _, w := range work {
+			ps.end(ps.begin("work", now), w)
+		}
+		return ps
+	}
+	polls := func(ps *paces, idle time.Duration) bool {
+		turn := ps.begin("work", idle)
+		assert.Equal(t, turn.poll, turn.spin() > 0)
+		assert.Equal(t, turn.poll, turn.linger() > 0)
+		return turn.poll
+	}
+	const brief, long = 5 * time.Microsecond, time.Millisecond
+	assert.False(t, polls(twoCPUs(), now), "nothing is known of a new command")
+	assert.True(t, polls(twoCPUs(brief), now))
+	assert.False(t, polls(twoCPUs(brief), time.Millisecond), "its worker sleeps by now")
+	assert.False(t, polls(twoCPUs(long), now))
+	assert.True(t, polls(twoCPUs(brief, brief, time.Hour), now), "one that took long says little")
+	assert.False(t, polls(twoCPUs(brief, long, brief, long, brief, long, brief, long), now))
+
+	busy := twoCPUs(brief)
+	assert.True(t, polls(busy, now))
+	assert.True(t, polls(busy, now))
+	assert.False(t, polls(busy, now), "more calls than processors")
+
+	one := &paces{}
+	one.end(one.begin("work", now), brief)
+	assert.False(t, polls(one, now), "the only processor is the worker's")
+
+	many := &paces{cpus: 2}
+	for i := range 2 * maxPaces {
+		many.end(many.begin(string(rune(i)), now), brief)
+	}
+	assert.EqualValues(t, maxPaces, many.count.Load(), "names that a caller makes up do not fill the memory")
+	assert.Zero(t, many.running.Load())
+}
+
+// The runtime says how long it worked, so that a slow wake-up, or a busy machine, does not make a command look slow.
+func TestPaceLearnsFromTheRuntime(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the shared page is Linux's")
+	}
+	p := newPool(t, Config{Script: script(t, `
+import time
+from pypool import command
+
+@command
+def brief(): pass
+
+@command
+def long(): time.sleep(0.02)
+`), Size: 1})
+	learned := func(command string) time.Duration {
+		_, err := p.ExecuteAnonymous(context.Background(), command, nil)
+		require.NoError(t, err)
+		v, ok := p.paces.known.Load(command)
+		require.True(t, ok)
+		return time.Duration(v.(*pace).work.Load())
+	}
+	assert.Positive(t, learned("brief"))
+	assert.Equal(t, 4*briefWork, learned("long"))
+	proc := p.sup.workers()[0].proc
+	assert.GreaterOrEqual(t, proc.worked(0), 20*time.Millisecond)
+	assert.Less(t, proc.worked(0), 10*time.Second)
+}
