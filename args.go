@@ -6,43 +6,76 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strconv"
+	"sync"
 	"unicode/utf8"
 )
 
 // encodeArgs appends args as a JSON object, array or null. It refuses what JSON cannot carry exactly.
-func encodeArgs(b *bytes.Buffer, args any) error {
-	at := b.Len()
+func encodeArgs(b []byte, args any) ([]byte, error) {
+	at := len(b)
 	switch v := args.(type) {
+	case positional:
+		if n, ok := v.scalar.(int); ok { // an ordinary item of a Map
+			return append(strconv.AppendInt(append(b, '['), int64(n), 10), ']'), nil
+		}
+		return encodeArgs(b, [1]any{v.scalar})
 	case json.RawMessage:
 		if !json.Valid(v) {
-			return errors.New("the json.RawMessage is not valid JSON")
+			return nil, errors.New("the json.RawMessage is not valid JSON")
 		}
 		if !utf8.Valid(v) {
-			return errors.New("the json.RawMessage is not valid UTF-8")
+			return nil, errors.New("the json.RawMessage is not valid UTF-8")
 		}
-		if err := json.Compact(b, v); err != nil {
-			return err
+		compact := bytes.NewBuffer(b)
+		if err := json.Compact(compact, v); err != nil {
+			return nil, err
 		}
+		b = compact.Bytes()
 	default:
-		enc := json.NewEncoder(b)
-		enc.SetEscapeHTML(false)
-		if err := enc.Encode(args); err != nil {
-			return err
+		enc := argsEncoders.Get().(*argsEncoder)
+		enc.out = b
+		err := enc.json.Encode(args)
+		b, enc.out = enc.out, nil
+		argsEncoders.Put(enc)
+		if err != nil {
+			return nil, err
 		}
-		b.Truncate(b.Len() - 1) // the encoder's newline
-		if err := refuseReplaced(b.Bytes()[at:], args); err != nil {
-			return err
+		b = b[:len(b)-1] // the encoder's newline
+		if err := refuseReplaced(b[at:], args); err != nil {
+			return nil, err
 		}
-		if !utf8.Valid(b.Bytes()[at:]) { // encoding/json passes the bytes of a json.RawMessage on as they are
-			return errors.New("a json.RawMessage in it is not valid UTF-8")
+		if !utf8.Valid(b[at:]) { // encoding/json passes the bytes of a json.RawMessage on as they are
+			return nil, errors.New("a json.RawMessage in it is not valid UTF-8")
 		}
 	}
-	switch b.Bytes()[at] {
+	switch b[at] {
 	case '{', '[', 'n':
-		return nil
+		return b, nil
 	}
-	return fmt.Errorf("arguments must encode to a JSON object, array or null, and %T does not", args)
+	return nil, fmt.Errorf("arguments must encode to a JSON object, array or null, and %T does not", args)
 }
+
+// argsEncoder is a json.Encoder that appends; encoders are used again, as each would cost an allocation.
+type argsEncoder struct {
+	json *json.Encoder
+	out  []byte
+}
+
+var argsEncoders = sync.Pool{New: func() any {
+	e := &argsEncoder{}
+	e.json = json.NewEncoder(e)
+	e.json.SetEscapeHTML(false)
+	return e
+}}
+
+func (e *argsEncoder) Write(p []byte) (int, error) {
+	e.out = append(e.out, p...)
+	return len(p), nil
+}
+
+// positional is a scalar that becomes the one positional argument.
+type positional struct{ scalar any }
 
 // refuseReplaced finds the strings that encoding/json changed silently: it writes \ufffd for each byte that is not UTF-8.
 // A U+FFFD that the caller wrote comes out unescaped, so only suspects are looked at closely.

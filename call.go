@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -64,6 +65,12 @@ func (r Result) Decode(v any) error {
 }
 
 func decodeReply(raw []byte, bigInt bool, v any) (err error) {
+	if number, ok := v.(*int); ok {
+		if n, err := strconv.Atoi(string(raw)); err == nil { // whatever it refuses is encoding/json's to judge
+			*number = n
+			return nil
+		}
+	}
 	if bigInt {
 		dec := json.NewDecoder(bytes.NewReader(raw))
 		dec.UseNumber()
@@ -154,11 +161,11 @@ func (c *call) encode(cfg *Config) *Error {
 	if c.info.Command == commandExecuteProgram && c.info.Program != "" {
 		args = programArgs{c.info.Program, c.args}
 		if c.args != nil {
-			var probe bytes.Buffer // inputs obey the same rule as arguments
-			if err := encodeArgs(&probe, c.args); err != nil {
+			probe, err := encodeArgs(nil, c.args) // inputs obey the same rule as arguments
+			if err != nil {
 				return newError(TypeInvalidArguments, NotExecuted, err.Error(), err)
 			}
-			args = programArgs{c.info.Program, json.RawMessage(probe.Bytes())}
+			args = programArgs{c.info.Program, json.RawMessage(probe)}
 		}
 	}
 	buf, _ := requestBuffers.Get().(*[]byte)

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,10 +15,11 @@ const (
 	mapBlock    = 64
 	mapBlocks   = 128                  // mapBlock*mapBlocks items at most lie between the one fed last and the one yielded last
 	mapBytes    = 8 << 20              // of requests fed and not answered; one item may exceed it
-	mapPublish  = 32                   // items fed before the lanes are told, unless one is hungry
+	mapPublish  = 32                   // items fed before the feeder looks for room, unless a lane is hungry
 	mapAttempts = 3                    // workers that may die before they begin one and the same item
-	mapFlight   = 512                  // requests in flight on one worker
-	mapTarget   = 2 * time.Millisecond // of a worker's time: as many items as fill it are kept in flight
+	mapCrowd    = 128                  // so many items under way, or done, need not be looked at one by one as they come
+	mapFlight   = 1024                 // requests in flight on one worker
+	mapTarget   = 4 * time.Millisecond // of a worker's time: as many items as fill it are kept in flight
 )
 
 // Map runs the command once for each item and yields the results in the items' order. The items are spread over the pool's
@@ -72,18 +74,19 @@ type mapper[Out any] struct {
 	template call
 	refused  *Error // what every item gets, because of the options
 	blocks   [mapBlocks]*[mapBlock]mapSlot[Out]
+	fed      atomic.Int64 // slots filled
+	hungry   atomic.Int64 // lanes that wait for one, or are about to
 
 	mu       sync.Mutex // guards the fields below
 	feeder   sync.Cond  // there may be room in the ring
 	lanes    sync.Cond  // there may be something to serve
 	reader   sync.Cond  // the next slot may be done
-	fed      int        // slots filled
 	taken    int        // slots handed to lanes
 	again    []int      // slots to be handed to another lane
 	yielded  int        // slots delivered
 	bytes    int        // of the requests in slots fed and not done
-	hungry   int        // lanes that wait
 	flying   int        // slots that lanes hold
+	full     bool       // the feeder waits for room
 	ended    bool       // the feeder is done
 	stopped  bool       // the loop is over
 	panicked any
@@ -129,6 +132,17 @@ func (m *mapper[Out]) stop() {
 	m.wakeAll()
 }
 
+// roomLocked reports whether a feeder that had to wait may go on: it is woken for many items at once.
+func (m *mapper[Out]) roomLocked() bool {
+	return int(m.fed.Load())-m.yielded <= mapBlock*mapBlocks*3/4 && m.bytes <= mapBytes*3/4
+}
+
+func (m *mapper[Out]) wakeFeederLocked() {
+	if m.full && m.roomLocked() {
+		m.feeder.Signal()
+	}
+}
+
 func (m *mapper[Out]) overLocked() bool { return m.stopped || m.ctx.Err() != nil }
 
 // --- the feeder -----------------------------------------------------------------------------------------------------
@@ -142,11 +156,10 @@ func encodeItems[In any](items iter.Seq[In]) iter.Seq[any] {
 
 // feed pulls the items and encodes them into slots.
 func (m *mapper[Out]) feed(items iter.Seq[any]) {
-	next, bytes, hungry := 0, 0, false
+	next, bytes := 0, 0
 	publish := func(end bool) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.fed = next
 		m.bytes += bytes
 		bytes = 0
 		if end {
@@ -155,14 +168,17 @@ func (m *mapper[Out]) feed(items iter.Seq[any]) {
 			m.reader.Broadcast()
 			return
 		}
-		if m.hungry > 0 {
+		if m.hungry.Load() > 0 {
 			m.lanes.Signal()
 		}
 		m.reader.Signal() // what was refused when it was fed is done
-		for !m.overLocked() && (next-m.yielded > mapBlock*mapBlocks-mapPublish || m.bytes >= mapBytes) {
-			m.feeder.Wait()
+		if next-m.yielded > mapBlock*mapBlocks-mapPublish || m.bytes >= mapBytes {
+			m.full = true
+			for !m.overLocked() && !m.roomLocked() {
+				m.feeder.Wait()
+			}
+			m.full = false
 		}
-		hungry = m.hungry > 0
 	}
 	defer func() {
 		if r := recover(); r != nil { // in the items, or in their MarshalJSON: it belongs to the caller's goroutine
@@ -170,6 +186,7 @@ func (m *mapper[Out]) feed(items iter.Seq[any]) {
 			m.panicked, m.stopped = r, true
 			m.mu.Unlock()
 		}
+		m.fed.Store(int64(next))
 		publish(true)
 		m.wakeAll()
 	}()
@@ -183,10 +200,12 @@ func (m *mapper[Out]) feed(items iter.Seq[any]) {
 		s := m.slot(next)
 		next++ // first: a panic in fill leaves a slot that counts
 		m.fill(s, item)
-		if !s.done {
+		refused := s.done
+		if !refused {
 			bytes += s.call.req.size()
 		}
-		if hungry || next%mapPublish == 0 || bytes >= mapBytes/16 {
+		m.fed.Store(int64(next)) // from here on the slot is not the feeder's
+		if refused || m.hungry.Load() > 0 || next%mapPublish == 0 || bytes >= mapBytes/16 {
 			publish(false)
 			m.mu.Lock()
 			over := m.overLocked()
@@ -201,11 +220,15 @@ func (m *mapper[Out]) feed(items iter.Seq[any]) {
 // fill begins the item's call and encodes it. One that cannot be sent is done.
 func (m *mapper[Out]) fill(s *mapSlot[Out], item any) {
 	kept := s.call.req.buf
+	if s.observed == nil { // its first item
+		s.call = m.template
+	}
 	var zero Out
-	s.call, s.out, s.err, s.done, s.attempts = m.template, zero, nil, false, 0
+	s.call.worker, s.call.pid = "", 0
+	s.out, s.err, s.done, s.attempts = zero, nil, false, 0
 	s.observed = m.p.begin(m.ctx, &s.call)
 	if err := m.encode(s, kept, item); err != nil {
-		m.settle(s, err)
+		m.settle(s, err, time.Now())
 		s.done = true
 	}
 }
@@ -214,7 +237,7 @@ func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 	if m.refused != nil {
 		return m.refused.again()
 	}
-	req, err := encodeRequest(kept, s.call.info.Command, positional(item), s.call.info.Session, false)
+	req, err := encodeRequest(kept, s.call.info.Command, itemArgs(item), s.call.info.Session, false)
 	if err != nil {
 		return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
 	}
@@ -222,17 +245,19 @@ func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 	return s.call.checkSize(&m.p.cfg)
 }
 
-// positional wraps a scalar into a list of one argument.
-func positional(item any) any {
+// itemArgs is an item as a call's arguments.
+func itemArgs(item any) any {
 	switch item.(type) {
+	case int:
+		return positional{item}
 	case json.Marshaler:
 		return item
 	case encoding.TextMarshaler:
-		return [1]any{item}
+		return positional{item}
 	}
 	switch k := reflect.ValueOf(item).Kind(); {
 	case k >= reflect.Bool && k <= reflect.Float64, k == reflect.String:
-		return [1]any{item}
+		return positional{item}
 	}
 	return item
 }
@@ -281,7 +306,7 @@ func (m *mapper[Out]) take(n int, wait bool, into []int) []int {
 		for ; len(m.again) > 0 && len(into) < had+n; m.again = m.again[1:] {
 			into = append(into, m.again[0])
 		}
-		for ; m.taken < m.fed && len(into) < had+n; m.taken++ {
+		for ; m.taken < int(m.fed.Load()) && len(into) < had+n; m.taken++ {
 			if !m.slot(m.taken).done { // one that was refused when it was fed is done
 				into = append(into, m.taken)
 			}
@@ -294,9 +319,11 @@ func (m *mapper[Out]) take(n int, wait bool, into []int) []int {
 			m.lanes.Broadcast()
 			return into
 		}
-		m.hungry++
-		m.lanes.Wait()
-		m.hungry--
+		m.hungry.Add(1)
+		if m.taken == int(m.fed.Load()) { // the feeder feeds first, and then looks who is hungry
+			m.lanes.Wait()
+		}
+		m.hungry.Add(-1)
 	}
 }
 
@@ -312,18 +339,19 @@ func (m *mapper[Out]) flight() int {
 
 // fail settles slots that cannot be served.
 func (m *mapper[Out]) fail(batch []int, err *Error) {
+	now := time.Now()
 	for _, i := range batch {
-		m.settle(m.slot(i), err.again())
+		m.settle(m.slot(i), err.again(), now)
 	}
 	m.finish(batch)
 }
 
 // settle books the item's outcome. The slot is the reader's only when it is done.
-func (m *mapper[Out]) settle(s *mapSlot[Out], err *Error) {
-	s.err = m.p.finish(s.observed, &s.call, err)
+func (m *mapper[Out]) settle(s *mapSlot[Out], err *Error, now time.Time) {
+	s.err = m.p.finish(s.observed, &s.call, err, now)
 }
 
-// finish hands settled slots to the reader.
+// finish hands settled slots to the reader, which is told when there are many, or when the lanes wait (show).
 func (m *mapper[Out]) finish(batch []int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -332,13 +360,26 @@ func (m *mapper[Out]) finish(batch []int) {
 		s := m.slot(i)
 		s.done = true
 		m.bytes -= s.call.req.size()
-		if i == m.yielded {
-			m.reader.Signal()
-		}
 	}
-	m.feeder.Signal()
+	if m.taken-m.flying-len(m.again)-m.yielded >= mapCrowd {
+		m.wakeReaderLocked()
+	}
+	m.wakeFeederLocked()
 	if m.flying == 0 {
 		m.lanes.Broadcast()
+		m.reader.Signal()
+	}
+}
+
+// show lets the reader have what there is: a lane is about to wait.
+func (m *mapper[Out]) show() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.wakeReaderLocked()
+}
+
+func (m *mapper[Out]) wakeReaderLocked() {
+	if m.yielded < int(m.fed.Load()) && m.slot(m.yielded).done {
 		m.reader.Signal()
 	}
 }
@@ -374,13 +415,13 @@ func (m *mapper[Out]) deliver(yield func(Out, error) bool) {
 	for {
 		m.mu.Lock()
 		m.yielded = next
-		m.feeder.Signal()
+		m.wakeFeederLocked()
 		// At ctx's end the lanes still settle what they hold, and that is waited for.
-		for !(next < m.fed && m.slot(next).done) && !(m.ended && next == m.fed) && !(m.overLocked() && m.flying == 0) {
+		for !(next < int(m.fed.Load()) && m.slot(next).done) && !(m.ended && next == int(m.fed.Load())) && !(m.overLocked() && m.flying == 0) {
 			m.reader.Wait()
 		}
 		ready := next
-		for ready < m.fed && m.slot(ready).done {
+		for ready < int(m.fed.Load()) && m.slot(ready).done {
 			ready++
 		}
 		m.mu.Unlock()
@@ -402,9 +443,9 @@ func (m *mapper[Out]) deliver(yield func(Out, error) bool) {
 
 // settleRest books the items that were fed and never served, so that the counters add up.
 func (m *mapper[Out]) settleRest() {
-	for i := m.yielded; i < m.fed; i++ {
+	for i := m.yielded; i < int(m.fed.Load()); i++ {
 		if s := m.slot(i); !s.done {
-			m.settle(s, newError(TypeCanceled, NotExecuted, "the loop over the results had ended", m.ctx.Err()))
+			m.settle(s, newError(TypeCanceled, NotExecuted, "the loop over the results had ended", m.ctx.Err()), time.Now())
 		}
 	}
 }

@@ -56,6 +56,62 @@ func TestMapYieldsResultsInTheItemsOrder(t *testing.T) {
 	require.EqualValues(t, n, calls)
 }
 
+// A long item holds up what stands behind it, and nothing else.
+func TestMapYieldsWhatIsDoneBeforeALongItemEnds(t *testing.T) {
+	for _, workers := range []int{1, 2} {
+		p := newPool(t, Config{Size: workers, Script: script(t, `
+from pypool import command
+
+@command
+def item(path):
+    if path:
+        open(path).close()
+    return path
+`)})
+		for _, quick := range []int{1, 50, 1000} {
+			long := newLatch(t)
+			items := func(yield func(string) bool) {
+				for range quick {
+					if !yield("") {
+						return
+					}
+				}
+				if yield(long.path) {
+					yield("")
+				}
+			}
+			n := 0
+			for _, err := range Map[string](context.Background(), p, "item", items, WithTimeout(20*time.Second)) {
+				require.NoError(t, err)
+				if n++; n == quick {
+					long.release(t)
+				}
+			}
+			require.Equal(t, quick+2, n)
+		}
+	}
+}
+
+// The source may wait for results: each item is made of the result before it.
+func TestMapOfItemsThatDependOnResults(t *testing.T) {
+	p := sequences(t, 2)
+	results := make(chan int, 1)
+	results <- 2
+	n := 0
+	for out, err := range Map[int](context.Background(), p, "square", func(yield func(int) bool) {
+		for range 4 {
+			if !yield(<-results) {
+				return
+			}
+		}
+	}) {
+		require.NoError(t, err)
+		n = out
+		results <- out
+	}
+	require.Equal(t, 65536, n)
+}
+
 func TestMapOfNothingYieldsNothing(t *testing.T) {
 	p := sequences(t, 1)
 	for range Map[int](context.Background(), p, "square", integers(0)) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"time"
 )
 
@@ -44,7 +45,8 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 		}
 	}
 	w.conn.disarm(stop)
-	f.land()
+	f.land(time.Now())
+	m.show()
 	if err != nil {
 		return f.crash(err)
 	}
@@ -106,6 +108,13 @@ func (f *flight[Out]) write() error {
 
 // read takes one answer, waiting for it, and all others that have come with it.
 func (f *flight[Out]) read() error {
+	if f.whole >= mapCrowd {
+		f.gather()
+	}
+	if !f.w.conn.lineBuffered() {
+		f.m.show()
+	}
+	var now time.Time // of the answers that have come together
 	for first := true; first || (f.whole > 0 && f.w.conn.lineBuffered()); first = false {
 		var fr frame
 		if err := f.w.conn.receive(f.m.slot(f.sent[0]).call.id, &fr); err != nil {
@@ -114,15 +123,30 @@ func (f *flight[Out]) read() error {
 		if fr.kind == frameItem {
 			return f.w.conn.violation(errors.New("an item for a call that is no stream"), fr.body)
 		}
-		f.answer(&fr)
+		if first {
+			now = time.Now()
+		}
+		f.answer(&fr, now)
 	}
-	f.land()
+	f.land(now)
 	f.w.conn.extend(f.deadline())
 	return nil
 }
 
+// gather gives answers some time to come together: to be woken for each would cost more than such an item's work does. Meanwhile the
+// feeder and the loop over the results have their turn, and the workers where processors are few.
+func (f *flight[Out]) gather() {
+	runtime.Gosched()
+	for range 8 {
+		giveWay()
+		if !f.w.conn.quietSoFar() {
+			return
+		}
+	}
+}
+
 // answer books the answer to the oldest request.
-func (f *flight[Out]) answer(fr *frame) {
+func (f *flight[Out]) answer(fr *frame, now time.Time) {
 	i := f.sent[0]
 	f.sent = f.sent[1:]
 	f.whole--
@@ -136,7 +160,7 @@ func (f *flight[Out]) answer(fr *frame) {
 		s.err = decodeReply(fr.body, fr.bigInt, &s.out)
 	}
 	decodeErr := s.err
-	f.m.settle(s, err)
+	f.m.settle(s, err, now)
 	if err == nil {
 		s.err = decodeErr // the command succeeded; the caller's type is another matter
 	}
@@ -144,17 +168,14 @@ func (f *flight[Out]) answer(fr *frame) {
 }
 
 // land hands the answered slots over and learns how long an item takes.
-func (f *flight[Out]) land() {
+func (f *flight[Out]) land(now time.Time) {
 	n := len(f.done)
 	if n == 0 {
 		return
 	}
-	now := time.Now()
 	each := now.Sub(f.last) / time.Duration(n)
 	f.last = now
-	for range n {
-		f.m.p.counters.run.add(each)
-	}
+	f.m.p.counters.run.addMany(each, int64(n))
 	f.m.mu.Lock()
 	f.m.perItem += (each - f.m.perItem) / 4
 	if f.m.perItem <= 0 {
@@ -212,7 +233,7 @@ func (f *flight[Out]) crash(err error) *Error {
 // drain takes the answers that are still under way, for at most d, and reports whether it came to the end of the worker's output.
 func (f *flight[Out]) drain(d time.Duration) bool {
 	_ = f.w.conn.t.SetDeadline(time.Now().Add(d))
-	defer f.land()
+	defer func() { f.land(time.Now()) }()
 	for {
 		var fr frame
 		err := f.w.conn.receiveFrame(&fr, f.w.conn.t.Read)
@@ -224,8 +245,21 @@ func (f *flight[Out]) drain(d time.Duration) bool {
 		case f.whole == 0 || fr.id != f.m.slot(f.sent[0]).call.id || fr.kind == frameItem:
 			return true // garbage: the stream ends here
 		}
-		f.answer(&fr)
+		f.answer(&fr, time.Now())
 	}
+}
+
+// quietSoFar reads what is there, without waiting, and reports whether that is nothing.
+func (c *conn) quietSoFar() bool {
+	if c.r == c.w {
+		c.r, c.w = 0, 0
+	}
+	if c.w == len(c.buf) {
+		return false
+	}
+	n, err := c.t.TryRead(c.buf[c.w:])
+	c.w += n
+	return n == 0 && err == nil // the error comes again when it is waited for
 }
 
 // lineBuffered reports whether a whole line has been read already.

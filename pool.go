@@ -132,7 +132,7 @@ func (p *Pool) refuse(ctx context.Context, c *call, err *Error) (Result, error) 
 		c.info.Session = "" // it goes into no log, no observer and no table
 	}
 	ctx = p.begin(ctx, c)
-	return Result{}, p.finish(ctx, c, err)
+	return Result{}, p.finish(ctx, c, err, time.Now())
 }
 
 // execute is the life of a call: begin, encode, then acquire, use, release; again on another worker when the first
@@ -146,16 +146,16 @@ func (p *Pool) execute(ctx context.Context, c *call, opts []CallOption) (Result,
 	ended := false
 	defer func() {
 		if !ended { // the caller's MarshalJSON, Observer or loop body panics: count the call, and let it
-			_ = p.finish(ctx, c, newError(TypeInternal, MaybeExecuted, "a function of the caller panicked", nil))
+			_ = p.finish(ctx, c, newError(TypeInternal, MaybeExecuted, "a function of the caller panicked", nil), time.Now())
 		}
 	}()
 	rep, err := p.admit(ctx, c, invalidOption)
 	ended = true
 	c.forget()
 	if err != nil {
-		return Result{}, p.finish(ctx, c, err)
+		return Result{}, p.finish(ctx, c, err, time.Now())
 	}
-	_ = p.finish(ctx, c, nil)
+	_ = p.finish(ctx, c, nil, time.Now())
 	return Result{reply: rep, worker: c.worker, queued: c.queued, ran: c.ran}, nil
 }
 
@@ -175,17 +175,17 @@ func (p *Pool) begin(ctx context.Context, c *call) context.Context {
 }
 
 // finish counts the end, completes the error and tells the observer and the log.
-func (p *Pool) finish(ctx context.Context, c *call, err *Error) error {
+func (p *Pool) finish(ctx context.Context, c *call, err *Error, now time.Time) error {
 	if c.session != nil {
 		p.sessions.leave(c.session, err != nil)
 		c.session = nil
 	}
-	p.counters.finish(err, time.Since(p.born))
+	p.counters.finish(err, now.Sub(p.born))
 	var out error
 	if err != nil {
 		at := &err.Context
 		at.Pool, at.Session, at.Command, at.Program, at.RequestID = p.cfg.Name, c.info.Session, c.info.Command, c.info.Program, c.id
-		at.Elapsed = time.Since(c.begun)
+		at.Elapsed = now.Sub(c.begun)
 		out = err
 		if err.Type.infrastructure() {
 			p.sup.logFailure(c, err)

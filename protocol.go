@@ -1,7 +1,6 @@
 package pypool
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,23 +46,21 @@ type request struct {
 
 // encodeRequest encodes everything that does not depend on a worker. args is encoded with encoding/json, without HTML escapes.
 func encodeRequest(buf []byte, command string, args any, sessionID string, stream bool) (request, error) {
-	b := bytes.NewBuffer(append(buf[:0], make([]byte, requestHead)...))
-	b.WriteString(`,"command":`)
-	writeString(b, command)
+	b := append(buf[:0], make([]byte, requestHead)...)
+	b = appendString(append(b, `,"command":`...), command)
 	if args != nil {
-		b.WriteString(`,"args":`)
-		if err := encodeArgs(b, args); err != nil {
+		var err error
+		if b, err = encodeArgs(append(b, `,"args":`...), args); err != nil {
 			return request{}, err
 		}
 	}
 	if sessionID != "" {
-		b.WriteString(`,"session_id":`)
-		writeString(b, sessionID)
+		b = appendString(append(b, `,"session_id":`...), sessionID)
 	}
 	if stream {
-		b.WriteString(`,"stream":true`)
+		b = append(b, `,"stream":true`...)
 	}
-	return request{buf: b.Bytes(), body: b.Len()}, nil
+	return request{buf: b, body: len(b)}, nil
 }
 
 // seal completes the line. It may be called again for another worker.
@@ -84,17 +81,14 @@ func (r *request) seal(id uint64, timeout time.Duration, hasTimeout bool) []byte
 // size is the length of the line, at least.
 func (r *request) size() int { return r.body - requestHead }
 
-func writeString(b *bytes.Buffer, s string) {
+func appendString(b []byte, s string) []byte {
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' {
 			quoted, _ := json.Marshal(s) // a string always encodes
-			b.Write(quoted)
-			return
+			return append(b, quoted...)
 		}
 	}
-	b.WriteByte('"')
-	b.WriteString(s)
-	b.WriteByte('"')
+	return append(append(append(b, '"'), s...), '"')
 }
 
 // --- frames ---------------------------------------------------------------------------------------------------------

@@ -191,9 +191,11 @@ func bucketTop(i int) time.Duration {
 	return time.Duration((uint64(i%16+16)+1)<<exp - 1)
 }
 
-func (h *histogram) add(d time.Duration) {
+func (h *histogram) add(d time.Duration) { h.addMany(d, 1) }
+
+func (h *histogram) addMany(d time.Duration, n int64) {
 	d = max(d, 0)
-	h.buckets[bucketOf(uint64(d))].Add(1)
+	h.buckets[bucketOf(uint64(d))].Add(n)
 	for {
 		m := h.max.Load()
 		if int64(d) <= m || h.max.CompareAndSwap(m, int64(d)) {

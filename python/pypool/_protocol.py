@@ -8,6 +8,7 @@ wrappers take and the import of `re`; where they are missing, `json` itself serv
 from __future__ import annotations
 
 import os
+from os import write
 from time import monotonic_ns
 
 TYPE_CHECKING = False
@@ -109,8 +110,8 @@ def parse_request(line: bytes) -> Request:
     once; any other order is legal too, and read by `_envelope.parse`.
     """
     try:
-        text = line.decode("utf-8")
-        if not text.startswith('{"id":'):
+        text = line.decode()
+        if text[:6] != '{"id":':
             raise ValueError
         id, after = scan(text, 6)
         if type(id) is not int or not 0 < id <= MAX_ID:
@@ -123,12 +124,12 @@ def parse_request(line: bytes) -> Request:
             head = text[after:at]
             command = _HEADS.get(head) or _remember(head)
             args, end = scan(text, at + 8)
-        rest = _TAILS.get(text[end:]) or _tail(text, end)
+        session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end)
     except (ValueError, StopIteration, RecursionError):
         from . import _envelope
 
         return _envelope.parse(line)
-    return (id, command, args, *rest)
+    return id, command, args, session, timeout, stream, trace
 
 
 def _command(text: str, at: int) -> Tuple[str, int]:
@@ -355,8 +356,8 @@ class Channel:
 
     def write(self, line: str) -> None:
         """All of the line, in one write(2) when the pipe takes it."""
-        data = line.encode("ascii")
-        sent = os.write(self.fd_out, data)
+        data = line.encode()
+        sent = write(self.fd_out, data)
         if sent != len(data):
             self.torn = True
             self._write_rest(memoryview(data)[sent:])

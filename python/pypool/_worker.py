@@ -53,13 +53,14 @@ class Worker:
 
     def serve(self) -> NoReturn:
         """Answer requests until the host says `shutdown` or is gone."""
-        next_line, write, direct = self.channel.next_line, self.channel.write, self.direct.get
+        channel = self.channel
+        lines, next_line, write, direct = channel.lines, channel.next_line, channel.write, self.direct.get
         begun, running = self._begun, RUNNING
         small = min(SPLIT_WRITE, self.limit - 64)
         while True:
             id, line, writing = 0, None, False
             try:
-                line = next_line()
+                line = lines.pop() if lines else next_line()
                 if line is None:
                     _life.host_gone()
                 running.began = began = monotonic_ns()
@@ -82,7 +83,7 @@ class Worker:
                         else:
                             raise TypeError
                         text = encode(result)
-                        answer = SUCCESS % (id, text) if len(text) < small else self.succeeded(id, text)
+                        answer = f'{{"id":{id},"success":true,"result":{text}}}\n' if len(text) < small else self.succeeded(id, text)
                     except BaseException as error:
                         answer = self.failed(id, error, COMMANDS[name], args)
                 begun[2] = monotonic_ns() - began
