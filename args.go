@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"strconv"
 	"sync"
 	"unicode/utf8"
 )
@@ -15,11 +14,6 @@ import (
 func encodeArgs(b []byte, args any) ([]byte, error) {
 	at := len(b)
 	switch v := args.(type) {
-	case positional:
-		if n, ok := v.scalar.(int); ok { // an ordinary item of a Map
-			return append(strconv.AppendInt(append(b, '['), int64(n), 10), ']'), nil
-		}
-		return encodeArgs(b, [1]any{v.scalar})
 	case json.RawMessage:
 		if !json.Valid(v) {
 			return nil, errors.New("the json.RawMessage is not valid JSON")
@@ -73,9 +67,6 @@ func (e *argsEncoder) Write(p []byte) (int, error) {
 	e.out = append(e.out, p...)
 	return len(p), nil
 }
-
-// positional is a scalar that becomes the one positional argument.
-type positional struct{ scalar any }
 
 // refuseReplaced finds the strings that encoding/json changed silently: it writes \ufffd for each byte that is not UTF-8.
 // A U+FFFD that the caller wrote comes out unescaped, so only suspects are looked at closely.

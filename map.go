@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"iter"
 	"reflect"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,6 +73,7 @@ type mapper[Out any] struct {
 	p        *Pool
 	ctx      context.Context
 	template call
+	head     []byte // of every request
 	refused  *Error // what every item gets, because of the options
 	blocks   [mapBlocks]*[mapBlock]mapSlot[Out]
 	fed      atomic.Int64 // slots filled
@@ -104,6 +106,7 @@ type mapSlot[Out any] struct {
 
 func newMapper[Out any](ctx context.Context, p *Pool, command string, opts []CallOption) *mapper[Out] {
 	m := &mapper[Out]{p: p, ctx: ctx, template: call{job: job{info: CallInfo{Command: command}}}}
+	m.head = beginRequest(nil, command)
 	m.refused = m.template.apply(&p.cfg, opts)
 	if m.refused == nil {
 		m.refused = p.refusedCommand(command)
@@ -237,27 +240,30 @@ func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 	if m.refused != nil {
 		return m.refused.again()
 	}
-	req, err := encodeRequest(kept, s.call.info.Command, itemArgs(item), s.call.info.Session, false)
-	if err != nil {
-		return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
+	b := append(append(kept[:0], m.head...), `,"args":`...)
+	if n, ok := item.(int); ok {
+		b = append(strconv.AppendInt(append(b, '['), int64(n), 10), ']')
+	} else {
+		var err error
+		if b, err = encodeArgs(b, itemArgs(item)); err != nil {
+			return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
+		}
 	}
-	s.call.req = req
+	s.call.req = endRequest(b, s.call.info.Session, false)
 	return s.call.checkSize(&m.p.cfg)
 }
 
 // itemArgs is an item as a call's arguments.
 func itemArgs(item any) any {
 	switch item.(type) {
-	case int:
-		return positional{item}
 	case json.Marshaler:
 		return item
 	case encoding.TextMarshaler:
-		return positional{item}
+		return [1]any{item}
 	}
 	switch k := reflect.ValueOf(item).Kind(); {
 	case k >= reflect.Bool && k <= reflect.Float64, k == reflect.String:
-		return positional{item}
+		return [1]any{item}
 	}
 	return item
 }

@@ -20,6 +20,8 @@ type flight[Out any] struct {
 	out   []byte // what is still to be written
 	last  time.Time
 	done  []int // answered slots, not yet finished
+
+	succeeded int64 // of them, not yet counted
 }
 
 // run serves the batch, and more as long as there is more and nobody else waits for a worker. It releases the worker.
@@ -136,12 +138,11 @@ func (f *flight[Out]) read() error {
 // gather gives answers some time to come together: to be woken for each would cost more than such an item's work does. Meanwhile the
 // feeder and the loop over the results have their turn, and the workers where processors are few.
 func (f *flight[Out]) gather() {
-	runtime.Gosched()
-	for range 8 {
-		giveWay()
-		if !f.w.conn.quietSoFar() {
-			return
+	for i := 0; i < 8 && f.w.conn.quietSoFar(); i++ {
+		if i == 0 {
+			runtime.Gosched()
 		}
+		giveWay()
 	}
 }
 
@@ -152,19 +153,15 @@ func (f *flight[Out]) answer(fr *frame, now time.Time) {
 	f.whole--
 	s := f.m.slot(i)
 	f.w.calls.Add(1)
-	var err *Error
+	f.done = append(f.done, i)
 	if fr.kind == frameError {
 		f.w.errs.Add(1)
-		err = f.w.answered(&s.call.job, fr, f.last)
-	} else {
-		s.err = decodeReply(fr.body, fr.bigInt, &s.out)
+		f.m.settle(s, f.w.answered(&s.call.job, fr, f.last), now)
+		return
 	}
-	decodeErr := s.err
-	f.m.settle(s, err, now)
-	if err == nil {
-		s.err = decodeErr // the command succeeded; the caller's type is another matter
-	}
-	f.done = append(f.done, i)
+	s.err = decodeReply(fr.body, fr.bigInt, &s.out)
+	f.succeeded++ // also when the result does not fit the caller's type: that is another matter
+	_ = f.m.p.tell(s.observed, &s.call, nil, now)
 }
 
 // land hands the answered slots over and learns how long an item takes.
@@ -176,6 +173,10 @@ func (f *flight[Out]) land(now time.Time) {
 	each := now.Sub(f.last) / time.Duration(n)
 	f.last = now
 	f.m.p.counters.run.addMany(each, int64(n))
+	if f.succeeded > 0 {
+		f.m.p.counters.succeed(f.succeeded, now.Sub(f.m.p.born))
+		f.succeeded = 0
+	}
 	f.m.mu.Lock()
 	f.m.perItem += (each - f.m.perItem) / 4
 	if f.m.perItem <= 0 {

@@ -176,11 +176,20 @@ func (p *Pool) begin(ctx context.Context, c *call) context.Context {
 
 // finish counts the end, completes the error and tells the observer and the log.
 func (p *Pool) finish(ctx context.Context, c *call, err *Error, now time.Time) error {
+	if err == nil {
+		p.counters.succeed(1, now.Sub(p.born))
+	} else {
+		p.counters.fail(err, now.Sub(p.born))
+	}
+	return p.tell(ctx, c, err, now)
+}
+
+// tell is finish without the count.
+func (p *Pool) tell(ctx context.Context, c *call, err *Error, now time.Time) error {
 	if c.session != nil {
 		p.sessions.leave(c.session, err != nil)
 		c.session = nil
 	}
-	p.counters.finish(err, now.Sub(p.born))
 	var out error
 	if err != nil {
 		at := &err.Context

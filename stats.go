@@ -129,13 +129,14 @@ func newCounters(window time.Duration) *counters {
 	return c
 }
 
-// finish counts the end of a call; err is nil for a success.
-func (c *counters) finish(err *Error, now time.Duration) {
-	if err == nil {
-		c.succeeded.Add(1)
-		c.rate.add(now, false)
-		return
-	}
+// succeed counts n calls that ended well.
+func (c *counters) succeed(n int64, now time.Duration) {
+	c.succeeded.Add(n)
+	c.rate.add(n, now, false)
+}
+
+// fail counts one that did not.
+func (c *counters) fail(err *Error, now time.Duration) {
 	at := len(errorTypes) - 1 // unexpected_error
 	for i, t := range errorTypes {
 		if t == err.Type {
@@ -143,7 +144,7 @@ func (c *counters) finish(err *Error, now time.Duration) {
 		}
 	}
 	c.failed[at].Add(1)
-	c.rate.add(now, err.Type.infrastructure())
+	c.rate.add(1, now, err.Type.infrastructure())
 }
 
 // snapshot fills the call counters. Ends are read before starts, so that InFlight cannot come out negative; and again when
@@ -242,16 +243,16 @@ func (w *rateWindow) init(window time.Duration) {
 	}
 }
 
-func (w *rateWindow) add(now time.Duration, failed bool) {
+func (w *rateWindow) add(n int64, now time.Duration, failed bool) {
 	epoch := int64(now / w.width)
 	slot := &w.slots[epoch%rateSlots]
 	if old := slot.epoch.Load(); old != epoch && slot.epoch.CompareAndSwap(old, epoch) {
 		slot.calls.Store(0)
 		slot.failures.Store(0)
 	}
-	slot.calls.Add(1)
+	slot.calls.Add(n)
 	if failed {
-		slot.failures.Add(1)
+		slot.failures.Add(n)
 	}
 }
 

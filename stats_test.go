@@ -68,7 +68,7 @@ func TestTheRateWindowSlides(t *testing.T) {
 	w.init(20 * time.Second) // slots of one second
 	for s := range 10 {
 		now := time.Duration(s) * time.Second
-		w.add(now, s%2 == 0)
+		w.add(1, now, s%2 == 0)
 	}
 	sum := func(at time.Duration) [2]int64 {
 		calls, failures := w.sum(at)
@@ -79,7 +79,7 @@ func TestTheRateWindowSlides(t *testing.T) {
 	assert.Equal(t, [2]int64{9, 4}, sum(20*time.Second), "the first second has left")
 	assert.Equal(t, [2]int64{5, 2}, sum(24*time.Second))
 	assert.Equal(t, [2]int64{0, 0}, sum(29*time.Second))
-	w.add(40*time.Second, true) // a slot is used again
+	w.add(1, 40*time.Second, true) // a slot is used again
 	assert.Equal(t, [2]int64{1, 1}, sum(40*time.Second))
 	assert.Equal(t, [2]int64{1, 1}, sum(59*time.Second))
 	assert.Zero(t, share(0, 0))
