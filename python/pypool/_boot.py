@@ -79,7 +79,7 @@ def _pypool_boot():
     for name in list(sys.modules):
         if name == "pypool" or name.startswith("pypool."):
             del sys.modules[name]
-    finder = type(sys)("pypool._finder")
+    sys.modules["pypool._finder"] = finder = type(sys)("pypool._finder")  # or it would be compiled again
     exec(compile(finder_source, "<pypool>/_finder.py", "exec"), finder.__dict__)
     finder.install(sources)
 

@@ -83,7 +83,10 @@ class Worker:
                         else:
                             raise TypeError
                         text = encode(result)
-                        answer = f'{{"id":{id},"success":true,"result":{text}}}\n' if len(text) < small else self.succeeded(id, text)
+                        if len(text) < small:
+                            answer = f'{{"id":{id},"success":true,"result":{text}}}\n'  # SUCCESS, in half its time
+                        else:
+                            answer = self.succeeded(id, text)
                     except BaseException as error:
                         answer = self.failed(id, error, COMMANDS[name], args)
                 begun[2] = monotonic_ns() - began
