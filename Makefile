@@ -58,6 +58,8 @@ test-go:
 test-python: $(VENV)/ready
 	@$(say) 'pytest in python'
 	@cd python && $(TOOLS) pytest
+	@$(say) 'the same with orjson imported in each worker'
+	@cd python && if $(TOOLS) pip show --quiet orjson 2>/dev/null; then PYPOOL_TEST_ORJSON=1 $(TOOLS) pytest; else echo 'this Python has no orjson'; fi
 
 test-core: ## Run the tests of the pooling essentials only, in seconds
 	go test $(RACE) -run '$(CORE)' .

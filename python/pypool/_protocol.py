@@ -215,6 +215,8 @@ def make_escape() -> Callable[[str], str]:
 #: A value as JSON text, unchecked; a string likewise.
 encode_raw = make_encoder()
 escape = make_escape()
+#: Set once the worker has imported orjson: see `_orjson`.
+through_orjson: Optional[Callable[[Any], Optional[str]]] = None
 
 
 def encode(value: Any) -> str:
@@ -228,6 +230,10 @@ def encode(value: Any) -> str:
             return repr(value)  # a subclass could say anything; the digit limit is a ValueError
         if kind is str and value.isascii():
             return escape(value)
+        if through_orjson is not None:
+            fast = through_orjson(value)
+            if fast is not None:
+                return fast
         text = encode_raw(value)
         braces = text.count("{")
         if braces:

@@ -39,6 +39,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     worker = _worker.Worker(channel, page, args)
     _prepare_logging(args, fds[2])
     _finder.when_imported("multiprocessing.spawn", _carry)
+    _finder.when_imported("orjson", _use_orjson)
 
     stage = "import"
     try:
@@ -134,6 +135,15 @@ def _prepare_logging(args: Dict[str, Any], err: int) -> None:
 
     _finder.when_imported("logging", hook)
     _finder.when_imported("warnings", show_warnings)
+
+
+def _use_orjson(orjson: Any) -> None:
+    try:
+        from . import _orjson, _protocol
+
+        _protocol.through_orjson = _orjson.encoder(orjson)
+    except Exception:
+        pass  # some other module of that name, or too old a one
 
 
 def _carry(spawn: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -13,6 +14,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from host import Host
 
+#: `make test-python` runs the tests a second time with PYPOOL_TEST_ORJSON=1: results must not differ.
+WITH_ORJSON = os.environ.get("PYPOOL_TEST_ORJSON") == "1"
+BESIDE = ""
+if WITH_ORJSON:
+    import orjson
+
+    from pypool import _orjson, _protocol
+
+    _protocol.through_orjson = _orjson.encoder(orjson)
+    BESIDE = "try:\n    import orjson\nexcept ImportError:\n    pass  # the interpreter of one test has none\n"
+
 Start = Callable[..., Host]
 
 
@@ -23,7 +35,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def make(text: str = "", name: str = "worker.py", **options: Any) -> Host:
         path = tmp_path / name
-        path.write_text("from pypool import command, current_call, program, setup\n" + textwrap.dedent(text), "utf-8")
+        path.write_text(BESIDE + "from pypool import command, current_call, program, setup\n" + textwrap.dedent(text), "utf-8")
         host = Host(str(path), **options)
         hosts.append(host)
         return host

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 import pytest
-from conftest import Start
+from conftest import WITH_ORJSON, Start
 from host import PACKAGE, Host
 
 
@@ -319,6 +319,7 @@ def test_poor_platform(start: Start) -> None:
 # ------------------------------------------------------------------------------------------------------------ its cost
 
 
+@pytest.mark.skipif(WITH_ORJSON, reason="about a worker that imports nothing itself")
 def test_nothing_heavy_is_imported(start: Start) -> None:
     host = start("@command\ndef f():\n    import sys\n    return sorted(sys.modules)")
     loaded = set(host.result("f"))
