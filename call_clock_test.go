@@ -257,6 +257,33 @@ func TestARequestIsNeverRepeatedOnceItMayHaveBegun(t *testing.T) {
 	})
 }
 
+// The end of the channel comes first. On a busy machine the exit may take longer than the call can wait.
+func TestAWorkerThatTakesLongToExitIsNotSaidToGoOn(t *testing.T) {
+	for _, ending := range []bool{false, true} {
+		t.Run(fmt.Sprint("ending ", ending), func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fleet) {
+				f.script = func(p *fakeProcess, req fakeRequest) bool {
+					if req.Command == "work" && p.n == 1 {
+						p.slowExit = ending
+						p.pipe.put(nil, true)
+						return p.hang()
+					}
+					return false
+				}
+				p := open(t, f.config(1))
+				defer p.Close()
+				_, err := p.ExecuteAnonymous(t.Context(), "work", nil)
+				if ending {
+					assert.Equal(t, MaybeExecuted, failure(t, err, ErrWorkerExited).Delivery)
+				} else {
+					assert.ErrorContains(t, failure(t, err, ErrProtocol), "closed its channel and went on")
+				}
+				executed(t, p, "work", nil)
+			})
+		})
+	}
+}
+
 func TestAnAnswerToAnotherRequestDestroysTheWorker(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fleet) {
 		f.script = func(p *fakeProcess, req fakeRequest) bool {

@@ -104,6 +104,7 @@ type fakeProcess struct {
 	dump       string        // what stacks returns
 	dumpTakes  time.Duration // and how long it takes to
 	ignoreTerm bool
+	slowExit   bool // it closes its channel first, and is ending until somebody kills it
 
 	mu    sync.Mutex // guards the fields below
 	last  uint64
@@ -218,6 +219,7 @@ func (p *fakeProcess) pid() int                { return 1<<30 + p.n } // no proc
 func (p *fakeProcess) transport() transport    { return &p.pipe }
 func (p *fakeProcess) exited() <-chan struct{} { return p.done }
 func (p *fakeProcess) exit() exitState         { return p.state }
+func (p *fakeProcess) ending() bool            { return p.slowExit || isClosed(p.done) }
 func (p *fakeProcess) release()                {}
 func (p *fakeProcess) kill()                   { p.end(exitState{code: -1, signal: syscall.SIGKILL, ours: true}) }
 func (p *fakeProcess) stderr() io.Reader       { return endOfFile{p.done} }

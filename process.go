@@ -30,6 +30,8 @@ type process interface {
 	// terminate and kill signal the whole process group. They do nothing once the process is reaped.
 	terminate()
 	kill()
+	// ending reports whether the process has begun to exit, of itself or by a signal, or has exited; false where that cannot be known.
+	ending() bool
 	// exited is closed when the process has been reaped; exit is valid from then on.
 	exited() <-chan struct{}
 	exit() exitState
@@ -228,6 +230,12 @@ func (p *execProcess) signal(send func(pid int)) {
 	if !p.reaped {
 		send(p.cmd.Process.Pid)
 	}
+}
+
+func (p *execProcess) ending() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reaped || isEnding(p.cmd.Process.Pid)
 }
 
 func (p *execProcess) release() {

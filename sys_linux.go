@@ -1,11 +1,13 @@
 package pypool
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -94,6 +96,22 @@ func (p *sharedPage) linger(d time.Duration) {
 }
 
 func (p *sharedPage) close() { _ = unix.Munmap(p.mem) }
+
+// isEnding reports whether the kernel is taking the process down: flags, the seventh field behind the name, has PF_EXITING. The pid must not be reaped.
+func isEnding(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	const exiting = 0x4
+	var flags uint
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 7 {
+		return false
+	}
+	_, err = fmt.Sscan(fields[6], &flags)
+	return err == nil && flags&exiting != 0
+}
 
 // giveWay lets another thread that waits for this processor have it.
 func giveWay() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }

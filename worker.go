@@ -254,9 +254,12 @@ func (w *worker) gone(ctx context.Context, j *job, delivery Delivery, start time
 		patience = min(patience, time.Until(end)+w.env.cfg.KillGrace)
 	}
 	if !w.awaitExit(max(patience, w.env.cfg.KillGrace, 100*time.Millisecond)) {
+		ending := w.proc.ending() // on a busy machine that takes time; asked before the kill makes it true
 		w.proc.kill()
-		v := &ProtocolError{Reason: "the worker closed its channel and went on"}
-		return newError(TypeProtocol, delivery, v.Error(), v)
+		if !ending {
+			v := &ProtocolError{Reason: "the worker closed its channel and went on"}
+			return newError(TypeProtocol, delivery, v.Error(), v)
+		}
 	}
 	if last, known := w.proc.begun(); known && w.begins && last != j.id {
 		delivery = NotExecuted // its runtime died before it began this request
@@ -265,13 +268,16 @@ func (w *worker) gone(ctx context.Context, j *job, delivery Delivery, start time
 	return newError(TypeWorkerExited, delivery, exit.Error(), exit)
 }
 
-// exitError describes a process that has exited.
+// exitError describes a process that has exited, or is about to.
 func (w *worker) exitError() *ExitError {
-	select {
-	case <-w.log.done:
-	case <-time.After(drainWait):
+	state := exitState{code: -1}
+	if w.isExited() {
+		state = w.proc.exit()
+		select {
+		case <-w.log.done:
+		case <-time.After(drainWait):
+		}
 	}
-	state := w.proc.exit()
 	stderr := w.log.text()
 	e := &ExitError{
 		Code: state.code, Signal: state.signal, OOM: !state.ours && state.signal == syscall.SIGKILL && !strings.Contains(stderr, channelClosed),
