@@ -65,7 +65,7 @@ func (r Result) Decode(v any) error {
 }
 
 func decodeReply(raw []byte, bigInt bool, v any) (err error) {
-	if number, ok := v.(*int); ok {
+	if number, ok := v.(*int); ok && number != nil {
 		if n, err := strconv.Atoi(string(raw)); err == nil { // whatever it refuses is encoding/json's to judge
 			*number = n
 			return nil

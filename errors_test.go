@@ -323,6 +323,7 @@ func TestAResultThatDoesNotFitTheGoTypeIsADecodeErrorAndTheCallHasSucceeded(t *t
 	res := executed(t, p, "echo", args{"value": "text"})
 	failure(t, res.Decode(new(int)), ErrDecode)
 	failure(t, res.Decode(nil), ErrDecode)
+	failure(t, res.Decode((*int)(nil)), ErrDecode)
 	assert.Equal(t, "text", decoded[string](t, res), "it may be decoded again")
 }
 

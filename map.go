@@ -15,7 +15,8 @@ import (
 const (
 	mapBlock    = 64
 	mapBlocks   = 128                  // mapBlock*mapBlocks items at most lie between the one fed last and the one yielded last
-	mapBytes    = 8 << 20              // of requests fed and not answered; one item may exceed it
+	mapBytes    = 8 << 20              // of requests fed and not answered, and of results not yielded; one item, and what is in flight, may exceed it
+	mapKept     = 4 << 10              // a request's buffer up to this size waits in its slot for the next item
 	mapPublish  = 32                   // items fed before the feeder looks for room, unless a lane is hungry
 	mapAttempts = 3                    // workers that may die before they begin one and the same item
 	mapCrowd    = 128                  // so many items under way, or done, need not be looked at one by one as they come
@@ -87,6 +88,7 @@ type mapper[Out any] struct {
 	again    []int      // slots to be handed to another lane
 	yielded  int        // slots delivered
 	bytes    int        // of the requests in slots fed and not done
+	held     int        // of the results in slots done and not delivered
 	flying   int        // slots that lanes hold
 	full     bool       // the feeder waits for room
 	ended    bool       // the feeder is done
@@ -99,6 +101,7 @@ type mapSlot[Out any] struct {
 	call     call
 	observed context.Context // what the observer's CallStart returned
 	attempts int
+	size     int // of the result
 	done     bool
 	out      Out
 	err      error
@@ -228,7 +231,7 @@ func (m *mapper[Out]) fill(s *mapSlot[Out], item any) {
 	}
 	var zero Out
 	s.call.worker, s.call.pid = "", 0
-	s.out, s.err, s.done, s.attempts = zero, nil, false, 0
+	s.out, s.err, s.size, s.done, s.attempts = zero, nil, 0, false, 0
 	s.observed = m.p.begin(m.ctx, &s.call)
 	if err := m.encode(s, kept, item); err != nil {
 		m.settle(s, err, time.Now())
@@ -312,7 +315,8 @@ func (m *mapper[Out]) take(n int, wait bool, into []int) []int {
 		for ; len(m.again) > 0 && len(into) < had+n; m.again = m.again[1:] {
 			into = append(into, m.again[0])
 		}
-		for ; m.taken < int(m.fed.Load()) && len(into) < had+n; m.taken++ {
+		m.taken = max(m.taken, m.yielded) // those between were refused when they were fed, and the slots may be others' by now
+		for ; m.held < mapBytes && m.taken < int(m.fed.Load()) && len(into) < had+n; m.taken++ {
 			if !m.slot(m.taken).done { // one that was refused when it was fed is done
 				into = append(into, m.taken)
 			}
@@ -321,12 +325,13 @@ func (m *mapper[Out]) take(n int, wait bool, into []int) []int {
 			m.flying += len(into) - had
 			return into
 		}
-		if m.ended && m.flying == 0 {
+		if m.ended && m.flying == 0 && m.taken >= int(m.fed.Load()) {
 			m.lanes.Broadcast()
 			return into
 		}
+		m.wakeReaderLocked()
 		m.hungry.Add(1)
-		if m.taken == int(m.fed.Load()) { // the feeder feeds first, and then looks who is hungry
+		if m.held >= mapBytes || m.taken >= int(m.fed.Load()) { // the feeder feeds first, and then looks who is hungry
 			m.lanes.Wait()
 		}
 		m.hungry.Add(-1)
@@ -350,6 +355,7 @@ func (m *mapper[Out]) fail(batch []int, err *Error) {
 		m.settle(m.slot(i), err.again(), now)
 	}
 	m.finish(batch)
+	m.show()
 }
 
 // settle books the item's outcome. The slot is the reader's only when it is done.
@@ -357,7 +363,7 @@ func (m *mapper[Out]) settle(s *mapSlot[Out], err *Error, now time.Time) {
 	s.err = m.p.finish(s.observed, &s.call, err, now)
 }
 
-// finish hands settled slots to the reader, which is told when there are many, or when the lanes wait (show).
+// finish hands settled slots to the reader, which is told when there are many, and else by show.
 func (m *mapper[Out]) finish(batch []int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -366,6 +372,10 @@ func (m *mapper[Out]) finish(batch []int) {
 		s := m.slot(i)
 		s.done = true
 		m.bytes -= s.call.req.size()
+		m.held += s.size
+		if cap(s.call.req.buf) > mapKept {
+			s.call.req.buf = nil
+		}
 	}
 	if m.taken-m.flying-len(m.again)-m.yielded >= mapCrowd {
 		m.wakeReaderLocked()
@@ -417,10 +427,15 @@ func (m *mapper[Out]) requeue(batch []int, err *Error) {
 
 // deliver yields the slots in order.
 func (m *mapper[Out]) deliver(yield func(Out, error) bool) {
-	next := 0
+	next, freed := 0, 0
+	var zero Out
 	for {
 		m.mu.Lock()
 		m.yielded = next
+		if m.held -= freed; freed > 0 && m.held < mapBytes {
+			m.lanes.Broadcast()
+		}
+		freed = 0
 		m.wakeFeederLocked()
 		// At ctx's end the lanes still settle what they hold, and that is waited for.
 		for !(next < int(m.fed.Load()) && m.slot(next).done) && !(m.ended && next == int(m.fed.Load())) && !(m.overLocked() && m.flying == 0) {
@@ -440,7 +455,10 @@ func (m *mapper[Out]) deliver(yield func(Out, error) bool) {
 		}
 		for ; next < ready; next++ {
 			s := m.slot(next)
-			if !yield(s.out, s.err) {
+			out, err := s.out, s.err
+			s.out, s.err = zero, nil // the slot may not be filled again for long
+			freed += s.size
+			if !yield(out, err) {
 				return
 			}
 		}

@@ -92,6 +92,45 @@ def item(path):
 	}
 }
 
+// Refused items take no lane: they must not overrun the lanes, which have not looked at them yet.
+func TestMapOfManyRefusedItems(t *testing.T) {
+	p := sequences(t, 2)
+	const n = 200_000
+	got := 0
+	for _, err := range Map[int](context.Background(), p, "", integers(n)) {
+		if !errors.Is(err, ErrUnknownCommand) {
+			t.Fatal(err)
+		}
+		got++
+	}
+	require.Equal(t, n, got)
+	st := p.Stats()
+	require.EqualValues(t, n, st.Started)
+	require.EqualValues(t, n, st.ByType[TypeUnknownCommand])
+}
+
+// A loop that is slower than the workers does not fill the memory with results.
+func TestMapOfLargeResultsWaitsForTheLoop(t *testing.T) {
+	p := newPool(t, Config{Size: 2, Script: script(t, `
+from pypool import command
+
+@command
+def large(n):
+    return "x" * (1 << 20)
+`)})
+	const n = 60
+	got := 0
+	for out, err := range Map[string](context.Background(), p, "large", integers(n)) {
+		require.NoError(t, err)
+		require.Len(t, out, 1<<20)
+		if got++; got == 1 {
+			eventually(t, "the lanes wait", func() bool { s := p.Stats(); return s.Succeeded >= mapBytes>>20 && s.Busy == 0 })
+			require.LessOrEqual(t, p.Stats().Succeeded, int64(mapBytes>>20+16))
+		}
+	}
+	require.Equal(t, n, got)
+}
+
 // The source may wait for results: each item is made of the result before it.
 func TestMapOfItemsThatDependOnResults(t *testing.T) {
 	p := sequences(t, 2)

@@ -84,6 +84,7 @@ func (f *flight[Out]) write() error {
 	if f.whole > 0 {
 		n, err = f.w.conn.t.TryWrite(f.out)
 	} else {
+		f.m.show()
 		f.w.conn.patient()
 		n, err = f.w.conn.t.Write(f.out[:f.ends[0]])
 		if err == nil && n < len(f.out) {
@@ -140,6 +141,7 @@ func (f *flight[Out]) read() error {
 func (f *flight[Out]) gather() {
 	for i := 0; i < 8 && f.w.conn.quietSoFar(); i++ {
 		if i == 0 {
+			f.m.show()
 			runtime.Gosched()
 		}
 		giveWay()
@@ -152,6 +154,7 @@ func (f *flight[Out]) answer(fr *frame, now time.Time) {
 	f.sent = f.sent[1:]
 	f.whole--
 	s := f.m.slot(i)
+	s.size = len(fr.body)
 	f.w.calls.Add(1)
 	f.done = append(f.done, i)
 	if fr.kind == frameError {
@@ -234,7 +237,10 @@ func (f *flight[Out]) crash(err error) *Error {
 // drain takes the answers that are still under way, for at most d, and reports whether it came to the end of the worker's output.
 func (f *flight[Out]) drain(d time.Duration) bool {
 	_ = f.w.conn.t.SetDeadline(time.Now().Add(d))
-	defer func() { f.land(time.Now()) }()
+	defer func() {
+		f.land(time.Now())
+		f.m.show()
+	}()
 	for {
 		var fr frame
 		err := f.w.conn.receiveFrame(&fr, f.w.conn.t.Read)

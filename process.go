@@ -20,7 +20,7 @@ type process interface {
 	stderr() io.Reader
 	// stacks asks Python for the stacks of all its threads and waits at most d for them; empty when it cannot.
 	stacks(d time.Duration) string
-	// begun returns the id of the last request that the runtime began. It is final once exited is closed; ok is false
+	// begun returns the id of the last request that the runtime began. It is final once ending says true; ok is false
 	// where there is no shared page.
 	begun() (id uint64, ok bool)
 	// linger tells the runtime how long to poll for its next request before it sleeps. It is a hint, and needs the page too.

@@ -224,7 +224,7 @@ func (f *frame) parseSuccess(line []byte) (ok bool) {
 	if !s.literal(idKey) {
 		return false
 	}
-	if f.id, ok = s.uint(); !ok || !s.literal(resultKey) {
+	if f.id, ok = s.uint(); !ok || !s.literal(resultKey) || s.peek() <= ' ' {
 		return false
 	}
 	start := s.i

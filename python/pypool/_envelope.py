@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json.decoder  # noqa: F401  CPython's C scanner raises its JSONDecodeError, and up to 3.12 nothing at all where that is not loaded
+
 from ._protocol import MAX_ID, Control, RequestError, scan
 
 TYPE_CHECKING = False
@@ -112,6 +114,8 @@ def _check(key: str, value: Any, wrong: Callable[..., RequestError]) -> None:
     words: str = _TYPES[key][1]
     if not isinstance(value, wanted) or (wanted is int and type(value) is not int):
         raise wrong("%r must be %s" % (key, words))
+    if key == "session_id" and not value.isascii() and not value.encode("utf-8", "ignore").decode() == value:
+        raise wrong("'session_id' must be Unicode without lone surrogates")
     if key == "id" and not 0 < value <= MAX_ID:
         raise wrong("'id' must be between 1 and %d" % MAX_ID)
 

@@ -125,7 +125,7 @@ def parse_request(line: bytes) -> Request:
             command = _HEADS.get(head) or _remember(head)
             args, end = scan(text, at + 8)
         session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end)
-    except (ValueError, StopIteration, RecursionError):
+    except (ValueError, StopIteration, RecursionError, SystemError):  # SystemError: see _envelope's import of json
         from . import _envelope
 
         return _envelope.parse(line)
@@ -156,6 +156,8 @@ def _tail(text: str, at: int) -> Tuple[Optional[str], Optional[int], bool, Optio
     stream = False
     if text.startswith(',"session_id":"', at):
         session, at = scan(text, at + 14)
+        if not session.isascii():
+            session.encode()  # a lone surrogate is a ValueError
     if text.startswith(',"stream":true', at):
         stream = True
         at += 14
@@ -269,13 +271,33 @@ SUCCESS = '{"id":%d,"success":true,"result":%s}\n'
 # ----------------------------------------------------------------------------------------------------------------- frames
 
 
+def _poller(fd: int) -> Any:
+    """Whether there is something to read, and how to give the processor away; bound before a script can replace them."""
+    try:
+        import select
+
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return poll.poll, os.sched_yield
+    except (ImportError, AttributeError):
+        return None
+
+
+def _linger(poller: Any, ns: int) -> None:
+    """Poll for the next request for so long: the host expects to send it at once, and to be woken costs more."""
+    ready, give_way = poller
+    end = monotonic_ns() + ns
+    while not ready(0) and monotonic_ns() < end:
+        give_way()
+
+
 class Channel:
     """The private descriptors. Only the loop's thread uses it, so it needs no lock."""
 
     def __init__(self, fd_in: int, fd_out: int, rest: bytes = b"", page: Any = None) -> None:
         self.fd_in = fd_in
         self.page: Any = [0, 0, 0] if page is None else page
-        self.ready: Optional[Callable[[int], Any]] = None
+        self._poller = None if page is None else _poller(fd_in)
         self.fd_out = fd_out
         self.lines: List[bytes] = []  # complete lines, the next one last
         self.parts: List[bytes] = []  # of the line that is not complete yet
@@ -288,26 +310,13 @@ class Channel:
         lines = self.lines
         while not lines:
             linger = self.page[1]
-            if linger:
-                self._linger(linger)
+            if linger and self._poller is not None:
+                _linger(self._poller, linger)
             chunk = os.read(self.fd_in, 1 << 20 if self.parts else 1 << 16)
             if not chunk:
                 return None  # a partial line is never dispatched
             self.take(chunk)
         return lines.pop()
-
-    def _linger(self, ns: int) -> None:
-        """Poll for the next request for so long: the host expects to send it at once, and to be woken costs more."""
-        if self.ready is None:
-            import select
-
-            poll = select.poll()
-            poll.register(self.fd_in, select.POLLIN)
-            self.ready = poll.poll
-        ready, give_way = self.ready, os.sched_yield
-        end = monotonic_ns() + ns
-        while not ready(0) and monotonic_ns() < end:
-            give_way()
 
     def take(self, chunk: bytes) -> None:
         """Keep what has been read: complete lines in `lines`, the beginning of another in `parts`."""

@@ -101,7 +101,8 @@ def _private(fd: Optional[int]) -> Optional[int]:
 def _shared_page(fd: Optional[int]) -> Any:
     """The shared page as an array of 64-bit numbers, or None.
 
-    Item 0 is the id of the request that has begun; item 1, the host's, how many nanoseconds to poll for the next request.
+    Item 0 is the id of the request that has begun; item 1, the host's, how many nanoseconds to poll for the next request; item 2
+    how many the last one took.
     """
     if fd is None:
         return None

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ._commands import Command
     from ._protocol import Request
 
+#: Keeps a time in the page's range, should a handler turn the clock back (as tests do, by patching).
+MAX_NS = (1 << 63) - 1
 #: Prebuilt: there may be no memory to describe the lack of memory.
 OUT_OF_MEMORY = (
     '{"id":%d,"success":false,"error":{"kind":"python_exception","type":"MemoryError","module":"builtins",'
@@ -37,7 +39,7 @@ OUT_OF_MEMORY = (
 
 
 class Worker:
-    """A process's one server. `page` is the shared begun page or None; `hello` is hello's args."""
+    """A process's one server. `page` is the page shared with the host or None; `hello` is hello's args."""
 
     def __init__(self, channel: Channel, page: Any, hello: Dict[str, Any]) -> None:
         self.channel = channel
@@ -89,7 +91,7 @@ class Worker:
                             answer = self.succeeded(id, text)
                     except BaseException as error:
                         answer = self.failed(id, error, COMMANDS[name], args)
-                begun[2] = monotonic_ns() - began
+                begun[2] = (monotonic_ns() - began) & MAX_NS
                 writing = True
                 write(answer)
                 # Nothing of a call stays alive while the loop waits.
@@ -116,6 +118,7 @@ class Worker:
         if size > self.limit:
             message = "the result has %d bytes, the limit is %d" % (size, self.limit)
             raise ResultError("message_too_large", message=message, size=size, limit=self.limit)
+        self._begun[2] = (monotonic_ns() - RUNNING.began) & MAX_NS
         self.channel.write_success(id, text)
         return ""
 

@@ -88,6 +88,7 @@ def test_worker_that_lingers_for_its_next_request(start: Start) -> None:
         time.sleep((n % 3) * 0.015)
         assert host.result("echo", [n]) == n
     assert 0 < host.worked() < 5_000_000_000
+    host = start(NOISE + "    import os, select\n    del select.poll, os.sched_yield\n")
     host.linger(10**15)
     assert host.result("echo", ["polls"]) == "polls"
     host.close_stdin()

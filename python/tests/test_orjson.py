@@ -32,6 +32,15 @@ class Level(enum.IntEnum):
     LOW = 1
 
 
+class Titled(str, enum.Enum):
+    A = ("short", "long label")
+
+    def __new__(cls, value: str, label: str) -> Titled:
+        self = str.__new__(cls, value)
+        self._value_ = label
+        return self
+
+
 class Loud(str):
     def __str__(self) -> str:
         return "loud"
@@ -49,7 +58,7 @@ LEAVES: Tuple[Any, ...] = (
     "", "plain", "null", '"\\\n\x00\x7f', "é", "\u2028", "\U0001f600", "\ud800", "a\udfffb", Loud("quiet"),
     b"bytes", {1, 2}, 1j, object, decimal.Decimal("1.10"), datetime.date(2024, 2, 29), datetime.time(1, 2, 3),
     datetime.datetime(2024, 2, 29, 1, 2, 3, 4), datetime.datetime(1, 1, 1, tzinfo=datetime.timezone.utc), datetime.timedelta(1),
-    uuid.UUID(int=7), Color.RED, Color.NAN, Color.MANY, Level.LOW, Pair(1, None), Point(1.5), Point(float("nan")),
+    uuid.UUID(int=7), Color.RED, Color.NAN, Color.MANY, Level.LOW, Titled.A, Pair(1, None), Point(1.5), Point(float("nan")),
 )  # fmt: skip
 
 
@@ -87,6 +96,12 @@ def both(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_kind_of_value(leaf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in (leaf, [leaf], {"k": leaf}, [None, {"k": (leaf,)}], ["null", leaf]):
         both(value, monkeypatch)
+
+
+@pytest.mark.skipif(not hasattr(orjson, "Fragment"), reason="an older orjson")
+@pytest.mark.parametrize("text", [b'{\n "a":1}', b"NaN", b'1}\n{"id":1,"success":true,"result":2'])
+def test_fragments_of_json_are_refused(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    both([orjson.Fragment(text)], monkeypatch)
 
 
 def test_values_made_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
