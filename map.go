@@ -86,6 +86,7 @@ type mapper[Out any] struct {
 	reader   sync.Cond  // the next slot may be done
 	taken    int        // slots handed to lanes
 	again    []int      // slots to be handed to another lane
+	shown    time.Time  // when the reader was last told of items that are done
 	yielded  int        // slots delivered
 	bytes    int        // of the requests in slots fed and not done
 	held     int        // of the results in slots done and not delivered
@@ -354,7 +355,7 @@ func (m *mapper[Out]) fail(batch []int, err *Error) {
 	for _, i := range batch {
 		m.settle(m.slot(i), err.again(), now)
 	}
-	m.finish(batch)
+	m.finish(batch, now)
 	m.show()
 }
 
@@ -363,8 +364,8 @@ func (m *mapper[Out]) settle(s *mapSlot[Out], err *Error, now time.Time) {
 	s.err = m.p.finish(s.observed, &s.call, err, now)
 }
 
-// finish hands settled slots to the reader, which is told when there are many, and else by show.
-func (m *mapper[Out]) finish(batch []int) {
+// finish hands settled slots to the reader, which is told when there are many, from time to time, and by show.
+func (m *mapper[Out]) finish(batch []int, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.flying -= len(batch)
@@ -377,7 +378,8 @@ func (m *mapper[Out]) finish(batch []int) {
 			s.call.req.buf = nil
 		}
 	}
-	if m.taken-m.flying-len(m.again)-m.yielded >= mapCrowd {
+	if m.taken-m.flying-len(m.again)-m.yielded >= mapCrowd || now.Sub(m.shown) > mapTarget {
+		m.shown = now
 		m.wakeReaderLocked()
 	}
 	m.wakeFeederLocked()

@@ -141,7 +141,6 @@ func (f *flight[Out]) read() error {
 func (f *flight[Out]) gather() {
 	for i := 0; i < 8 && f.w.conn.quietSoFar(); i++ {
 		if i == 0 {
-			f.m.show()
 			runtime.Gosched()
 		}
 		giveWay()
@@ -186,7 +185,7 @@ func (f *flight[Out]) land(now time.Time) {
 		f.m.perItem = max(each, 1)
 	}
 	f.m.mu.Unlock()
-	f.m.finish(f.done)
+	f.m.finish(f.done, now)
 	f.done = f.done[:0]
 }
 
