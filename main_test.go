@@ -139,10 +139,10 @@ func eventually(t testing.TB, what string, condition func() bool) {
 	}
 }
 
-// serving reports whether the pool has all its workers idle.
+// serving reports whether the pool has all its workers idle. A circuit closes a moment after the worker that closes it is idle.
 func serving(p *Pool) bool {
 	st := p.Stats()
-	return st.Idle == st.Size && st.Workers == st.Size
+	return st.Idle == st.Size && st.Workers == st.Size && st.Breaker == "closed"
 }
 
 func processExists(pid int) bool {
