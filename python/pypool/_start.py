@@ -36,7 +36,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     _life.guard_process(fds[2], stack_fd)
     _life.guard_forks(fds[:2] + [fd for fd in (stack_fd, leash_fd) if fd is not None])
     _life.watch_host(fds[0])
-    worker = _worker.Worker(channel, page, args)
+    worker = _worker.Worker(channel, args)
     _prepare_logging(args, fds[2])
     _finder.when_imported("multiprocessing.spawn", _carry)
     _finder.when_imported("orjson", _use_orjson)

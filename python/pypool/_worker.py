@@ -1,6 +1,6 @@
 """The loop: one request, one handler, one answer.
 
-    host ----> fd in ---> Channel.next_line ---> parse_request ---> begun page (the id, before a handler runs)
+    host ----> fd in ---> Channel.next_line ---> parse_request ---> shared page (the id, before a handler runs)
                                                       |
                            _builtins  <--- no --- a plain command? --- yes ---> handler(**args)      Worker.serve,
                            _dispatch, _stream         (Worker._other)               |               the hot path
@@ -39,9 +39,9 @@ OUT_OF_MEMORY = (
 
 
 class Worker:
-    """A process's one server. `page` is the page shared with the host or None; `hello` is hello's args."""
+    """A process's one server. `hello` is hello's args."""
 
-    def __init__(self, channel: Channel, page: Any, hello: Dict[str, Any]) -> None:
+    def __init__(self, channel: Channel, hello: Dict[str, Any]) -> None:
         self.channel = channel
         self.hello = hello
         self.limit: int = hello.get("max_message_bytes") or 1 << 26
@@ -49,7 +49,7 @@ class Worker:
         self.started = monotonic()
         self.calls = 0
         self.errors = 0
-        self._begun = [0, 0, 0] if page is None else page
+        self._page = channel.page
         #: Commands that can be called with the JSON arguments as they are; filled by each one's first call (`_dispatch`).
         self.direct: Dict[str, Callable[..., Any]] = {}
 
@@ -57,7 +57,7 @@ class Worker:
         """Answer requests until the host says `shutdown` or is gone."""
         channel = self.channel
         lines, next_line, write, direct = channel.lines, channel.next_line, channel.write, self.direct.get
-        begun, running = self._begun, RUNNING
+        page, running = self._page, RUNNING
         small = min(SPLIT_WRITE, self.limit - 64)
         while True:
             id, line, writing = 0, None, False
@@ -68,7 +68,7 @@ class Worker:
                 running.began = began = monotonic_ns()
                 request = parse_request(line)
                 id, name, args, _, _, stream, _ = request
-                begun[0] = id
+                page[0] = id
                 running.request = request
                 handler = direct(name)
                 if handler is None or stream:
@@ -91,7 +91,7 @@ class Worker:
                             answer = self.succeeded(id, text)
                     except BaseException as error:
                         answer = self.failed(id, error, COMMANDS[name], args)
-                begun[2] = (monotonic_ns() - began) & MAX_NS
+                page[2] = (monotonic_ns() - began) & MAX_NS
                 writing = True
                 write(answer)
                 # Nothing of a call stays alive while the loop waits.
@@ -118,7 +118,7 @@ class Worker:
         if size > self.limit:
             message = "the result has %d bytes, the limit is %d" % (size, self.limit)
             raise ResultError("message_too_large", message=message, size=size, limit=self.limit)
-        self._begun[2] = (monotonic_ns() - RUNNING.began) & MAX_NS
+        self._page[2] = (monotonic_ns() - RUNNING.began) & MAX_NS
         self.channel.write_success(id, text)
         return ""
 
