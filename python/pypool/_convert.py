@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Path = Optional[Tuple[Any, str]]
 
 _PLAIN = (str, int, float, bool, type(None))
-_encode_unicode = make_encoder(escape_all=False)
+_unicode_chunks = make_encoder(escape_all=False)
 
 
 def to_json(value: Any) -> Any:
@@ -82,7 +82,7 @@ def check(value: Any) -> None:
 def check_surrogates(value: Any) -> None:
     """Raise ResultError when a string holds half of a surrogate pair. Its text only makes that possible."""
     try:
-        _encode_unicode(value).encode("utf-8")
+        "".join(_unicode_chunks(value, 0)).encode("utf-8")
     except UnicodeEncodeError:
         check(value)
         raise

@@ -8,12 +8,12 @@ wrappers take and the import of `re`; where they are missing, `json` itself serv
 from __future__ import annotations
 
 import os
-from os import write
+from os import read, write
 from time import monotonic_ns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
     #: id, command, args, session_id, timeout_ms, stream, trace
     Request = Tuple[int, str, Any, Optional[str], Optional[int], bool, Optional[str]]
@@ -184,19 +184,16 @@ def _default(value: Any) -> Any:
     return _convert.to_json(value)
 
 
-def make_encoder(escape_all: bool = True) -> Callable[[Any], str]:
+def make_encoder(escape_all: bool = True) -> Callable[[Any, int], Iterable[str]]:
+    """chunks(value, 0) -> the pieces of its JSON text."""
     try:
         import _json
 
         escape: Any = _json.encode_basestring_ascii if escape_all else _json.encode_basestring
-        chunks = _json.make_encoder(None, _default, escape, None, ":", ",", False, False, False)
-        join = "".join
-
-        def encode(value: Any) -> str:
-            return join(chunks(value, 0))
-
-        if encode({"a": [1, "\n"]}) == '{"a":[1,"\\n"]}':
-            return encode
+        make: Any = _json.make_encoder
+        chunks: Callable[[Any, int], Iterable[str]] = make(None, _default, escape, None, ":", ",", False, False, False)
+        if "".join(chunks({"a": [1, "\n"]}, 0)) == '{"a":[1,"\\n"]}':
+            return chunks
     except Exception:
         pass
     from . import _fallback
@@ -214,8 +211,15 @@ def make_escape() -> Callable[[str], str]:
         return encode_raw
 
 
-#: A value as JSON text, unchecked; a string likewise.
-encode_raw = make_encoder()
+_chunks = make_encoder()
+
+
+def encode_raw(value: Any) -> str:
+    """A value as JSON text, unchecked."""
+    return "".join(_chunks(value, 0))
+
+
+#: A string as JSON text, unchecked.
 escape = make_escape()
 #: Set once the worker has imported orjson: see `_orjson`.
 through_orjson: Optional[Callable[[Any], Optional[str]]] = None
@@ -236,15 +240,15 @@ def encode(value: Any) -> str:
             fast = through_orjson(value)
             if fast is not None:
                 return fast
-        text = encode_raw(value)
-        braces = text.count("{")
-        if braces:
-            if braces == 1 and type(value) is dict:
-                "".join(value)  # raises TypeError upon a key that is not a string
-            elif _coerced_key(value, text):
-                from . import _convert
+        text = "".join(_chunks(value, 0))
+        if kind is dict and text.find("{", 1) < 0:
+            for key in value:
+                if type(key) is not str and not isinstance(key, str):
+                    raise TypeError
+        elif "{" in text and _coerced_key(value, text):
+            from . import _convert
 
-                _convert.check(value)
+            _convert.check(value)
         if "\\ud" in text:
             from . import _convert
 
@@ -307,14 +311,16 @@ class Channel:
 
     def next_line(self) -> Optional[bytes]:
         """The next request line without its newline, waiting for it; None at the end of the host."""
-        lines = self.lines
+        lines, parts = self.lines, self.parts
         while not lines:
             linger = self.page[1]
             if linger and self._poller is not None:
                 _linger(self._poller, linger)
-            chunk = os.read(self.fd_in, 1 << 20 if self.parts else 1 << 16)
+            chunk = read(self.fd_in, 1 << 20 if parts else 1 << 16)
             if not chunk:
                 return None  # a partial line is never dispatched
+            if not parts and chunk.find(b"\n") == len(chunk) - 1:
+                return chunk[:-1]  # one line, as a rule
             self.take(chunk)
         return lines.pop()
 
