@@ -118,6 +118,7 @@ type call struct {
 	checkout time.Duration // timeout; 0: none
 	settled  bool          // the session is fixed by the method: WithSession may only repeat it
 	session  *session
+	buffer   *[]byte // what req is written into, to be given back
 
 	begun       time.Time
 	queued, ran time.Duration
@@ -168,11 +169,11 @@ func (c *call) encode(cfg *Config) *Error {
 			args = programArgs{c.info.Program, json.RawMessage(probe)}
 		}
 	}
-	buf, _ := requestBuffers.Get().(*[]byte)
-	if buf == nil {
-		buf = new([]byte)
+	c.buffer, _ = requestBuffers.Get().(*[]byte)
+	if c.buffer == nil {
+		c.buffer = new([]byte)
 	}
-	req, err := encodeRequest(*buf, c.info.Command, args, c.info.Session, c.item != nil)
+	req, err := encodeRequest(*c.buffer, c.info.Command, args, c.info.Session, c.item != nil)
 	if err != nil {
 		return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
 	}
@@ -201,10 +202,14 @@ var requestBuffers sync.Pool // of *[]byte
 
 // forget gives the request's buffer back. No worker has it any more.
 func (c *call) forget() {
-	if buf := c.req.buf; buf != nil && cap(buf) <= keptBuffer {
-		c.req.buf = nil
-		requestBuffers.Put(&buf)
+	if c.buffer == nil || cap(c.req.buf) > keptBuffer {
+		return
 	}
+	if c.req.buf != nil {
+		*c.buffer = c.req.buf
+	}
+	c.req.buf = nil
+	requestBuffers.Put(c.buffer)
 }
 
 // breakerKey is what lost workers are charged to.

@@ -43,13 +43,18 @@ var (
 	errStopped   = errors.New("stopped")
 )
 
-// take waits for a token: at most timeout (0: no bound), until ctx ends, or until one of the stop channels is closed.
-func (d *desk) take(ctx context.Context, timeout time.Duration, closing, refused <-chan struct{}) error {
+// tryTake takes a token if there is one.
+func (d *desk) tryTake() bool {
 	select {
 	case <-d.idle:
-		return nil
+		return true
 	default:
+		return false
 	}
+}
+
+// take waits for a token: at most timeout (0: no bound), until ctx ends, or until one of the stop channels is closed.
+func (d *desk) take(ctx context.Context, timeout time.Duration, closing, refused <-chan struct{}) error {
 	if n := d.waiting.Add(1); n > d.maxQueue+d.borrowed.Load() {
 		d.waiting.Add(-1)
 		return errQueueFull

@@ -23,11 +23,11 @@ type conn struct {
 	broken error
 
 	// Of the exchange under way, from arm to disarm.
-	ctx      context.Context
-	deadline time.Time
-	current  bool // the transport has this deadline
-	dirty    bool // the transport has some deadline
-	spin     time.Duration
+	ctx       context.Context
+	deadline  time.Time
+	current   bool // the transport has this deadline
+	dirty     bool // the transport has some deadline
+	pollUntil time.Time
 
 	interrupt func()        // moves the transport's deadline into the past; made once, so that arming allocates no closure
 	hooked    chan struct{} // the interrupt has run
@@ -64,10 +64,10 @@ func (e *errShortWrite) Unwrap() error { return e.err }
 // errNoise says that the worker had sent something unasked before the request was written.
 var errNoise = errors.New("output that no request asked for")
 
-// arm makes ctx's end and the deadline (zero: none) interrupt the exchange; disarm must follow. An answer that comes within
-// spin is waited for without parking.
-func (c *conn) arm(ctx context.Context, deadline time.Time, spin time.Duration) (stop func() bool) {
-	c.ctx, c.deadline, c.spin = ctx, deadline, spin
+// arm makes ctx's end and the deadline (zero: none) interrupt the exchange; disarm must follow. An answer that comes before
+// pollUntil (zero: none) is waited for without parking.
+func (c *conn) arm(ctx context.Context, deadline, pollUntil time.Time) (stop func() bool) {
+	c.ctx, c.deadline, c.pollUntil = ctx, deadline, pollUntil
 	if ctx.Done() == nil {
 		return nil
 	}
@@ -105,19 +105,18 @@ func (c *conn) disarm(stop func() bool) {
 
 // await reads what comes next: at first it polls, because to be parked and woken costs more than a short wait; then it parks.
 func (c *conn) await(p []byte) (int, error) {
-	if c.spin > 0 {
-		begun := time.Now()
+	if !c.pollUntil.IsZero() {
 		for range maxPolls { // so that it ends also where the clock stands still, as in a synctest bubble
 			n, err := c.t.TryRead(p)
 			if n > 0 || err != nil {
 				return n, err
 			}
-			if time.Since(begun) > c.spin {
+			if time.Until(c.pollUntil) < 0 {
 				break
 			}
 			giveWay() // the worker may be waiting for this very processor
 		}
-		c.spin = 0 // once an exchange
+		c.pollUntil = time.Time{} // once an exchange
 	}
 	c.patient()
 	return c.t.Read(p)

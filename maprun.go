@@ -35,7 +35,7 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 		m.p.release(res)
 	}()
 	f := &flight[Out]{m: m, w: w, last: time.Now()}
-	stop := w.conn.arm(m.ctx, f.deadline(), 0)
+	stop := w.conn.arm(m.ctx, f.deadline(), time.Time{})
 	err := w.conn.quiet()
 	f.add(batch)
 	for err == nil && len(f.sent) > 0 {

@@ -25,13 +25,10 @@ type paces struct {
 }
 
 // pace is how long a worker takes for a request of one command, in nanoseconds, smoothed; 0 when there was none yet. Of two calls
-// that end at the same time one may overwrite what the other has just learned: nothing but speed hangs on it.
-type pace struct{ work atomic.Int64 }
-
-// turn is one call's.
-type turn struct {
-	pace *pace
-	poll bool
+// that learn at the same time one may overwrite what the other has just learned: nothing but speed hangs on it.
+type pace struct {
+	command string
+	work    atomic.Int64
 }
 
 func newPaces() *paces {
@@ -42,49 +39,59 @@ func newPaces() *paces {
 	return &paces{cpus: int64(cpus)}
 }
 
-// begin decides for a call of a worker that has been idle for so long. end must follow.
-func (ps *paces) begin(command string, idle time.Duration) turn {
-	running := ps.running.Add(1)
+// of returns the command's pace, nil when there are too many. last is one that may be it, or nil.
+func (ps *paces) of(command string, last *pace) *pace {
+	if last != nil && last.command == command {
+		return last
+	}
 	v, ok := ps.known.Load(command)
 	if !ok {
 		if ps.count.Load() >= maxPaces {
-			return turn{}
+			return nil
 		}
-		if v, ok = ps.known.LoadOrStore(command, &pace{}); !ok {
+		if v, ok = ps.known.LoadOrStore(command, &pace{command: command}); !ok {
 			ps.count.Add(1)
 		}
 	}
-	t := turn{pace: v.(*pace)}
-	work := time.Duration(t.pace.work.Load())
-	t.poll = running <= ps.cpus && idle <= lingerLimit && work > 0 && work <= briefWork
-	return t
+	return v.(*pace)
 }
 
-// end learns how long the worker took.
-func (ps *paces) end(t turn, work time.Duration) {
-	ps.running.Add(-1)
-	if t.pace == nil {
+// begin decides whether a call polls, whose worker has been idle for so long. end must follow.
+func (ps *paces) begin(p *pace, idle time.Duration) (poll bool) {
+	running := ps.running.Add(1)
+	if p == nil {
+		return false
+	}
+	work := time.Duration(p.work.Load())
+	return running <= ps.cpus && idle <= lingerLimit && work > 0 && work <= briefWork
+}
+
+func (ps *paces) end() { ps.running.Add(-1) }
+
+// learn takes in how long the worker took for a request; 0 when that is not known.
+func (p *pace) learn(work time.Duration) {
+	if p == nil || work <= 0 {
 		return
 	}
 	work = min(work, 4*briefWork) // one that took seconds says no more than that it was not brief
-	if before := time.Duration(t.pace.work.Load()); before > 0 {
+	if before := time.Duration(p.work.Load()); before > 0 {
 		work = before + (work-before)/8
 	}
-	t.pace.work.Store(int64(work))
+	p.work.Store(int64(work))
 }
 
-// spin is how long the call polls for its answer.
-func (t turn) spin() time.Duration {
-	if t.poll {
-		return spinLimit
+// spin returns until when a call that began at the given time polls for its answer; zero: not at all.
+func spin(poll bool, begun time.Time) time.Time {
+	if !poll {
+		return time.Time{}
 	}
-	return 0
+	return begun.Add(spinLimit)
 }
 
-// linger is how long its worker polls for the next request.
-func (t turn) linger() time.Duration {
-	if t.poll {
-		return lingerLimit
+// linger is how long the worker of a call polls for the next request.
+func linger(poll bool) time.Duration {
+	if !poll {
+		return 0
 	}
-	return 0
+	return lingerLimit
 }

@@ -155,7 +155,7 @@ func (p *Pool) execute(ctx context.Context, c *call, opts []CallOption) (Result,
 	if err != nil {
 		return Result{}, p.finish(ctx, c, err, time.Now())
 	}
-	_ = p.finish(ctx, c, nil, time.Now())
+	_ = p.finish(ctx, c, nil, c.begun.Add(c.queued+c.ran))
 	return Result{reply: rep, worker: c.worker, queued: c.queued, ran: c.ran}, nil
 }
 
@@ -269,17 +269,12 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 
 // acquire waits for an idle worker that is alive. Those that died idle are skipped and replaced.
 func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
-	begun := time.Now()
+	var waited time.Duration
 	defer func() {
-		waited := time.Since(begun)
 		c.queued += waited
 		p.counters.wait.add(waited)
 	}()
 	for {
-		left := c.checkout
-		if left > 0 {
-			left = max(left-c.queued-time.Since(begun), 1)
-		}
 		circuit := p.sup.circuit.state.Load()
 		if circuit.err != nil {
 			return nil, newError(TypeCircuitOpen, NotExecuted, circuit.err.Error(), circuit.err)
@@ -287,7 +282,17 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 		if ctx.Err() != nil {
 			return nil, queueError(ctx, c)
 		}
-		switch err := p.desk.take(ctx, left, p.closing, circuit.refused); {
+		var err error
+		if !p.desk.tryTake() {
+			left := c.checkout
+			if left > 0 {
+				left = max(left-c.queued-waited, 1)
+			}
+			begun := time.Now()
+			err = p.desk.take(ctx, left, p.closing, circuit.refused)
+			waited += time.Since(begun)
+		}
+		switch {
 		case err == nil:
 		case errors.Is(err, errQueueFull):
 			return nil, newError(TypeQueueFull, NotExecuted, fmt.Sprintf("%d callers wait already (MaxQueue)", p.cfg.MaxQueue), nil)
@@ -326,18 +331,19 @@ func queueError(ctx context.Context, c *call) *Error {
 func (p *Pool) use(ctx context.Context, c *call, res *resource) (reply, *Error) {
 	w := res.Value()
 	c.worker, c.pid = w.id, w.proc.pid()
-	begun := time.Now()
-	turn := p.paces.begin(c.info.Command, begun.Sub(w.freed))
-	c.spin = turn.spin()
-	w.proc.linger(turn.linger())
+	c.given = time.Now()
+	w.pace.learn(w.proc.worked()) // its last call's: known a moment after the answer, so that no answer waits for it
+	w.pace = p.paces.of(c.info.Command, w.pace)
+	c.poll = p.paces.begin(w.pace, c.given.Sub(w.freed))
+	w.proc.linger(linger(c.poll))
 	ended := false
 	defer func() {
 		if !ended { // the loop body of a stream panics, or ends its goroutine
 			w.conn.broken = errors.New("abandoned in mid-exchange")
 		}
-		w.freed = time.Now()
-		ran := w.freed.Sub(begun)
-		p.paces.end(turn, w.proc.worked(ran))
+		ran := time.Since(c.given)
+		w.freed = c.given.Add(ran)
+		p.paces.end()
 		c.ran += ran
 		p.counters.run.add(ran)
 		p.release(res)

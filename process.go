@@ -25,8 +25,8 @@ type process interface {
 	begun() (id uint64, ok bool)
 	// linger tells the runtime how long to poll for its next request before it sleeps. It is a hint, and needs the page too.
 	linger(d time.Duration)
-	// worked is how long the runtime took for its last request, or ran where there is no page.
-	worked(ran time.Duration) time.Duration
+	// worked is how long the runtime took for its last request; 0 where there is no page. It is stored a moment after the answer.
+	worked() time.Duration
 	// terminate and kill signal the whole process group. They do nothing once the process is reaped.
 	terminate()
 	kill()
@@ -190,11 +190,11 @@ func (p *execProcess) linger(d time.Duration) {
 	}
 }
 
-func (p *execProcess) worked(ran time.Duration) time.Duration {
-	if p.page != nil {
-		return p.page.worked()
+func (p *execProcess) worked() time.Duration {
+	if p.page == nil {
+		return 0
 	}
-	return ran
+	return p.page.worked()
 }
 
 func (p *execProcess) stacks(d time.Duration) string {

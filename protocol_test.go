@@ -26,7 +26,7 @@ func (*bytesTransport) Close() error                   { return nil }
 
 func connOf(text string) *conn {
 	c := newConn(&bytesTransport{bytes.NewReader([]byte(text))}, 1<<20)
-	c.arm(context.Background(), time.Time{}, 0)
+	c.arm(context.Background(), time.Time{}, time.Time{})
 	return c
 }
 

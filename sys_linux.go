@@ -61,7 +61,7 @@ func (s *spawner) close() {
 
 // sharedPage is memory that a worker's runtime and the host share, also after the worker's death. Its words: the id of the request that
 // the runtime began last, written there; the nanoseconds for which it is to poll for its next request, written here; the
-// nanoseconds that its last one took, written there.
+// nanoseconds that its last one took until its answer was written, written there.
 type sharedPage struct{ mem []byte }
 
 // newSharedPage returns the page and the file to hand to the child; nil when the kernel has no memfd.

@@ -3,7 +3,6 @@
 package pypool
 
 import (
-	"errors"
 	"io"
 	"os/exec"
 	"syscall"
@@ -32,14 +31,16 @@ func signalName(s syscall.Signal) string {
 	return s.String()
 }
 
+// The errors of package syscall are bare Errnos: compared as such, since errors.Is takes as long as some system calls.
+
 // readNow reads what is there without waiting; the descriptor is in non-blocking mode.
 func readNow(fd uintptr, p []byte) (int, error) {
 	for {
 		n, err := syscall.Read(int(fd), p)
 		switch {
-		case errors.Is(err, syscall.EINTR):
+		case err == syscall.EINTR:
 			continue
-		case errors.Is(err, syscall.EAGAIN):
+		case err == syscall.EAGAIN:
 			return 0, nil
 		case err != nil:
 			return 0, err
@@ -55,9 +56,9 @@ func writeNow(fd uintptr, p []byte) (int, error) {
 	for {
 		n, err := syscall.Write(int(fd), p)
 		switch {
-		case errors.Is(err, syscall.EINTR):
+		case err == syscall.EINTR:
 			continue
-		case errors.Is(err, syscall.EAGAIN):
+		case err == syscall.EAGAIN:
 			return 0, nil
 		case err != nil:
 			return 0, err

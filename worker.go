@@ -42,7 +42,8 @@ type worker struct {
 	current    atomic.Pointer[job]
 	calls      atomic.Int64
 	errs       atomic.Int64
-	freed      time.Time    // its last call's end; whoever holds the worker may use it
+	freed      time.Time    // its last call's end; whoever holds the worker may use it, and pace
+	pace       *pace        // of its last call's command
 	pinged     atomic.Int64 // calls when it was last pinged
 	rss        atomic.Int64
 }
@@ -68,7 +69,8 @@ type job struct {
 	info    CallInfo
 	req     request
 	timeout time.Duration    // of the operation; 0: none
-	spin    time.Duration    // how long to poll for the answer before parking
+	given   time.Time        // when the worker got it
+	poll    bool             // for the answer, before parking
 	item    func(reply) bool // takes a stream's items; false stops the stream. nil: items are not expected
 	stopped bool             // item has returned false
 }
@@ -88,7 +90,7 @@ const (
 // ping proves that an idle worker answers within d. The caller holds the worker.
 func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, err error) {
 	start := time.Now()
-	stop := w.conn.arm(ctx, start.Add(d), 0)
+	stop := w.conn.arm(ctx, start.Add(d), time.Time{})
 	err = w.exchangePing()
 	w.conn.disarm(stop)
 	if err == nil {
@@ -103,7 +105,7 @@ func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, 
 
 // call sends the job and returns its answer. After an error, or a panic of j.item, the worker may be in doubt: reusable tells.
 func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
-	start := time.Now()
+	start := j.given
 	left, limited := j.timeout, j.timeout > 0
 	var deadline time.Time
 	if limited {
@@ -119,7 +121,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 
 	w.current.Store(j)
 	defer w.doneWith()
-	stop := w.conn.arm(ctx, deadline, j.spin)
+	stop := w.conn.arm(ctx, deadline, spin(j.poll, start))
 	err := w.conn.send(line)
 	var f frame
 	if err == nil {
@@ -367,7 +369,7 @@ func (w *worker) stop() {
 
 func (w *worker) stopPolitely() {
 	grace := w.env.cfg.StopGrace
-	stop := w.conn.arm(context.Background(), time.Now().Add(grace), 0)
+	stop := w.conn.arm(context.Background(), time.Now().Add(grace), time.Time{})
 	id := w.env.ids.Add(1)
 	if req, err := encodeRequest(nil, "shutdown", nil, "", false); err == nil {
 		var bye any

@@ -91,9 +91,10 @@ class Worker:
                             answer = self.succeeded(id, text)
                     except BaseException as error:
                         answer = self.failed(id, error, COMMANDS[name], args)
-                page[2] = (monotonic_ns() - began) & MAX_NS
                 writing = True
                 write(answer)
+                # The host waits for no more than the answer: what follows costs it nothing.
+                page[2] = (monotonic_ns() - began) & MAX_NS
                 # Nothing of a call stays alive while the loop waits.
                 running.request = line = request = args = handler = result = text = answer = None  # type: ignore[assignment]
             except Control:
@@ -118,7 +119,6 @@ class Worker:
         if size > self.limit:
             message = "the result has %d bytes, the limit is %d" % (size, self.limit)
             raise ResultError("message_too_large", message=message, size=size, limit=self.limit)
-        self._page[2] = (monotonic_ns() - RUNNING.began) & MAX_NS
         self.channel.write_success(id, text)
         return ""
 
