@@ -9,46 +9,28 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// startCircuit is the pool's own circuit, over workers' starts. While it is open, refused is closed and calls fail fast.
+// startCircuit is the pool's own circuit, over workers' starts. While it is open, calls fail fast.
 type startCircuit struct {
-	cb    *gobreaker.TwoStepCircuitBreaker[any]
-	state atomic.Pointer[circuitState]
+	cb  *gobreaker.TwoStepCircuitBreaker[any]
+	why atomic.Pointer[CircuitError] // calls are refused; nil while closed
 }
 
 // errNoOutcome settles what says nothing about the circuit it was asked of: a call that was canceled or never ran, a start
 // that found no room or was ended by the pool's close.
 var errNoOutcome = errors.New("no outcome")
 
-type circuitState struct {
-	refused chan struct{} // closed when calls are refused
-	err     *CircuitError // why; nil while closed
-}
-
 // newStartCircuit trips when trip says so upon a failed start. It is half-open after probe: then one start is tried at a time.
 func newStartCircuit(probe time.Duration, trip func() bool) *startCircuit {
-	c := &startCircuit{cb: gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
+	return &startCircuit{cb: gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 		Timeout: max(probe, time.Millisecond), ReadyToTrip: func(gobreaker.Counts) bool { return trip() },
 		IsExcluded: func(err error) bool { return errors.Is(err, errNoOutcome) },
 	})}
-	c.state.Store(&circuitState{refused: make(chan struct{})})
-	return c
 }
 
 func (c *startCircuit) closed() bool { return c.cb.State() == gobreaker.StateClosed }
 
-// refuse publishes the reason for which calls are refused from now on; nil lets them in again. It is called by one
-// goroutine at a time.
-func (c *startCircuit) refuse(why *CircuitError) {
-	old := c.state.Load()
-	next := &circuitState{refused: make(chan struct{}), err: why}
-	if why != nil {
-		close(next.refused)
-	}
-	c.state.Store(next)
-	if why != nil && old.err == nil {
-		close(old.refused)
-	}
-}
+// refuses returns why calls are refused, nil when they are not.
+func (c *startCircuit) refuses() *CircuitError { return c.why.Load() }
 
 // breakers holds a circuit for each command that has lately cost workers. In steady state there is none, and allow costs one load.
 type breakers struct {

@@ -269,39 +269,27 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 
 // acquire waits for an idle worker that is alive. Those that died idle are skipped and replaced.
 func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
-	var waited time.Duration
-	defer func() {
-		c.queued += waited
-		p.counters.wait.add(waited)
-	}()
+	queued := c.queued // on the way to another worker, since it has not been executed
+	defer func() { p.counters.wait.add(c.queued - queued) }()
 	for {
-		circuit := p.sup.circuit.state.Load()
-		if circuit.err != nil {
-			return nil, newError(TypeCircuitOpen, NotExecuted, circuit.err.Error(), circuit.err)
+		if why := p.sup.circuit.refuses(); why != nil {
+			return nil, newError(TypeCircuitOpen, NotExecuted, why.Error(), why)
 		}
 		if ctx.Err() != nil {
 			return nil, queueError(ctx, c)
 		}
-		var err error
 		if !p.desk.tryTake() {
-			left := c.checkout
-			if left > 0 {
-				left = max(left-c.queued-waited, 1)
+			switch err := p.queue(ctx, c); {
+			case err == nil:
+			case errors.Is(err, errQueueFull):
+				return nil, newError(TypeQueueFull, NotExecuted, fmt.Sprintf("%d callers wait already (MaxQueue)", p.cfg.MaxQueue), nil)
+			case errors.Is(err, errTimeout):
+				return nil, newError(TypeCheckoutTimeout, NotExecuted, fmt.Sprintf("no worker fell free within %v", c.checkout), nil)
+			case isClosed(p.closing):
+				return nil, newError(TypePoolNotAvailable, NotExecuted, "the pool was closed while the call waited", nil)
+			default: // ctx ended, or the circuit opened: the next turn says so
+				continue
 			}
-			begun := time.Now()
-			err = p.desk.take(ctx, left, p.closing, circuit.refused)
-			waited += time.Since(begun)
-		}
-		switch {
-		case err == nil:
-		case errors.Is(err, errQueueFull):
-			return nil, newError(TypeQueueFull, NotExecuted, fmt.Sprintf("%d callers wait already (MaxQueue)", p.cfg.MaxQueue), nil)
-		case errors.Is(err, errTimeout):
-			return nil, newError(TypeCheckoutTimeout, NotExecuted, fmt.Sprintf("no worker fell free within %v", c.checkout), nil)
-		case isClosed(p.closing):
-			return nil, newError(TypePoolNotAvailable, NotExecuted, "the pool was closed while the call waited", nil)
-		default: // ctx ended, or the circuit opened: the next turn says so
-			continue
 		}
 		res, err := p.desk.acquire()
 		if err != nil {
@@ -317,6 +305,20 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 		}
 	}
 }
+
+// queue waits for a token for as long as the call may still wait, and measures that.
+func (p *Pool) queue(ctx context.Context, c *call) error {
+	begun := time.Now()
+	defer func() { c.queued += time.Since(begun) }()
+	var deadline time.Time
+	if c.checkout > 0 {
+		deadline = begun.Add(c.checkout - c.queued)
+	}
+	return p.desk.take(ctx, deadline, p.refusing)
+}
+
+// refusing tells those who are about to wait that nobody would wake them.
+func (p *Pool) refusing() bool { return isClosed(p.closing) || p.sup.circuit.refuses() != nil }
 
 // queueError is the error of a call whose context ended before it had a worker.
 func queueError(ctx context.Context, c *call) *Error {
@@ -377,6 +379,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	}
 	p.closeOnce.Do(func() {
 		close(p.closing)
+		p.desk.turnAway()
 		p.sup.event(Event{Kind: EventPoolState, State: "closing"})
 		go p.dismantle()
 	})
@@ -418,7 +421,8 @@ func (p *Pool) killAll() {
 // dismantle is the goroutine that every Shutdown and Close joins through closed. Each step is bounded once killing is closed.
 func (p *Pool) dismantle() {
 	defer close(p.closed)
-	p.sup.close()         // no more starts and pings
+	p.sup.close() // no more starts and pings
+	p.desk.close()
 	p.desk.puddle.Close() // returns when every worker has been released and stopped
 	if stuck := p.sup.workers(); len(stuck) == 0 {
 		p.spawner.close() // its thread's end would kill what it started

@@ -81,16 +81,17 @@ func (s *supervisor) tripLocked() bool {
 
 // publishLocked tells callers what the circuit's state is.
 func (s *supervisor) publishLocked() {
-	was := s.circuit.state.Load().err
+	was := s.circuit.refuses()
 	if s.circuit.closed() {
 		if was != nil {
-			s.circuit.refuse(nil)
+			s.circuit.why.Store(nil)
 			s.circuitChanged("closed", nil)
 		}
 		return
 	}
 	why := &CircuitError{RetryAt: s.notBefore, Cause: s.lastErr}
-	s.circuit.refuse(why)
+	s.circuit.why.Store(why)
+	s.desk.turnAway()
 	if was == nil {
 		s.circuitChanged("open", s.lastErr)
 	}

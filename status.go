@@ -59,9 +59,9 @@ func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 		return h, nil
 	}
 	e := newError(TypeCheckoutTimeout, NotExecuted, "no worker is ready", failed)
-	switch circuit := p.sup.circuit.state.Load(); {
-	case circuit.err != nil:
-		e = newError(TypeCircuitOpen, NotExecuted, circuit.err.Error(), circuit.err)
+	switch why := p.sup.circuit.refuses(); {
+	case why != nil:
+		e = newError(TypeCircuitOpen, NotExecuted, why.Error(), why)
 	case failed != nil:
 		e = newError(TypeOperationTimeout, NotExecuted, "no worker answers: "+failed.Error(), failed)
 	case h.LastError != nil:

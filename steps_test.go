@@ -149,7 +149,7 @@ func playStep(t *testing.T, event string, at boundary, want cell) {
 	require.True(t, serving(p))
 	require.Equal(t, want.worker == kept, p.Workers()[0].ID == first, "whether the worker was kept")
 	require.Zero(t, p.desk.puddle.Stat().AcquiredResources())
-	require.Len(t, p.desk.idle, 1)
+	require.Equal(t, 1, p.desk.idleNow())
 }
 
 // step is one cell being played.
