@@ -125,7 +125,7 @@ func runChaos(t *testing.T, seed uint64, duration time.Duration) {
 	eventually(t, "the pool is at its full size after the meeting", func() bool { return serving(p) })
 	eventually(t, "every worker given back: a destroyed one holds its place until its destructor is done", func() bool {
 		st := p.desk.puddle.Stat()
-		return st.AcquiredResources() == 0 && st.ConstructingResources() == 0 && p.desk.idleNow() == c.cfg.Size
+		return st.AcquiredResources() == int32(c.cfg.Size) && st.ConstructingResources() == 0 && p.desk.idleNow() == c.cfg.Size
 	})
 
 	// I9: the counters add up, and agree with what the callers saw.

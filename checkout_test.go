@@ -14,47 +14,68 @@ import (
 
 func never() bool { return false }
 
-func bareDesk() *desk { return &desk{maxQueue: 1 << 20, wanted: func() {}} }
+// bareDesk is a desk with so many idle workers, which nobody will call.
+func bareDesk(t *testing.T, workers int) *desk {
+	construct := func(context.Context) (*worker, error) {
+		return &worker{proc: &fakeProcess{done: make(chan struct{})}}, nil
+	}
+	d, err := newDesk(10, 1<<20, construct, func() {}, func() {})
+	require.NoError(t, err)
+	for range workers {
+		require.NoError(t, d.create(t.Context()))
+	}
+	return d
+}
 
-// queueUp has a caller wait at the desk and returns where its outcome will be.
-func queueUp(d *desk, ctx context.Context, deadline time.Time) <-chan error {
-	outcome := make(chan error, 1)
-	go func() { outcome <- d.take(ctx, deadline, never) }()
+// queueUp has a caller wait at the desk and returns what becomes of it.
+func queueUp(d *desk, ctx context.Context, deadline time.Time) <-chan verdict {
+	outcome := make(chan verdict, 1)
+	go func() {
+		res, err := d.take(ctx, deadline, never)
+		outcome <- verdict{res, err}
+	}()
 	synctest.Wait()
 	return outcome
 }
 
 func TestDeskServesInTheOrderOfArrival(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := bareDesk()
-		var waiting []<-chan error
+		d := bareDesk(t, 2)
+		cold, warm := d.idle[0], d.idle[1]
+		require.Same(t, warm, d.tryTake())
+		require.Same(t, cold, d.tryTake())
+		require.Nil(t, d.tryTake())
+		var waiting []<-chan verdict
 		for range 5 {
 			waiting = append(waiting, queueUp(d, t.Context(), time.Time{}))
 		}
 		require.EqualValues(t, 5, d.waiting.Load())
 		for i, first := range waiting {
-			d.add()
+			d.put(warm)
 			synctest.Wait()
 			require.Len(t, first, 1)
-			require.NoError(t, <-first)
+			require.Equal(t, verdict{res: warm}, <-first)
 			require.EqualValues(t, len(waiting)-1-i, d.waiting.Load())
 		}
-		require.False(t, d.tryTake())
-		d.add()
-		require.True(t, d.tryTake())
+		require.Nil(t, d.tryTake())
+		d.put(cold)
+		d.put(warm)
+		require.Equal(t, []*resource{cold}, d.inspect(func(res *resource) bool { return res == cold }))
+		require.Same(t, warm, d.tryTake())
 	})
 }
 
 // One timer serves all deadlines, in whatever order they come and go.
 func TestDeskEndsEachWaitAtItsOwnDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := bareDesk()
+		d := bareDesk(t, 1)
+		only := d.tryTake()
 		begun := time.Now()
 		var callers sync.WaitGroup
 		for _, ms := range rand.Perm(100) {
 			callers.Go(func() {
 				limit := time.Duration(ms) * time.Millisecond
-				err := d.take(t.Context(), begun.Add(limit), never)
+				_, err := d.take(t.Context(), begun.Add(limit), never)
 				assert.ErrorIs(t, err, errTimeout)
 				assert.Equal(t, limit, time.Since(begun))
 			})
@@ -68,9 +89,9 @@ func TestDeskEndsEachWaitAtItsOwnDeadline(t *testing.T) {
 		synctest.Wait()
 		require.Empty(t, forever, "one without a deadline waits on")
 		later := queueUp(d, t.Context(), time.Now().Add(time.Second))
-		d.add()
-		require.NoError(t, <-forever)
-		require.ErrorIs(t, <-later, errTimeout)
+		d.put(only)
+		require.Equal(t, verdict{res: only}, <-forever)
+		require.ErrorIs(t, (<-later).err, errTimeout)
 		require.Equal(t, begun.Add(time.Hour+99*time.Millisecond+time.Second), time.Now())
 		d.close()
 	})
@@ -78,39 +99,52 @@ func TestDeskEndsEachWaitAtItsOwnDeadline(t *testing.T) {
 
 func TestDeskTurnsAllAwayAndTakesCareOfThoseWhoComeTooLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := bareDesk()
+		d := bareDesk(t, 0)
 		waiting := queueUp(d, t.Context(), time.Now().Add(time.Minute))
 		d.turnAway()
-		require.ErrorIs(t, <-waiting, errStopped)
-		require.ErrorIs(t, d.take(t.Context(), time.Time{}, func() bool { return true }), errStopped)
+		require.ErrorIs(t, (<-waiting).err, errStopped)
+		_, err := d.take(t.Context(), time.Time{}, func() bool { return true })
+		require.ErrorIs(t, err, errStopped)
 		require.Zero(t, d.waiting.Load())
 		d.close() // the timer is still set: synctest fails when it is left
 	})
 }
 
-// A caller that leaves in the instant in which it is given a token gets one outcome, and the token is not lost.
-func TestDeskLosesNoTokenToCallersThatLeave(t *testing.T) {
-	const callers, tokens, rounds = 8, 3, 3000
-	d := bareDesk()
-	for range tokens {
-		d.add()
-	}
+// A closed desk leaves the workers to puddle, whose Close waits for them.
+func TestDeskGivesItsWorkersBackWhenClosed(t *testing.T) {
+	d := bareDesk(t, 2)
+	busy := d.tryTake()
+	d.close()
+	require.EqualValues(t, 1, d.puddle.Stat().AcquiredResources())
+	d.put(busy)
+	require.Zero(t, d.puddle.Stat().AcquiredResources())
+	require.Zero(t, d.idleNow())
+}
+
+// A caller that leaves in the instant in which it is given a worker gets one outcome, and the worker is not lost.
+func TestDeskLosesNoWorkerToCallersThatLeave(t *testing.T) {
+	const callers, workers, rounds = 8, 3, 3000
+	d := bareDesk(t, workers)
 	var all sync.WaitGroup
 	for range callers {
 		all.Go(func() {
 			for range rounds {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rand.IntN(20))*time.Microsecond)
-				deadline := time.Now().Add(time.Duration(rand.IntN(20)) * time.Microsecond)
-				if d.tryTake() || d.take(ctx, deadline, func() bool { return rand.IntN(10) == 0 }) == nil {
-					d.add()
+				res := d.tryTake()
+				if res == nil {
+					deadline := time.Now().Add(time.Duration(rand.IntN(20)) * time.Microsecond)
+					res, _ = d.take(ctx, deadline, func() bool { return rand.IntN(10) == 0 })
+				}
+				if res != nil {
+					d.put(res)
 				}
 				cancel()
 			}
 		})
 	}
 	all.Wait()
-	d.close()
-	require.Equal(t, tokens, d.idleNow())
+	require.Equal(t, workers, d.idleNow())
 	require.Zero(t, d.waiting.Load())
 	require.Zero(t, d.queue.Len())
+	d.close()
 }

@@ -86,7 +86,7 @@ func (s *supervisor) pingHeld(res *resource) WorkerHealth {
 	}
 	rtt, err := w.ping(s.ctx, pingTimeout)
 	if err == nil {
-		s.desk.putUnused(res)
+		s.desk.put(res)
 		return WorkerHealth{WorkerInfo: info, Responsive: true, RTT: rtt}
 	}
 	s.discard(res)
@@ -117,7 +117,7 @@ func (s *supervisor) retireOverflow() {
 		return
 	}
 	for _, res := range s.desk.inspect(func(res *resource) bool {
-		if surplus > 0 && res.IdleDuration() >= s.cfg.overflowIdle {
+		if surplus > 0 && time.Since(res.Value().freed) >= s.cfg.overflowIdle {
 			surplus--
 			return true
 		}

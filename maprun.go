@@ -32,6 +32,7 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 	w.proc.linger(0)
 	defer func() {
 		w.doneWith()
+		w.freed = time.Now()
 		m.p.release(res)
 	}()
 	f := &flight[Out]{m: m, w: w, last: time.Now()}

@@ -278,8 +278,10 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 		if ctx.Err() != nil {
 			return nil, queueError(ctx, c)
 		}
-		if !p.desk.tryTake() {
-			switch err := p.queue(ctx, c); {
+		res := p.desk.tryTake()
+		if res == nil {
+			var err error
+			switch res, err = p.queue(ctx, c); {
 			case err == nil:
 			case errors.Is(err, errQueueFull):
 				return nil, newError(TypeQueueFull, NotExecuted, fmt.Sprintf("%d callers wait already (MaxQueue)", p.cfg.MaxQueue), nil)
@@ -291,23 +293,19 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 				continue
 			}
 		}
-		res, err := p.desk.acquire()
-		if err != nil {
-			return nil, newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
-		}
 		switch {
 		case !res.Value().reusable():
 			p.sup.discard(res)
 		case ctx.Err() != nil: // it ended in the same instant: the worker need not suffer for it
-			p.desk.putUnused(res)
+			p.desk.put(res)
 		default:
 			return res, nil
 		}
 	}
 }
 
-// queue waits for a token for as long as the call may still wait, and measures that.
-func (p *Pool) queue(ctx context.Context, c *call) error {
+// queue waits for a worker for as long as the call may still wait, and measures that.
+func (p *Pool) queue(ctx context.Context, c *call) (*resource, error) {
 	begun := time.Now()
 	defer func() { c.queued += time.Since(begun) }()
 	var deadline time.Time

@@ -98,7 +98,7 @@ func (w *sourceWatch) learn() (changed []string) {
 			w.s.discard(res)
 			continue
 		}
-		w.s.desk.putUnused(res)
+		w.s.desk.put(res)
 		changed = append(changed, w.meet(sources, worker.started)...)
 	}
 	return changed

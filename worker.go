@@ -42,7 +42,7 @@ type worker struct {
 	current    atomic.Pointer[job]
 	calls      atomic.Int64
 	errs       atomic.Int64
-	freed      time.Time    // its last call's end; whoever holds the worker may use it, and pace
+	freed      time.Time    // its last call's end, or when it was ready; whoever holds the worker may use it, and pace
 	pace       *pace        // of its last call's command
 	pinged     atomic.Int64 // calls when it was last pinged
 	rss        atomic.Int64
