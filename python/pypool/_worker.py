@@ -93,8 +93,9 @@ class Worker:
                         answer = self.failed(id, error, COMMANDS[name], args)
                 writing = True
                 write(answer)
-                # The host waits for no more than the answer: what follows costs it nothing.
-                page[2] = (monotonic_ns() - began) & MAX_NS
+                # The host waits for no more than the answer: what follows costs it nothing. With requests at hand it would.
+                if not lines:
+                    page[2] = (monotonic_ns() - began) & MAX_NS
                 # Nothing of a call stays alive while the loop waits.
                 running.request = line = request = args = handler = result = text = answer = None  # type: ignore[assignment]
             except Control:
