@@ -378,7 +378,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	p.closeOnce.Do(func() {
 		close(p.closing)
 		p.desk.turnAway()
-		p.sup.event(Event{Kind: EventPoolState, State: "closing"})
+		p.sup.announceClosing()
 		go p.dismantle()
 	})
 	select {

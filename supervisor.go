@@ -311,8 +311,19 @@ func (s *supervisor) markOverflowLocked() {
 
 func bySeq(a, b *worker) int { return cmp.Compare(a.seq, b.seq) }
 
+// announceClosing says that the pool is closing: no other state is announced after it but the end.
+func (s *supervisor) announceClosing() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = "closing"
+	s.event(Event{Kind: EventPoolState, State: s.state})
+}
+
 // announceLocked says when the pool begins or ceases to serve at its full size.
 func (s *supervisor) announceLocked() {
+	if s.state == "closing" {
+		return
+	}
 	ready := s.readyLocked()
 	state := "degraded"
 	switch {
