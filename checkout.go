@@ -247,7 +247,6 @@ func (d *desk) create(ctx context.Context) error {
 		return err
 	}
 	d.put(res)
-	d.suspect() // it may have died since
 	return nil
 }
 
