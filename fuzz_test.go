@@ -100,6 +100,7 @@ func (p *pieces) Read(b []byte) (int, error) {
 func (p *pieces) TryRead(b []byte) (int, error)  { return p.Read(b) }
 func (p *pieces) Write(b []byte) (int, error)    { return len(b), nil }
 func (p *pieces) TryWrite(b []byte) (int, error) { return len(b), nil }
+func (p *pieces) Unwatch()                       {}
 func (p *pieces) SetDeadline(time.Time) error    { return nil }
 func (p *pieces) Close() error                   { return nil }
 
@@ -140,17 +141,6 @@ func FuzzFrameReader(f *testing.F) {
 	})
 }
 
-// fuzzWorker is one Python worker for a whole fuzz run.
-var fuzzWorker = sync.OnceValues(func() (*Pool, error) {
-	path, err := os.Getwd()
-	if err != nil {
-		return nil, err
-	}
-	return New(context.Background(), Config{
-		Script: path + "/testdata/workers/faults.py", Python: realPython(), Size: 1, Overflow: -1, Logger: quiet(),
-	})
-})
-
 // FuzzEncodeRequest sends any JSON document and any strings through a real Python worker and back: one line goes out, and
 // what comes back is equal, or the request was refused before it ran.
 func FuzzEncodeRequest(f *testing.F) {
@@ -160,10 +150,12 @@ func FuzzEncodeRequest(f *testing.F) {
 	} {
 		f.Add(s, "text \x00\x7f é 日本 \u2028", "session")
 	}
-	p, err := fuzzWorker()
-	if err != nil {
-		f.Fatal(err)
-	}
+	path, err := os.Getwd()
+	require.NoError(f, err)
+	p, err := New(context.Background(), Config{
+		Script: path + "/testdata/workers/faults.py", Python: realPython(), Size: 1, Overflow: -1, Logger: quiet(),
+	})
+	require.NoError(f, err)
 	f.Cleanup(func() {
 		if err := p.Close(); err != nil {
 			f.Error(err)
