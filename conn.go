@@ -106,6 +106,7 @@ func (c *conn) disarm(stop func() bool) {
 // await reads what comes next: at first it polls, because to be parked and woken costs more than a short wait; then it parks.
 func (c *conn) await(p []byte) (int, error) {
 	if !c.pollUntil.IsZero() {
+		c.t.Unwatch()
 		for range maxPolls { // so that it ends also where the clock stands still, as in a synctest bubble
 			n, err := c.t.TryRead(p)
 			if n > 0 || err != nil {

@@ -363,6 +363,9 @@ func (t *fakePipe) TryWrite(b []byte) (int, error) {
 	return t.Write(b)
 }
 
+// Unwatch: nobody is woken in vain.
+func (*fakePipe) Unwatch() {}
+
 func (t *fakePipe) SetDeadline(at time.Time) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -290,7 +290,8 @@ func ptr[T any](v T) *T { return &v }
 
 // unread counts the bytes that a worker has sent and the host has not read.
 func unread(w *worker) (n int) {
-	_ = w.proc.(*execProcess).pipes.reads.raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	out := w.proc.(*execProcess).pipes.out
+	_ = out.raw.Control(func(uintptr) { n, _ = unix.IoctlGetInt(out.pipe, unix.TIOCINQ) })
 	return n
 }
 

@@ -540,7 +540,10 @@ func stop(t testing.TB, pid int) {
 
 // unbegun counts the bytes that the host has sent and the worker has not read.
 func unbegun(w *worker) (n int) {
-	_ = w.proc.(*execProcess).pipes.writes.raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	in, err := w.proc.(*execProcess).pipes.in.SyscallConn()
+	if err == nil {
+		_ = in.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	}
 	return n
 }
 

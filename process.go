@@ -96,23 +96,18 @@ func execSpawn(_ context.Context, sp *spawner, spec spawnSpec) (_ process, err e
 		}
 		return r, w
 	}
-	inR, inW := pipe()
-	outR, outW := pipe()
-	errR, errW := pipe()
-	p.pipes = &pipes{in: inW, out: outR}
-	p.errs = errR
-	for _, f := range []*os.File{inR, outW, errW} {
-		if f != nil {
-			theirs = append(theirs, f)
-		}
+	var stdin, stdout *os.File
+	if p.pipes, stdin, stdout, err = newPipes(); err != nil {
+		return nil, err
 	}
+	theirs = append(theirs, stdin, stdout)
+	errR, errW := pipe()
 	if err != nil {
 		return nil, err
 	}
-	if err := p.pipes.open(); err != nil {
-		return nil, err
-	}
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = inR, outW, errW
+	p.errs = errR
+	theirs = append(theirs, errW)
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, stdout, errW
 	if extraFiles { // fd 3: stack dumps; fd 4: the page of begun ids; fd 5: the leash
 		stackR, stackW := pipe()
 		leashR, leashW := pipe()
@@ -254,40 +249,61 @@ func (p *execProcess) release() {
 
 // pipes is the transport over a process's stdin and stdout.
 type pipes struct {
-	in, out       *os.File
-	reads, writes attempt
+	in     *os.File
+	out    *outPipe
+	writes *attempt
 }
 
-func (p *pipes) open() error {
-	return errors.Join(p.reads.open(p.out, readNow), p.writes.open(p.in, writeNow))
+// newPipes returns the transport and the child's ends of it.
+func newPipes() (_ *pipes, stdin, stdout *os.File, err error) {
+	stdin, in, err := os.Pipe()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	out, stdout, err := newOutPipe()
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, stdin.Close(), in.Close())
+	}
+	p := &pipes{in: in, out: out}
+	raw, err := in.SyscallConn()
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, p.Close(), stdin.Close(), stdout.Close())
+	}
+	p.writes = newAttempt(raw.Write, writeNow)
+	return p, stdin, stdout, nil
 }
 
 func (p *pipes) Read(b []byte) (int, error)     { return p.out.Read(b) }
 func (p *pipes) Write(b []byte) (int, error)    { return p.in.Write(b) }
-func (p *pipes) TryRead(b []byte) (int, error)  { return p.reads.do(p.reads.raw.Read, b) }
-func (p *pipes) TryWrite(b []byte) (int, error) { return p.writes.do(p.writes.raw.Write, b) }
+func (p *pipes) TryRead(b []byte) (int, error)  { return p.out.TryRead(b) }
+func (p *pipes) TryWrite(b []byte) (int, error) { return p.writes.do(b, false) }
+func (p *pipes) Unwatch()                       { p.out.Unwatch() }
 
-// attempt is one non-blocking system call on a file. Its closure is made once, so that a call allocates nothing.
+// attempt is a non-blocking system call on a file. Its closure is made once, so that a call allocates nothing. It is not safe for
+// concurrent use.
 type attempt struct {
-	raw  syscall.RawConn
-	once func(fd uintptr) bool
-	p    []byte
-	n    int
-	err  error
+	through func(func(fd uintptr) bool) error
+	call    func(fd uintptr) bool
+	wait    bool
+	p       []byte
+	n       int
+	err     error
 }
 
-func (a *attempt) open(f *os.File, call func(uintptr, []byte) (int, error)) (err error) {
-	a.raw, err = f.SyscallConn()
-	a.once = func(fd uintptr) bool {
+// newAttempt: through is the Read or the Write of the file's RawConn.
+func newAttempt(through func(func(fd uintptr) bool) error, call func(fd uintptr, p []byte) (int, error)) *attempt {
+	a := &attempt{through: through}
+	a.call = func(fd uintptr) bool {
 		a.n, a.err = call(fd, a.p)
-		return true // never wait
+		return !a.wait || a.n > 0 || a.err != nil
 	}
-	return err
+	return a
 }
 
-func (a *attempt) do(through func(func(uintptr) bool) error, b []byte) (int, error) {
-	a.p, a.n, a.err = b, 0, nil
-	err := through(a.once)
+// do makes the call; with wait as often as the file is said to be ready, until bytes have moved.
+func (a *attempt) do(p []byte, wait bool) (int, error) {
+	a.wait, a.p, a.n, a.err = wait, p, 0, nil
+	err := a.through(a.call)
 	a.p = nil
 	if err != nil {
 		return 0, err
@@ -299,12 +315,4 @@ func (p *pipes) SetDeadline(t time.Time) error {
 	return errors.Join(p.in.SetWriteDeadline(t), p.out.SetReadDeadline(t))
 }
 
-func (p *pipes) Close() error {
-	var errs []error
-	for _, f := range []*os.File{p.in, p.out} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
-	}
-	return errors.Join(errs...)
-}
+func (p *pipes) Close() error { return errors.Join(p.in.Close(), p.out.Close()) }

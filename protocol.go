@@ -28,6 +28,8 @@ type transport interface {
 	// waiting. After a deadline they may fail with os.ErrDeadlineExceeded, as Read and Write do.
 	TryRead(p []byte) (int, error)
 	TryWrite(p []byte) (int, error)
+	// Unwatch says that TryRead will do for now: until the next Read nothing need be woken by what comes. It is a hint.
+	Unwatch()
 	SetDeadline(t time.Time) error
 	Close() error
 }

@@ -21,6 +21,7 @@ type bytesTransport struct{ *bytes.Reader }
 func (*bytesTransport) Write(p []byte) (int, error)    { return len(p), nil }
 func (*bytesTransport) TryRead([]byte) (int, error)    { return 0, nil }
 func (*bytesTransport) TryWrite(p []byte) (int, error) { return len(p), nil }
+func (*bytesTransport) Unwatch()                       {}
 func (*bytesTransport) SetDeadline(time.Time) error    { return nil }
 func (*bytesTransport) Close() error                   { return nil }
 

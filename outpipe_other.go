@@ -1,0 +1,27 @@
+//go:build !linux
+
+package pypool
+
+import "os"
+
+// outPipe is our end of a worker's stdout. Go's network poller always watches it here.
+type outPipe struct {
+	*os.File
+	reads *attempt
+}
+
+// newOutPipe returns our end of a pipe and the child's.
+func newOutPipe() (_ *outPipe, theirs *os.File, err error) {
+	ours, theirs, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	raw, err := ours.SyscallConn()
+	return &outPipe{ours, newAttempt(raw.Read, readNow)}, theirs, err
+}
+
+// TryRead reads what is there.
+func (o *outPipe) TryRead(p []byte) (int, error) { return o.reads.do(p, false) }
+
+// Unwatch has no effect.
+func (*outPipe) Unwatch() {}
