@@ -14,14 +14,17 @@ import (
 
 const (
 	mapBlock    = 64
-	mapBlocks   = 128                  // mapBlock*mapBlocks items at most lie between the one fed last and the one yielded last
+	mapBlocks   = 64                   // mapBlock*mapBlocks items at most lie between the one fed last and the one yielded last
 	mapBytes    = 8 << 20              // of requests fed and not answered, and of results not yielded; one item, and what is in flight, may exceed it
 	mapKept     = 4 << 10              // a request's buffer up to this size waits in its slot for the next item
 	mapPublish  = 32                   // items fed before the feeder looks for room, unless a lane is hungry
 	mapAttempts = 3                    // workers that may die before they begin one and the same item
 	mapCrowd    = 128                  // so many items under way, or done, need not be looked at one by one as they come
-	mapFlight   = 1024                 // requests in flight on one worker
+	mapFlight   = 1024                 // requests in flight on one worker; on all together half of those that are fed at most
+	mapBuffer   = 32 << 10             // for the answers that have come together
 	mapTarget   = 4 * time.Millisecond // of a worker's time: as many items as fill it are kept in flight
+	mapNap      = mapTarget / 40       // while answers come together
+	mapNaps     = 4                    // such naps, before they are waited for
 )
 
 // Map runs the command once for each item and yields the results in the items' order. The items are spread over the pool's
@@ -346,7 +349,8 @@ func (m *mapper[Out]) flight() int {
 	if m.perItem <= 0 {
 		return 1
 	}
-	return int(min(max(mapTarget/m.perItem, 1), mapFlight))
+	most := min(mapFlight, max(mapBlock*mapBlocks/2/m.p.cfg.Size, 1))
+	return min(max(int(mapTarget/m.perItem), 1), most)
 }
 
 // fail settles slots that cannot be served.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"runtime"
 	"time"
 )
 
@@ -35,6 +34,7 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 		w.freed = time.Now()
 		m.p.release(res)
 	}()
+	w.conn.reserve(mapBuffer)
 	f := &flight[Out]{m: m, w: w, last: time.Now()}
 	stop := w.conn.arm(m.ctx, f.deadline(), time.Time{})
 	err := w.conn.quiet()
@@ -137,14 +137,12 @@ func (f *flight[Out]) read() error {
 	return nil
 }
 
-// gather gives answers some time to come together: to be woken for each would cost more than such an item's work does. Meanwhile the
-// feeder and the loop over the results have their turn, and the workers where processors are few.
+// gather gives answers some time to come together: to be woken for each, or to look for each, would cost more than such an item's work
+// does.
 func (f *flight[Out]) gather() {
-	for i := 0; i < 8 && f.w.conn.quietSoFar(); i++ {
-		if i == 0 {
-			runtime.Gosched()
-		}
-		giveWay()
+	f.w.conn.t.Unwatch()
+	for i := 0; i < mapNaps && f.w.conn.quietSoFar(); i++ {
+		time.Sleep(mapNap)
 	}
 }
 
@@ -267,6 +265,13 @@ func (c *conn) quietSoFar() bool {
 	n, err := c.t.TryRead(c.buf[c.w:])
 	c.w += n
 	return n == 0 && err == nil // the error comes again when it is waited for
+}
+
+// reserve makes the buffer at least so large.
+func (c *conn) reserve(size int) {
+	if len(c.buf) < size && c.r == c.w {
+		c.buf, c.r, c.w = make([]byte, size), 0, 0
+	}
 }
 
 // lineBuffered reports whether a whole line has been read already.
