@@ -26,8 +26,9 @@ type flight[Out any] struct {
 // run serves the batch, and more as long as there is more and nobody else waits for a worker. It releases the worker.
 func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 	w := res.Value()
-	j := &job{info: m.template.info, id: m.slot(batch[0]).call.id}
-	w.current.Store(j)
+	info := m.template.info
+	info.RequestID = m.slot(batch[0]).call.id
+	w.current.Store(&info)
 	w.proc.linger(0)
 	defer func() {
 		w.doneWith()

@@ -171,7 +171,7 @@ func (s *supervisor) onReady(w *worker) {
 
 // onExit runs on the worker's own goroutine when its process is gone.
 func (s *supervisor) onExit(w *worker) {
-	j := w.current.Load()
+	call := w.current.Load()
 	wasReady, stopped, served := isClosed(w.ready), w.retired.Load(), w.calls.Load() > 0
 	s.mu.Lock()
 	delete(s.live, w)
@@ -179,13 +179,13 @@ func (s *supervisor) onExit(w *worker) {
 	switch {
 	case served:
 		s.idleWait.Reset()
-	case wasReady && !stopped && j == nil && w.seq > int64(s.cfg.Size):
+	case wasReady && !stopped && call == nil && w.seq > int64(s.cfg.Size):
 		// A replacement that died before it served: perhaps they all will.
 		s.notBefore = later(s.notBefore, time.Now().Add(s.idleWait.NextBackOff()))
 	}
 	s.broadcastLocked()
 	s.mu.Unlock()
-	s.reportExit(w, j, wasReady, stopped)
+	s.reportExit(w, call, wasReady, stopped)
 	s.lookForDead()
 }
 

@@ -9,7 +9,7 @@ import (
 
 // What the pool says of itself: events to the Observer, records to the log. No arguments and no results are in them.
 
-func (s *supervisor) reportExit(w *worker, j *job, wasReady, stopped bool) {
+func (s *supervisor) reportExit(w *worker, call *CallInfo, wasReady, stopped bool) {
 	level, text := slog.LevelInfo, "worker stopped"
 	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.pid()), slog.Int64("calls", w.calls.Load()), slog.Duration("uptime", time.Since(w.started))}
 	ev := Event{Kind: EventWorkerExited, Worker: w.id, PID: w.proc.pid(), Cause: "stopped"}
@@ -30,9 +30,9 @@ func (s *supervisor) reportExit(w *worker, j *job, wasReady, stopped bool) {
 		}
 		attrs = append(attrs, slog.String("cause", ev.Cause))
 	}
-	if j != nil {
-		ev.Command, ev.Session, ev.RequestID = j.info.Command, j.info.Session, j.id
-		attrs = append(attrs, callAttrs(j.info)...)
+	if call != nil {
+		ev.Command, ev.Session, ev.RequestID = call.Command, call.Session, call.RequestID
+		attrs = append(attrs, callAttrs(*call)...)
 	}
 	s.env.reporter.log(level, text, attrs...)
 	s.event(ev)

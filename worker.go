@@ -37,9 +37,9 @@ type worker struct {
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration
 	overflow   atomic.Bool
-	retired    atomic.Bool // nothing is wrong with it, and it is to end
-	lost       atomic.Bool // it is in doubt, and being killed
-	current    atomic.Pointer[job]
+	retired    atomic.Bool              // nothing is wrong with it, and it is to end
+	lost       atomic.Bool              // it is in doubt, and being killed
+	current    atomic.Pointer[CallInfo] // a copy: the job itself is its caller's
 	calls      atomic.Int64
 	errs       atomic.Int64
 	freed      time.Time    // its last call's end, or when it was ready; whoever holds the worker may use it, and pace
@@ -119,7 +119,8 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	}
 	line := j.req.seal(j.id, left, limited)
 
-	w.current.Store(j)
+	info := j.info
+	w.current.Store(&info)
 	defer w.doneWith()
 	stop := w.conn.arm(ctx, deadline, spin(j.poll, start))
 	err := w.conn.send(line)
@@ -405,9 +406,9 @@ func (w *worker) logLine(line logLine) {
 	}
 	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.pid())}
 	call, session := line.call, line.session
-	if j := w.current.Load(); j != nil && (call == 0 || call == j.id) {
-		call, session = j.id, j.info.Session
-		attrs = append(attrs, slog.String("command", j.info.Command))
+	if now := w.current.Load(); now != nil && (call == 0 || call == now.RequestID) {
+		call, session = now.RequestID, now.Session
+		attrs = append(attrs, slog.String("command", now.Command))
 	}
 	if call != 0 {
 		attrs = append(attrs, slog.Uint64("request", call))
