@@ -45,9 +45,9 @@ func newWatch(pipe int) (*os.File, error) {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
 	err = errors.Join(unix.SetNonblock(pipe, true), unix.SetNonblock(set, true),
-		unix.EpollCtl(set, unix.EPOLL_CTL_ADD, pipe, &unix.EpollEvent{Events: unix.EPOLLIN}))
+		os.NewSyscallError("epoll_ctl", unix.EpollCtl(set, unix.EPOLL_CTL_ADD, pipe, &unix.EpollEvent{Events: unix.EPOLLIN})))
 	if err != nil {
-		return nil, errors.Join(os.NewSyscallError("epoll_ctl", err), unix.Close(set))
+		return nil, errors.Join(err, unix.Close(set))
 	}
 	return os.NewFile(uintptr(set), "stdout"), nil
 }

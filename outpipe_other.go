@@ -2,7 +2,10 @@
 
 package pypool
 
-import "os"
+import (
+	"errors"
+	"os"
+)
 
 // outPipe is our end of a worker's stdout. Go's network poller always watches it here.
 type outPipe struct {
@@ -17,7 +20,10 @@ func newOutPipe() (_ *outPipe, theirs *os.File, err error) {
 		return nil, nil, err
 	}
 	raw, err := ours.SyscallConn()
-	return &outPipe{ours, newAttempt(raw.Read, readNow)}, theirs, err
+	if err != nil {
+		return nil, nil, errors.Join(err, ours.Close(), theirs.Close())
+	}
+	return &outPipe{ours, newAttempt(raw.Read, readNow)}, theirs, nil
 }
 
 // TryRead reads what is there.
