@@ -241,7 +241,7 @@ def encode(value: Any) -> str:
             if fast is not None:
                 return fast
         text = "".join(_chunks(value, 0))
-        if kind is dict and text.find("{", 1) < 0:
+        if kind is dict and text.rfind("{") == 0:
             for key in value:
                 if type(key) is not str and not isinstance(key, str):
                     raise TypeError
@@ -319,8 +319,10 @@ class Channel:
             chunk = read(self.fd_in, 1 << 20 if parts else 1 << 16)
             if not chunk:
                 return None  # a partial line is never dispatched
-            if not parts and chunk.find(b"\n") == len(chunk) - 1:
-                return chunk[:-1]  # one line, as a rule
+            if not parts:
+                line, end, rest = chunk.partition(b"\n")
+                if end and not rest:
+                    return line  # one line, as a rule
             self.take(chunk)
         return lines.pop()
 
