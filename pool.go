@@ -334,7 +334,8 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (reply, *Error) 
 	c.given = time.Now()
 	w.pace.learn(w.proc.worked()) // its last call's: known a moment after the answer, so that no answer waits for it
 	w.pace = p.paces.of(c.info.Command, w.pace)
-	c.poll = p.paces.begin(w.pace, c.given.Sub(w.freed))
+	c.idle = c.given.Sub(w.freed)
+	c.poll = p.paces.begin(w.pace, c.idle)
 	w.proc.linger(linger(c.poll))
 	ended := false
 	defer func() {

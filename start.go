@@ -87,11 +87,13 @@ func (w *worker) greet() (stage string, err error) {
 
 // converse is one exchange of the start: a line out, its answer in. An error answer comes back as *wireError.
 func (w *worker) converse(line []byte, id uint64, into any) error {
-	send := w.conn.send
-	if id == 0 {
-		send = w.conn.write // a banner may have come already: that is no noise yet
+	var err error
+	if id == 0 { // a banner may have come already: that is no noise yet
+		err = w.conn.write(line)
+	} else {
+		err = w.conn.send(line, time.Since(w.freed))
 	}
-	if err := send(line); err != nil {
+	if err != nil {
 		if id == 0 { // what it says instead of reading is all there is to show
 			_ = w.conn.t.SetDeadline(time.Time{}) // an expired one refuses even a read that would not wait
 			if n, _ := w.conn.t.TryRead(w.conn.buf); n > 0 {

@@ -127,6 +127,7 @@ func playStep(t *testing.T, event string, at boundary, want cell) {
 	s.cancel = cancel
 	defer cancel()
 	first := p.Workers()[0].ID
+	time.Sleep(2 * aMoment) // sooner nobody looks whether the worker has said something
 	res, err := p.ExecuteAnonymous(s.ctx, "step", []any{"argument"}, WithTimeout(time.Hour))
 	s.active.Store(false)
 	s.sent.Store(false)
@@ -141,6 +142,7 @@ func playStep(t *testing.T, event string, at boundary, want cell) {
 		return
 	}
 	s.stopped.Store(false) // SIGCONT
+	time.Sleep(2 * aMoment)
 	// The epilogue: the next call succeeds, on a pool of full size.
 	_, err = p.ExecuteAnonymous(context.Background(), "work", nil)
 	require.NoError(t, err)
@@ -317,4 +319,34 @@ func (t *steppedPipe) answer(b []byte, read func([]byte) (int, error)) (int, err
 		t.s.reach(atRelease)
 	}
 	return n, err
+}
+
+// What comes within a moment of an answer, and not along with it, is found behind the next request: no caller is given it, and the
+// worker is replaced even so.
+func TestUnaskedOutputAMomentAfterAnAnswer(t *testing.T) {
+	for wait, want := range map[time.Duration]cell{0: violated, 2 * aMoment: succeedsElse} {
+		t.Run(wait.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var f fleet
+				var spoiled *fakeProcess
+				f.script = func(p *fakeProcess, _ fakeRequest) bool {
+					spoiled = p
+					return false
+				}
+				p, err := New(t.Context(), f.config(1))
+				require.NoError(t, err)
+				defer func() { require.NoError(t, p.Close()) }()
+				_, err = p.ExecuteAnonymous(t.Context(), "work", nil)
+				require.NoError(t, err)
+				worker := p.Workers()[0].ID
+				spoiled.say(`{"id":1,"success":true,"result":"garbage"}` + "\n")
+				time.Sleep(wait)
+				_, err = p.ExecuteAnonymous(t.Context(), "work", nil)
+				failsWith(t, err, want.want, want.is)
+				_, err = p.ExecuteAnonymous(t.Context(), "work", nil)
+				require.NoError(t, err)
+				require.NotEqual(t, worker, p.Workers()[0].ID)
+			})
+		})
+	}
 }

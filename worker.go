@@ -70,6 +70,7 @@ type job struct {
 	req     request
 	timeout time.Duration    // of the operation; 0: none
 	given   time.Time        // when the worker got it
+	idle    time.Duration    // how long the worker had been free by then
 	poll    bool             // for the answer, before parking
 	item    func(reply) bool // takes a stream's items; false stops the stream. nil: items are not expected
 	stopped bool             // item has returned false
@@ -123,7 +124,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	w.current.Store(&info)
 	defer w.doneWith()
 	stop := w.conn.arm(ctx, deadline, spin(j.poll, start))
-	err := w.conn.send(line)
+	err := w.conn.send(line, j.idle)
 	var f frame
 	if err == nil {
 		err = w.receive(j, &f)
