@@ -23,11 +23,11 @@ type conn struct {
 	broken error
 
 	// Of the exchange under way, from arm to disarm.
-	ctx       context.Context
-	deadline  time.Time
-	current   bool // the transport has this deadline
-	dirty     bool // the transport has some deadline
-	pollUntil time.Time
+	ctx      context.Context
+	deadline time.Time
+	current  bool    // the transport has this deadline
+	dirty    bool    // the transport has some deadline
+	polling  polling // once an exchange, until it parks
 
 	interrupt func()        // moves the transport's deadline into the past; made once, so that arming allocates no closure
 	hooked    chan struct{} // the interrupt has run
@@ -67,10 +67,10 @@ const aMoment = 5 * time.Microsecond
 // errNoise says that the worker had sent something unasked before the request was written.
 var errNoise = errors.New("output that no request asked for")
 
-// arm makes ctx's end and the deadline (zero: none) interrupt the exchange; disarm must follow. An answer that comes before
-// pollUntil (zero: none) is waited for without parking.
-func (c *conn) arm(ctx context.Context, deadline, pollUntil time.Time) (stop func() bool) {
-	c.ctx, c.deadline, c.pollUntil = ctx, deadline, pollUntil
+// arm makes ctx's end and the deadline (zero: none) interrupt the exchange; disarm must follow. Who polls waits for an answer
+// that comes soon without parking.
+func (c *conn) arm(ctx context.Context, deadline time.Time, how polling) (stop func() bool) {
+	c.ctx, c.deadline, c.polling = ctx, deadline, how
 	if ctx.Done() == nil {
 		return nil
 	}
@@ -108,19 +108,22 @@ func (c *conn) disarm(stop func() bool) {
 
 // await reads what comes next: at first it polls, because to be parked and woken costs more than a short wait; then it parks.
 func (c *conn) await(p []byte) (int, error) {
-	if !c.pollUntil.IsZero() {
+	if c.polling != asleep {
 		c.t.Unwatch()
-		for range maxPolls { // so that it ends also where the clock stands still, as in a synctest bubble
+		looks, end := c.polling.looks(), time.Now().Add(spinLimit)
+		for look := 1; look <= maxPolls; look++ { // so that it ends also where the clock stands still, as in a synctest bubble
 			n, err := c.t.TryRead(p)
 			if n > 0 || err != nil {
 				return n, err
 			}
-			if time.Until(c.pollUntil) < 0 {
+			if time.Until(end) < 0 {
 				break
 			}
-			giveWay() // the worker may be waiting for this very processor
+			if look%looks == 0 {
+				giveWay() // the worker may be waiting for this very processor
+			}
 		}
-		c.pollUntil = time.Time{} // once an exchange
+		c.polling = asleep
 	}
 	c.patient()
 	return c.t.Read(p)

@@ -230,8 +230,8 @@ func (p *fakeProcess) terminate() {
 	}
 }
 
-func (p *fakeProcess) linger(time.Duration)  {}
-func (p *fakeProcess) worked() time.Duration { return time.Microsecond }
+func (p *fakeProcess) linger(time.Duration, bool) {}
+func (p *fakeProcess) worked() time.Duration      { return time.Microsecond }
 func (p *fakeProcess) begun() (uint64, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

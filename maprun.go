@@ -29,7 +29,7 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 	info := m.template.info
 	info.RequestID = m.slot(batch[0]).call.id
 	w.current.Store(&info)
-	w.proc.linger(0)
+	w.proc.linger(0, false)
 	defer func() {
 		w.doneWith()
 		w.freed = time.Now()
@@ -37,7 +37,7 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 	}()
 	w.conn.reserve(mapBuffer)
 	f := &flight[Out]{m: m, w: w, last: time.Now()}
-	stop := w.conn.arm(m.ctx, f.deadline(), time.Time{})
+	stop := w.conn.arm(m.ctx, f.deadline(), asleep)
 	err := w.conn.quiet(time.Since(w.freed))
 	f.add(batch)
 	for err == nil && len(f.sent) > 0 {

@@ -11,15 +11,35 @@ const (
 	briefWork   = 25 * time.Microsecond  // a request that takes its worker longer is better waited for asleep
 	spinLimit   = 120 * time.Microsecond // a call that polls gives up after it: long enough for a worker that must first be woken
 	lingerLimit = 50 * time.Microsecond  // the worker of such a call polls for its next request before it sleeps
+	aloneAfter  = time.Millisecond       // since two calls ran at the same time
 	maxPaces    = 1024                   // commands that are remembered
 )
+
+// polling is how a call waits for its answer, and its worker for the next request.
+type polling int
+
+const (
+	asleep polling = iota // parked, as who waits for a file is
+	polite                // looking for it, and giving the processor away after each look: another call or its worker may need it
+	alone                 // looking several times before that: calls run one at a time
+)
+
+// looks is how often to look before giving the processor away.
+func (p polling) looks() int {
+	if p == alone {
+		return 4
+	}
+	return 1
+}
 
 // paces decides whether a caller polls for its answer instead of parking, and the worker for its next request instead of sleeping: to
 // wake a processor that has gone idle takes several times as long as a trivial call, and costs more. It pays for commands
 // whose work is brief, on a worker that was busy a moment ago, and as long as there are processors enough.
 type paces struct {
 	cpus    int64
+	born    time.Time
 	running atomic.Int64 // calls that a worker has now
+	crowded atomic.Int64 // when two calls last ran at the same time, in nanoseconds since born
 	count   atomic.Int64
 	known   sync.Map // command -> *pace
 }
@@ -36,7 +56,7 @@ func newPaces() *paces {
 	if cpus == 1 { // the worker needs one, too
 		cpus = 0
 	}
-	return &paces{cpus: int64(cpus)}
+	return &paces{cpus: int64(cpus), born: time.Now()}
 }
 
 // of returns the command's pace, nil when there are too many. last is one that may be it, or nil.
@@ -56,14 +76,22 @@ func (ps *paces) of(command string, last *pace) *pace {
 	return v.(*pace)
 }
 
-// begin decides whether a call polls, whose worker has been idle for so long. end must follow.
-func (ps *paces) begin(p *pace, idle time.Duration) (poll bool) {
-	running := ps.running.Add(1)
-	if p == nil {
-		return false
+// begin decides how a call waits, whose worker has been idle for so long. end must follow.
+func (ps *paces) begin(p *pace, now time.Time, idle time.Duration) polling {
+	running, age := ps.running.Add(1), now.Sub(ps.born)
+	if running > 1 {
+		ps.crowded.Store(int64(age))
 	}
-	work := time.Duration(p.work.Load())
-	return running <= ps.cpus && idle <= lingerLimit && work > 0 && work <= briefWork
+	if p == nil || running > ps.cpus || idle > lingerLimit {
+		return asleep
+	}
+	switch work := time.Duration(p.work.Load()); {
+	case work <= 0 || work > briefWork:
+		return asleep
+	case age-time.Duration(ps.crowded.Load()) > aloneAfter:
+		return alone
+	}
+	return polite
 }
 
 func (ps *paces) end() { ps.running.Add(-1) }
@@ -80,17 +108,9 @@ func (p *pace) learn(work time.Duration) {
 	p.work.Store(int64(work))
 }
 
-// spin returns until when a call that began at the given time polls for its answer; zero: not at all.
-func spin(poll bool, begun time.Time) time.Time {
-	if !poll {
-		return time.Time{}
-	}
-	return begun.Add(spinLimit)
-}
-
 // linger is how long the worker of a call polls for the next request.
-func linger(poll bool) time.Duration {
-	if !poll {
+func (p polling) linger() time.Duration {
+	if p == asleep {
 		return 0
 	}
 	return lingerLimit

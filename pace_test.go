@@ -13,14 +13,14 @@ import (
 func TestPaceDecidesWhoPolls(t *testing.T) {
 	const now = time.Duration(0)
 	twoCPUs := func(work ...time.Duration) *paces {
-		ps := &paces{cpus: 2}
+		ps := &paces{cpus: 2, born: time.Now().Add(-time.Hour)}
 		for _, w := range work {
 			ps.of("work", nil).learn(w)
 		}
 		return ps
 	}
 	polls := func(ps *paces, idle time.Duration) bool {
-		return ps.begin(ps.of("work", nil), idle)
+		return ps.begin(ps.of("work", nil), time.Now(), idle) != asleep
 	}
 	const brief, long = 5 * time.Microsecond, time.Millisecond
 	assert.False(t, polls(twoCPUs(), now), "nothing is known of a new command")
@@ -75,4 +75,21 @@ def long(): time.sleep(0.02)
 	proc := p.sup.workers()[0].proc
 	assert.GreaterOrEqual(t, proc.worked(), 20*time.Millisecond)
 	assert.Less(t, proc.worked(), 10*time.Second)
+}
+
+func TestPaceTellsCallsThatRunOneAtATime(t *testing.T) {
+	born := time.Now()
+	ps := &paces{cpus: 2, born: born}
+	work := ps.of("work", nil)
+	work.learn(5 * time.Microsecond)
+	at := func(since time.Duration) polling { return ps.begin(work, born.Add(since), 0) }
+	assert.Equal(t, alone, at(time.Hour))
+	assert.Equal(t, polite, at(time.Hour), "the first is still running")
+	ps.end()
+	ps.end()
+	assert.Equal(t, polite, at(time.Hour+aloneAfter), "there may be two again at any moment")
+	ps.end()
+	assert.Equal(t, alone, at(time.Hour+2*aloneAfter))
+	assert.Equal(t, 1, polite.looks())
+	assert.Greater(t, alone.looks(), 1)
 }

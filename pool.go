@@ -335,8 +335,8 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (reply, *Error) 
 	w.pace.learn(w.proc.worked()) // its last call's: known a moment after the answer, so that no answer waits for it
 	w.pace = p.paces.of(c.info.Command, w.pace)
 	c.idle = c.given.Sub(w.freed)
-	c.poll = p.paces.begin(w.pace, c.idle)
-	w.proc.linger(linger(c.poll))
+	c.polling = p.paces.begin(w.pace, c.given, c.idle)
+	w.proc.linger(c.polling.linger(), c.polling == alone)
 	ended := false
 	defer func() {
 		if !ended { // the loop body of a stream panics, or ends its goroutine

@@ -23,8 +23,9 @@ type process interface {
 	// begun returns the id of the last request that the runtime began. It is final once ending says true; ok is false
 	// where there is no shared page.
 	begun() (id uint64, ok bool)
-	// linger tells the runtime how long to poll for its next request before it sleeps. It is a hint, and needs the page too.
-	linger(d time.Duration)
+	// linger tells the runtime how long to poll for its next request before it sleeps, and whether calls run one at
+	// a time. It is a hint, and needs the page too.
+	linger(d time.Duration, alone bool)
 	// worked is how long the runtime took for its last request; 0 where there is no page. It is stored a moment after the answer.
 	worked() time.Duration
 	// terminate and kill signal the whole process group. They do nothing once the process is reaped.
@@ -179,9 +180,9 @@ func (p *execProcess) begun() (uint64, bool) {
 	return p.page.begun(), true
 }
 
-func (p *execProcess) linger(d time.Duration) {
+func (p *execProcess) linger(d time.Duration, alone bool) {
 	if p.page != nil {
-		p.page.linger(d)
+		p.page.linger(d, alone)
 	}
 }
 

@@ -27,7 +27,7 @@ func (*bytesTransport) Close() error                   { return nil }
 
 func connOf(text string) *conn {
 	c := newConn(&bytesTransport{bytes.NewReader([]byte(text))}, 1<<20)
-	c.arm(context.Background(), time.Time{}, time.Time{})
+	c.arm(context.Background(), time.Time{}, asleep)
 	return c
 }
 

@@ -38,7 +38,7 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	if d := env.cfg.StartTimeout; d > 0 {
 		deadline = w.started.Add(d)
 	}
-	stop := w.conn.arm(ctx, deadline, time.Time{})
+	stop := w.conn.arm(ctx, deadline, asleep)
 	stage, err := w.greet()
 	w.conn.disarm(stop)
 	if err == nil {

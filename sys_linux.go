@@ -61,7 +61,7 @@ func (s *spawner) close() {
 
 // sharedPage is memory that a worker's runtime and the host share, also after the worker's death. Its words: the id of the request that
 // the runtime began last, written there; the nanoseconds for which it is to poll for its next request, written here; the
-// nanoseconds that its last one took until its answer was written, written there.
+// nanoseconds that its last one took until its answer was written, written there; whether calls run one at a time, written here.
 type sharedPage struct{ mem []byte }
 
 // newSharedPage returns the page and the file to hand to the child; nil when the kernel has no memfd.
@@ -90,9 +90,19 @@ func (p *sharedPage) begun() uint64 { return atomic.LoadUint64(p.word(0)) }
 
 func (p *sharedPage) worked() time.Duration { return time.Duration(atomic.LoadUint64(p.word(2))) }
 
-func (p *sharedPage) linger(d time.Duration) {
-	if w := p.word(1); atomic.LoadUint64(w) != uint64(d) { // a store would take the line from the worker's cache
-		atomic.StoreUint64(w, uint64(d))
+func (p *sharedPage) linger(d time.Duration, alone bool) {
+	p.tell(1, uint64(d))
+	var flag uint64
+	if alone {
+		flag = 1
+	}
+	p.tell(3, flag)
+}
+
+// tell stores what the word does not hold yet: a store would take the line from the worker's cache.
+func (p *sharedPage) tell(i int, value uint64) {
+	if w := p.word(i); atomic.LoadUint64(w) != value {
+		atomic.StoreUint64(w, value)
 	}
 }
 

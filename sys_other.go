@@ -23,10 +23,10 @@ type sharedPage struct{}
 
 func newSharedPage() (*sharedPage, *os.File) { return nil, nil }
 
-func (*sharedPage) begun() uint64         { return 0 }
-func (*sharedPage) worked() time.Duration { return 0 }
-func (*sharedPage) linger(time.Duration)  {}
-func (*sharedPage) close()                {}
+func (*sharedPage) begun() uint64              { return 0 }
+func (*sharedPage) worked() time.Duration      { return 0 }
+func (*sharedPage) linger(time.Duration, bool) {}
+func (*sharedPage) close()                     {}
 
 func giveWay() {}
 

@@ -198,7 +198,7 @@ func (w *worker) sources(ctx context.Context, d time.Duration) ([]string, error)
 	var answer struct {
 		Sources []string `json:"sources"`
 	}
-	stop := w.conn.arm(ctx, time.Now().Add(d), time.Time{})
+	stop := w.conn.arm(ctx, time.Now().Add(d), asleep)
 	err = w.converse(req.seal(id, 0, false), id, &answer)
 	w.conn.disarm(stop)
 	if err != nil && w.conn.broken == nil {

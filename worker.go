@@ -71,7 +71,7 @@ type job struct {
 	timeout time.Duration    // of the operation; 0: none
 	given   time.Time        // when the worker got it
 	idle    time.Duration    // how long the worker had been free by then
-	poll    bool             // for the answer, before parking
+	polling polling          // for the answer, before parking
 	item    func(reply) bool // takes a stream's items; false stops the stream. nil: items are not expected
 	stopped bool             // item has returned false
 }
@@ -91,7 +91,7 @@ const (
 // ping proves that an idle worker answers within d. The caller holds the worker.
 func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, err error) {
 	start := time.Now()
-	stop := w.conn.arm(ctx, start.Add(d), time.Time{})
+	stop := w.conn.arm(ctx, start.Add(d), asleep)
 	err = w.exchangePing()
 	w.conn.disarm(stop)
 	if err == nil {
@@ -123,7 +123,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	info := j.info
 	w.current.Store(&info)
 	defer w.doneWith()
-	stop := w.conn.arm(ctx, deadline, spin(j.poll, start))
+	stop := w.conn.arm(ctx, deadline, j.polling)
 	err := w.conn.send(line, j.idle)
 	var f frame
 	if err == nil {
@@ -371,7 +371,7 @@ func (w *worker) stop() {
 
 func (w *worker) stopPolitely() {
 	grace := w.env.cfg.StopGrace
-	stop := w.conn.arm(context.Background(), time.Now().Add(grace), time.Time{})
+	stop := w.conn.arm(context.Background(), time.Now().Add(grace), asleep)
 	id := w.env.ids.Add(1)
 	if req, err := encodeRequest(nil, "shutdown", nil, "", false); err == nil {
 		var bye any

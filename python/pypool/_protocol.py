@@ -287,11 +287,14 @@ def _poller(fd: int) -> Any:
         return None
 
 
-def _linger(poller: Any, ns: int) -> None:
-    """Poll for the next request for so long: the host expects to send it at once, and to be woken costs more."""
+def _linger(poller: Any, ns: int, alone: int) -> None:
+    """Poll for the next request for so long: the host expects to send it at once, and to be woken costs more.
+
+    Somebody may need the processor after each look; less so while calls run one at a time.
+    """
     ready, give_way = poller
     end = monotonic_ns() + ns
-    while not ready(0) and monotonic_ns() < end:
+    while not (ready(0) or alone and (ready(0) or ready(0) or ready(0))) and monotonic_ns() < end:
         give_way()
 
 
@@ -300,7 +303,7 @@ class Channel:
 
     def __init__(self, fd_in: int, fd_out: int, rest: bytes = b"", page: Any = None) -> None:
         self.fd_in = fd_in
-        self.page: Any = [0, 0, 0] if page is None else page
+        self.page: Any = [0, 0, 0, 0] if page is None else page
         self._poller = None if page is None else _poller(fd_in)
         self.fd_out = fd_out
         self.lines: List[bytes] = []  # complete lines, the next one last
@@ -315,7 +318,7 @@ class Channel:
         while not lines:
             linger = self.page[1]
             if linger and self._poller is not None:
-                _linger(self._poller, linger)
+                _linger(self._poller, linger, self.page[3])
             chunk = read(self.fd_in, 1 << 20 if parts else 1 << 16)
             if not chunk:
                 return None  # a partial line is never dispatched

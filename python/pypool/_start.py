@@ -102,14 +102,14 @@ def _shared_page(fd: Optional[int]) -> Any:
     """The shared page as an array of 64-bit numbers, or None.
 
     Item 0 is the id of the request that has begun; item 1, the host's, how many nanoseconds to poll for the next request; item 2
-    how many the last one took.
+    how many the last one took; item 3, the host's, whether calls run one at a time.
     """
     if fd is None:
         return None
     try:
         import mmap
 
-        page = memoryview(mmap.mmap(fd, 24)).cast("Q")
+        page = memoryview(mmap.mmap(fd, 32)).cast("Q")
     except (ImportError, OSError, ValueError):
         return None
     os.close(fd)

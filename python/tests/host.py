@@ -188,8 +188,9 @@ class Host:
     def worked(self) -> int:
         return self._word(16)
 
-    def linger(self, ns: int) -> None:
+    def linger(self, ns: int, alone: bool = False) -> None:
         os.pwrite(self.page.fileno(), struct.pack("=Q", ns), 8)
+        os.pwrite(self.page.fileno(), struct.pack("=Q", alone), 24)
 
     def _word(self, offset: int) -> int:
         number: int = struct.unpack("=Q", os.pread(self.page.fileno(), 8, offset))[0]

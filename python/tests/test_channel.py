@@ -83,8 +83,8 @@ def test_missing_extra_descriptors(start: Start) -> None:
 
 def test_worker_that_lingers_for_its_next_request(start: Start) -> None:
     host = start(NOISE)
-    host.linger(20_000_000)
-    for n in range(50):  # some are there when it looks, some come while it polls, and some find it asleep
+    for n in range(100):  # some are there when it looks, some come while it polls, and some find it asleep
+        host.linger(20_000_000, alone=n >= 50)
         time.sleep((n % 3) * 0.015)
         assert host.result("echo", [n]) == n
     assert 0 < host.worked() < 5_000_000_000
