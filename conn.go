@@ -129,20 +129,20 @@ func (c *conn) await(p []byte) (int, error) {
 	return c.t.Read(p)
 }
 
-// send writes one whole line. On *errShortWrite or errNoise the request was not executed. See quiet for idle.
-func (c *conn) send(line []byte, idle time.Duration) error {
-	if err := c.quiet(idle); err != nil {
+// send writes one whole line. On *errShortWrite or errNoise the request was not executed. See quiet for look.
+func (c *conn) send(line []byte, look bool) error {
+	if err := c.quiet(look); err != nil {
 		return err
 	}
 	return c.write(line)
 }
 
-// quiet checks that the worker has sent nothing since its last answer, which was so long ago. What came together with that is in
-// the buffer; to ask for more a moment later takes a twentieth of a call, and finds less than what can still come after it.
-func (c *conn) quiet(idle time.Duration) error {
+// quiet checks that the worker has sent nothing since its last answer. What came together with that is in the buffer. To look
+// for more a moment later takes a twentieth of a call, and finds less than what can still come after it: a call need not.
+func (c *conn) quiet(look bool) error {
 	if c.r == c.w {
 		c.r, c.w = 0, 0
-		if idle <= aMoment {
+		if !look {
 			return nil
 		}
 		n, err := c.t.TryRead(c.buf)

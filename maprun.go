@@ -38,7 +38,7 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 	w.conn.reserve(mapBuffer)
 	f := &flight[Out]{m: m, w: w, last: time.Now()}
 	stop := w.conn.arm(m.ctx, f.deadline(), asleep)
-	err := w.conn.quiet(time.Since(w.freed))
+	err := w.conn.quiet(true)
 	f.add(batch)
 	for err == nil && len(f.sent) > 0 {
 		if err = f.write(); err == nil {

@@ -328,7 +328,7 @@ func queueError(ctx context.Context, c *call) *Error {
 }
 
 // use runs the call on a worker that it holds, and releases it.
-func (p *Pool) use(ctx context.Context, c *call, res *resource) (reply, *Error) {
+func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err *Error) {
 	w := res.Value()
 	c.worker, c.pid = w.id, w.proc.pid()
 	c.given = time.Now()
@@ -343,13 +343,15 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (reply, *Error) 
 			w.conn.broken = errors.New("abandoned in mid-exchange")
 		}
 		ran := time.Since(c.given)
-		w.freed = c.given.Add(ran)
+		if err == nil || err.Delivery != NotExecuted { // else what the worker may have said before has not been looked for
+			w.freed = c.given.Add(ran)
+		}
 		p.paces.end()
 		c.ran += ran
 		p.counters.run.add(ran)
 		p.release(res)
 	}()
-	rep, err := w.call(ctx, &c.job)
+	rep, err = w.call(ctx, &c.job)
 	ended = true
 	return rep, err
 }

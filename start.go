@@ -91,7 +91,7 @@ func (w *worker) converse(line []byte, id uint64, into any) error {
 	if id == 0 { // a banner may have come already: that is no noise yet
 		err = w.conn.write(line)
 	} else {
-		err = w.conn.send(line, time.Since(w.freed))
+		err = w.conn.send(line, true)
 	}
 	if err != nil {
 		if id == 0 { // what it says instead of reading is all there is to show

@@ -91,37 +91,11 @@ func TestFaultSteps(t *testing.T) {
 
 func playStep(t *testing.T, event string, at boundary, want cell) {
 	s := &step{t: t, event: event, at: at}
-	var f fleet
-	f.script = func(p *fakeProcess, req fakeRequest) bool {
-		if p.n != 1 || req.Command != "step" {
-			return false
-		}
-		s.handle(p, req)
-		return true
-	}
-	cfg := f.config(1)
-	cfg.spawn = func(ctx context.Context, sp *spawner, spec spawnSpec) (process, error) {
-		proc, err := f.spawn(ctx, sp, spec)
-		if p := proc.(*fakeProcess); p.n == 1 {
-			s.process = p
-			return &steppedProcess{p, s}, err
-		}
-		return proc, err
-	}
-	cfg.Observer = &Observer{CallStart: func(ctx context.Context, c CallInfo) context.Context {
-		if c.Command == "step" {
-			s.active.Store(true)
-			s.reach(atCheckout)
-		}
-		return ctx
-	}}
-	p, err := New(t.Context(), cfg)
-	require.NoError(t, err)
+	p := s.newPool()
 	defer func() {
 		require.NoError(t, p.Close())
 		accounted(t, p)
 	}()
-	s.pool = p
 	var cancel context.CancelFunc
 	s.ctx, cancel = context.WithTimeout(context.Background(), time.Minute)
 	s.cancel = cancel
@@ -167,6 +141,38 @@ type step struct {
 	sent     atomic.Bool // its request has been written, or half of it
 	happened atomic.Bool
 	stopped  atomic.Bool
+}
+
+// newPool starts a pool of one fake worker, whose calls of the command "step" are the step's.
+func (s *step) newPool() *Pool {
+	var f fleet
+	f.script = func(p *fakeProcess, req fakeRequest) bool {
+		if p.n != 1 || req.Command != "step" {
+			return false
+		}
+		s.handle(p, req)
+		return true
+	}
+	cfg := f.config(1)
+	cfg.spawn = func(ctx context.Context, sp *spawner, spec spawnSpec) (process, error) {
+		proc, err := f.spawn(ctx, sp, spec)
+		if p := proc.(*fakeProcess); p.n == 1 {
+			s.process = p
+			return &steppedProcess{p, s}, err
+		}
+		return proc, err
+	}
+	cfg.Observer = &Observer{CallStart: func(ctx context.Context, c CallInfo) context.Context {
+		if c.Command == "step" {
+			s.active.Store(true)
+			s.reach(atCheckout)
+		}
+		return ctx
+	}}
+	p, err := New(s.t.Context(), cfg)
+	require.NoError(s.t, err)
+	s.pool = p
+	return p
 }
 
 // reach has the event happen if this is its boundary, and returns when all its consequences have come.
@@ -328,18 +334,13 @@ func TestUnaskedOutputAMomentAfterAnAnswer(t *testing.T) {
 		t.Run(wait.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var f fleet
-				var spoiled *fakeProcess
-				f.script = func(p *fakeProcess, _ fakeRequest) bool {
-					spoiled = p
-					return false
-				}
 				p, err := New(t.Context(), f.config(1))
 				require.NoError(t, err)
 				defer func() { require.NoError(t, p.Close()) }()
 				_, err = p.ExecuteAnonymous(t.Context(), "work", nil)
 				require.NoError(t, err)
 				worker := p.Workers()[0].ID
-				spoiled.say(`{"id":1,"success":true,"result":"garbage"}` + "\n")
+				f.nth(1).say(`{"id":1,"success":true,"result":"garbage"}` + "\n")
 				time.Sleep(wait)
 				_, err = p.ExecuteAnonymous(t.Context(), "work", nil)
 				failsWith(t, err, want.want, want.is)
@@ -349,4 +350,24 @@ func TestUnaskedOutputAMomentAfterAnAnswer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A call that ended before it was sent has looked for nothing: the moment counts from the answer before it.
+func TestUnaskedOutputBeforeACallThatWasNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &step{t: t, event: "cancel", at: atLivenessCheck}
+		p := s.newPool()
+		defer func() { require.NoError(t, p.Close()) }()
+		worker := p.Workers()[0].ID
+		time.Sleep(2 * aMoment)
+		s.ctx, s.cancel = context.WithCancel(t.Context())
+		_, err := p.ExecuteAnonymous(s.ctx, "step", nil)
+		failsWith(t, err, ErrCanceled, NotExecuted)
+		s.active.Store(false)
+		require.Equal(t, worker, p.Workers()[0].ID)
+		s.process.say("garbage\n")
+		_, err = p.ExecuteAnonymous(t.Context(), "work", nil)
+		require.NoError(t, err)
+		require.NotEqual(t, worker, p.Workers()[0].ID)
+	})
 }

@@ -42,7 +42,7 @@ type worker struct {
 	current    atomic.Pointer[CallInfo] // a copy: the job itself is its caller's
 	calls      atomic.Int64
 	errs       atomic.Int64
-	freed      time.Time    // its last call's end, or when it was ready; whoever holds the worker may use it, and pace
+	freed      time.Time    // the end of its last call that was sent, or when it was ready; whoever holds the worker may use it, and pace
 	pace       *pace        // of its last call's command
 	pinged     atomic.Int64 // calls when it was last pinged
 	rss        atomic.Int64
@@ -124,7 +124,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	w.current.Store(&info)
 	defer w.doneWith()
 	stop := w.conn.arm(ctx, deadline, j.polling)
-	err := w.conn.send(line, j.idle)
+	err := w.conn.send(line, j.idle > aMoment)
 	var f frame
 	if err == nil {
 		err = w.receive(j, &f)
