@@ -28,7 +28,7 @@ type (
 
 // groups is everything that is measured, in the order of the run.
 func groups() []group {
-	return []group{callGroup(), peerGroup(), mapGroup(), payloadGroup(), handlerGroup(), startGroup(), memoryGroup(), largeGroup(), peakGroup()}
+	return []group{callGroup(), latencyGroup(), crowdGroup(), peerGroup(), mapGroup(), payloadGroup(), handlerGroup(), startGroup(), memoryGroup(), largeGroup(), peakGroup()}
 }
 
 // --- subjects -------------------------------------------------------------------------------------------------------
@@ -118,11 +118,10 @@ func callGroup() group {
 		return []reference{{"floor", fmt.Sprintf("floor/%dc", n)}, {"loop", fmt.Sprintf("loop/%dc", n)}}
 	}
 	text := strings.Repeat("x", small)
-	plain := anonymous(context.Background(), text)
 	for _, c := range []struct{ callers, workers int }{
 		{1, 1}, {8, 1}, {1, 2}, {2, 2}, {4, 2}, {8, 2}, {1, 4}, {4, 4}, {8, 4}, {1000, 4}, {1, 8}, {8, 8},
 	} {
-		g.cells = append(g.cells, poolCell(fmt.Sprintf("pool/%dc-%dw", c.callers, c.workers), c.workers, c.callers, plain, vs(c.callers)...))
+		g.cells = append(g.cells, plainCell(c.callers, c.workers, vs(c.callers)...))
 	}
 	kinds := []struct {
 		name string
@@ -149,6 +148,28 @@ func callGroup() group {
 		}
 	}
 	return g
+}
+
+// plainCell measures the plainest of calls.
+func plainCell(callers, workers int, vs ...reference) cell {
+	call := anonymous(context.Background(), strings.Repeat("x", small))
+	return poolCell(fmt.Sprintf("pool/%dc-%dw", callers, workers), workers, callers, call, vs...)
+}
+
+// latencyGroup repeats one caller against the floor: five rounds would leave to chance which of the floor's two modes is the median.
+func latencyGroup() group {
+	return group{name: "latency", title: "One caller, nine times as many rounds", often: 9, cells: []cell{
+		peerCell("floor/1c", "floor", 1, small, openFloor(1, 100)),
+		plainCell(1, 2, reference{"floor", "floor/1c"}),
+	}}
+}
+
+// crowdGroup repeats many callers against few, which also vary much.
+func crowdGroup() group {
+	return group{name: "crowd", title: "A thousand callers on four workers, nine times as many rounds", often: 9, cells: []cell{
+		plainCell(8, 4),
+		plainCell(1000, 4, reference{"8c", "pool/8c-4w"}),
+	}}
 }
 
 var sessions = []string{"user-0", "user-1", "user-2", "user-3", "user-4", "user-5", "user-6", "user-7"}

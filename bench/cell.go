@@ -38,6 +38,7 @@ type group struct {
 	title string
 	cells []cell
 	pairs bool // cells stand in pairs, and every other round begins with the second of each
+	often int  // rounds for each round of the other groups, for cells that vary much; 0: one
 }
 
 // A round is what one measurement of a cell gave, by metric.

@@ -20,8 +20,9 @@ func (b *bench) measure(ctx context.Context, all []group, rounds int, d time.Dur
 	r.Load[0] = loadAverage()
 	begun := time.Now()
 	for _, g := range all {
-		done, err := b.measureGroup(ctx, g, rounds, d, func(n int) {
-			fmt.Fprintf(progress, "%7s  %s: round %d of %d, %d cells\n", time.Since(begun).Round(time.Second), g.name, n, rounds, len(g.cells))
+		often := rounds * max(g.often, 1)
+		done, err := b.measureGroup(ctx, g, often, d, func(n int) {
+			fmt.Fprintf(progress, "%7s  %s: round %d of %d, %d cells\n", time.Since(begun).Round(time.Second), g.name, n, often, len(g.cells))
 		})
 		if err != nil {
 			return nil, err

@@ -15,12 +15,12 @@ type target struct {
 }
 
 var targets = []target{
-	{"one caller: p50 / floor", false, 1.5, over("call/pool/1c-2w", "call/floor/1c", p50)},
-	{"one caller: calls/s / floor", true, 0.6, over("call/pool/1c-2w", "call/floor/1c", perSecond)},
+	{"one caller: p50 / floor", false, 1.5, over("latency/pool/1c-2w", "latency/floor/1c", p50)},
+	{"one caller: calls/s / floor", true, 0.6, over("latency/pool/1c-2w", "latency/floor/1c", perSecond)},
 	{"8 callers on 2 workers: calls/s / loop of 2", true, 0.8, over("call/pool/8c-2w", "call/loop/2c", perSecond)},
 	{"8 callers on 2 workers: calls/s / loop of 8", true, 0.8, over("call/pool/8c-2w", "call/loop/8c", perSecond)},
 	{"8 callers on 8 workers: calls/s / loop of 8", true, 0.8, over("call/pool/8c-8w", "call/loop/8c", perSecond)},
-	{"1000 callers on 4 workers: calls/s / 8 callers", true, 0.9, over("call/pool/1000c-4w", "call/pool/8c-4w", perSecond)},
+	{"1000 callers on 4 workers: calls/s / 8 callers", true, 0.9, over("crowd/pool/1000c-4w", "crowd/pool/8c-4w", perSecond)},
 	{"Map on two workers: items/s", true, 350_000, of("map/pool/2w", perSecond)},
 	{"Map: items/s / ProcessPoolExecutor.map", true, 1, over("map/pool/2w", "map/executor/chunksize64", perSecond)},
 	{"start of one worker: ms beyond a bare interpreter", false, 15, beyond("start/pool/1", "start/bare/1", ms)},
