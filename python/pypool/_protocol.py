@@ -99,8 +99,12 @@ scan = _make_scanner()
 #: What lies between the id and the arguments, and behind the arguments, of lines seen before, and what it means. The host
 #: writes them the same way each time, so that for most requests nothing but the id and the arguments is left to parse.
 _HEADS: Dict[str, str] = {}
+_HEAD_OF: Dict[str, str] = {}  # the other way round
 _TAILS: Dict[str, Tuple[Optional[str], Optional[int], bool, Optional[str]]] = {"}": (None, None, False, None)}
 _REMEMBERED = 500
+#: How the line begins that `foresee` expects, up to its arguments, and that call's id and command. No line begins with its end.
+_foreseen: Tuple[str, int, str] = ("\n", 0, "")
+_latest = 0
 
 
 def parse_request(line: bytes) -> Request:
@@ -111,25 +115,40 @@ def parse_request(line: bytes) -> Request:
     """
     try:
         text = line.decode()
-        if text[:6] != '{"id":':
-            raise ValueError
-        id, after = scan(text, 6)
-        if type(id) is not int or not 0 < id <= MAX_ID:
-            raise ValueError
-        # An unescaped quote cannot stand inside a string: the first match is the key.
-        at = text.find(',"args":', after)
-        if at < 0:
-            args, command, end = None, *_command(text, after)
+        start, id, command = _foreseen
+        if text.startswith(start):
+            args, end = scan(text, len(start))
+        elif text[:6] == '{"id":':
+            id, after = scan(text, 6)
+            if type(id) is not int or not 0 < id <= MAX_ID:
+                raise ValueError
+            # An unescaped quote cannot stand inside a string: the first match is the key.
+            at = text.find(',"args":', after)
+            if at < 0:
+                args, command, end = None, *_command(text, after)
+            else:
+                head = text[after:at]
+                command = _HEADS.get(head) or _remember(head)
+                args, end = scan(text, at + 8)
         else:
-            head = text[after:at]
-            command = _HEADS.get(head) or _remember(head)
-            args, end = scan(text, at + 8)
+            raise ValueError
         session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end)
     except (ValueError, StopIteration, RecursionError, SystemError):  # SystemError: see _envelope's import of json
         from . import _envelope
 
         return _envelope.parse(line)
     return id, command, args, session, timeout, stream, trace
+
+
+def foresee(id: int, command: str) -> None:
+    """Tell parse_request of a call that was served, while nobody waits: when calls come one by one, or in a batch, the next line
+    asks for the same command under the next number, and to compare its beginning takes half as long as to parse it.
+    """
+    global _foreseen, _latest
+    if id == _latest + 1 and command in _HEAD_OF and id < MAX_ID:
+        id_then = id + 1
+        _foreseen = f'{{"id":{id_then}{_HEAD_OF[command]},"args":', id_then, command
+    _latest = id
 
 
 def _command(text: str, at: int) -> Tuple[str, int]:
@@ -145,7 +164,7 @@ def _remember(head: str) -> str:
     if end != len(head):
         raise ValueError
     if len(_HEADS) < _REMEMBERED:
-        _HEADS[head] = command
+        _HEADS[head], _HEAD_OF[command] = command, head
     return command
 
 

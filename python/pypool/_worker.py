@@ -20,7 +20,7 @@ from time import monotonic, monotonic_ns
 from . import _life
 from ._call import RUNNING
 from ._commands import COMMANDS
-from ._protocol import SPLIT_WRITE, SUCCESS, Channel, Control, RequestError, ResultError, encode, parse_request
+from ._protocol import SPLIT_WRITE, SUCCESS, Channel, Control, RequestError, ResultError, encode, foresee, parse_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class Worker:
                 # The host waits for no more than the answer: what follows costs it nothing. With requests at hand it would.
                 if not lines:
                     page[2] = (monotonic_ns() - began) & MAX_NS
+                foresee(id, name)
                 # Nothing of a call stays alive while the loop waits.
                 running.request = line = request = args = handler = result = text = answer = None  # type: ignore[assignment]
             except Control:

@@ -11,7 +11,7 @@ from typing import Any, List
 import pytest
 
 from pypool import _fallback, _protocol
-from pypool._protocol import Channel, Control, RequestError, ResultError, encode, parse_request
+from pypool._protocol import MAX_ID, Channel, Control, RequestError, ResultError, encode, foresee, parse_request
 
 
 def parse(line: str) -> Any:
@@ -25,6 +25,46 @@ def test_canonical_request() -> None:
     assert parse('{"id":7,"command":"f","args":{"a":[1]},"session_id":"s","stream":true,"timeout_ms":9,"trace":"t"}') == wanted
     assert parse('{"id":7,"command":"f","args":{"a":[1]},"session_id":"s","timeout_ms":9,"stream":true,"trace":"t"}') == wanted
     assert parse('{"id":18446744073709551615,"command":"f"}') == (2**64 - 1, "f", None, None, None, False, None)
+
+
+def parse_after(id: int, command: str, line: str) -> Any:
+    """What the worker makes of a line when the call before it, and the one before that, were these."""
+    parse_request(('{"id":1,"command":%s,"args":0}' % json.dumps(command)).encode())  # its spelling is remembered
+    foresee(id - 1, command)
+    foresee(id, command)
+    return parse_request(line.encode())
+
+
+@pytest.mark.parametrize("command", ["f", "f2", 'a","args":{"k":"b', "a\\", "\u00e9\u2028", "\ud800"])
+@pytest.mark.parametrize("id", [9, 10, 11, MAX_ID - 1, MAX_ID])
+@pytest.mark.parametrize("tail", ["", ',"session_id":"s","timeout_ms":9', ',"stream":true'])
+def test_a_foreseen_line_means_what_it_says(command: str, id: int, tail: str) -> None:
+    args = {"id": 3, "args": [1]}
+    line = '{"id":%d,"command":%s,"args":%s%s}' % (id, json.dumps(command), json.dumps(args), tail)
+    for before in (id - 1, 41):  # as foreseen, and not
+        found = parse_after(before, command, line)
+        assert line.startswith(_protocol._foreseen[0]) is (before == id - 1)
+        assert found[:3] == (id, command, args)
+        assert found == parse_after(before, "another", line)
+
+
+def test_the_line_behind_a_foreseen_one() -> None:
+    assert parse_after(7, "f", '{"id":8,"command":"f"}')[:3] == (8, "f", None)
+    assert parse_after(7, "f", '{"id":8,"command":"ff","args":1}')[:3] == (8, "ff", 1)
+    assert parse_after(7, "f", '{"id":8,"command":"f", "args":1}')[:3] == (8, "f", 1)
+    assert parse_after(7, "f", '{"id":80,"command":"f","args":1}')[:3] == (80, "f", 1)
+    assert parse_after(MAX_ID, "f", '{"id":1,"command":"f","args":1}')[:3] == (1, "f", 1)
+
+
+@pytest.mark.parametrize("rest", ["", "}", "1", "1,}", '1,"stream":2}', "{]}", '1,"args":2}', "[" * 100_000, '"x', "1} 2"])
+def test_a_broken_line_is_refused_as_if_it_was_not_foreseen(rest: str) -> None:
+    line = '{"id":8,"command":"f","args":' + rest
+    refusals = []
+    for before in (7, 41):
+        with pytest.raises(RequestError) as refused:
+            parse_after(before, "f", line)
+        refusals.append((refused.value.args, vars(refused.value)))
+    assert refusals[0] == refusals[1]
 
 
 @pytest.mark.parametrize(
