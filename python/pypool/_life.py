@@ -10,7 +10,7 @@ from ._call import RUNNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, NoReturn, Optional
+    from typing import Any, List, NoReturn, Optional
 
 _SIGKILL = 9
 
@@ -121,14 +121,15 @@ def guard_process(err: int, stack_fd: Optional[int]) -> None:
         pass
 
 
-def guard_forks(channel: List[int]) -> None:
-    """Take the channel from forked children: they would keep it open, or answer a call a second time.
+def guard_forks(channel: List[int], lines: List[Any]) -> None:
+    """Take the channel from forked children: they would keep it open, or serve a call a second time.
 
-    The numbers stay taken, by /dev/null: a child that returns from its handler into the loop writes its answer to nowhere and
-    then reads the end of file, which ends it.
+    The numbers stay taken, by /dev/null: a child that returns from its handler into the loop writes its answer to nowhere,
+    finds none of the requests that had been read before, and then reads the end of file, which ends it.
     """
 
     def after_in_child() -> None:
+        lines.clear()
         null = os.open(os.devnull, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
         for fd in channel:
             try:

@@ -34,7 +34,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     _life.close_inherited()
     _life.leash(leash_fd)
     _life.guard_process(fds[2], stack_fd)
-    _life.guard_forks(fds[:2] + [fd for fd in (stack_fd, leash_fd) if fd is not None])
+    _life.guard_forks(fds[:2] + [fd for fd in (stack_fd, leash_fd) if fd is not None], channel.lines)
     _life.watch_host(fds[0])
     worker = _worker.Worker(channel, args)
     _prepare_logging(args, fds[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -142,6 +143,27 @@ def test_forked_child_that_returns_from_its_handler(start: Start) -> None:
     assert host.result("fork_and_leave") == "parent"
     host.send(host.request("die"))
     assert host.read_line() == b""
+
+
+def test_forked_child_does_not_serve_what_had_been_read_before(start: Start, tmp_path: Path) -> None:
+    host = start(
+        """
+        import os
+        @command
+        def fork():
+            pid = os.fork()
+            return "child" if pid == 0 else os.waitpid(pid, 0)[1]
+        @command
+        def note(path):
+            with open(path, "a") as file: file.write("x")
+        """
+    )
+    path = tmp_path / "notes"
+    first, second = host.request("fork"), host.request("note", [str(path)])
+    host.write(b"%s\n%s\n" % (json.dumps(first).encode(), json.dumps(second).encode()))
+    assert host.receive()["result"] == 0
+    assert host.receive()["success"]
+    assert path.read_text() == "x"
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
