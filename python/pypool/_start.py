@@ -6,7 +6,8 @@ import os
 import sys
 
 from . import __version__, _commands, _finder, _life
-from ._protocol import SUCCESS, Channel, encode
+from ._channel import Channel
+from ._protocol import SUCCESS, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

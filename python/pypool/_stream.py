@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Iterator
 
-    from ._protocol import Channel
+    from ._channel import Channel
     from ._worker import Worker
 
 

@@ -20,12 +20,13 @@ from time import monotonic, monotonic_ns
 from . import _life
 from ._call import RUNNING
 from ._commands import COMMANDS
-from ._protocol import SPLIT_WRITE, SUCCESS, Channel, Control, RequestError, ResultError, encode, foresee, parse_request
+from ._protocol import SPLIT_WRITE, SUCCESS, Control, RequestError, ResultError, encode, foresee, parse_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, NoReturn, Optional
 
+    from ._channel import Channel
     from ._commands import Command
     from ._protocol import Request
 

@@ -11,7 +11,8 @@ from typing import Any, List
 import pytest
 
 from pypool import _fallback, _protocol
-from pypool._protocol import MAX_ID, Channel, Control, RequestError, ResultError, encode, foresee, parse_request
+from pypool._channel import Channel
+from pypool._protocol import MAX_ID, Control, RequestError, ResultError, encode, foresee, parse_request
 
 
 def parse(line: str) -> Any:

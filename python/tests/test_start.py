@@ -331,6 +331,7 @@ def test_nothing_heavy_is_imported(start: Start) -> None:
         "pypool",
         "pypool._bind",
         "pypool._call",
+        "pypool._channel",
         "pypool._commands",
         "pypool._dispatch",
         "pypool._finder",

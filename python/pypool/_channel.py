@@ -1,0 +1,104 @@
+"""The private descriptors as lines in and lines out."""
+
+from __future__ import annotations
+
+import os
+from os import read, write
+from time import monotonic_ns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Optional
+
+
+def _poller(fd: int) -> Any:
+    """Whether there is something to read, and how to give the processor away; bound before a script can replace them."""
+    try:
+        import select
+
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return poll.poll, os.sched_yield
+    except (ImportError, AttributeError):
+        return None
+
+
+def _linger(poller: Any, ns: int, alone: int) -> None:
+    """Poll for the next request for so long: the host expects to send it at once, and to be woken costs more.
+
+    Somebody may need the processor after each look; less so while calls run one at a time.
+    """
+    ready, give_way = poller
+    end = monotonic_ns() + ns
+    while not (ready(0) or alone and (ready(0) or ready(0) or ready(0))) and monotonic_ns() < end:
+        give_way()
+
+
+class Channel:
+    """The private descriptors. Only the loop's thread uses it, so it needs no lock."""
+
+    def __init__(self, fd_in: int, fd_out: int, rest: bytes = b"", page: Any = None) -> None:
+        self.fd_in = fd_in
+        self.page: Any = [0, 0, 0, 0] if page is None else page
+        self._poller = None if page is None else _poller(fd_in)
+        self.fd_out = fd_out
+        self.lines: List[bytes] = []  # complete lines, the next one last
+        self.parts: List[bytes] = []  # of the line that is not complete yet
+        self.torn = False  # while a line is written in pieces: nothing else may follow what is out
+        if rest:
+            self.take(rest)
+
+    def next_line(self) -> Optional[bytes]:
+        """The next request line without its newline, waiting for it; None at the end of the host."""
+        lines, parts = self.lines, self.parts
+        while not lines:
+            linger = self.page[1]
+            if linger and self._poller is not None:
+                _linger(self._poller, linger, self.page[3])
+            chunk = read(self.fd_in, 1 << 20 if parts else 1 << 16)
+            if not chunk:
+                return None  # a partial line is never dispatched
+            if not parts:
+                line, end, rest = chunk.partition(b"\n")
+                if end and not rest:
+                    return line  # one line, as a rule
+            self.take(chunk)
+        return lines.pop()
+
+    def take(self, chunk: bytes) -> None:
+        """Keep what has been read: complete lines in `lines`, the beginning of another in `parts`."""
+        parts = self.parts
+        if b"\n" not in chunk:
+            parts.append(chunk)
+            return
+        if parts:
+            parts.append(chunk)
+            chunk = b"".join(parts)
+            parts.clear()
+        lines = chunk.split(b"\n")
+        rest = lines.pop()
+        if rest:
+            parts.append(rest)
+        lines.reverse()
+        self.lines[:0] = lines
+
+    def write(self, line: str) -> None:
+        """All of the line, in one write(2) when the pipe takes it."""
+        data = line.encode()
+        sent = write(self.fd_out, data)
+        if sent != len(data):
+            self.torn = True
+            self._write_rest(memoryview(data)[sent:])
+            self.torn = False
+
+    def write_success(self, id: int, text: str) -> None:
+        """A final line whose result is too large to be copied into its envelope."""
+        self.torn = True
+        self._write_rest(memoryview(b'{"id":%d,"success":true,"result":' % id))
+        self._write_rest(memoryview(text.encode("ascii")))
+        self._write_rest(memoryview(b"}\n"))
+        self.torn = False
+
+    def _write_rest(self, data: memoryview) -> None:
+        while data:
+            data = data[os.write(self.fd_out, data) :]
