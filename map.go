@@ -21,6 +21,7 @@ const (
 	mapAttempts = 3                    // workers that may die before they begin one and the same item
 	mapCrowd    = 128                  // so many items under way, or done, need not be looked at one by one as they come
 	mapFlight   = 1024                 // requests in flight on one worker; on all together half of those that are fed at most
+	mapLine     = 16 << 10             // of many requests in one line; one that is longer has its own
 	mapBuffer   = 32 << 10             // for the answers that have come together
 	mapTarget   = 4 * time.Millisecond // of a worker's time: as many items as fill it are kept in flight
 	mapNap      = mapTarget / 40       // while answers come together
@@ -77,7 +78,9 @@ type mapper[Out any] struct {
 	p        *Pool
 	ctx      context.Context
 	template call
-	head     []byte // of every request
+	head     []byte // of every request, up to its arguments
+	tail     []byte // behind them, as far as no worker is needed to know it
+	rest     []byte // of a line with many requests, behind them
 	refused  *Error // what every item gets, because of the options
 	blocks   [mapBlocks]*[mapBlock]mapSlot[Out]
 	fed      atomic.Int64 // slots filled
@@ -113,8 +116,11 @@ type mapSlot[Out any] struct {
 
 func newMapper[Out any](ctx context.Context, p *Pool, command string, opts []CallOption) *mapper[Out] {
 	m := &mapper[Out]{p: p, ctx: ctx, template: call{job: job{info: CallInfo{Command: command}}}}
-	m.head = beginRequest(nil, command)
+	m.head = append(beginRequest(nil, command), `,"args":`...)
 	m.refused = m.template.apply(&p.cfg, opts)
+	tail := endRequest(nil, m.template.info.Session, false)
+	m.tail = tail.buf
+	m.rest = endSeveral(command, m.tail, m.template.timeout)
 	if m.refused == nil {
 		m.refused = p.refusedCommand(command)
 	}
@@ -247,7 +253,7 @@ func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 	if m.refused != nil {
 		return m.refused.again()
 	}
-	b := append(append(kept[:0], m.head...), `,"args":`...)
+	b := append(kept[:0], m.head...)
 	if n, ok := item.(int); ok {
 		b = append(strconv.AppendInt(append(b, '['), int64(n), 10), ']')
 	} else {
@@ -256,7 +262,8 @@ func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 			return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
 		}
 	}
-	s.call.req = endRequest(b, s.call.info.Session, false)
+	b = append(b, m.tail...)
+	s.call.req = request{buf: b, body: len(b)}
 	return s.call.checkSize(&m.p.cfg)
 }
 

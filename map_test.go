@@ -3,6 +3,7 @@ package pypool
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"iter"
 	"os"
@@ -175,6 +176,48 @@ func TestMapItemsErrorIsItsOwn(t *testing.T) {
 	st := p.Stats()
 	require.EqualValues(t, 2, st.Succeeded)
 	require.EqualValues(t, 3, st.Failed)
+}
+
+// TestMapRefusesAloneWhatPythonCannotRead: many requests share a line, and only these are unreadable in it.
+func TestMapRefusesAloneWhatPythonCannotRead(t *testing.T) {
+	p := sequences(t, 1)
+	items := func(yield func(json.RawMessage) bool) {
+		for i := range 500 {
+			item := strconv.Itoa(i)
+			if i%100 == 99 {
+				item = "1e999"
+			}
+			if !yield(json.RawMessage("[" + item + "]")) {
+				return
+			}
+		}
+	}
+	i := 0
+	for out, err := range Map[int](context.Background(), p, "square", items, WithSession("s")) {
+		if i%100 == 99 {
+			require.ErrorIs(t, err, ErrInvalidArguments)
+		} else {
+			require.NoError(t, err)
+			require.Equal(t, i*i, out)
+		}
+		i++
+	}
+	require.Equal(t, 500, i)
+}
+
+// TestMapOfAWorkerThatReadsOneRequestALine: lines of several are a capability, and this worker does not name it.
+func TestMapOfAWorkerThatReadsOneRequestALine(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		p := open(t, f.config(1))
+		defer p.Close()
+		i := 0
+		for out, err := range Map[struct{ Args []int }](context.Background(), p, "work", integers(300)) {
+			require.NoError(t, err)
+			require.Equal(t, []int{i}, out.Args)
+			i++
+		}
+		require.Equal(t, 300, i)
+	})
 }
 
 func TestMapDecodeErrorIsTheItemsAndTheCommandHasSucceeded(t *testing.T) {

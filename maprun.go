@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strconv"
 	"time"
 )
 
@@ -64,16 +65,45 @@ func (f *flight[Out]) deadline() time.Time {
 	return time.Time{}
 }
 
-// add appends the slots' requests.
+// add appends the slots' requests: many to a line, which a worker reads in a fraction of the time, if it knows how.
 func (f *flight[Out]) add(batch []int) {
 	timeout := f.m.template.timeout
+	for len(batch) > 0 {
+		n := 1
+		if f.w.several && len(batch) > 1 {
+			n = f.appendSeveral(batch)
+		} else {
+			c := &f.m.slot(batch[0]).call
+			f.out = append(f.out, c.req.seal(c.id, timeout, timeout > 0)...)
+		}
+		for _, i := range batch[:n] {
+			c := &f.m.slot(i).call
+			c.worker, c.pid = f.w.id, f.w.proc.pid()
+			f.sent = append(f.sent, i)
+			f.ends = append(f.ends, len(f.out))
+		}
+		batch = batch[n:]
+	}
+}
+
+// appendSeveral appends one line with the requests of as many slots as it has room for.
+func (f *flight[Out]) appendSeveral(batch []int) (n int) {
+	most := len(f.out) + min(mapLine, f.m.p.cfg.MaxMessageBytes)
+	f.out = append(f.out, severalKey...)
 	for _, i := range batch {
 		c := &f.m.slot(i).call
-		c.worker, c.pid = f.w.id, f.w.proc.pid()
-		f.out = append(f.out, c.req.seal(c.id, timeout, timeout > 0)...)
-		f.sent = append(f.sent, i)
-		f.ends = append(f.ends, len(f.out))
+		if n > 0 {
+			if len(f.out)+c.req.size() > most {
+				break
+			}
+			f.out = append(f.out, ',')
+		}
+		f.out = append(strconv.AppendUint(f.out, c.id, 10), ',')
+		f.out = append(f.out, c.req.buf[len(f.m.head):c.req.body-len(f.m.tail)]...)
+		n++
 	}
+	f.out = append(f.out, f.m.rest...)
+	return n
 }
 
 // write writes without waiting while an answer is due; else to the end of the first request.

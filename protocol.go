@@ -81,11 +81,26 @@ func (r *request) seal(id uint64, timeout time.Duration, hasTimeout bool) []byte
 	copy(r.buf[r.start:], h)
 	r.buf = r.buf[:r.body]
 	if hasTimeout {
-		r.buf = append(r.buf, `,"timeout_ms":`...)
-		r.buf = strconv.AppendInt(r.buf, max(timeout.Milliseconds(), 1), 10)
+		r.buf = appendTimeout(r.buf, timeout)
 	}
 	r.buf = append(r.buf, '}', '\n')
 	return r.buf[r.start:]
+}
+
+// severalKey begins a line of several requests to one command: docs/protocol.md, "Several requests in a line".
+const severalKey = `{"each":[`
+
+// endSeveral is what follows the ids and arguments in such a line; tail is endRequest's.
+func endSeveral(command string, tail []byte, timeout time.Duration) []byte {
+	b := append(appendString([]byte(`],"command":`), command), tail...)
+	if timeout > 0 {
+		b = appendTimeout(b, timeout)
+	}
+	return append(b, '}', '\n')
+}
+
+func appendTimeout(b []byte, timeout time.Duration) []byte {
+	return strconv.AppendInt(append(b, `,"timeout_ms":`...), max(timeout.Milliseconds(), 1), 10)
 }
 
 // size is the length of the line, at least.

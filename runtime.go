@@ -86,7 +86,7 @@ type helloArgs struct {
 func helloRequest(cfg *Config, workerID string, rep *reporter) (request, error) {
 	_, packed := pythonRuntime()
 	hello := helloArgs{
-		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "begun", "log"},
+		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "begun", "log", "each"},
 		Pool: cfg.Name, WorkerID: workerID, MaxMessageBytes: cfg.MaxMessageBytes,
 		Args: append([]string{}, cfg.Args...), LogLevel: pythonLevel(rep.enabled), Runtime: packed,
 	}

@@ -79,6 +79,7 @@ func (w *worker) greet() (stage string, err error) {
 	}
 	w.python, w.commands = answer.Python, answer.Commands
 	w.begins = slices.Contains(answer.Capabilities, "begun")
+	w.several = slices.Contains(answer.Capabilities, "each")
 	if err := w.exchangePing(); err != nil {
 		return "ping", err
 	}

@@ -33,6 +33,7 @@ type worker struct {
 	commands []string // what it registered
 	heavy    bool     // it was over MaxRSS when it was ready: a replacement would be, too
 	begins   bool     // its runtime notes the id of each request that it begins
+	several  bool     // it reads lines with several requests
 
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration

@@ -1,4 +1,7 @@
-"""The private descriptors as lines in and lines out."""
+"""The private descriptors as lines in and lines out.
+
+Lines are split on b"\\n" only, and decoded later, as strict UTF-8: text mode and splitlines would cut at U+2028 or "\\r", too.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from time import monotonic_ns
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, Optional
+
+    from ._protocol import Line
 
 
 def _poller(fd: int) -> Any:
@@ -42,13 +47,13 @@ class Channel:
         self.page: Any = [0, 0, 0, 0] if page is None else page
         self._poller = None if page is None else _poller(fd_in)
         self.fd_out = fd_out
-        self.lines: List[bytes] = []  # complete lines, the next one last
+        self.lines: List[Line] = []  # the next one last
         self.parts: List[bytes] = []  # of the line that is not complete yet
         self.torn = False  # while a line is written in pieces: nothing else may follow what is out
         if rest:
             self.take(rest)
 
-    def next_line(self) -> Optional[bytes]:
+    def next_line(self) -> Optional[Line]:
         """The next request line without its newline, waiting for it; None at the end of the host."""
         lines, parts = self.lines, self.parts
         while not lines:

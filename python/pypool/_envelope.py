@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json.decoder  # noqa: F401  CPython's C scanner raises its JSONDecodeError, and up to 3.12 nothing at all where that is not loaded
 
-from ._protocol import MAX_ID, Control, RequestError, scan
+from ._protocol import EACH, MAX_ID, Control, RequestError, Several, scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional
+    from typing import Any, Callable, Dict, List, Optional
 
     from ._protocol import Request
 
@@ -35,6 +35,8 @@ def parse(line: bytes) -> Request:
     What is wrong inside `args` is the caller's mistake and becomes invalid_arguments; what is wrong around it is the host's and
     becomes invalid_request.
     """
+    if line.startswith(EACH.encode()):
+        raise Several(_apart(line))
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -60,6 +62,33 @@ def parse(line: bytes) -> Request:
         fields.get("stream", False),
         fields.get("trace"),
     )
+
+
+#: What the structure of valid JSON is seen by. Strings are skipped as a whole.
+_MARKS = rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},]'
+
+
+def _apart(line: bytes) -> List[bytes]:
+    """A line of several requests, one of which is not as it should be, as lines of one, so that each is judged by itself."""
+    import re
+
+    start = len(EACH) - 1
+    depth, cuts = 0, [start]
+    for found in re.finditer(_MARKS, line[start:], re.DOTALL):
+        mark = found.group()
+        if mark in (b"[", b"{"):
+            depth += 1
+        elif mark in (b"]", b"}"):
+            depth -= 1
+        if depth == 0 or (depth == 1 and mark == b","):
+            cuts.append(start + found.start())
+        if depth == 0:
+            break
+    if depth or len(cuts) % 2 == 0:
+        raise RequestError("invalid_request", "a line of several requests is not an array of ids and arguments", None)
+    each = [line[a + 1 : b] for a, b in zip(cuts, cuts[1:])]
+    rest = line[cuts[-1] + 1 :]
+    return [b'{"id":%s,"args":%s%s' % (id, args, rest) for id, args in zip(each[-2::-2], each[::-2])]
 
 
 def _fields(text: str) -> Dict[str, Any]:

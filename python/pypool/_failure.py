@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from . import _life
 from ._call import RUNNING
-from ._protocol import ResultError, encode_raw
+from ._protocol import EACH, ResultError, encode_raw
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Optional
 
     from ._commands import Command
-    from ._protocol import RequestError
+    from ._protocol import Line, RequestError
     from ._worker import Worker
 
 #: Characters that remain of each text when an error object is longer than a message may be.
@@ -57,7 +57,7 @@ def refusal(error: RequestError) -> str:
     return error_line(error.id, {"kind": error.kind, "message": str(error)})
 
 
-def escaped(worker: Worker, line: Optional[bytes], id: int, error: BaseException, writing: bool) -> None:
+def escaped(worker: Worker, line: Optional[Line], id: int, error: BaseException, writing: bool) -> None:
     """An exception no handler raised: a signal handler's, that struck the loop itself; no memory for a line; a broken channel.
 
     `line` is the request's, None while none was in hand; `id` is 0 until it has been read as a whole.
@@ -67,14 +67,17 @@ def escaped(worker: Worker, line: Optional[bytes], id: int, error: BaseException
 
         _errors.note("the channel to the host is closed: %s" % error)  # the host looks for these words
         _life.host_gone()  # nobody reads answers any more; a TimeoutError("...") somebody raised has no errno
-    if writing or (line is None and isinstance(error, MemoryError)):
+    several = isinstance(line, bytes) and line.startswith(EACH.encode())
+    if writing or several or (line is None and isinstance(error, MemoryError)):
         # Whether the answer is out cannot be known, and a second one would be worse than none. Or a line was too long to be
-        # kept: what has been read of it is lost, so the worker is.
+        # kept, or not yet taken apart into its requests: what has been read of it is lost, so the worker is.
         from . import _exit
 
         _exit.finish(1)
     unread = None
-    if not id and line is not None:
+    if isinstance(line, tuple):
+        unread = line[0]
+    elif not id and line is not None:
         from . import _envelope
 
         unread = _envelope.id_of(bytes(line[:64]).decode("utf-8", "replace"))

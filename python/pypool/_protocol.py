@@ -1,6 +1,5 @@
-"""The wire: frames in, frames out, as pure as file descriptors allow. docs/protocol.md is the contract.
+"""The wire: a line in as a request, a value out as JSON text. docs/protocol.md is the contract.
 
-Lines are split on b"\\n" only and decoded as strict UTF-8: text mode and str.splitlines() would also cut at U+2028 or "\\r".
 JSON goes through the C scanner and encoder of CPython's private `_json` directly, which saves half of the time that `json`'s
 wrappers take and the import of `re`; where they are missing, `json` itself serves.
 """
@@ -9,16 +8,20 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
     #: id, command, args, session_id, timeout_ms, stream, trace
     Request = Tuple[int, str, Any, Optional[str], Optional[int], bool, Optional[str]]
+    #: As it was read, or out of a line of several.
+    Line = Union[bytes, Request]
 
 MAX_ID = (1 << 64) - 1
 #: Go's encoding/json refuses deeper documents; the envelope adds one level.
 MAX_DEPTH = 9_999
 #: Above this a result is written in three pieces, because joining them would copy it.
 SPLIT_WRITE = 1 << 16
+#: How a line of several requests begins.
+EACH = '{"each":['
 
 
 class RequestError(Exception):
@@ -32,6 +35,14 @@ class RequestError(Exception):
 
 class Control(Exception):
     """Not an error: the line is a control line. One that arrives between calls belongs to a finished call: ignored."""
+
+
+class Several(Exception):
+    """Not an error: the line has these requests, the first one last. Those that want care are lines of their own."""
+
+    def __init__(self, requests: Sequence[Line]) -> None:
+        super().__init__()
+        self.requests = requests
 
 
 class ResultError(Exception):
@@ -104,7 +115,7 @@ _latest = 0
 
 
 def parse_request(line: bytes) -> Request:
-    """One line as a request. Raises RequestError or Control.
+    """One line as a request. Raises RequestError, Control or Several.
 
     The host writes the keys in the order of docs/protocol.md, so they are taken in that order and the arguments are parsed
     once; any other order is legal too, and read by `_envelope.parse`.
@@ -126,6 +137,8 @@ def parse_request(line: bytes) -> Request:
                 head = text[after:at]
                 command = _HEADS.get(head) or _remember(head)
                 args, end = scan(text, at + 8)
+        elif text.startswith(EACH):
+            raise Several(_several(text))
         else:
             raise ValueError
         session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end)
@@ -134,6 +147,17 @@ def parse_request(line: bytes) -> Request:
 
         return _envelope.parse(line)
     return id, command, args, session, timeout, stream, trace
+
+
+def _several(text: str) -> List[Request]:
+    """The requests of a line that begins with EACH, the first one last."""
+    each, at = scan(text, len(EACH) - 1)
+    ids, args = each[-2::-2], each[::-2]
+    if set(map(type, ids)) != {int} or min(ids) <= 0 or max(ids) > MAX_ID or len(each) % 2:
+        raise ValueError
+    command, end = _command(text, at)
+    session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end)
+    return [(id, command, its, session, timeout, stream, trace) for id, its in zip(ids, args)]
 
 
 def foresee(id: int, command: str) -> None:

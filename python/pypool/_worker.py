@@ -20,7 +20,7 @@ from time import monotonic, monotonic_ns
 from . import _life
 from ._call import RUNNING
 from ._commands import COMMANDS
-from ._protocol import SPLIT_WRITE, SUCCESS, Control, RequestError, ResultError, encode, foresee, parse_request
+from ._protocol import SPLIT_WRITE, SUCCESS, Control, RequestError, ResultError, Several, encode, foresee, parse_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Worker:
                 if line is None:
                     _life.host_gone()
                 running.began = began = monotonic_ns()
-                request = parse_request(line)
+                request = line if isinstance(line, tuple) else parse_request(line)
                 id, name, args, _, _, stream, _ = request
                 page[0] = id
                 running.request = request
@@ -97,9 +97,11 @@ class Worker:
                 # The host waits for no more than the answer: what follows costs it nothing. With requests at hand it would.
                 if not lines:
                     page[2] = (monotonic_ns() - began) & MAX_NS
-                foresee(id, name)
+                    foresee(id, name)
                 # Nothing of a call stays alive while the loop waits.
                 running.request = line = request = args = handler = result = text = answer = None  # type: ignore[assignment]
+            except Several as several:
+                lines.extend(several.requests)
             except Control:
                 pass  # for a call that is over
             except RequestError as error:

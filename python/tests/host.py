@@ -85,7 +85,7 @@ class Host:
         self.hello_args: Dict[str, Any] = {
             "protocol": [1],
             "version": "0.1.0",
-            "capabilities": ["stream", "begun", "log"],
+            "capabilities": ["stream", "begun", "log", "each"],
             "pool": "pypool",
             "worker_id": "w1",
             "max_message_bytes": 1 << 26,

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_few_descriptors_allowed(start: Start) -> None:
 
 def test_missing_extra_descriptors(start: Start) -> None:
     host = start(NOISE, extras=False, stack_fd=3, begun_fd=4)
-    assert host.hello["result"]["capabilities"] == ["stream", "log"]
+    assert host.hello["result"]["capabilities"] == ["stream", "log", "each"]
     assert host.result("echo", [1]) == 1
 
 
@@ -113,6 +114,56 @@ def test_begun_page(start: Start) -> None:
     host.close_stdin()
     assert host.wait() != 0
     assert host.begun() == 2**64 - 1
+
+
+EACH = b'{"each":[11,[1],12,{"value":"],\\"\\\\"},13,%s,14,[{"a":[2,3]}]],"command":"echo","session_id":"s","timeout_ms":5000}\n'
+
+
+@pytest.mark.parametrize("odd", [b"null", b"7", b"[1e999]", b"[" * 5000 + b"]" * 5000, b"[%s]" % (b"1" * 5000)])
+def test_several_requests_in_a_line_are_judged_one_by_one(start: Start, odd: bytes) -> None:
+    host = start(
+        "@command\ndef echo(value='none'):\n    c = current_call()\n    return [value, c.id, c.session_id, c.deadline is None]"
+    )
+    host.write(EACH % odd)
+    assert host.receive() == {"id": 11, "success": True, "result": [1, 11, "s", False]}
+    assert host.receive() == {"id": 12, "success": True, "result": ['],"\\', 12, "s", False]}
+    answer = host.receive()
+    if odd == b"null":
+        assert answer == {"id": 13, "success": True, "result": ["none", 13, "s", False]}
+    elif odd != b"[%s]" % (b"1" * 5000) or hasattr(sys, "set_int_max_str_digits"):
+        assert (answer["id"], answer["error"]["kind"]) == (13, "invalid_arguments")
+    assert host.receive() == {"id": 14, "success": True, "result": [{"a": [2, 3]}, 14, "s", False]}
+    host.result("echo", [1])
+
+
+@pytest.mark.parametrize("each", [b"", b"1", b"1,[],2", b'"1",[]', b"-1,[]", b"1,[]],[", b"18446744073709551616,[]"])
+def test_several_requests_that_cannot_be_told_apart(start: Start, each: bytes) -> None:
+    host = start(NOISE)
+    host.write(b'{"each":[%s],"command":"echo"}\n' % each)
+    answer = host.receive()
+    assert answer["id"] in (None, 1) and answer["error"]["kind"] == "invalid_request"
+    host.result("echo", [1])
+
+
+def test_a_signal_between_the_requests_of_a_line(start: Start) -> None:
+    host = start(
+        """
+        import signal, threading, os
+        def strike(*_):
+            raise RuntimeError("struck")
+        signal.signal(signal.SIGUSR2, strike)
+        @command
+        def sit(seconds):
+            import time
+            time.sleep(seconds)
+        """
+    )
+    host.write(b'{"each":[1,[5],2,[0],3,[0]],"command":"sit"}\n')
+    while host.begun() != 1:
+        time.sleep(0.001)
+    os.kill(host.pid, signal.SIGUSR2)
+    assert host.receive()["error"]["message"] == "struck"
+    assert [host.receive()["id"] for _ in range(2)] == [2, 3]
 
 
 def test_forked_child_that_returns_from_its_handler(start: Start) -> None:

@@ -140,7 +140,7 @@ def test_integers_are_exact() -> None:
 # ------------------------------------------------------------------------------------------------------------- channel
 
 
-def feed(*chunks: bytes) -> List[bytes]:
+def feed(*chunks: bytes) -> List[Any]:
     """The lines of a channel that reads these chunks, one read each."""
     channel = Channel(-1, -1)
     for chunk in chunks:
