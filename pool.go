@@ -332,7 +332,10 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 	w := res.Value()
 	c.worker, c.pid = w.id, w.proc.pid()
 	c.given = time.Now()
-	w.pace.learn(w.proc.worked()) // its last call's: known a moment after the answer, so that no answer waits for it
+	if w.took > briefWork { // it may have been brief all the same, but somebody had to be woken: the runtime knows, by now
+		w.took = w.proc.worked()
+	}
+	w.pace.learn(w.took)
 	w.pace = p.paces.of(c.info.Command, w.pace)
 	c.idle = c.given.Sub(w.freed)
 	c.polling = p.paces.begin(w.pace, c.given, c.idle)
@@ -344,7 +347,7 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 		}
 		ran := time.Since(c.given)
 		if err == nil || err.Delivery != NotExecuted { // else what the worker may have said before has not been looked for
-			w.freed = c.given.Add(ran)
+			w.freed, w.took = c.given.Add(ran), ran
 		}
 		p.paces.end()
 		c.ran += ran

@@ -26,7 +26,8 @@ type process interface {
 	// linger tells the runtime how long to poll for its next request before it sleeps, and whether calls run one at
 	// a time. It is a hint, and needs the page too.
 	linger(d time.Duration, alone bool)
-	// worked is how long the runtime took for its last request; 0 where there is no page. It is stored a moment after the answer.
+	// worked is how long the runtime took for its last request; 0 where there is no page. It is stored a moment after the answer,
+	// and costs the transfer of a cache line.
 	worked() time.Duration
 	// terminate and kill signal the whole process group. They do nothing once the process is reaped.
 	terminate()

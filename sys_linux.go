@@ -59,10 +59,16 @@ func (s *spawner) close() {
 	<-s.done
 }
 
-// sharedPage is memory that a worker's runtime and the host share, also after the worker's death. Its words: the id of the request that
-// the runtime began last, written there; the nanoseconds for which it is to poll for its next request, written here; the
-// nanoseconds that its last one took until its answer was written, written there; whether calls run one at a time, written here.
+// sharedPage is memory that a worker's runtime and the host share, also after the worker's death: docs/protocol.md, begun_fd.
 type sharedPage struct{ mem []byte }
+
+// Its words. What one side writes in each call has a cache line of its own.
+const (
+	wordBegun  = 0
+	wordWorked = 1
+	wordLinger = 8
+	wordAlone  = 9
+)
 
 // newSharedPage returns the page and the file to hand to the child; nil when the kernel has no memfd.
 func newSharedPage() (*sharedPage, *os.File) {
@@ -86,17 +92,19 @@ func newSharedPage() (*sharedPage, *os.File) {
 
 func (p *sharedPage) word(i int) *uint64 { return (*uint64)(unsafe.Pointer(&p.mem[8*i])) }
 
-func (p *sharedPage) begun() uint64 { return atomic.LoadUint64(p.word(0)) }
+func (p *sharedPage) begun() uint64 { return atomic.LoadUint64(p.word(wordBegun)) }
 
-func (p *sharedPage) worked() time.Duration { return time.Duration(atomic.LoadUint64(p.word(2))) }
+func (p *sharedPage) worked() time.Duration {
+	return time.Duration(atomic.LoadUint64(p.word(wordWorked)))
+}
 
 func (p *sharedPage) linger(d time.Duration, alone bool) {
-	p.tell(1, uint64(d))
+	p.tell(wordLinger, uint64(d))
 	var flag uint64
 	if alone {
 		flag = 1
 	}
-	p.tell(3, flag)
+	p.tell(wordAlone, flag)
 }
 
 // tell stores what the word does not hold yet: a store would take the line from the worker's cache.

@@ -43,9 +43,10 @@ type worker struct {
 	current    atomic.Pointer[CallInfo] // a copy: the job itself is its caller's
 	calls      atomic.Int64
 	errs       atomic.Int64
-	freed      time.Time    // the end of its last call that was sent, or when it was ready; whoever holds the worker may use it, and pace
-	pace       *pace        // of its last call's command
-	pinged     atomic.Int64 // calls when it was last pinged
+	freed      time.Time     // the end of its last call that was sent, or when it was ready; whoever holds the worker may use this and the next two
+	took       time.Duration // for that call
+	pace       *pace         // of that call's command
+	pinged     atomic.Int64  // calls when it was last pinged
 	rss        atomic.Int64
 }
 

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
     from ._protocol import Line
 
+#: Of the page that is shared with the host, in words: docs/protocol.md, begun_fd.
+PAGE = 16
+BEGUN, WORKED = 0, 1  # written here
+LINGER, ALONE = 8, 9  # written by the host
+
 
 def _poller(fd: int) -> Any:
     """Whether there is something to read, and how to give the processor away; bound before a script can replace them."""
@@ -44,7 +49,7 @@ class Channel:
 
     def __init__(self, fd_in: int, fd_out: int, rest: bytes = b"", page: Any = None) -> None:
         self.fd_in = fd_in
-        self.page: Any = [0, 0, 0, 0] if page is None else page
+        self.page: Any = [0] * PAGE if page is None else page
         self._poller = None if page is None else _poller(fd_in)
         self.fd_out = fd_out
         self.lines: List[Line] = []  # the next one last
@@ -57,9 +62,9 @@ class Channel:
         """The next request line without its newline, waiting for it; None at the end of the host."""
         lines, parts = self.lines, self.parts
         while not lines:
-            linger = self.page[1]
+            linger = self.page[LINGER]
             if linger and self._poller is not None:
-                _linger(self._poller, linger, self.page[3])
+                _linger(self._poller, linger, self.page[ALONE])
             chunk = read(self.fd_in, 1 << 20 if parts else 1 << 16)
             if not chunk:
                 return None  # a partial line is never dispatched

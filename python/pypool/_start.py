@@ -6,7 +6,7 @@ import os
 import sys
 
 from . import __version__, _commands, _finder, _life
-from ._channel import Channel
+from ._channel import PAGE, Channel
 from ._protocol import SUCCESS, encode
 
 TYPE_CHECKING = False
@@ -100,17 +100,13 @@ def _private(fd: Optional[int]) -> Optional[int]:
 
 
 def _shared_page(fd: Optional[int]) -> Any:
-    """The shared page as an array of 64-bit numbers, or None.
-
-    Item 0 is the id of the request that has begun; item 1, the host's, how many nanoseconds to poll for the next request; item 2
-    how many the last one took; item 3, the host's, whether calls run one at a time.
-    """
+    """The page shared with the host as an array of 64-bit numbers, or None."""
     if fd is None:
         return None
     try:
         import mmap
 
-        page = memoryview(mmap.mmap(fd, 32)).cast("Q")
+        page = memoryview(mmap.mmap(fd, 8 * PAGE)).cast("Q")
     except (ImportError, OSError, ValueError):
         return None
     os.close(fd)

@@ -19,6 +19,7 @@ from time import monotonic, monotonic_ns
 
 from . import _life
 from ._call import RUNNING
+from ._channel import BEGUN, WORKED
 from ._commands import COMMANDS
 from ._protocol import SPLIT_WRITE, SUCCESS, Control, RequestError, ResultError, Several, encode, foresee, parse_request
 
@@ -69,7 +70,7 @@ class Worker:
                 running.began = began = monotonic_ns()
                 request = line if isinstance(line, tuple) else parse_request(line)
                 id, name, args, _, _, stream, _ = request
-                page[0] = id
+                page[BEGUN] = id
                 running.request = request
                 handler = direct(name)
                 if handler is None or stream:
@@ -96,7 +97,7 @@ class Worker:
                 write(answer)
                 # The host waits for no more than the answer: what follows costs it nothing. With requests at hand it would.
                 if not lines:
-                    page[2] = (monotonic_ns() - began) & MAX_NS
+                    page[WORKED] = (monotonic_ns() - began) & MAX_NS
                     foresee(id, name)
                 # Nothing of a call stays alive while the loop waits.
                 running.request = line = request = args = handler = result = text = answer = None  # type: ignore[assignment]

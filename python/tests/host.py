@@ -186,11 +186,11 @@ class Host:
         return self._word(0)
 
     def worked(self) -> int:
-        return self._word(16)
+        return self._word(8)
 
     def linger(self, ns: int, alone: bool = False) -> None:
-        os.pwrite(self.page.fileno(), struct.pack("=Q", ns), 8)
-        os.pwrite(self.page.fileno(), struct.pack("=Q", alone), 24)
+        os.pwrite(self.page.fileno(), struct.pack("=Q", ns), 64)
+        os.pwrite(self.page.fileno(), struct.pack("=Q", alone), 72)
 
     def _word(self, offset: int) -> int:
         number: int = struct.unpack("=Q", os.pread(self.page.fileno(), 8, offset))[0]
