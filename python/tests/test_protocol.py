@@ -6,7 +6,7 @@ import collections
 import enum
 import json
 import os
-from typing import Any, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 
@@ -225,6 +225,42 @@ def test_encode(value: Any, text: str) -> None:
     assert encode(value) == text
 
 
+@pytest.fixture
+def again(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """As after some calls: dicts of a few members are tried first again."""
+
+    def try_again() -> None:
+        monkeypatch.setattr(_protocol, "_few", 8)
+
+    monkeypatch.setattr(_protocol, "through_orjson", None)
+    try_again()
+    return try_again
+
+
+TEXTS = ["x", "", "\u00e9\n\"", "\U0001f600", "x" * 2000]
+
+
+@pytest.mark.parametrize("last", [*TEXTS, 7, -(2**70), 0.1, 1e300, -0.0, None, True, False, [], {}, {"n": 1}])
+def test_a_dict_of_a_few_members_is_what_json_says(again: Callable[[], None], last: Any) -> None:
+    names = ["plain", "", 'quo"ted', "\u00e9", "\U0001f600", "n" * 2000, "true", "7"]
+    for n in range(len(names) + 1):
+        value: Dict[str, Any] = dict(zip(names, ["text", 1, 2.5, None, True, False, "\\"]))
+        value[names[n - 1]] = last
+        for _ in range(2):  # the second time the names are known
+            again()
+            assert encode(value) == json.dumps(value, separators=(",", ":"))
+
+
+def test_a_dict_of_something_else_is_tried_again_after_some_calls(again: Callable[[], None]) -> None:
+    assert encode({"a": [1]}) == '{"a":[1]}'
+    assert _protocol._few == 0
+    assert encode({"a": 1}) == '{"a":1}'
+    assert encode({}) == "{}"
+    for id in range(1, 65):
+        foresee(id, "f")
+    assert _protocol._few == 8
+
+
 def cycle() -> Any:
     value: List[Any] = [1]
     value.append({"again": value})
@@ -271,7 +307,7 @@ class EvilInt(int):
         ([EvilDict(a=1)], "$"),
     ],
 )
-def test_refused_results(value: Any, path: str) -> None:
+def test_refused_results(again: Callable[[], None], value: Any, path: str) -> None:
     with pytest.raises(ResultError) as caught:
         encode(value)
     assert caught.value.kind == "invalid_result"
@@ -279,7 +315,7 @@ def test_refused_results(value: Any, path: str) -> None:
     assert caught.value.fields["message"]
 
 
-def test_subclasses_cannot_inject() -> None:
+def test_subclasses_cannot_inject(again: Callable[[], None]) -> None:
     assert encode({"a": EvilInt(5)}) == '{"a":5}'
 
 
