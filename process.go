@@ -115,7 +115,7 @@ func execSpawn(_ context.Context, sp *spawner, spec spawnSpec) (_ process, err e
 		leashR, leashW := pipe()
 		p.stack, p.leash = stackR, leashR
 		page, file := newSharedPage() // a nil file leaves its number closed
-		p.page = page
+		p.page, p.pipes.page = page, page
 		for _, f := range []*os.File{stackW, file, leashW} {
 			if f != nil {
 				theirs = append(theirs, f)
@@ -254,6 +254,7 @@ type pipes struct {
 	in     *os.File
 	out    *outPipe
 	writes *attempt
+	page   *sharedPage // whose bell rings when TryWrite is about to write, or nil
 }
 
 // newPipes returns the transport and the child's ends of it.
@@ -271,7 +272,12 @@ func newPipes() (_ *pipes, stdin, stdout *os.File, err error) {
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, p.Close(), stdin.Close(), stdout.Close())
 	}
-	p.writes = newAttempt(raw.Write, writeNow)
+	p.writes = newAttempt(raw.Write, func(fd uintptr, b []byte) (int, error) {
+		if p.page != nil {
+			p.page.ring()
+		}
+		return writeNow(fd, b)
+	})
 	return p, stdin, stdout, nil
 }
 

@@ -68,6 +68,7 @@ const (
 	wordWorked = 1
 	wordLinger = 8
 	wordAlone  = 9
+	wordBell   = 10
 )
 
 // newSharedPage returns the page and the file to hand to the child; nil when the kernel has no memfd.
@@ -105,6 +106,13 @@ func (p *sharedPage) linger(d time.Duration, alone bool) {
 		flag = 1
 	}
 	p.tell(wordAlone, flag)
+}
+
+// ring tells a worker that its next request is about to be there, if it listens: while calls run one at a time.
+func (p *sharedPage) ring() {
+	if atomic.LoadUint64(p.word(wordAlone)) != 0 {
+		atomic.AddUint64(p.word(wordBell), 1)
+	}
 }
 
 // tell stores what the word does not hold yet: a store would take the line from the worker's cache.

@@ -26,6 +26,7 @@ func newSharedPage() (*sharedPage, *os.File) { return nil, nil }
 func (*sharedPage) begun() uint64              { return 0 }
 func (*sharedPage) worked() time.Duration      { return 0 }
 func (*sharedPage) linger(time.Duration, bool) {}
+func (*sharedPage) ring()                      {}
 func (*sharedPage) close()                     {}
 
 func giveWay() {}

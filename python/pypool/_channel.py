@@ -6,7 +6,7 @@ Lines are split on b"\\n" only, and decoded later, as strict UTF-8: text mode an
 from __future__ import annotations
 
 import os
-from os import read, write
+from os import read, set_blocking, write
 from time import monotonic_ns
 
 TYPE_CHECKING = False
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 #: Of the page that is shared with the host, in words: docs/protocol.md, begun_fd.
 PAGE = 16
 BEGUN, WORKED = 0, 1  # written here
-LINGER, ALONE = 8, 9  # written by the host
+LINGER, ALONE, BELL = 8, 9, 10  # written by the host
+
+
+#: How often to look for the bell, in 50 ns each, before looking whether there is something to read, in 200.
+LOOKS = range(16)
 
 
 def _poller(fd: int) -> Any:
-    """Whether there is something to read, and how to give the processor away; bound before a script can replace them."""
+    """How to wait for something to read, and how to give the processor away; bound before a script can replace them."""
     try:
         import select
 
@@ -33,14 +37,14 @@ def _poller(fd: int) -> Any:
         return None
 
 
-def _linger(poller: Any, ns: int, alone: int) -> None:
+def _linger(poller: Any, ns: int) -> None:
     """Poll for the next request for so long: the host expects to send it at once, and to be woken costs more.
 
-    Somebody may need the processor after each look; less so while calls run one at a time.
+    Somebody may need the processor after each look, and the GIL.
     """
     ready, give_way = poller
     end = monotonic_ns() + ns
-    while not (ready(0) or alone and (ready(0) or ready(0) or ready(0))) and monotonic_ns() < end:
+    while not ready(0) and monotonic_ns() < end:
         give_way()
 
 
@@ -50,7 +54,9 @@ class Channel:
     def __init__(self, fd_in: int, fd_out: int, rest: bytes = b"", page: Any = None) -> None:
         self.fd_in = fd_in
         self.page: Any = [0] * PAGE if page is None else page
-        self._poller = None if page is None else _poller(fd_in)
+        self._poller: Any = None if page is None else _poller(fd_in)
+        self._eager = False  # fd_in does not block
+        self._heard = 0  # the bell, as it was when it last rang
         self.fd_out = fd_out
         self.lines: List[Line] = []  # the next one last
         self.parts: List[bytes] = []  # of the line that is not complete yet
@@ -60,12 +66,20 @@ class Channel:
 
     def next_line(self) -> Optional[Line]:
         """The next request line without its newline, waiting for it; None at the end of the host."""
-        lines, parts = self.lines, self.parts
+        lines, parts, page = self.lines, self.parts, self.page
         while not lines:
-            linger = self.page[LINGER]
+            linger = page[LINGER]
             if linger and self._poller is not None:
-                _linger(self._poller, linger, self.page[ALONE])
-            chunk = read(self.fd_in, 1 << 20 if parts else 1 << 16)
+                if page[ALONE]:
+                    self._listen(linger)
+                else:
+                    _linger(self._poller, linger)
+            size = 1 << 20 if parts else 1 << 16
+            try:
+                chunk = read(self.fd_in, size)
+            except BlockingIOError:
+                self._await()
+                chunk = read(self.fd_in, size)
             if not chunk:
                 return None  # a partial line is never dispatched
             if not parts:
@@ -74,6 +88,35 @@ class Channel:
                     return line  # one line, as a rule
             self.take(chunk)
         return lines.pop()
+
+    def _listen(self, ns: int) -> None:
+        """`_linger` while calls run one at a time: nobody else needs the processor, and the host rings the bell just before it
+        writes, so that this side is at the pipe while the line is put there. Who comes too early must not fall asleep.
+        """
+        page, (ready, give_way) = self.page, self._poller
+        if not self._eager:
+            set_blocking(self.fd_in, False)
+            self._eager, self._heard = True, page[BELL]
+        heard, end = self._heard, monotonic_ns() + ns
+        while True:
+            for _ in LOOKS:
+                if page[BELL] != heard:
+                    self._heard = page[BELL]
+                    return
+            if ready(0) or monotonic_ns() >= end:
+                self._heard = page[BELL]
+                return
+            give_way()
+
+    def _await(self) -> None:
+        """Wait for what was not there yet."""
+        ready = self._poller[0]
+        if not self.page[ALONE]:
+            set_blocking(self.fd_in, True)
+            self._eager = False
+        elif not any(ready(0) for _ in LOOKS):
+            ready()
+            self._heard = self.page[BELL]
 
     def take(self, chunk: bytes) -> None:
         """Keep what has been read: complete lines in `lines`, the beginning of another in `parts`."""

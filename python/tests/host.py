@@ -192,6 +192,9 @@ class Host:
         os.pwrite(self.page.fileno(), struct.pack("=Q", ns), 64)
         os.pwrite(self.page.fileno(), struct.pack("=Q", alone), 72)
 
+    def ring(self) -> None:
+        os.pwrite(self.page.fileno(), struct.pack("=Q", self._word(80) + 1), 80)
+
     def _word(self, offset: int) -> int:
         number: int = struct.unpack("=Q", os.pread(self.page.fileno(), 8, offset))[0]
         return number

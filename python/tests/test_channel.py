@@ -97,6 +97,34 @@ def test_worker_that_lingers_for_its_next_request(start: Start) -> None:
     assert host.wait() != 0, "the end of the host ends the polling"
 
 
+def test_worker_that_listens_for_the_bell(start: Start) -> None:
+    host = start(NOISE)
+    host.linger(50_000_000, alone=True)
+    for n in range(60):
+        request = host.request("echo", [n])
+        if n % 3:  # else the host has none
+            host.ring()
+        if n % 4 == 1:  # the worker comes too early, and has to wait
+            time.sleep(0.005)
+        if n % 20 == 19:  # it has gone to sleep
+            time.sleep(0.06)
+        host.send(request)
+        assert host.receive()["result"] == n
+    for alone in (False, True, False, True):  # it does not block, or blocks, when it finds that the other is wanted
+        host.linger(0, alone=alone)
+        host.ring()
+        for n in range(3):
+            time.sleep(0.002)
+            assert host.result("echo", [n]) == n
+    host.linger(10**15, alone=True)
+    host.ring()
+    assert host.result("echo", ["a last one"]) == "a last one"
+    text = "x" * 3_000_000
+    assert host.result("echo", [text]) == text
+    host.close_stdin()
+    assert host.wait() != 0, "the end of the host ends the listening"
+
+
 def test_begun_page(start: Start) -> None:
     host = start(NOISE)
     assert "begun" in host.hello["result"]["capabilities"]
