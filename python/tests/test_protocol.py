@@ -315,6 +315,18 @@ def test_refused_results(again: Callable[[], None], value: Any, path: str) -> No
     assert caught.value.fields["message"]
 
 
+@pytest.mark.parametrize("key", [True, False, None, 0, 7, 10, -1, 2.5])
+def test_a_key_that_is_no_string_is_found_in_a_large_result(key: Any) -> None:
+    rows: List[Any] = [{"name": "value", "features": n, "tree": ["true", "x7", None]} for n in range(2_000)]
+    assert json.loads(encode(rows)) == rows
+    rows[1_000]["tree"] = {key: 1}
+    with pytest.raises(ResultError) as caught:
+        encode(rows)
+    assert caught.value.fields["path"] == "$[1000].tree"
+    rows[1_000]["tree"] = {"true": 1, "false": 2, "null": 3, "7": 4}
+    assert json.loads(encode(rows)) == rows
+
+
 def test_subclasses_cannot_inject(again: Callable[[], None]) -> None:
     assert encode({"a": EvilInt(5)}) == '{"a":5}'
 
