@@ -220,6 +220,47 @@ func TestMapOfAWorkerThatReadsOneRequestALine(t *testing.T) {
 	})
 }
 
+// TestMapTakesWhatARuleBreakerHadAsPossiblyExecuted: an answer out of turn means that the requests behind the first unanswered one may
+// have begun, so none of them runs twice.
+func TestMapTakesWhatARuleBreakerHadAsPossiblyExecuted(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		skipped := false
+		f.script = func(_ *fakeProcess, req fakeRequest) bool {
+			if req.Command != "work" || skipped || string(req.Args) != "[100]" {
+				return false
+			}
+			skipped = true
+			return true // no answer, and on to the next request
+		}
+		p := open(t, f.config(1))
+		defer p.Close()
+		lost, i := 0, 0
+		for out, err := range Map[struct{ Args []int }](context.Background(), p, "work", integers(300)) {
+			if err != nil {
+				require.ErrorIs(t, err, ErrProtocol)
+				require.False(t, SafeToRetry(err))
+				lost++
+			} else {
+				require.Equal(t, []int{i}, out.Args)
+			}
+			i++
+		}
+		require.Equal(t, 300, i)
+		require.Positive(t, lost)
+		times := map[string]int{}
+		for n := 1; f.nth(n) != nil; n++ {
+			for _, line := range f.nth(n).lines() {
+				if _, args, ok := strings.Cut(line, `"command":"work",`); ok {
+					times[args]++
+				}
+			}
+		}
+		for args, n := range times {
+			require.Equal(t, 1, n, args)
+		}
+	})
+}
+
 func TestMapDecodeErrorIsTheItemsAndTheCommandHasSucceeded(t *testing.T) {
 	p := sequences(t, 1)
 	for _, err := range Map[string](context.Background(), p, "square", integers(2)) {

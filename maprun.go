@@ -68,10 +68,11 @@ func (f *flight[Out]) deadline() time.Time {
 // add appends the slots' requests: many to a line, which a worker reads in a fraction of the time, if it knows how.
 func (f *flight[Out]) add(batch []int) {
 	timeout := f.m.template.timeout
+	room := min(mapLine, f.m.p.cfg.MaxMessageBytes)
 	for len(batch) > 0 {
 		n := 1
-		if f.w.several && len(batch) > 1 {
-			n = f.appendSeveral(batch)
+		if f.w.several && len(batch) > 1 && len(f.args(batch[0]))+len(f.args(batch[1])) < room/2 {
+			n = f.appendSeveral(batch, room)
 		} else {
 			c := &f.m.slot(batch[0]).call
 			f.out = append(f.out, c.req.seal(c.id, timeout, timeout > 0)...)
@@ -86,20 +87,26 @@ func (f *flight[Out]) add(batch []int) {
 	}
 }
 
-// appendSeveral appends one line with the requests of as many slots as it has room for.
-func (f *flight[Out]) appendSeveral(batch []int) (n int) {
-	most := len(f.out) + min(mapLine, f.m.p.cfg.MaxMessageBytes)
+// args is the arguments in the slot's request.
+func (f *flight[Out]) args(slot int) []byte {
+	req := &f.m.slot(slot).call.req
+	return req.buf[len(f.m.head) : req.body-len(f.m.tail)]
+}
+
+// appendSeveral appends one line, of about so many bytes, with the first of the slots' requests.
+func (f *flight[Out]) appendSeveral(batch []int, room int) (n int) {
+	most := len(f.out) + room
 	f.out = append(f.out, severalKey...)
 	for _, i := range batch {
-		c := &f.m.slot(i).call
+		args := f.args(i)
 		if n > 0 {
-			if len(f.out)+c.req.size() > most {
+			if len(f.out)+len(args)+len(f.m.rest) > most {
 				break
 			}
 			f.out = append(f.out, ',')
 		}
-		f.out = append(strconv.AppendUint(f.out, c.id, 10), ',')
-		f.out = append(f.out, c.req.buf[len(f.m.head):c.req.body-len(f.m.tail)]...)
+		f.out = append(strconv.AppendUint(f.out, f.m.slot(i).call.id, 10), ',')
+		f.out = append(f.out, args...)
 		n++
 	}
 	f.out = append(f.out, f.m.rest...)
@@ -220,7 +227,8 @@ func (f *flight[Out]) land(now time.Time) {
 }
 
 // crash judges the unanswered requests after the exchange failed. The worker is killed and its output drained to the end
-// first: a request behind the first unanswered one did not begin, because an answer is written before the next request begins.
+// first: a request behind the first unanswered one did not begin, because an answer is written before the next request begins. Only
+// a worker that breaks the rules of the wire proves nothing by that.
 func (f *flight[Out]) crash(err error) *Error {
 	if f.w.conn.broken == nil {
 		f.w.conn.broken = err
@@ -242,7 +250,11 @@ func (f *flight[Out]) crash(err error) *Error {
 	if len(f.sent) == 0 {
 		return e
 	}
-	first, rest := f.sent[:1], f.sent[1:]
+	lost := 1
+	if violated := new(*ProtocolError); f.whole > 0 && errors.As(f.w.conn.broken, violated) {
+		lost, e.Delivery = f.whole, MaybeExecuted // it may have broken that rule, too: nothing is known of what it had
+	}
+	first, rest := f.sent[:lost], f.sent[lost:]
 	retry := e.Category == CategoryCommunication || e.Type == TypeOperationTimeout
 	switch {
 	case !drained && f.whole > 1: // the process could not be ended: nothing is known of what it had
@@ -276,10 +288,14 @@ func (f *flight[Out]) drain(d time.Duration) bool {
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return true
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return false
 		case err != nil:
-			return !errors.Is(err, os.ErrDeadlineExceeded)
+			f.w.conn.broken = err
+			return true
 		case f.whole == 0 || fr.id != f.m.slot(f.sent[0]).call.id || fr.kind == frameItem:
-			return true // garbage: the stream ends here
+			f.w.conn.broken = f.w.conn.violation(errors.New("an answer out of turn"), fr.body)
+			return true // the stream ends here
 		}
 		f.answer(&fr, time.Now())
 	}

@@ -87,7 +87,7 @@ func (r *request) seal(id uint64, timeout time.Duration, hasTimeout bool) []byte
 	return r.buf[r.start:]
 }
 
-// severalKey begins a line of several requests to one command: docs/protocol.md, "Several requests in a line".
+// severalKey begins a line of several requests to one command: docs/protocol.md, `each`.
 const severalKey = `{"each":[`
 
 // endSeveral is what follows the ids and arguments in such a line; tail is endRequest's.
