@@ -67,6 +67,9 @@ def escaped(worker: Worker, line: Optional[Line], id: int, error: BaseException,
 
         _errors.note("the channel to the host is closed: %s" % error)  # the host looks for these words
         _life.host_gone()  # nobody reads answers any more; a TimeoutError("...") somebody raised has no errno
+    lines = worker.channel.lines
+    if lines and lines[-1] is line:
+        del lines[-1]  # struck while it was taken
     several = isinstance(line, bytes) and line.startswith(EACH.encode())
     if writing or several or (line is None and isinstance(error, MemoryError)):
         # Whether the answer is out cannot be known, and a second one would be worse than none. Or a line was too long to be

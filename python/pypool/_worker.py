@@ -64,7 +64,11 @@ class Worker:
         while True:
             id, line, writing = 0, None, False
             try:
-                line = lines.pop() if lines else next_line()
+                if lines:
+                    line = lines[-1]  # not pop: a signal handler that raises could strike before it is stored
+                    del lines[-1]
+                else:
+                    line = next_line()
                 if line is None:
                     _life.host_gone()
                 running.began = began = monotonic_ns()

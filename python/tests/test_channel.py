@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import List
 
 import pytest
 from conftest import Start
@@ -192,6 +193,34 @@ def test_a_signal_between_the_requests_of_a_line(start: Start) -> None:
     os.kill(host.pid, signal.SIGUSR2)
     assert host.receive()["error"]["message"] == "struck"
     assert [host.receive()["id"] for _ in range(2)] == [2, 3]
+
+
+def test_signals_between_the_requests_of_many_lines_lose_none(start: Start) -> None:
+    host = start(
+        """
+        import signal
+        def strike(*_):
+            signal.setitimer(signal.ITIMER_REAL, 0.0005)
+            raise RuntimeError("struck")
+        signal.signal(signal.SIGALRM, strike)
+        @command
+        def begin(): signal.setitimer(signal.ITIMER_REAL, 0.0005)
+        @command
+        def f(x): return x
+        """
+    )
+    host.send(host.request("begin"))
+    ids = range(5000, 8000)
+    for at in range(0, 3000, 100):
+        each = ",".join("%d,[%d]" % (id, id) for id in ids[at : at + 100])
+        host.write(b'{"each":[%s],"command":"f"}\n' % each.encode())
+    answered: List[int] = []
+    try:
+        while not answered or answered[-1] != ids[-1]:
+            answered.append(host.receive()["id"])
+    except EOFError:  # struck where it cannot be known what is out: that ends the worker
+        assert host.wait() != 0
+    assert answered[1:] == list(ids)[: len(answered[1:])]
 
 
 def test_forked_child_that_returns_from_its_handler(start: Start) -> None:
