@@ -332,10 +332,7 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 	w := res.Value()
 	c.worker, c.pid = w.id, w.proc.pid()
 	c.given = time.Now()
-	if w.took > briefWork { // it may have been brief all the same, but somebody had to be woken: the runtime knows, by now
-		w.took = w.proc.worked()
-	}
-	w.pace.learn(w.took)
+	w.pace.learn(w.lastTook())
 	w.pace = p.paces.of(c.info.Command, w.pace)
 	c.idle = c.given.Sub(w.freed)
 	c.polling = p.paces.begin(w.pace, c.given, c.idle)

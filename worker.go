@@ -44,7 +44,7 @@ type worker struct {
 	calls      atomic.Int64
 	errs       atomic.Int64
 	freed      time.Time     // the end of its last call that was sent, or when it was ready; whoever holds the worker may use this and the next two
-	took       time.Duration // for that call
+	took       time.Duration // for that call; 0 once lastTook has told
 	pace       *pace         // of that call's command
 	pinged     atomic.Int64  // calls when it was last pinged
 	rss        atomic.Int64
@@ -147,6 +147,20 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 		return reply{}, w.answered(j, &f, start)
 	}
 	return reply{w.conn.take(&f), f.bigInt}, nil
+}
+
+// lastTook is how long the last call took, 0 where that has been asked before or there is no page: nobody polls there. One that was not
+// brief may have been so for the runtime, because somebody had to be woken: it has said so by now.
+func (w *worker) lastTook() time.Duration {
+	took := w.took
+	w.took = 0
+	switch {
+	case !w.begins:
+		return 0
+	case took > briefWork:
+		return w.proc.worked()
+	}
+	return took
 }
 
 // doneWith forgets the current job. A worker in doubt keeps it: its exit and its last output are still told as that job's.

@@ -6,7 +6,7 @@ Lines are split on b"\\n" only, and decoded later, as strict UTF-8: text mode an
 from __future__ import annotations
 
 import os
-from os import read, set_blocking, write
+from os import read, write
 from time import monotonic_ns
 
 TYPE_CHECKING = False
@@ -21,18 +21,20 @@ BEGUN, WORKED = 0, 1  # written here
 LINGER, ALONE, BELL = 8, 9, 10  # written by the host
 
 
-#: How often to look for the bell, in 50 ns each, before looking whether there is something to read, in 200.
+#: How often to look at the bell, which takes 50 ns, between two looks at the pipe, which take 200.
 LOOKS = range(16)
 
 
 def _poller(fd: int) -> Any:
-    """How to wait for something to read, and how to give the processor away; bound before a script can replace them."""
+    """How to wait for something to read, how to give the processor away, and how to let reading not wait; bound before a script
+    can replace them.
+    """
     try:
         import select
 
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        return poll.poll, os.sched_yield
+        return poll.poll, os.sched_yield, os.set_blocking
     except (ImportError, AttributeError):
         return None
 
@@ -42,7 +44,7 @@ def _linger(poller: Any, ns: int) -> None:
 
     Somebody may need the processor after each look, and the GIL.
     """
-    ready, give_way = poller
+    ready, give_way, _ = poller
     end = monotonic_ns() + ns
     while not ready(0) and monotonic_ns() < end:
         give_way()
@@ -93,7 +95,7 @@ class Channel:
         """`_linger` while calls run one at a time: nobody else needs the processor, and the host rings the bell just before it
         writes, so that this side is at the pipe while the line is put there. Who comes too early must not fall asleep.
         """
-        page, (ready, give_way) = self.page, self._poller
+        page, (ready, give_way, set_blocking) = self.page, self._poller
         if not self._eager:
             set_blocking(self.fd_in, False)
             self._eager, self._heard = True, page[BELL]
@@ -110,7 +112,7 @@ class Channel:
 
     def _await(self) -> None:
         """Wait for what was not there yet."""
-        ready = self._poller[0]
+        ready, _, set_blocking = self._poller
         if not self.page[ALONE]:
             set_blocking(self.fd_in, True)
             self._eager = False

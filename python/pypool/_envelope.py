@@ -30,7 +30,7 @@ _CONTROL = ({"id", "cancel"}, {"id", "reply"})
 
 
 def parse(line: bytes) -> Request:
-    """One line as a request. Raises RequestError or Control, nothing else.
+    """One line as a request. Raises RequestError, Control or Several, nothing else.
 
     What is wrong inside `args` is the caller's mistake and becomes invalid_arguments; what is wrong around it is the host's and
     becomes invalid_request.
@@ -64,7 +64,7 @@ def parse(line: bytes) -> Request:
     )
 
 
-#: What the structure of valid JSON is seen by. Strings are skipped as a whole.
+#: The tokens that show the structure of valid JSON; a string is one of them, as a whole.
 _MARKS = rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},]'
 
 

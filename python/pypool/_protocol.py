@@ -169,8 +169,8 @@ def foresee(id: int, command: str) -> None:
         id_then = id + 1
         _foreseen = f'{{"id":{id_then}{_HEAD_OF[command]},"args":', id_then, command
     _latest = id
-    if not id & 63:
-        _few = _FEW
+    if _few < _FEW:
+        _few += 1
 
 
 def _command(text: str, at: int) -> Tuple[str, int]:
@@ -309,13 +309,14 @@ def encode(value: Any) -> str:
 _NAMES: Dict[str, str] = {}
 _LITERALS = {None: "null", True: "true", False: "false"}
 _FEW = 8  # members; of more the encoder makes JSON as quickly
-_BRIEF = 1024  # characters that may be copied for each of them
-_few = _FEW  # 0 for a while after a dict had something else in it
+_BRIEF = 1024  # characters of a text that may be copied once for each of them
+_PAUSE = 64  # calls without a try, after a dict had something else in it
+_few = _FEW  # less while that lasts
 
 
 def _members(value: Dict[Any, Any]) -> str:
     """A dict of a few texts, numbers and literals, as many results are, as JSON: the encoder, and the checks upon what it makes,
-    take half as long again. Empty when anything else is in it: the next dicts are left to the encoder then, until `foresee`.
+    take half as long again. Empty when anything else is in it: the next dicts are left to the encoder then, see `foresee`.
     """
     global _few
     text = ""
@@ -334,7 +335,7 @@ def _members(value: Dict[Any, Any]) -> str:
             break
     else:
         return text and text + "}"
-    _few = 0
+    _few = -_PAUSE
     return ""
 
 

@@ -253,10 +253,10 @@ def test_a_dict_of_a_few_members_is_what_json_says(again: Callable[[], None], la
 
 def test_a_dict_of_something_else_is_tried_again_after_some_calls(again: Callable[[], None]) -> None:
     assert encode({"a": [1]}) == '{"a":[1]}'
-    assert _protocol._few == 0
+    assert _protocol._few < 0
     assert encode({"a": 1}) == '{"a":1}'
     assert encode({}) == "{}"
-    for id in range(1, 65):
+    for id in range(1, 200, 2):
         foresee(id, "f")
     assert _protocol._few == 8
 
