@@ -1,7 +1,6 @@
 package pypool
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"sync"
@@ -28,7 +27,7 @@ type desk struct {
 
 	mu       sync.Mutex  // guards the fields below
 	idle     []*resource // a stack: who was put back last serves next, and the others can be retired
-	queue    list.List   // of *waiter, who came first in front; empty when a worker is idle
+	queue    queue       // empty when a worker is idle
 	borrowed int64       // workers that the supervisor holds for a moment: callers then wait who would not have to
 	timer    *time.Timer
 	alarm    time.Time // when the timer fires: with the earliest deadline or before; zero: it is not set
@@ -37,9 +36,44 @@ type desk struct {
 
 // waiter is a caller in the queue.
 type waiter struct {
-	place    *list.Element // nil once it has left the queue
-	deadline time.Time     // zero: none
-	outcome  chan verdict  // gets one from whoever takes it out of the queue
+	ahead    *waiter // in the queue, as the next two
+	behind   *waiter
+	queued   bool
+	deadline time.Time    // zero: none
+	outcome  chan verdict // gets one from whoever takes it out of the queue
+}
+
+// queue is the waiters, who came first in front. They are linked through themselves: with an element of container/list for each
+// wait, a thousand callers kept the garbage collector busy.
+type queue struct {
+	first, last *waiter
+	length      int
+}
+
+func (q *queue) push(w *waiter) {
+	w.ahead, w.queued = q.last, true
+	if q.last == nil {
+		q.first = w
+	} else {
+		q.last.behind = w
+	}
+	q.last = w
+	q.length++
+}
+
+func (q *queue) remove(w *waiter) {
+	if w.ahead == nil {
+		q.first = w.behind
+	} else {
+		w.ahead.behind = w.behind
+	}
+	if w.behind == nil {
+		q.last = w.ahead
+	} else {
+		w.behind.ahead = w.ahead
+	}
+	w.ahead, w.behind, w.queued = nil, nil, false
+	q.length--
 }
 
 // verdict is a worker, or why there is none.
@@ -117,10 +151,11 @@ func (d *desk) enqueue(w *waiter, deadline time.Time) (*resource, error) {
 	if res := d.popLocked(); res != nil {
 		return res, nil
 	}
-	if int64(d.queue.Len()) >= d.maxQueue+d.borrowed {
+	if int64(d.queue.length) >= d.maxQueue+d.borrowed {
 		return nil, errQueueFull
 	}
-	w.deadline, w.place = deadline, d.queue.PushBack(w)
+	w.deadline = deadline
+	d.queue.push(w)
 	d.waiting.Add(1)
 	d.setAlarmLocked(deadline)
 	return nil, nil
@@ -130,14 +165,13 @@ func (d *desk) enqueue(w *waiter, deadline time.Time) (*resource, error) {
 func (d *desk) leave(w *waiter, why error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if w.place != nil {
+	if w.queued {
 		d.dismissLocked(w, verdict{err: why})
 	}
 }
 
 func (d *desk) dismissLocked(w *waiter, v verdict) {
-	d.queue.Remove(w.place)
-	w.place = nil
+	d.queue.remove(w)
 	d.waiting.Add(-1)
 	w.outcome <- v
 }
@@ -161,8 +195,8 @@ func (d *desk) handOver(res *resource) bool {
 	if d.closed {
 		return false
 	}
-	if first := d.queue.Front(); first != nil {
-		d.dismissLocked(first.Value.(*waiter), verdict{res: res})
+	if first := d.queue.first; first != nil {
+		d.dismissLocked(first, verdict{res: res})
 	} else {
 		d.idle = append(d.idle, res)
 	}
@@ -173,8 +207,8 @@ func (d *desk) handOver(res *resource) bool {
 func (d *desk) turnAway() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for first := d.queue.Front(); first != nil; first = d.queue.Front() {
-		d.dismissLocked(first.Value.(*waiter), verdict{err: errStopped})
+	for d.queue.first != nil {
+		d.dismissLocked(d.queue.first, verdict{err: errStopped})
 	}
 }
 
@@ -203,9 +237,8 @@ func (d *desk) expire() {
 	d.alarm = time.Time{}
 	now := time.Now()
 	var earliest time.Time
-	for e := d.queue.Front(); e != nil; {
-		w := e.Value.(*waiter)
-		e = e.Next()
+	for w, next := d.queue.first, (*waiter)(nil); w != nil; w = next {
+		next = w.behind
 		switch {
 		case w.deadline.IsZero():
 		case !w.deadline.After(now):

@@ -145,6 +145,6 @@ func TestDeskLosesNoWorkerToCallersThatLeave(t *testing.T) {
 	all.Wait()
 	require.Equal(t, workers, d.idleNow())
 	require.Zero(t, d.waiting.Load())
-	require.Zero(t, d.queue.Len())
+	require.Zero(t, d.queue.length)
 	d.close()
 }

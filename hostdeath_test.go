@@ -94,7 +94,7 @@ func init() {
 			until("both workers have begun", func() bool {
 				n := 0
 				for _, w := range p.sup.workers() {
-					if last, _ := w.proc.begun(); w.current.Load() != nil && w.current.Load().RequestID == last {
+					if last, _ := w.proc.begun(); w.current.now() != nil && w.current.now().RequestID == last {
 						n++
 					}
 				}

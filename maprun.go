@@ -29,7 +29,7 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 	w := res.Value()
 	info := m.template.info
 	info.RequestID = m.slot(batch[0]).call.id
-	w.current.Store(&info)
+	w.current.begin(&info)
 	w.proc.linger(0, false)
 	defer func() {
 		w.doneWith()

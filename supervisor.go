@@ -171,7 +171,7 @@ func (s *supervisor) onReady(w *worker) {
 
 // onExit runs on the worker's own goroutine when its process is gone.
 func (s *supervisor) onExit(w *worker) {
-	call := w.current.Load()
+	call := w.current.now()
 	wasReady, stopped, served := isClosed(w.ready), w.retired.Load(), w.calls.Load() > 0
 	s.mu.Lock()
 	delete(s.live, w)

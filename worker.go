@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -38,9 +39,9 @@ type worker struct {
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration
 	overflow   atomic.Bool
-	retired    atomic.Bool              // nothing is wrong with it, and it is to end
-	lost       atomic.Bool              // it is in doubt, and being killed
-	current    atomic.Pointer[CallInfo] // a copy: the job itself is its caller's
+	retired    atomic.Bool // nothing is wrong with it, and it is to end
+	lost       atomic.Bool // it is in doubt, and being killed
+	current    occupation
 	calls      atomic.Int64
 	errs       atomic.Int64
 	freed      time.Time     // the end of its last call that was sent, or when it was ready; whoever holds the worker may use this and the next two
@@ -63,6 +64,36 @@ type workerEnv struct {
 	onExit   func(*worker)
 
 	unreapable *atomic.Int64
+}
+
+// occupation is the call that a worker has, as others than its caller see it. Kept in the worker, it costs a call no allocation.
+type occupation struct {
+	mu   sync.Mutex // guards the fields below
+	info CallInfo   // a copy: the job itself is its caller's
+	busy bool
+}
+
+func (s *occupation) begin(info *CallInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.info, s.busy = *info, true
+}
+
+func (s *occupation) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.info, s.busy = CallInfo{}, false
+}
+
+// now returns a copy, nil when there is no call.
+func (s *occupation) now() *CallInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.busy {
+		return nil
+	}
+	info := s.info
+	return &info
 }
 
 // job is one request and its conditions, as a worker sees them.
@@ -122,8 +153,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	}
 	line := j.req.seal(j.id, left, limited)
 
-	info := j.info
-	w.current.Store(&info)
+	w.current.begin(&j.info)
 	defer w.doneWith()
 	stop := w.conn.arm(ctx, deadline, j.polling)
 	err := w.conn.send(line, j.idle > aMoment)
@@ -166,7 +196,7 @@ func (w *worker) lastTook() time.Duration {
 // doneWith forgets the current job. A worker in doubt keeps it: its exit and its last output are still told as that job's.
 func (w *worker) doneWith() {
 	if w.conn.broken == nil {
-		w.current.Store(nil)
+		w.current.end()
 	}
 }
 
@@ -423,7 +453,7 @@ func (w *worker) logLine(line logLine) {
 	}
 	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.pid())}
 	call, session := line.call, line.session
-	if now := w.current.Load(); now != nil && (call == 0 || call == now.RequestID) {
+	if now := w.current.now(); now != nil && (call == 0 || call == now.RequestID) {
 		call, session = now.RequestID, now.Session
 		attrs = append(attrs, slog.String("command", now.Command))
 	}
@@ -448,7 +478,7 @@ func (w *worker) state() string {
 		return "stopping"
 	case !isClosed(w.ready):
 		return "starting"
-	case w.current.Load() != nil:
+	case w.current.now() != nil:
 		return "busy"
 	}
 	return "idle"
