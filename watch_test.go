@@ -55,9 +55,11 @@ func TestWatchScriptsReloads(t *testing.T) {
 	p, write, logs := watched(t, map[string]string{"worker.py": value("1")}, nil)
 	require.Equal(t, "1", string(executed(t, p, "value", nil).Raw()))
 	// Edits of one size, within a second: a .pyc could not tell them apart.
-	for _, version := range []string{"2", "3", "4"} {
+	for n, version := range []string{"2", "3", "4"} {
 		write("worker.py", value(version))
 		answers(t, p, version)
+		// A worker that was starting for the edit before may have answered: the next edit must not come together with this one.
+		eventually(t, "the edit has been seen", func() bool { return reloads(logs) > n })
 	}
 	require.Equal(t, 3, reloads(logs))
 	require.NoDirExists(t, filepath.Join(filepath.Dir(p.cfg.Script), "__pycache__"))
