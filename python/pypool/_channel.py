@@ -21,8 +21,9 @@ BEGUN, WORKED = 0, 1  # written here
 LINGER, ALONE, BELL = 8, 9, 10  # written by the host
 
 
-#: How often to look at the bell, which takes 50 ns, between two looks at the pipe, which take 200.
-LOOKS = range(16)
+#: How often to look at the bell, which takes 50 ns, between two turns of looking at the pipe, which take ten times as long: so
+#: often that the host, which takes 1 us from an answer to the next call, rings in the first of them.
+LOOKS = range(24)
 
 
 def _poller(fd: int) -> Any:
