@@ -14,17 +14,17 @@ import (
 
 const (
 	mapBlock    = 64
-	mapBlocks   = 64                   // mapBlock*mapBlocks items at most lie between the one fed last and the one yielded last
+	mapBlocks   = 96                   // mapBlock*mapBlocks items at most lie between the one fed last and the one yielded last
 	mapBytes    = 8 << 20              // of requests fed and not answered, and of results not yielded; one item, and what is in flight, may exceed it
 	mapKept     = 4 << 10              // a request's buffer up to this size waits in its slot for the next item
 	mapPublish  = 32                   // items fed before the feeder looks for room, unless a lane is hungry
 	mapAttempts = 3                    // workers that may die before they begin one and the same item
 	mapCrowd    = 128                  // so many items under way, or done, need not be looked at one by one as they come
-	mapFlight   = 1024                 // requests in flight on one worker; on all together half of those that are fed at most
+	mapFlight   = 2048                 // requests in flight on one worker; on all together half of those that are fed at most
 	mapLine     = 16 << 10             // of many requests in one line; one that is longer has its own
 	mapBuffer   = 32 << 10             // for the answers that have come together
 	mapTarget   = 4 * time.Millisecond // of a worker's time: as many items as fill it are kept in flight
-	mapNap      = mapTarget / 40       // while answers come together
+	mapNap      = mapTarget / 20       // while answers come together
 	mapNaps     = 4                    // such naps, before they are waited for
 )
 
