@@ -93,8 +93,9 @@ examples: $(EXAMPLES)/ready ## Test the examples with their real libraries and r
 		go build -o $(BUILD)/bin/example-$$1 .; $(BUILD)/bin/example-"$$@"; \
 	done
 
+# Of two durations the first would count.
 chaos: ## Throw everything at one pool for 20 seconds (ARGS="-chaos.duration=10m -chaos.seed=7 -timeout 15m")
-	go test -race -count=1 -run Chaos -chaos.duration=20s . $(ARGS)
+	go test -race -count=1 -run Chaos $(if $(findstring -chaos.duration,$(ARGS)),,-chaos.duration=20s) $(ARGS) .
 
 # Where to look for other Pythons: pyenv's, and what a Debian system has.
 PYTHONS ?= $(wildcard $(HOME)/.pyenv/versions/3.*/bin/python) $(wildcard /usr/bin/python3.?) $(wildcard /usr/bin/python3.??)
