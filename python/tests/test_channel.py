@@ -148,7 +148,11 @@ def test_begun_page(start: Start) -> None:
 EACH = b'{"each":[11,[1],12,{"value":"],\\"\\\\"},13,%s,14,[{"a":[2,3]}]],"command":"echo","session_id":"s","timeout_ms":5000}\n'
 
 
-@pytest.mark.parametrize("odd", [b"null", b"7", b"[1e999]", b"[" * 200_000 + b"]" * 200_000, b"[%s]" % (b"1" * 5000)])
+@pytest.mark.parametrize(
+    "odd",
+    [b"null", b"7", b"[1e999]", b"[" * 200_000 + b"]" * 200_000, b"[%s]" % (b"1" * 5000)],
+    ids=["null", "no list", "no number", "deep", "long"],
+)
 def test_several_requests_in_a_line_are_judged_one_by_one(start: Start, odd: bytes) -> None:
     host = start(
         "@command\ndef echo(value='none'):\n    c = current_call()\n    return [value, c.id, c.session_id, c.deadline is None]"
