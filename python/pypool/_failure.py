@@ -74,6 +74,13 @@ def escaped(worker: Worker, line: Optional[Line], id: int, error: BaseException,
     if writing or several or (line is None and isinstance(error, MemoryError)):
         # Whether the answer is out cannot be known, and a second one would be worse than none. Or a line was too long to be
         # kept, or not yet taken apart into its requests: what has been read of it is lost, so the worker is.
+        try:
+            from . import _errors
+
+            trace = _errors.format_traceback(error, whole=True)
+            _errors.note("the worker ends, because a line was read or written only in part:\n" + trace)
+        except MemoryError:
+            pass  # for the import
         from . import _exit
 
         _exit.finish(1)

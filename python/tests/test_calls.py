@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any, List, Tuple
 
@@ -375,22 +376,34 @@ def test_memory_limit(start: Start) -> None:
     assert host.result("fine") == 1
 
 
+LIMITED = """
+    import resource
+    @command
+    def limit(mib):
+        now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + (mib << 20), resource.RLIM_INFINITY))
+    @command
+    def fine(x=None): return 1
+"""
+#: Else a thread that first asks for memory behind the limit takes 64 MiB of the address space.
+ONE_ARENA = dict(os.environ, MALLOC_ARENA_MAX="1")
+
+
 def test_no_memory_for_the_arguments(start: Start) -> None:
-    host = start(
-        """
-        import resource
-        @command
-        def limit():
-            now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (now + (70 << 20), resource.RLIM_INFINITY))
-        @command
-        def fine(x=None): return 1
-        """
-    )
-    host.call("limit")
+    host = start(LIMITED, env=ONE_ARENA)
+    host.call("limit", [70])
     error = host.error("fine", [[0.5] * 2_000_000])
     assert error["kind"] == "invalid_arguments" and "MemoryError" in error["message"]
     assert host.result("fine") == 1
+
+
+def test_no_memory_for_the_line(start: Start) -> None:
+    host = start(LIMITED, env=ONE_ARENA)
+    host.call("limit", [10])
+    with pytest.raises((BrokenPipeError, EOFError)):
+        host.call("fine", ["x" * 30_000_000])
+    assert host.wait() == 1
+    assert "a line was read or written only in part" in host.stderr() and "MemoryError" in host.stderr()
 
 
 def test_current_call(start: Start) -> None:
