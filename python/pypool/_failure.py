@@ -79,8 +79,8 @@ def escaped(worker: Worker, line: Optional[Line], id: int, error: BaseException,
 
             trace = _errors.format_traceback(error, whole=True)
             _errors.note("the worker ends, because a line was read or written only in part:\n" + trace)
-        except MemoryError:
-            pass  # for the import
+        except BaseException:
+            pass  # no memory, or struck again: it ends without a word then
         from . import _exit
 
         _exit.finish(1)
