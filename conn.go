@@ -285,7 +285,8 @@ func (c *conn) receiveFrame(f *frame, read func([]byte) (int, error)) error {
 	}
 }
 
-// makeRoom moves the unread bytes to the front, or doubles the buffer. It returns how far they moved.
+// makeRoom moves the unread bytes to the front, or enlarges the buffer: to twice its size, or towards the last large frame's in steps of 16,
+// so that a frame much smaller than that one gets a buffer of its own scale. It returns how far the bytes moved.
 func (c *conn) makeRoom() int {
 	moved := c.r
 	if c.r > 0 {
@@ -293,7 +294,7 @@ func (c *conn) makeRoom() int {
 	} else {
 		size := 2 * len(c.buf)
 		if size > largeFrame {
-			size = max(size, c.large)
+			size = max(size, min(c.large, 16*len(c.buf)))
 		}
 		grown := make([]byte, size)
 		copy(grown, c.buf[:c.w])
@@ -303,16 +304,21 @@ func (c *conn) makeRoom() int {
 	return moved
 }
 
-// take returns the frame's body for keeps: a copy of a small one; for a large one the read buffer itself, replaced by a fresh one.
+// take returns the frame's body for keeps, in memory of about its own size: a copy of a small one; for a large one the read buffer itself,
+// which is replaced by a fresh one, unless half of that would lie fallow for as long as the body is kept.
 func (c *conn) take(f *frame) json.RawMessage {
 	if len(f.body) < largeFrame {
 		return bytes.Clone(f.body)
+	}
+	body := f.body[:len(f.body):len(f.body)]
+	if len(c.buf) > 2*len(body) {
+		body = bytes.Clone(body)
 	}
 	c.large = min(c.r+4096, c.max)
 	rest := c.buf[c.r:c.w]
 	c.buf = make([]byte, max(4096, len(rest)))
 	c.r, c.w = 0, copy(c.buf, rest)
-	return f.body[:len(f.body):len(f.body)]
+	return body
 }
 
 func (c *conn) violation(err error, sample []byte) error {
