@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -32,7 +33,12 @@ func (c *startCircuit) closed() bool { return c.cb.State() == gobreaker.StateClo
 // refuses returns why calls are refused, nil when they are not.
 func (c *startCircuit) refuses() *CircuitError { return c.why.Load() }
 
-// breakers holds a circuit for each command that has lately cost workers. In steady state there is none, and allow costs one load.
+const (
+	afterAnswer = time.Second // an idle worker that ends so soon after an answer is charged to the command that got it
+	exitFactor  = 4           // times Breaker.Failures workers that ended by themselves within OpenFor open the circuit, whatever was answered between
+)
+
+// breakers holds a circuit for each command that has lately cost workers. In steady state there is none, and asking costs one load.
 type breakers struct {
 	cfg     Breaker
 	changed func(command, state string, err error)
@@ -40,50 +46,132 @@ type breakers struct {
 	keys    sync.Map // command -> *commandBreaker
 }
 
+// commandBreaker is the circuit of one command. It counts the losses itself: gobreaker's count of consecutive failures would
+// take an answer for a good sign whose worker dies of that very call a moment later.
 type commandBreaker struct {
-	cb       *gobreaker.TwoStepCircuitBreaker[any]
-	lastLoss atomic.Pointer[loss]
+	cfg Breaker
+	cb  *gobreaker.TwoStepCircuitBreaker[any]
+
+	mu       sync.Mutex // guards the fields below; it is taken inside gobreaker's lock
+	streak   int        // losses since the last answer
+	before   int        // what streak was before that answer
+	answered time.Time  // when that was
+	last     loss
+	exits    []time.Time // of workers that ended by themselves: the latest manyExits() of them, oldest first
 }
 
+// loss is the last worker that a command has cost.
 type loss struct {
-	at  time.Time
-	err error
+	at    time.Time
+	cause *Error // fit for strangers; nil: there was none
 }
 
-// allow asks whether a call of the command may run. settle must be called with the call's end, exactly once, when it is not nil.
-func (b *breakers) allow(command string) (settle func(*Error), refused *CircuitError) {
-	if b.cfg.Failures <= 0 {
-		return nil, nil
+// errLost is what gobreaker gets for a lost worker. The call's own error stays away from its lock: it may hold errors of the
+// caller's, with methods.
+var errLost = errors.New("a worker was lost")
+
+// evidence is what the end of a call says of its command.
+type evidence int
+
+const (
+	noEvidence evidence = iota // it did not run, or its caller was too impatient to see
+	answered
+	lostWorker
+)
+
+// evidence judges the call by its end. A caller who cancels, whose context has a deadline, or who gives the call less time than the
+// pool would, has not shown that the command hangs.
+func (c *call) evidence(ctx context.Context, cfg *Config, err *Error) evidence {
+	switch {
+	case err == nil || err.Delivery == Executed || err.Category == CategoryExecution:
+		return answered
+	case err.Delivery == NotExecuted:
+		return noEvidence
 	}
-	if b.count.Load() > 0 {
-		if v, ok := b.keys.Load(command); ok {
-			return v.(*commandBreaker).allow(b, command)
+	switch err.Type {
+	case TypeWorkerExited, TypeProtocol, TypeInternal:
+		return lostWorker
+	case TypeOperationTimeout:
+		poolsOwn := cfg.OperationTimeout > 0 && c.timeout >= cfg.OperationTimeout
+		if poolsOwn && ctx.Err() == nil {
+			return lostWorker
 		}
 	}
-	return nil, nil
+	return noEvidence
 }
 
-// lost charges the first lost worker to a command that had no circuit yet.
-func (b *breakers) lost(command string, err *Error) {
+// admission is a call that its command's circuit has let in. end must be called exactly once.
+type admission struct {
+	b       *breakers
+	command string
+	settle  func(evidence, *Error) // nil: the command had no circuit then
+}
+
+// enter lets a call of the command in, or says why not.
+func (b *breakers) enter(command string) (a admission, refused *CircuitError) {
+	a = admission{b: b, command: command}
+	if e := b.known(command); e != nil {
+		a.settle, refused = e.enter()
+	}
+	return a, refused
+}
+
+// end tells the circuit how the call ended.
+func (a admission) end(v evidence, err *Error) {
+	switch {
+	case a.settle != nil:
+		a.settle(v, err)
+	case v == lostWorker:
+		a.b.charge(a.command, err)
+	}
+}
+
+// refuses returns why a call of the command would be refused now; nil when it would not be, or would be a probe.
+func (b *breakers) refuses(command string) *CircuitError {
+	if e := b.known(command); e != nil && e.cb.State() == gobreaker.StateOpen {
+		return e.refusal()
+	}
+	return nil
+}
+
+func (b *breakers) known(command string) *commandBreaker {
+	if b.count.Load() > 0 {
+		if v, ok := b.keys.Load(command); ok {
+			return v.(*commandBreaker)
+		}
+	}
+	return nil
+}
+
+// charge books a lost worker that no circuit has let in.
+func (b *breakers) charge(command string, err *Error) {
 	if b.cfg.Failures <= 0 {
 		return
 	}
-	settle, refused := b.entry(command).allow(b, command)
-	if refused == nil {
-		settle(err)
+	if settle, refused := b.entry(command).enter(); refused == nil {
+		settle(lostWorker, err)
 	}
 }
 
+// chargeAnswered books a worker that ended by itself a moment after it had answered a call of the command: that answer was no good sign.
+func (b *breakers) chargeAnswered(command string, err *Error) {
+	if b.cfg.Failures <= 0 {
+		return
+	}
+	b.entry(command).takeBack(time.Now())
+	b.charge(command, err)
+}
+
 func (b *breakers) entry(command string) *commandBreaker {
-	e := &commandBreaker{}
+	e := &commandBreaker{cfg: b.cfg}
 	e.cb = gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 		Name: command, Timeout: max(b.cfg.OpenFor, time.Millisecond),
-		ReadyToTrip: func(c gobreaker.Counts) bool { return int(c.ConsecutiveFailures) >= b.cfg.Failures },
-		IsExcluded:  func(err error) bool { return errors.Is(err, errNoOutcome) },
+		ReadyToTrip: func(gobreaker.Counts) bool { return e.ready() },
+		IsExcluded:  func(err error) bool { return err == errNoOutcome },
 		OnStateChange: func(_ string, _, to gobreaker.State) {
 			var cause error
-			if last := e.lastLoss.Load(); last != nil {
-				cause = last.err
+			if last := e.lastLoss(); last.cause != nil {
+				cause = last.cause
 			}
 			b.changed(command, to.String(), cause)
 		},
@@ -95,26 +183,76 @@ func (b *breakers) entry(command string) *commandBreaker {
 	return e
 }
 
-func (e *commandBreaker) allow(b *breakers, command string) (func(*Error), *CircuitError) {
+func (e *commandBreaker) enter() (settle func(evidence, *Error), refused *CircuitError) {
 	done, err := e.cb.Allow()
 	if err != nil {
-		refused := &CircuitError{Command: command}
-		if last := e.lastLoss.Load(); last != nil {
-			refused.Cause, refused.RetryAt = last.err, last.at.Add(b.cfg.OpenFor)
-		}
-		return nil, refused
+		return nil, e.refusal()
 	}
-	return func(err *Error) {
-		switch {
-		case err.costWorker():
-			e.lastLoss.Store(&loss{time.Now(), err})
-			done(err)
-		case err == nil || err.Delivery == Executed || err.Category == CategoryExecution:
-			done(nil) // the worker answered
+	return func(v evidence, err *Error) {
+		switch v {
+		case lostWorker:
+			e.lose(err)
+			done(errLost)
+		case answered:
+			e.answer()
+			done(nil)
 		default:
 			done(errNoOutcome)
 		}
 	}, nil
+}
+
+func (e *commandBreaker) refusal() *CircuitError {
+	last := e.lastLoss()
+	refused := &CircuitError{Command: e.cb.Name(), RetryAt: last.at.Add(e.cfg.OpenFor)}
+	if last.cause != nil {
+		refused.Cause = last.cause
+	}
+	return refused
+}
+
+func (e *commandBreaker) lose(err *Error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.streak++
+	e.last = loss{time.Now(), err.forStrangers()}
+	var exit *ExitError
+	if errors.As(err.Err, &exit) && exit.byItself() {
+		e.exits = append(e.exits, e.last.at)
+		e.exits = e.exits[max(0, len(e.exits)-e.manyExits()):]
+	}
+}
+
+func (e *commandBreaker) manyExits() int { return exitFactor * e.cfg.Failures }
+
+func (e *commandBreaker) answer() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.streak > 0 {
+		e.before, e.streak, e.answered = e.streak, 0, time.Now()
+	}
+}
+
+// takeBack undoes the last answer, unless that was too long ago for its worker to have ended because of it.
+func (e *commandBreaker) takeBack(now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if now.Sub(e.answered) <= afterAnswer {
+		e.streak, e.before = max(e.streak, e.before), 0
+	}
+}
+
+// ready reports whether the circuit opens.
+func (e *commandBreaker) ready() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.streak >= e.cfg.Failures || len(e.exits) == e.manyExits() && e.last.at.Sub(e.exits[0]) <= e.cfg.OpenFor
+}
+
+func (e *commandBreaker) lastLoss() loss {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.last
 }
 
 // inFlight counts the calls that the circuit has let in and that have not settled.
@@ -128,23 +266,9 @@ func (e *commandBreaker) inFlight() int64 {
 func (b *breakers) sweep(now time.Time) {
 	b.keys.Range(func(key, v any) bool {
 		e := v.(*commandBreaker)
-		last := e.lastLoss.Load()
-		if e.cb.State() != gobreaker.StateOpen && e.inFlight() <= 0 && (last == nil || now.Sub(last.at) > 2*b.cfg.OpenFor) && b.keys.CompareAndDelete(key, v) {
+		if e.cb.State() != gobreaker.StateOpen && e.inFlight() <= 0 && now.Sub(e.lastLoss().at) > 2*b.cfg.OpenFor && b.keys.CompareAndDelete(key, v) {
 			b.count.Add(-1)
 		}
 		return true
 	})
-}
-
-// costWorker reports whether the call that ended with e cost a worker for which its command is to blame: an exit, doubt or
-// deadline, but not a cancellation, a closing pool, or a worker that died before it began the request.
-func (e *Error) costWorker() bool {
-	if e == nil || e.Delivery == NotExecuted {
-		return false
-	}
-	switch e.Type {
-	case TypeOperationTimeout, TypeWorkerExited, TypeProtocol, TypeInternal:
-		return true
-	}
-	return false
 }

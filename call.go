@@ -213,9 +213,9 @@ func (c *call) forget() {
 }
 
 // breakerKey is what lost workers are charged to.
-func (c *call) breakerKey() string {
-	if c.info.Program != "" {
-		return commandExecuteProgram + ":" + c.info.Program
+func (c *CallInfo) breakerKey() string {
+	if c.Program != "" {
+		return commandExecuteProgram + ":" + c.Program
 	}
-	return c.info.Command
+	return c.Command
 }

@@ -3,6 +3,7 @@ package pypool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,7 @@ type resource = puddle.Resource[*worker]
 type desk struct {
 	puddle   *puddle.Pool[*worker]
 	maxQueue int64
+	maxBytes int64          // of the requests that wait; one alone may have more
 	wanted   func()         // called when a caller begins to wait
 	suspect  func()         // called when a worker that is put back turns out to be dead: nobody else may look for it
 	waiting  atomic.Int64   // written under mu
@@ -28,6 +30,7 @@ type desk struct {
 	mu       sync.Mutex  // guards the fields below
 	idle     []*resource // a stack: who was put back last serves next, and the others can be retired
 	queue    queue       // empty when a worker is idle
+	bytes    int64       // of the requests in it
 	borrowed int64       // workers that the supervisor holds for a moment: callers then wait who would not have to
 	timer    *time.Timer
 	alarm    time.Time // when the timer fires: with the earliest deadline or before; zero: it is not set
@@ -40,6 +43,7 @@ type waiter struct {
 	behind   *waiter
 	queued   bool
 	deadline time.Time    // zero: none
+	bytes    int64        // of the request
 	outcome  chan verdict // gets one from whoever takes it out of the queue
 }
 
@@ -82,22 +86,26 @@ type verdict struct {
 	err error
 }
 
-func newDesk(size, maxQueue int, construct puddle.Constructor[*worker], wanted, suspect func()) (*desk, error) {
+func newDesk(size int, cfg *Config, construct puddle.Constructor[*worker], wanted, suspect func()) (*desk, error) {
 	p, err := puddle.NewPool(&puddle.Config[*worker]{
 		Constructor: construct, Destructor: (*worker).stop, MaxSize: int32(size),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &desk{puddle: p, maxQueue: int64(maxQueue), wanted: wanted, suspect: suspect}, nil
+	return &desk{puddle: p, maxQueue: int64(cfg.MaxQueue), maxBytes: int64(cfg.MaxQueueBytes), wanted: wanted, suspect: suspect}, nil
 }
 
-// Why take gave up, beside a context's error.
+// Why take gave up, beside a context's error and a fullQueue.
 var (
-	errQueueFull = errors.New("queue full")
-	errTimeout   = errors.New("timeout")
-	errStopped   = errors.New("stopped")
+	errTimeout = errors.New("timeout")
+	errStopped = errors.New("stopped")
 )
+
+// fullQueue says, in words for the caller, why nobody more may wait.
+type fullQueue string
+
+func (q fullQueue) Error() string { return string(q) }
 
 // tryTake takes a worker if one is idle; else it returns nil.
 func (d *desk) tryTake() *resource {
@@ -119,13 +127,14 @@ func (d *desk) popLocked() *resource {
 
 // take waits for a worker: until the deadline (zero: no bound), until ctx ends, or until turnAway. refused tells whether callers
 // are turned away since a moment ago.
-func (d *desk) take(ctx context.Context, deadline time.Time, refused func() bool) (*resource, error) {
+func (d *desk) take(ctx context.Context, deadline time.Time, bytes int, refused func() bool) (*resource, error) {
 	w, _ := d.waiters.Get().(*waiter)
 	if w == nil {
 		w = &waiter{outcome: make(chan verdict, 1)}
 	}
 	defer d.waiters.Put(w) // out of the queue, its outcome received
-	if res, err := d.enqueue(w, deadline); res != nil || err != nil {
+	w.deadline, w.bytes = deadline, int64(max(bytes, 0))
+	if res, err := d.enqueue(w); res != nil || err != nil {
 		return res, err
 	}
 	d.wanted()
@@ -145,20 +154,41 @@ func (d *desk) take(ctx context.Context, deadline time.Time, refused func() bool
 }
 
 // enqueue takes a worker after all, or puts w into the queue.
-func (d *desk) enqueue(w *waiter, deadline time.Time) (*resource, error) {
+func (d *desk) enqueue(w *waiter) (*resource, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if res := d.popLocked(); res != nil {
 		return res, nil
 	}
-	if int64(d.queue.length) >= d.maxQueue+d.borrowed {
-		return nil, errQueueFull
+	if err := d.fullLocked(w.bytes); err != nil {
+		return nil, err
 	}
-	w.deadline = deadline
 	d.queue.push(w)
+	d.bytes += w.bytes
 	d.waiting.Add(1)
-	d.setAlarmLocked(deadline)
+	d.setAlarmLocked(w.deadline)
 	return nil, nil
+}
+
+// full says why a caller would be turned away who came now; nil when there is room, or a worker.
+func (d *desk) full() error {
+	if d.waiting.Load() == 0 {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.fullLocked(0)
+}
+
+// fullLocked says why a request of so many bytes cannot wait. One that finds nobody there may be as large as it likes.
+func (d *desk) fullLocked(bytes int64) error {
+	switch waiting := int64(d.queue.length); {
+	case waiting >= d.maxQueue+d.borrowed:
+		return fullQueue(fmt.Sprintf("%d callers wait already (MaxQueue)", d.maxQueue))
+	case waiting > 0 && d.bytes+bytes > d.maxBytes:
+		return fullQueue(fmt.Sprintf("%d callers wait already, with %d bytes of requests, and no more than %d bytes may wait (MaxQueueBytes)", waiting, d.bytes, d.maxBytes))
+	}
+	return nil
 }
 
 // leave takes w out of the queue, unless somebody else has just done so: there is one outcome in any case.
@@ -172,6 +202,7 @@ func (d *desk) leave(w *waiter, why error) {
 
 func (d *desk) dismissLocked(w *waiter, v verdict) {
 	d.queue.remove(w)
+	d.bytes -= w.bytes
 	d.waiting.Add(-1)
 	w.outcome <- v
 }

@@ -19,7 +19,7 @@ func bareDesk(t *testing.T, workers int) *desk {
 	construct := func(context.Context) (*worker, error) {
 		return &worker{proc: &fakeProcess{done: make(chan struct{})}}, nil
 	}
-	d, err := newDesk(10, 1<<20, construct, func() {}, func() {})
+	d, err := newDesk(10, &Config{MaxQueue: 1 << 20, MaxQueueBytes: 1 << 30}, construct, func() {}, func() {})
 	require.NoError(t, err)
 	for range workers {
 		require.NoError(t, d.create(t.Context()))
@@ -31,7 +31,7 @@ func bareDesk(t *testing.T, workers int) *desk {
 func queueUp(d *desk, ctx context.Context, deadline time.Time) <-chan verdict {
 	outcome := make(chan verdict, 1)
 	go func() {
-		res, err := d.take(ctx, deadline, never)
+		res, err := d.take(ctx, deadline, 1, never)
 		outcome <- verdict{res, err}
 	}()
 	synctest.Wait()
@@ -75,7 +75,7 @@ func TestDeskEndsEachWaitAtItsOwnDeadline(t *testing.T) {
 		for _, ms := range rand.Perm(100) {
 			callers.Go(func() {
 				limit := time.Duration(ms) * time.Millisecond
-				_, err := d.take(t.Context(), begun.Add(limit), never)
+				_, err := d.take(t.Context(), begun.Add(limit), 1, never)
 				assert.ErrorIs(t, err, errTimeout)
 				assert.Equal(t, limit, time.Since(begun))
 			})
@@ -103,7 +103,7 @@ func TestDeskTurnsAllAwayAndTakesCareOfThoseWhoComeTooLate(t *testing.T) {
 		waiting := queueUp(d, t.Context(), time.Now().Add(time.Minute))
 		d.turnAway()
 		require.ErrorIs(t, (<-waiting).err, errStopped)
-		_, err := d.take(t.Context(), time.Time{}, func() bool { return true })
+		_, err := d.take(t.Context(), time.Time{}, 1, func() bool { return true })
 		require.ErrorIs(t, err, errStopped)
 		require.Zero(t, d.waiting.Load())
 		d.close() // the timer is still set: synctest fails when it is left
@@ -133,7 +133,7 @@ func TestDeskLosesNoWorkerToCallersThatLeave(t *testing.T) {
 				res := d.tryTake()
 				if res == nil {
 					deadline := time.Now().Add(time.Duration(rand.IntN(20)) * time.Microsecond)
-					res, _ = d.take(ctx, deadline, func() bool { return rand.IntN(10) == 0 })
+					res, _ = d.take(ctx, deadline, 1, func() bool { return rand.IntN(10) == 0 })
 				}
 				if res != nil {
 					d.put(res)

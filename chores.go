@@ -99,10 +99,11 @@ func (s *supervisor) pingHeld(res *resource) WorkerHealth {
 // discard destroys a held worker; the supervisor replaces it when Size asks for it.
 func (s *supervisor) discard(res *resource) {
 	w := res.Value()
-	if w.conn.broken == nil {
-		w.retired.Store(true)
-	} else {
+	switch {
+	case w.conn.broken != nil:
 		w.lost.Store(true)
+	case !w.isExited(): // else it has ended of itself, and that is told
+		w.retired.Store(true)
 	}
 	res.Destroy()
 	s.kick()

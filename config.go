@@ -42,6 +42,9 @@ type Config struct {
 
 	// MaxQueue is how many callers may wait for a worker; the next gets ErrQueueFull. Default: 1024. Negative: no bound.
 	MaxQueue int
+	// MaxQueueBytes bounds the requests of those who wait, in bytes together: the next that would exceed it gets ErrQueueFull. One that waits
+	// alone may be larger. Default: 256 MiB. Negative: no bound.
+	MaxQueueBytes int
 	// CheckoutTimeout bounds a call's wait for a worker. Default: 45 s.
 	CheckoutTimeout time.Duration
 	// OperationTimeout bounds a call's run, from the first byte written to the last byte read. Default: 120 s.
@@ -102,7 +105,10 @@ type Config struct {
 type Backoff struct{ Min, Max time.Duration }
 
 // Breaker configures the circuit breaker of one command: Failures workers lost in a row, with no answer between, open it for
-// OpenFor, then one call probes. Failures < 0 turns it off.
+// OpenFor, then one call probes. So do four times as many workers that ended by themselves (an exit, a crash) within OpenFor, whatever was
+// answered between. A worker is lost by a command when it ends, breaks the protocol or hangs until OperationTimeout in a call of it, or ends by
+// itself within a second after the answer. That a caller canceled, that its context's deadline passed, or that it gave the call less time than
+// OperationTimeout says nothing of the command. Failures < 0 turns it off.
 type Breaker struct {
 	Failures int
 	OpenFor  time.Duration
@@ -153,6 +159,7 @@ func (c Config) resolve() (Config, error) {
 	intDefault(&c.MinReady, c.Size)
 	c.MinReady = max(c.MinReady, 0)
 	offInt(&c.MaxQueue, 1024, math.MaxInt32)
+	offInt(&c.MaxQueueBytes, 256<<20, math.MaxInt)
 	offInt(&c.MaxSessions, 10_000, math.MaxInt32)
 	offInt(&c.MaxRestarts, 5, math.MaxInt32)
 	offInt(&c.Breaker.Failures, 5, 0)

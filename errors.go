@@ -151,10 +151,18 @@ func newError(t ErrorType, d Delivery, message string, err error) *Error {
 	return &Error{Category: categories[t], Type: t, Message: oneLine(message), Delivery: d, Err: err}
 }
 
-// again returns a copy, for another call that ends the same way.
+// again returns a copy, for another call that ends the same way. An error that others can see already is not written to any more.
 func (e *Error) again() *Error {
 	c := *e
 	return &c
+}
+
+// forStrangers returns what other callers may see of the error: its class and its cause in words. Another's session, context and
+// output are not theirs, and an errors.Is of theirs must not find what happened to somebody else.
+func (e *Error) forStrangers() *Error {
+	c := newError(e.Type, e.Delivery, logCause(e, e.Message), nil)
+	c.Context = ErrorContext{Pool: e.Context.Pool, Command: e.Context.Command, Program: e.Context.Program}
+	return c
 }
 
 // Error returns one line: the type, the command or script, the cause.
@@ -235,6 +243,15 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("exited with code %d", e.Code)
 }
 
+// byItself reports whether the process ended of its own doing: by exiting, or by a crash. Who has sent a KILL or a TERM is not known.
+func (e *ExitError) byItself() bool {
+	switch e.Signal {
+	case syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGILL:
+		return true
+	}
+	return e.Signal == 0 && e.Code >= 0
+}
+
 // StartError is the detail of a worker that never became ready.
 type StartError struct {
 	Stage  string // spawn, bootstrap (Python too old), hello, import, setup or ping
@@ -310,11 +327,14 @@ func (e *InvalidResultError) Error() string {
 	return e.Reason + " at " + e.Path
 }
 
-// CircuitError is the detail of a call refused by an open circuit.
+// CircuitError is the detail of a call refused by an open circuit. What opened the circuit happened to others, and so errors.Is
+// and errors.As on the refused call's error do not find it.
 type CircuitError struct {
 	Command string    // the command whose circuit is open ("execute_program:" and the id for a program); empty for the pool's own
 	RetryAt time.Time // when the next probe is due
-	Cause   error     // the last failure that opened it
+	// Cause is the last failure that opened it, an *Error: for the pool's own circuit the failed start, with its [StartError]; for a
+	// command's the type and the message of the last loss, without details and without anything of the call that suffered it.
+	Cause error
 }
 
 func (e *CircuitError) Error() string {
@@ -328,8 +348,8 @@ func (e *CircuitError) Error() string {
 	return who
 }
 
-// Unwrap returns the last failure that opened the circuit.
-func (e *CircuitError) Unwrap() error { return e.Cause }
+// error is what a refused call gets.
+func (e *CircuitError) error() *Error { return newError(TypeCircuitOpen, NotExecuted, e.Error(), e) }
 
 // pair carries a detail and a second cause (a context's error), so that errors.Is and As find both.
 type pair struct{ detail, cause error }

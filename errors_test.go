@@ -276,7 +276,7 @@ func TestEachErrorTypeIsProvokedForReal(t *testing.T) {
 				assert.Equal(t, worker.PID, e.Context.PID)
 			}
 			for other, o := range errorTable {
-				if o.sentinel != c.sentinel && !(c.typ == TypeCircuitOpen && o.typ == TypeWorkerExited) { // its cause is in the chain
+				if o.sentinel != c.sentinel {
 					assert.NotErrorIs(t, err, o.sentinel, other)
 				}
 			}

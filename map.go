@@ -294,9 +294,9 @@ func (m *mapper[Out]) lane() {
 		c := m.template
 		c.info.Pool = m.p.cfg.Name
 		c.id = m.slot(batch[0]).call.id
-		settle, refused := m.p.sup.breakers.allow(c.breakerKey())
+		admitted, refused := m.p.sup.breakers.enter(c.info.breakerKey())
 		if refused != nil {
-			m.fail(batch, newError(TypeCircuitOpen, NotExecuted, refused.Error(), refused))
+			m.fail(batch, refused.error())
 			continue
 		}
 		res, err := m.p.acquire(m.ctx, &c)
@@ -305,12 +305,7 @@ func (m *mapper[Out]) lane() {
 		} else {
 			m.fail(batch, err)
 		}
-		switch {
-		case settle != nil:
-			settle(err)
-		case err.costWorker():
-			m.p.sup.breakers.lost(c.breakerKey(), err)
-		}
+		admitted.end(c.evidence(m.ctx, &m.p.cfg, err), err)
 	}
 }
 

@@ -32,8 +32,8 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 	w.current.begin(&info)
 	w.proc.linger(0, false)
 	defer func() {
-		w.doneWith()
 		w.freed = time.Now()
+		w.doneWith(w.freed)
 		m.p.release(res)
 	}()
 	w.conn.reserve(mapBuffer)

@@ -48,6 +48,7 @@ type paces struct {
 // that learn at the same time one may overwrite what the other has just learned: nothing but speed hangs on it.
 type pace struct {
 	command string
+	home    *paces
 	work    atomic.Int64
 }
 
@@ -59,21 +60,26 @@ func newPaces() *paces {
 	return &paces{cpus: int64(cpus), born: time.Now()}
 }
 
-// of returns the command's pace, nil when there are too many. last is one that may be it, or nil.
+// of returns the command's pace. last is one that may be it, or nil. One that is new is remembered once it has learned something:
+// what a caller calls may not exist.
 func (ps *paces) of(command string, last *pace) *pace {
 	if last != nil && last.command == command {
 		return last
 	}
-	v, ok := ps.known.Load(command)
-	if !ok {
-		if ps.count.Load() >= maxPaces {
-			return nil
-		}
-		if v, ok = ps.known.LoadOrStore(command, &pace{command: command}); !ok {
-			ps.count.Add(1)
-		}
+	if v, ok := ps.known.Load(command); ok {
+		return v.(*pace)
 	}
-	return v.(*pace)
+	return &pace{command: command, home: ps}
+}
+
+// remember keeps the pace for later calls, unless there are too many already.
+func (ps *paces) remember(p *pace) {
+	if ps.count.Load() >= maxPaces {
+		return
+	}
+	if _, known := ps.known.LoadOrStore(p.command, p); !known {
+		ps.count.Add(1)
+	}
 }
 
 // begin decides how a call waits, whose worker has been idle for so long. end must follow.
@@ -96,14 +102,17 @@ func (ps *paces) begin(p *pace, now time.Time, idle time.Duration) polling {
 
 func (ps *paces) end() { ps.running.Add(-1) }
 
-// learn takes in how long the worker took for a request; 0 when that is not known.
+// learn takes in how long the worker took for a request; 0 when that is not known. The first time has the command remembered.
 func (p *pace) learn(work time.Duration) {
 	if p == nil || work <= 0 {
 		return
 	}
 	work = min(work, 4*briefWork) // one that took seconds says no more than that it was not brief
-	if before := time.Duration(p.work.Load()); before > 0 {
+	before := time.Duration(p.work.Load())
+	if before > 0 {
 		work = before + (work-before)/8
+	} else {
+		p.home.remember(p)
 	}
 	p.work.Store(int64(work))
 }

@@ -206,34 +206,50 @@ func (p *Pool) tell(ctx context.Context, c *call, err *Error, now time.Time) err
 	return out
 }
 
-// admit refuses what can be refused without a worker, and asks the command's circuit.
-func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (reply, *Error) {
+// admit refuses what can be refused without a worker, before it encodes what may be large, and asks the command's circuit.
+func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep reply, err *Error) {
 	if invalidOption == nil {
 		invalidOption = p.refusedCommand(c.info.Command)
 	}
-	switch {
-	case invalidOption != nil:
+	if invalidOption != nil {
 		return reply{}, invalidOption
-	case isClosed(p.closing):
-		return reply{}, newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
+	}
+	key := c.info.breakerKey()
+	if err := p.refusal(key); err != nil {
+		return reply{}, err
 	}
 	if err := c.encode(&p.cfg); err != nil {
 		return reply{}, err
 	}
-	key := c.breakerKey()
-	settle, refused := p.sup.breakers.allow(key)
+	admitted, refused := p.sup.breakers.enter(key)
 	if refused != nil {
-		return reply{}, newError(TypeCircuitOpen, NotExecuted, refused.Error(), refused)
+		return reply{}, refused.error()
 	}
-	rep, err := p.serve(ctx, c)
-	switch {
-	case settle != nil:
-		settle(err)
-	case err.costWorker():
-		p.sup.breakers.lost(key, err)
-	}
+	evidence := noEvidence
+	defer func() { admitted.end(evidence, err) }() // also when the loop body of a stream panics
+	rep, err = p.serve(ctx, c)
+	evidence = c.evidence(ctx, &p.cfg, err)
 	return rep, err
 }
+
+// refusal is what any call of the command would get now.
+func (p *Pool) refusal(key string) *Error {
+	if isClosed(p.closing) {
+		return newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
+	}
+	if why := p.sup.circuit.refuses(); why != nil {
+		return why.error()
+	}
+	if why := p.sup.breakers.refuses(key); why != nil {
+		return why.error()
+	}
+	if err := p.desk.full(); err != nil {
+		return queueFull(err)
+	}
+	return nil
+}
+
+func queueFull(why error) *Error { return newError(TypeQueueFull, NotExecuted, why.Error(), nil) }
 
 // refusedCommand refuses the names that no worker may be asked for.
 func (p *Pool) refusedCommand(name string) *Error {
@@ -273,7 +289,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	defer func() { p.counters.wait.add(c.queued - queued) }()
 	for {
 		if why := p.sup.circuit.refuses(); why != nil {
-			return nil, newError(TypeCircuitOpen, NotExecuted, why.Error(), why)
+			return nil, why.error()
 		}
 		if ctx.Err() != nil {
 			return nil, queueError(ctx, c)
@@ -283,8 +299,8 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 			var err error
 			switch res, err = p.queue(ctx, c); {
 			case err == nil:
-			case errors.Is(err, errQueueFull):
-				return nil, newError(TypeQueueFull, NotExecuted, fmt.Sprintf("%d callers wait already (MaxQueue)", p.cfg.MaxQueue), nil)
+			case errors.As(err, new(fullQueue)):
+				return nil, queueFull(err)
 			case errors.Is(err, errTimeout):
 				return nil, newError(TypeCheckoutTimeout, NotExecuted, fmt.Sprintf("no worker fell free within %v", c.checkout), nil)
 			case isClosed(p.closing):
@@ -312,7 +328,7 @@ func (p *Pool) queue(ctx context.Context, c *call) (*resource, error) {
 	if c.checkout > 0 {
 		deadline = begun.Add(c.checkout - c.queued)
 	}
-	return p.desk.take(ctx, deadline, p.refusing)
+	return p.desk.take(ctx, deadline, c.req.size(), p.refusing)
 }
 
 // refusing tells those who are about to wait that nobody would wake them.
@@ -343,8 +359,14 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 			w.conn.broken = errors.New("abandoned in mid-exchange")
 		}
 		ran := time.Since(c.given)
+		var answered time.Time
 		if err == nil || err.Delivery != NotExecuted { // else what the worker may have said before has not been looked for
 			w.freed, w.took = c.given.Add(ran), ran
+			answered = w.freed
+		}
+		w.doneWith(answered)
+		if err != nil && err.Type == TypeUnknownCommand {
+			w.pace = nil // names that no worker knows are not remembered
 		}
 		p.paces.end()
 		c.ran += ran

@@ -44,7 +44,8 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	if err == nil {
 		w.heavy = env.cfg.MaxRSS > 0 && residentBytes(proc.pid()) > env.cfg.MaxRSS
 		w.env.onReady(w)
-		w.freed = time.Now()
+		w.readyAt = time.Now()
+		w.freed = w.readyAt
 		close(w.ready)
 		return w, nil
 	}

@@ -61,7 +61,7 @@ func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 	e := newError(TypeCheckoutTimeout, NotExecuted, "no worker is ready", failed)
 	switch why := p.sup.circuit.refuses(); {
 	case why != nil:
-		e = newError(TypeCircuitOpen, NotExecuted, why.Error(), why)
+		e = why.error()
 	case failed != nil:
 		e = newError(TypeOperationTimeout, NotExecuted, "no worker answers: "+failed.Error(), failed)
 	case h.LastError != nil:

@@ -49,10 +49,11 @@ type supervisor struct {
 	lastErr   error                       // what kept Size workers from being ready; nil once they are
 	startErr  error                       // the last failed start
 	startWait *backoff.ExponentialBackOff // after failed starts
-	idleWait  *backoff.ExponentialBackOff // after replacements that died idle before they served
-	notBefore time.Time
-	changed   chan struct{} // closed and replaced whenever a construction has ended or a worker is gone
-	failed    int           // constructions that failed since New
+	idleWait  *backoff.ExponentialBackOff // after workers that ended idle, and young
+	notBefore time.Time                   // the next start, because of failed ones
+	notAgain  time.Time                   // the next start, because of workers that ended idle, and young
+	changed   chan struct{}               // closed and replaced whenever a construction has ended or a worker is gone
+	failed    int                         // constructions that failed since New
 	state     string
 }
 
@@ -71,7 +72,7 @@ func newSupervisor(cfg *Config, env *workerEnv, sessions *sessionTable, counters
 	// Beyond Size and Overflow: a replacement made before the old one goes, and slots that dying workers still hold.
 	slots := cfg.Size + cfg.Overflow + 1 + max(maxStarting, cfg.Size)
 	var err error
-	s.desk, err = newDesk(slots, cfg.MaxQueue, s.construct, s.callerWaits, s.lookForDead)
+	s.desk, err = newDesk(slots, cfg, s.construct, s.callerWaits, s.lookForDead)
 	s.chores = s.newChores(time.Now())
 	return s, err
 }
@@ -169,24 +170,43 @@ func (s *supervisor) onReady(w *worker) {
 	s.event(Event{Kind: EventWorkerStarted, Worker: w.id, PID: w.proc.pid()})
 }
 
+// young is how long a worker must have been ready for its end to say nothing of the next one's.
+const young = time.Second
+
 // onExit runs on the worker's own goroutine when its process is gone.
 func (s *supervisor) onExit(w *worker) {
 	call := w.current.now()
-	wasReady, stopped, served := isClosed(w.ready), w.retired.Load(), w.calls.Load() > 0
+	wasReady, stopped := isClosed(w.ready), w.retired.Load()
+	idle := wasReady && !stopped && call == nil
+	guilty, charge := w.chargeable(idle)
 	s.mu.Lock()
 	delete(s.live, w)
 	s.exited++
-	switch {
-	case served:
+	switch now := time.Now(); {
+	case wasReady && now.Sub(w.readyAt) >= young:
 		s.idleWait.Reset()
-	case wasReady && !stopped && call == nil && w.seq > int64(s.cfg.Size):
-		// A replacement that died before it served: perhaps they all will.
-		s.notBefore = later(s.notBefore, time.Now().Add(s.idleWait.NextBackOff()))
+	case guilty || idle && w.calls.Load() == 0 && w.seq > int64(s.cfg.Size):
+		// A replacement that ended before it served, or because of what it served: perhaps they all will.
+		if !now.Before(s.notAgain) { // one step for those that end side by side
+			s.notAgain = now.Add(s.idleWait.NextBackOff())
+		}
 	}
 	s.broadcastLocked()
 	s.mu.Unlock()
+	if guilty {
+		s.breakers.chargeAnswered(charge.breakerKey(), newError(TypeWorkerExited, MaybeExecuted, "after its answer: "+w.exitError().Error(), w.exitError()))
+	}
 	s.reportExit(w, call, wasReady, stopped)
 	s.lookForDead()
+}
+
+// chargeable reports whether a worker that has ended idle did so by itself and soon after an answer, and names the call that had it.
+func (w *worker) chargeable(idle bool) (bool, CallInfo) {
+	if !idle || w.proc.exit().ours || !w.exitError().byItself() {
+		return false, CallInfo{}
+	}
+	last, at := w.current.lastAnswered()
+	return last.Command != "" && time.Since(at) <= afterAnswer, last
 }
 
 // --- keeping Size ---------------------------------------------------------------------------------------------------
@@ -239,8 +259,8 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 	if missing <= 0 {
 		return again
 	}
-	if now.Before(s.notBefore) {
-		return s.notBefore
+	if wait := later(s.notBefore, s.notAgain); now.Before(wait) {
+		return wait
 	}
 	if s.spawned > 0 || s.failed > 0 { // New starts them all side by side; later starts a few at a time
 		missing = min(missing, maxStarting-s.starting)

@@ -27,6 +27,7 @@ type worker struct {
 	conn    *conn
 	log     *stderrLog
 	started time.Time
+	readyAt time.Time // set before ready is closed
 	ready   chan struct{}
 	watched chan struct{} // closed when env.onExit has returned
 
@@ -66,11 +67,13 @@ type workerEnv struct {
 	unreapable *atomic.Int64
 }
 
-// occupation is the call that a worker has, as others than its caller see it. Kept in the worker, it costs a call no allocation.
+// occupation is the call that a worker has, or had last, as others than its caller see it. Kept in the worker, it costs a call no
+// allocation.
 type occupation struct {
-	mu   sync.Mutex // guards the fields below
-	info CallInfo   // a copy: the job itself is its caller's
-	busy bool
+	mu    sync.Mutex // guards the fields below
+	info  CallInfo   // a copy: the job itself is its caller's
+	busy  bool
+	freed time.Time // when the last call had its answer; zero: there was none
 }
 
 func (s *occupation) begin(info *CallInfo) {
@@ -79,10 +82,10 @@ func (s *occupation) begin(info *CallInfo) {
 	s.info, s.busy = *info, true
 }
 
-func (s *occupation) end() {
+func (s *occupation) end(at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.info, s.busy = CallInfo{}, false
+	s.busy, s.freed = false, at
 }
 
 // now returns a copy, nil when there is no call.
@@ -94,6 +97,16 @@ func (s *occupation) now() *CallInfo {
 	}
 	info := s.info
 	return &info
+}
+
+// lastAnswered returns the last call that had an answer, and when that came; zero when there was none, or one runs.
+func (s *occupation) lastAnswered() (info CallInfo, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy || s.freed.IsZero() {
+		return CallInfo{}, time.Time{}
+	}
+	return s.info, s.freed
 }
 
 // job is one request and its conditions, as a worker sees them.
@@ -137,7 +150,7 @@ func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, 
 	return time.Since(start), w.failure(ctx, j, err, start)
 }
 
-// call sends the job and returns its answer. After an error, or a panic of j.item, the worker may be in doubt: reusable tells.
+// call sends the job and returns its answer; doneWith must follow. After an error, or a panic of j.item, the worker may be in doubt: reusable tells.
 func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	start := j.given
 	left, limited := j.timeout, j.timeout > 0
@@ -154,7 +167,6 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	line := j.req.seal(j.id, left, limited)
 
 	w.current.begin(&j.info)
-	defer w.doneWith()
 	stop := w.conn.arm(ctx, deadline, j.polling)
 	err := w.conn.send(line, j.idle > aMoment)
 	var f frame
@@ -193,10 +205,10 @@ func (w *worker) lastTook() time.Duration {
 	return took
 }
 
-// doneWith forgets the current job. A worker in doubt keeps it: its exit and its last output are still told as that job's.
-func (w *worker) doneWith() {
+// doneWith ends the current job, whose answer came then. A worker in doubt keeps it: its exit and its last output are still told as that job's.
+func (w *worker) doneWith(answered time.Time) {
 	if w.conn.broken == nil {
-		w.current.end()
+		w.current.end(answered)
 	}
 }
 
