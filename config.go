@@ -32,7 +32,8 @@ type Config struct {
 	Env      []string
 	ExtraEnv []string
 
-	// Size is the number of workers kept ready. Default: 2 × runtime.NumCPU().
+	// Size is the number of workers kept ready. Default: 2 × runtime.GOMAXPROCS(0) at the time of New, which is what the container's CPU
+	// limit (cgroup) lets the host use at once.
 	Size int
 	// Overflow is how many more workers may be started while callers wait; they are retired when idle for 30 s. Default: 2.
 	Overflow int
@@ -114,10 +115,10 @@ type Breaker struct {
 	OpenFor  time.Duration
 }
 
-// Production returns the settings for a service: Size is runtime.NumCPU(), calls may wait 30 s and run 60 s.
+// Production returns the settings for a service: Size is runtime.GOMAXPROCS(0), calls may wait 30 s and run 60 s.
 func Production() Config {
 	return Config{
-		Size: runtime.NumCPU(), Overflow: 2,
+		Size: runtime.GOMAXPROCS(0), Overflow: 2,
 		CheckoutTimeout: 30 * time.Second, OperationTimeout: 60 * time.Second,
 		HealthCheckInterval: 30 * time.Second, SessionCleanupInterval: 5 * time.Minute,
 	}
@@ -147,7 +148,7 @@ func (c Config) resolve() (Config, error) {
 	if c.Size < 0 {
 		fault("Size", "%d workers are not possible; 0 means the default", c.Size)
 	}
-	intDefault(&c.Size, 2*runtime.NumCPU())
+	intDefault(&c.Size, 2*runtime.GOMAXPROCS(0))
 	intDefault(&c.Overflow, 2)
 	c.Overflow = max(c.Overflow, 0)
 	if c.Size > 4096 || c.Overflow > 4096 {

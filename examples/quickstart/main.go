@@ -25,7 +25,7 @@ type options struct {
 
 func main() {
 	var opts options
-	flag.IntVar(&opts.workers, "workers", runtime.NumCPU(), "number of Python workers")
+	flag.IntVar(&opts.workers, "workers", runtime.GOMAXPROCS(0), "number of Python workers")
 	flag.IntVar(&opts.limit, "limit", 0, "measure at most this many files; 0 means all")
 	flag.StringVar(&opts.python, "python", "", "the Python interpreter (default: as pypool finds it)")
 	flag.StringVar(&opts.script, "script", "worker.py", "the worker script")
