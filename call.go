@@ -177,7 +177,7 @@ func (c *call) encode(cfg *Config) *Error {
 	if err != nil {
 		return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
 	}
-	c.req = req
+	c.req, c.req.trace = req, c.trace
 	return c.checkSize(cfg)
 }
 

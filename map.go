@@ -263,7 +263,7 @@ func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 		}
 	}
 	b = append(b, m.tail...)
-	s.call.req = request{buf: b, body: len(b)}
+	s.call.req = request{buf: b, body: len(b), trace: s.call.trace}
 	return s.call.checkSize(&m.p.cfg)
 }
 

@@ -65,13 +65,14 @@ func (f *flight[Out]) deadline() time.Time {
 	return time.Time{}
 }
 
-// add appends the slots' requests: many to a line, which a worker reads in a fraction of the time, if it knows how.
+// add appends the slots' requests: many to a line, which a worker reads in a fraction of the time, if it knows how, and if they are
+// of one trace.
 func (f *flight[Out]) add(batch []int) {
 	timeout := f.m.template.timeout
 	room := min(mapLine, f.m.p.cfg.MaxMessageBytes)
 	for len(batch) > 0 {
 		n := 1
-		if f.w.several && len(batch) > 1 && len(f.args(batch[0]))+len(f.args(batch[1])) < room/2 {
+		if f.w.several && len(batch) > 1 && f.trace(batch[0]) == f.trace(batch[1]) && len(f.args(batch[0]))+len(f.args(batch[1])) < room/2 {
 			n = f.appendSeveral(batch, room)
 		} else {
 			c := &f.m.slot(batch[0]).call
@@ -87,20 +88,22 @@ func (f *flight[Out]) add(batch []int) {
 	}
 }
 
+func (f *flight[Out]) trace(slot int) string { return f.m.slot(slot).call.trace }
+
 // args is the arguments in the slot's request.
 func (f *flight[Out]) args(slot int) []byte {
 	req := &f.m.slot(slot).call.req
 	return req.buf[len(f.m.head) : req.body-len(f.m.tail)]
 }
 
-// appendSeveral appends one line, of about so many bytes, with the first of the slots' requests.
+// appendSeveral appends one line, of about so many bytes, with the first of the slots' requests, as far as they are of one trace.
 func (f *flight[Out]) appendSeveral(batch []int, room int) (n int) {
-	most := len(f.out) + room
+	most, trace := len(f.out)+room, f.trace(batch[0])
 	f.out = append(f.out, severalKey...)
 	for _, i := range batch {
 		args := f.args(i)
 		if n > 0 {
-			if len(f.out)+len(args)+len(f.m.rest) > most {
+			if len(f.out)+len(args)+len(f.m.rest)+len(trace) > most || f.trace(i) != trace {
 				break
 			}
 			f.out = append(f.out, ',')
@@ -109,7 +112,7 @@ func (f *flight[Out]) appendSeveral(batch []int, room int) (n int) {
 		f.out = append(f.out, args...)
 		n++
 	}
-	f.out = append(f.out, f.m.rest...)
+	f.out = endLine(append(f.out, f.m.rest...), trace)
 	return n
 }
 

@@ -2,6 +2,8 @@ package pypool
 
 import (
 	"context"
+	"log/slog"
+	"strings"
 	"time"
 )
 
@@ -13,7 +15,53 @@ type Observer struct {
 	CallStart func(ctx context.Context, c CallInfo) context.Context
 	CallEnd   func(ctx context.Context, c CallInfo, o CallOutcome)
 	Event     func(Event)
+
+	// TraceParent returns the W3C traceparent of the context that CallStart has returned (of the call's own where CallStart is nil), which
+	// Python sees as current_call().trace; empty for none. It is asked once for each call, and in a Map once for each
+	// item, on the goroutine of CallStart. What is no traceparent is not sent, and the log says so once.
+	TraceParent func(ctx context.Context) string
 }
+
+// traceOf asks the observer for the call's traceparent.
+func (p *Pool) traceOf(ctx context.Context, ask func(context.Context) string) string {
+	trace := ask(ctx)
+	if trace == "" || validTraceParent(trace) {
+		return trace
+	}
+	if !p.traceFaulty.Swap(true) {
+		p.reporter.log(slog.LevelWarn, "Observer.TraceParent returned what is no W3C traceparent: such calls are sent without", slog.String("value", printable(trace, 128)))
+	}
+	return ""
+}
+
+// validTraceParent reports whether s is version-traceid-parentid-flags as W3C Trace Context writes it: lower-case hex, ids that are
+// not all zeros. Version 00 has nothing behind the flags; later ones may have more, and ff is none.
+func validTraceParent(s string) bool {
+	const traceAt, parentAt, flagsAt, end = 3, 36, 53, 55
+	if len(s) < end || len(s) > maxTraceParent || s[traceAt-1] != '-' || s[parentAt-1] != '-' || s[flagsAt-1] != '-' {
+		return false
+	}
+	version, traceID, parentID, flags := s[:traceAt-1], s[traceAt:parentAt-1], s[parentAt:flagsAt-1], s[flagsAt:end]
+	for _, field := range []string{version, traceID, parentID, flags} {
+		if strings.Trim(field, "0123456789abcdef") != "" {
+			return false
+		}
+	}
+	if version == "ff" || strings.Trim(traceID, "0") == "" || strings.Trim(parentID, "0") == "" {
+		return false
+	}
+	if len(s) == end {
+		return true
+	}
+	for _, c := range []byte(s[end:]) {
+		if c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return version != "00" && s[end] == '-'
+}
+
+const maxTraceParent = 512 // bytes: no version says how long its own may be
 
 // CallInfo identifies a call.
 type CallInfo struct {

@@ -24,8 +24,9 @@ type Pool struct {
 	reporter *reporter
 	spawner  *spawner
 
-	ids        atomic.Uint64 // request ids: one number names a call here, in Python and in the logs
-	unreapable atomic.Int64
+	ids         atomic.Uint64 // request ids: one number names a call here, in Python and in the logs
+	unreapable  atomic.Int64
+	traceFaulty atomic.Bool // the observer has returned a bad traceparent
 
 	closing   chan struct{} // closed when no new call is let in
 	killing   chan struct{} // closed when nothing is waited for any more
@@ -167,6 +168,9 @@ func (p *Pool) begin(ctx context.Context, c *call) context.Context {
 	c.info.RequestID, c.info.Pool = c.id, p.cfg.Name
 	if f := p.cfg.Observer.CallStart; f != nil {
 		ctx = f(ctx, c.info)
+	}
+	if f := p.cfg.Observer.TraceParent; f != nil {
+		c.trace = p.traceOf(ctx, f)
 	}
 	if c.info.Session != "" {
 		c.session = p.sessions.enter(c.info.Session)

@@ -39,11 +39,12 @@ type transport interface {
 // requestHead is the room kept before a request for `{"id":` and the digits, which are known last.
 const requestHead = 32
 
-// request is one encoded line, complete but for its id and timeout: those are set by seal, when a worker is at hand.
+// request is one encoded line, complete but for its id, timeout and trace: those are set by seal, when a worker is at hand.
 type request struct {
 	buf   []byte
 	start int // where the sealed line begins in buf
 	body  int // len(buf) before seal appended its tail
+	trace string
 }
 
 // encodeRequest encodes everything that does not depend on a worker. args is encoded with encoding/json, without HTML escapes.
@@ -83,18 +84,26 @@ func (r *request) seal(id uint64, timeout time.Duration, hasTimeout bool) []byte
 	if hasTimeout {
 		r.buf = appendTimeout(r.buf, timeout)
 	}
-	r.buf = append(r.buf, '}', '\n')
+	r.buf = endLine(r.buf, r.trace)
 	return r.buf[r.start:]
 }
 
 // severalKey begins a line of several requests to one command: docs/protocol.md, `each`.
 const severalKey = `{"each":[`
 
-// endSeveral is what follows the ids and arguments in such a line; tail is endRequest's.
+// endSeveral is what follows the ids and arguments in such a line, up to endLine; tail is endRequest's.
 func endSeveral(command string, tail []byte, timeout time.Duration) []byte {
 	b := append(appendString([]byte(`],"command":`), command), tail...)
 	if timeout > 0 {
 		b = appendTimeout(b, timeout)
+	}
+	return b
+}
+
+// endLine ends a line of one or several requests.
+func endLine(b []byte, trace string) []byte {
+	if trace != "" {
+		b = appendString(append(b, `,"trace":`...), trace)
 	}
 	return append(b, '}', '\n')
 }

@@ -113,6 +113,7 @@ func (s *occupation) lastAnswered() (info CallInfo, at time.Time) {
 type job struct {
 	id      uint64
 	info    CallInfo
+	trace   string // W3C traceparent; empty: none
 	req     request
 	timeout time.Duration    // of the operation; 0: none
 	given   time.Time        // when the worker got it
