@@ -1,8 +1,11 @@
 package pypool
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -77,6 +80,7 @@ var (
 	// ErrMessageTooLarge: the request or the result is over Config.MaxMessageBytes.
 	ErrMessageTooLarge error = &sentinel{TypeMessageTooLarge, "the message is too large"}
 	// ErrInvalidArguments: the arguments are not JSON, do not fit the command's signature, or an option or id is invalid. Not executed.
+	// Detail, when Python refused them: [ArgumentError].
 	ErrInvalidArguments error = &sentinel{TypeInvalidArguments, "invalid arguments"}
 	// ErrUnknownCommand: no command or program of that name. Not executed. Detail: [UnknownCommandError].
 	ErrUnknownCommand error = &sentinel{TypeUnknownCommand, "unknown command"}
@@ -124,8 +128,23 @@ func (d Delivery) String() string {
 	}
 }
 
+// MarshalText returns the constant's name: it is what JSON and logs show.
+func (d Delivery) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads a constant's name.
+func (d *Delivery) UnmarshalText(text []byte) error {
+	for _, known := range []Delivery{MaybeExecuted, NotExecuted, Executed} {
+		if known.String() == string(text) {
+			*d = known
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is no Delivery", text)
+}
+
 // Error is the one error type of this package: every error that a function of it returns is an *Error, or wraps one.
-// Match its class with errors.Is against the sentinels, its details with errors.As.
+// Match its class with errors.Is against the sentinels, its details with errors.As. As JSON it has the fields' names, with Err as
+// text; as an attribute of a slog record it is a group, see [Error.LogValue].
 type Error struct {
 	Category Category
 	Type     ErrorType
@@ -184,6 +203,88 @@ func (e *Error) Error() string {
 
 // Unwrap returns the detail and the cause.
 func (e *Error) Unwrap() error { return e.Err }
+
+// errorJSON is an Error without its methods, and with the detail and the cause as text.
+type errorJSON struct {
+	Category Category
+	Type     ErrorType
+	Message  string
+	Context  ErrorContext
+	Delivery Delivery
+	Err      string `json:",omitempty"`
+}
+
+// MarshalJSON writes the fields under their names: Delivery by its name, Context.Elapsed in nanoseconds, Err as its text.
+func (e *Error) MarshalJSON() ([]byte, error) {
+	out := errorJSON{e.Category, e.Type, e.Message, e.Context, e.Delivery, ""}
+	if e.Err != nil {
+		out.Err = e.Err.Error()
+	}
+	return json.Marshal(out)
+}
+
+// UnmarshalJSON reads what MarshalJSON has written: type, delivery and context are as they were, Err is a text without details.
+func (e *Error) UnmarshalJSON(data []byte) error {
+	var in errorJSON
+	if err := json.Unmarshal(data, &in); err != nil {
+		return err
+	}
+	*e = Error{in.Category, in.Type, in.Message, in.Context, in.Delivery, nil}
+	if in.Err != "" {
+		e.Err = errors.New(in.Err)
+	}
+	return nil
+}
+
+// LogValue is the error as a group of attributes: error (the line), type and delivery; pool, worker, pid, command, program, session,
+// request and elapsed, as far as they apply; and of the details traceback, stacks and stderr. A traceback and stderr may hold
+// whatever Python put there.
+func (e *Error) LogValue() slog.Value {
+	if e == nil {
+		return slog.AnyValue(nil)
+	}
+	at := &e.Context
+	attrs := []slog.Attr{slog.String("error", e.Error()), slog.String("type", string(e.Type)), slog.String("delivery", e.Delivery.String())}
+	text := func(key, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(key, value))
+		}
+	}
+	text("pool", at.Pool)
+	text("worker", at.Worker)
+	if at.PID != 0 {
+		attrs = append(attrs, slog.Int("pid", at.PID))
+	}
+	text("command", at.Command)
+	text("program", at.Program)
+	text("session", at.Session)
+	if at.RequestID != 0 {
+		attrs = append(attrs, slog.Uint64("request", at.RequestID))
+	}
+	if at.Elapsed != 0 {
+		attrs = append(attrs, slog.Duration("elapsed", at.Elapsed))
+	}
+	var py *PythonError
+	var hang *HangError
+	var exit *ExitError
+	var start *StartError
+	if errors.As(e.Err, &py) {
+		text("traceback", py.Traceback)
+	}
+	switch {
+	case errors.As(e.Err, &hang):
+		text("stacks", hang.Stacks)
+	case errors.As(e.Err, &exit):
+		text("stacks", exit.Stacks)
+	}
+	switch {
+	case errors.As(e.Err, &start):
+		text("stderr", start.Stderr)
+	case errors.As(e.Err, &exit):
+		text("stderr", exit.Stderr)
+	}
+	return slog.GroupValue(attrs...)
+}
 
 // Is matches the sentinel of the error's type.
 func (e *Error) Is(target error) bool {
@@ -278,13 +379,75 @@ type PythonError struct {
 	Message   string   // str(exception)
 	Traceback string   // as Python prints it, without pypool's own frames
 	Notes     []string // __notes__ (PEP 678)
+	File      string   // where it was raised: the innermost place in code of the user's own; empty when there is none
+	Line      int      // in File, from 1; of a SyntaxError the line that is wrong
+	Function  string   // around Line; <module> outside any, empty for a SyntaxError
 }
 
+// Error returns one line: the type, the message (Message has all of a long one), and in parentheses where it was raised.
 func (e *PythonError) Error() string {
-	if e.Message == "" {
-		return e.Type
+	text := e.Type
+	if e.Message != "" {
+		text += ": " + printable(e.Message, maxPythonMessage)
 	}
-	return e.Type + ": " + e.Message
+	if e.File == "" {
+		return text
+	}
+	at := fmt.Sprintf("%s:%d", filepath.Base(e.File), e.Line)
+	if e.Function != "" && e.Function != "<module>" {
+		at += " in " + e.Function
+	}
+	return text + " (" + printable(at, 200) + ")"
+}
+
+const maxPythonMessage = 700 // bytes of it in a line: the place behind it, and what stands before it, must find room
+
+// ArgumentError is the detail of arguments that the command's signature, its type hints or a model (pydantic) refused. Errors is never
+// empty, and holds all that is known to be wrong.
+type ArgumentError struct {
+	Errors []FieldError
+}
+
+func (e *ArgumentError) Error() string {
+	var b strings.Builder
+	for i, field := range e.Errors {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		if at := field.path(); at != "" {
+			b.WriteString(at + ": ")
+		}
+		b.WriteString(field.Msg)
+	}
+	return oneLine(b.String())
+}
+
+// FieldError is one thing that is wrong with a call's arguments. As JSON it is what pydantic's errors() and FastAPI's answers look like.
+type FieldError struct {
+	// Loc leads to it: the argument's name, or its position as an int, then keys (string) and indexes (int) within it. Empty: the
+	// arguments as a whole.
+	Loc []any  `json:"loc"`
+	Msg string `json:"msg"`
+	// Type is a word for programs: missing, unknown, too_many, type (it does not fit the hint), arguments (no object, array or null);
+	// or, where pydantic refused it, pydantic's own word, such as int_parsing.
+	Type string `json:"type"`
+}
+
+// path is Loc as a person writes it.
+func (f *FieldError) path() string {
+	var b strings.Builder
+	for i, part := range f.Loc {
+		switch part := part.(type) {
+		case int:
+			fmt.Fprintf(&b, "[%d]", part)
+		default:
+			if i > 0 {
+				b.WriteByte('.')
+			}
+			fmt.Fprint(&b, part)
+		}
+	}
+	return b.String()
 }
 
 // ProtocolError is the detail of a worker whose output was not an answer.

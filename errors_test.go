@@ -212,7 +212,7 @@ var errorTable = map[string]errorCase{
 			assert.Equal(t, "no such row", py.Message)
 			assert.Contains(t, py.Traceback, "core.py")
 			assert.Contains(t, py.Traceback, "raise ValueError(message)")
-			assert.Equal(t, "pypool: python_exception: fail: ValueError: no such row", e.Error())
+			assert.Equal(t, "pypool: python_exception: fail: ValueError: no such row (core.py:62 in fail)", e.Error())
 		},
 	},
 	"invalid result": {

@@ -129,7 +129,7 @@ func ExampleError() {
 		fmt.Println(py.Type)
 	}
 	// Output:
-	// pypool: python_exception: parse: ValueError: invalid literal for int() with base 10: 'seven'
+	// pypool: python_exception: parse: ValueError: invalid literal for int() with base 10: 'seven' (worker.py:14 in parse)
 	// execution_error python_exception Executed
 	// ValueError
 }

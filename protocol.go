@@ -158,6 +158,11 @@ type wireError struct {
 	Size      int64    `json:"size"`
 	Limit     int64    `json:"limit"`
 	Supported []int    `json:"supported"`
+	File      string   `json:"file"`
+	Line      int      `json:"line"`
+	Function  string   `json:"function"`
+
+	Errors []FieldError `json:"errors"`
 }
 
 // parseFrame reads one line, without its newline. Keys are matched exactly and must not repeat: encoding/json would match

@@ -212,11 +212,12 @@ func replayRequest(t *testing.T, path, line string) int {
 	if req.Args != nil {
 		in = req.Args
 	}
-	if strings.TrimLeft(string(req.Args), `"0123456789`) != string(req.Args) || req.Trace != "" {
-		return 0 // scalars are refused on this side; a traceparent is not sent yet
+	if strings.TrimLeft(string(req.Args), `"0123456789`) != string(req.Args) {
+		return 0 // scalars are refused on this side
 	}
 	enc, err := encodeRequest(nil, req.Command, in, req.Session, req.Stream)
 	require.NoError(t, err, "%s: %s", path, line)
+	enc.trace = req.Trace
 	got := string(enc.seal(req.ID, time.Duration(req.Timeout)*time.Millisecond, req.Timeout > 0))
 	assert.JSONEq(t, line, got, path)
 	assert.True(t, strings.HasPrefix(got, `{"id":`))
@@ -240,7 +241,7 @@ func replayAnswer(t *testing.T, path, line string) int {
 		assert.Equal(t, frameResult, f.kind, line)
 	default:
 		assert.Equal(t, frameError, f.kind, line)
-		line = strings.NewReplacer(`"names":"*"`, `"names":[]`, `"notes":"*"`, `"notes":[]`, `"size":"*"`, `"size":1`, `"limit":"*"`, `"limit":1`).Replace(line)
+		line = strings.NewReplacer(`"names":"*"`, `"names":[]`, `"notes":"*"`, `"notes":[]`, `"size":"*"`, `"size":1`, `"limit":"*"`, `"limit":1`, `"line":"*"`, `"line":1`).Replace(line)
 		require.NoError(t, parseFrame([]byte(line), &f))
 		var we wireError
 		require.NoError(t, json.Unmarshal(f.body, &we), "%s: %s", path, line)

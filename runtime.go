@@ -129,7 +129,22 @@ func (e *wireError) startCause() error {
 func (e *wireError) Error() string { return e.Kind + ": " + e.Message }
 
 func (e *wireError) exception() *PythonError {
-	return &PythonError{Type: e.Type, Module: e.Module, Message: e.Message, Traceback: e.Traceback, Notes: e.Notes}
+	return &PythonError{Type: e.Type, Module: e.Module, Message: e.Message, Traceback: e.Traceback, Notes: e.Notes, File: e.File, Line: e.Line, Function: e.Function}
+}
+
+// refusal is the detail of refused arguments; nil where the runtime says no more than the line.
+func (e *wireError) refusal() error {
+	if len(e.Errors) == 0 {
+		return nil
+	}
+	for _, field := range e.Errors {
+		for i, part := range field.Loc {
+			if index, ok := part.(float64); ok {
+				field.Loc[i] = int(index)
+			}
+		}
+	}
+	return &ArgumentError{e.Errors}
 }
 
 // toError turns an error answer to a call into an *Error.
@@ -140,7 +155,7 @@ func (e *wireError) toError(info CallInfo) *Error {
 		return newError(TypePython, Executed, py.Error(), py)
 	case "invalid_arguments":
 		name := cmp.Or(info.Program, info.Command) // the message begins with it, and so will the error's line
-		return newError(TypeInvalidArguments, NotExecuted, strings.TrimPrefix(e.Message, name+": "), nil)
+		return newError(TypeInvalidArguments, NotExecuted, strings.TrimPrefix(e.Message, name+": "), e.refusal())
 	case "unknown_command":
 		name := info.Command
 		if e.What == "program" {

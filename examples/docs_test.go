@@ -248,7 +248,7 @@ func snippet(ctx context.Context, pool *pypool.Pool, text string, err error) err
 	}
 	head := "package main\n"
 	for _, path := range []string{
-		"context", "errors", "fmt", "log", "log/slog", "math/rand/v2", "net/http", "os", "os/signal", "slices", "syscall", "time",
+		"context", "encoding/json", "errors", "fmt", "log", "log/slog", "math/rand/v2", "net/http", "os", "os/signal", "slices", "syscall", "time",
 		"github.com/pypool/pypool",
 	} {
 		name := strings.TrimSuffix(path, "/v2")

@@ -125,8 +125,8 @@ def _run(entry: Any, args: Any) -> int:
         sys.stderr.write("invalid result: %s (at %s)\n" % (error.fields["message"], error.fields.get("path", "$")))
         return 1
     except TypeError as error:
-        message = _bind.mismatch(entry, args)
-        sys.stderr.write("invalid arguments: %s\n" % message if message else _errors.format_traceback(error))
+        refused = _bind.mismatch(entry, args)
+        sys.stderr.write("invalid arguments: %s\n" % refused if refused else _errors.format_traceback(error))
         return 1
     except BaseException as error:
         sys.stderr.write(_errors.format_traceback(error))

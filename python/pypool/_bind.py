@@ -9,7 +9,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import inspect
-    from typing import Any, Dict, Optional, Sequence, Tuple
+    from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
     from ._commands import Command
 
@@ -21,7 +21,18 @@ _FUNCTION = type(lambda: None)
 
 
 class BindError(Exception):
-    """The arguments do not fit; its text is for the caller."""
+    """The arguments do not fit; its text is for the caller, and so is `errors`, see `_refusal`."""
+
+    def __init__(self, message: str, errors: Sequence[Dict[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.errors = list(errors)
+
+    def fields(self) -> Dict[str, Any]:
+        """The error object."""
+        fields: Dict[str, Any] = {"kind": "invalid_arguments", "message": str(self)}
+        if self.errors:
+            fields["errors"] = self.errors
+        return fields
 
 
 def bind(entry: Command, args: Any) -> Bound:
@@ -34,14 +45,14 @@ def bind(entry: Command, args: Any) -> Bound:
     return _split(entry, args)
 
 
-def mismatch(entry: Command, args: Any) -> str:
-    """Why Python refused to call entry.func with args; empty when the arguments are not to blame."""
+def mismatch(entry: Command, args: Any) -> Optional[BindError]:
+    """Why Python refused to call entry.func with args; None when the arguments are not to blame."""
     try:
         positional, keyword = _split(entry, args)
         _bind_by_signature(entry, _signature(entry), positional, keyword)
     except BindError as error:
-        return str(error)
-    return ""
+        return error
+    return None
 
 
 def _split(entry: Command, args: Any) -> Bound:
@@ -51,8 +62,8 @@ def _split(entry: Command, args: Any) -> Bound:
         return (), args
     if type(args) is list:
         return args, {}
-    message = "args must be an object (keyword arguments), an array (positional arguments) or null, not %s"
-    raise BindError("%s: " % entry.name + message % type_name(args))
+    message = "args must be an object (keyword arguments), an array (positional arguments) or null, not %s" % type_name(args)
+    raise BindError("%s: %s" % (entry.name, message), [{"loc": [], "msg": message, "type": "arguments"}])
 
 
 def _prepare(entry: Command) -> None:
@@ -75,7 +86,10 @@ def _prepare(entry: Command) -> None:
             try:
                 _hints.apply(converters, signature, bound)
             except _hints.ConversionError as error:
-                raise BindError("%s: argument %s; signature: %s" % (entry.name, error, shown(entry))) from None
+                from . import _refusal
+
+                message = "%s: argument %s; signature: %s" % (entry.name, error, shown(entry))
+                raise BindError(message, _refusal.conversion(error, bound.arguments)) from None
         return (bound.args, bound.kwargs) if bound is not None else (positional, keyword)
 
     entry.adapt = adapt
@@ -127,31 +141,32 @@ def _bind_by_signature(
     try:
         return signature.bind(*positional, **keyword)
     except TypeError as error:
-        reason = _reason(signature, positional, keyword) or str(error)
-        raise BindError("%s: %s; signature: %s" % (entry.name, reason, shown(entry))) from None
+        errors = list(_reasons(signature, positional, keyword))
+        reason = errors[0]["msg"] if errors else str(error)
+        raise BindError("%s: %s; signature: %s" % (entry.name, reason, shown(entry)), errors) from None
 
 
-def _reason(signature: inspect.Signature, positional: Sequence[Any], keyword: Dict[str, Any]) -> str:
-    """What is wrong, naming the argument and what was expected; empty where Python's own words are as good."""
+def _reasons(signature: inspect.Signature, positional: Sequence[Any], keyword: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
+    """All that is wrong, naming the argument and what was expected; nothing where Python's own words are as good."""
     parameters = signature.parameters.values()
     kinds = {parameter.kind for parameter in parameters}
     by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_name = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     if len(positional) > len(by_position) and not any(kind.name == "VAR_POSITIONAL" for kind in kinds):
         plural = "" if len(by_position) == 1 else "s"
-        return "takes at most %d argument%s, got %d" % (len(by_position), plural, len(positional))
+        message = "takes at most %d argument%s, got %d" % (len(by_position), plural, len(positional))
+        yield {"loc": [len(by_position)], "msg": message, "type": "too_many"}
     given = {p.name for p in by_position[: len(positional)]}
     if not any(kind.name == "VAR_KEYWORD" for kind in kinds):
         for name in keyword:
             if name not in by_name:
-                return "unknown argument %r" % name + _nearest(name, by_name)
+                yield {"loc": [name], "msg": "unknown argument %r" % name + _nearest(name, by_name), "type": "unknown"}
     for p in parameters:
         if p.kind.name.startswith("VAR_") or p.name in given or p.default is not p.empty:
             continue
         if p.name not in keyword or p.kind is p.POSITIONAL_ONLY:
             how = ", which is positional only: send the arguments as an array" if p.kind is p.POSITIONAL_ONLY else ""
-            return "missing argument %r%s%s" % (p.name, _expected(p), how)
-    return ""
+            yield {"loc": [p.name], "msg": "missing argument %r%s%s" % (p.name, _expected(p), how), "type": "missing"}
 
 
 def _expected(parameter: inspect.Parameter) -> str:

@@ -23,7 +23,7 @@ def run(worker: Worker, id: int, entry: Command, args: Any, stream: bool) -> str
     except _bind.BindError as error:
         from . import _failure
 
-        return _failure.refused(worker, id, {"kind": "invalid_arguments", "message": str(error)})
+        return _failure.refused(worker, id, error.fields())
     if entry.direct is not None and entry.what == "command" and not (entry.streams or entry.awaits):
         worker.direct[entry.name] = entry.direct
     try:

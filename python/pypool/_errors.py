@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 #: Characters of a message or a traceback that travel; an exception may hold a whole document.
 MAX_MESSAGE = 64 * 1024
 MAX_TRACEBACK = 256 * 1024
+#: What lies below these is not the user's own code.
+_STDLIB = os.path.dirname(getattr(os, "__file__", None) or "") + os.sep
+_INSTALLED = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
 
 
 def exception_fields(error: BaseException, whole: bool = False) -> Dict[str, Any]:
@@ -25,6 +29,7 @@ def exception_fields(error: BaseException, whole: bool = False) -> Dict[str, Any
         "traceback": _clip(format_traceback(error, whole), MAX_TRACEBACK),
         "notes": [_clip(_text(note), MAX_MESSAGE) for note in _notes(error)],
     }
+    fields.update(_place(error))
     if isinstance(error, SystemExit):
         code = error.code
         fields["code"] = code if code is None or type(code) in (int, str) else _text(code)
@@ -57,6 +62,29 @@ def _is_ours(frame: FrameType) -> bool:
     name = frame.f_globals.get("__package__") or frame.f_globals.get("__name__") or ""
     package = str(name).partition(".")[0]
     return package in ("pypool", "asyncio", "importlib", "_frozen_importlib", "_frozen_importlib_external")
+
+
+def _place(error: BaseException) -> Dict[str, Any]:
+    """file, line and function of the innermost frame that is code of the user's own; nothing where there is none."""
+    try:
+        if isinstance(error, SyntaxError):
+            file, line = error.filename, error.lineno
+            if type(file) is str and type(line) is int and _is_own(file):
+                return {"file": file, "line": line, "function": ""}
+        place: Dict[str, Any] = {}
+        trace = error.__traceback__
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            if _is_own(code.co_filename) and not _is_ours(trace.tb_frame):
+                place = {"file": code.co_filename, "line": trace.tb_lineno, "function": code.co_name}
+            trace = trace.tb_next
+        return place
+    except BaseException:
+        return {}
+
+
+def _is_own(file: str) -> bool:
+    return not (file.startswith(("<", _STDLIB)) or any(part in file for part in _INSTALLED))
 
 
 def _text(value: object) -> str:

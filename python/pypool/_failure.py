@@ -27,9 +27,9 @@ def answer(worker: Worker, id: int, error: BaseException, entry: Optional[Comman
     if entry is not None and type(error) is TypeError and _not_entered(error):
         from . import _bind
 
-        message = _bind.mismatch(entry, args)
-        if message:
-            return _fitting(worker, id, {"kind": "invalid_arguments", "message": message})
+        refused = _bind.mismatch(entry, args)
+        if refused:
+            return _fitting(worker, id, refused.fields())
     from . import _errors
 
     fields: Dict[str, Any] = {"kind": "python_exception"}
@@ -127,4 +127,6 @@ def _printable(value: Any) -> Any:
         return str.encode(value, "utf-8", "replace").decode("utf-8")
     if type(value) is list:
         return [_printable(item) for item in value]
+    if type(value) is dict:
+        return {_printable(key): _printable(item) for key, item in value.items()}
     return value if value is None or type(value) in (int, bool) else str(type(value))

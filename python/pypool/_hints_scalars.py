@@ -15,7 +15,9 @@ class ConversionError(Exception):
     """An argument that cannot be converted; says which, what was expected, and what came."""
 
     def __init__(self, path: str, expected: str, value: Any, reason: str = "") -> None:
-        super().__init__("%r: expected %s, got %s%s" % (path, expected, _shown(value), ": " + reason if reason else ""))
+        self.path = path
+        self.expected = "expected %s, got %s%s" % (expected, _shown(value), ": " + reason if reason else "")
+        super().__init__("%r: %s" % (path, self.expected))
 
 
 def named(hint: Any) -> str:
@@ -106,7 +108,9 @@ def _pydantic(kind: Any) -> Converter:
         try:
             return validate(value)
         except ValueError as error:  # pydantic.ValidationError is one
-            raise ConversionError(path, kind.__name__, value, str(error)) from None
+            from . import _refusal
+
+            raise ConversionError(path, kind.__name__, value, _refusal.in_words(error)) from None
 
     return pydantic
 

@@ -52,9 +52,10 @@ def test_each_call_has_its_own(start: Start) -> None:
         assert [frame.get("item") for frame in host.stream("tokens", trace=trace(9))] == [trace(9), trace(9), None]
 
 
-@pytest.mark.parametrize("tail", ['"trace":"%s"', '"timeout_ms":60000,"trace":"%s"', '"session_id":"s","timeout_ms":60000,"trace":"%s"'])
-def test_the_requests_of_a_line_share_it(start: Start, tail: str) -> None:
+@pytest.mark.parametrize("before", ["", '"timeout_ms":60000,', '"session_id":"s","timeout_ms":60000,'])
+def test_the_requests_of_a_line_share_it(start: Start, before: str) -> None:
     host = start(COMMANDS)
+    tail = before + '"trace":"%s"'
     for number in (1, 2):
         line = '{"each":[1,[1],2,{"n":2},3,[3]],"command":"trace",%s}\n' % (tail % trace(number))
         host.write(line.encode())
