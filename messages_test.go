@@ -1,6 +1,9 @@
+//go:build unix
+
 package pypool
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -279,4 +282,120 @@ func TestAnErrorInALog(t *testing.T) {
 	assert.Equal(t, map[string]any{"error": "pypool: queue_full: m", "type": "queue_full", "delivery": "NotExecuted"}, logs.records(t)[0]["error"], "what does not apply is left out")
 	logs.logger(slog.LevelInfo).Info("failed", "error", (*Error)(nil))
 	assert.Nil(t, logs.records(t)[1]["error"])
+}
+
+// --- why a worker was killed ----------------------------------------------------------------------------------------
+
+func TestTheLogSaysWhyAWorkerWasKilled(t *testing.T) {
+	t.Parallel()
+	source := script(t, `import os, time
+from pypool import _bind, command
+
+@command
+def loop():
+    while True: pass
+
+@command
+def noise():
+    for fd in range(100, 200):
+        try: os.write(fd, b"secret\n")
+        except OSError: pass
+
+@command
+def deaf():
+    os.closerange(100, 200)
+    time.sleep(60)
+
+@command
+def stubborn():
+    while True:
+        try: yield 1
+        except GeneratorExit: time.sleep(60)
+
+@command
+def sabotage():
+    _bind.bind = None
+
+@command
+def fine(): return 1
+`)
+	stream := func(p *Pool, body func()) error {
+		for _, err := range p.Stream(t.Context(), "stubborn", nil) {
+			if err != nil {
+				return err
+			}
+			body()
+			break
+		}
+		return nil
+	}
+	for name, tc := range map[string]struct {
+		do   func(p *Pool)
+		want string
+	}{
+		"timeout": {func(p *Pool) {
+			_, err := p.ExecuteAnonymous(t.Context(), "loop", nil, WithTimeout(50*time.Millisecond))
+			failure(t, err, ErrOperationTimeout)
+		}, "killed by pypool: its call hung: no answer within 50ms"},
+		"deadline": {func(p *Pool) {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			_, err := p.ExecuteAnonymous(ctx, "loop", nil)
+			failure(t, err, ErrOperationTimeout)
+		}, "killed by pypool: its call hung: its context's deadline passed"},
+		"cancel": {func(p *Pool) {
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(50*time.Millisecond, cancel)
+			_, err := p.ExecuteAnonymous(ctx, "loop", nil)
+			failure(t, err, ErrCanceled)
+		}, "killed by pypool: its call was canceled"},
+		"noise": {func(p *Pool) {
+			_, err := p.ExecuteAnonymous(t.Context(), "noise", nil)
+			failure(t, err, ErrProtocol)
+		}, "killed by pypool: it broke the protocol: the line is not a JSON object"},
+		"deaf": {func(p *Pool) {
+			_, err := p.ExecuteAnonymous(t.Context(), "deaf", nil)
+			failure(t, err, ErrProtocol)
+		}, "killed by pypool: it closed its channel and went on"},
+		"stream": {func(p *Pool) { _ = stream(p, func() {}) },
+			"killed by pypool: the loop over the stream was left, and the generator did not stop within StopGrace"},
+		"panic": {func(p *Pool) { require.Panics(t, func() { _ = stream(p, func() { panic("body") }) }) },
+			"killed by pypool: its call was abandoned: a function of the caller panicked, or ended its goroutine"},
+		"sabotage": {func(p *Pool) {
+			_, err := p.ExecuteAnonymous(t.Context(), "sabotage", nil)
+			require.NoError(t, err)
+			_, err = p.ExecuteAnonymous(t.Context(), "fine", nil)
+			failure(t, err, ErrInternal)
+		}, "killed by pypool: its runtime failed"},
+		"ping": {func(p *Pool) {
+			require.NoError(t, syscall.Kill(p.Workers()[0].PID, syscall.SIGSTOP))
+			_, err := p.HealthCheck(t.Context())
+			require.Error(t, err)
+		}, "killed by pypool: it did not answer a ping"},
+		"close": {func(p *Pool) {
+			wait := inBackground(1, func(int) (Result, error) { return p.ExecuteAnonymous(t.Context(), "loop", nil) })
+			eventually(t, "the call runs", func() bool { return p.Stats().Busy == 1 })
+			require.NoError(t, p.Close())
+			failure(t, wait()[0].err, ErrPoolClosed)
+		}, "killed by pypool: the pool was closed"},
+		"map": {func(p *Pool) {
+			for _, err := range Map[int](t.Context(), p, "loop", func(yield func([]int) bool) { yield(nil) }, WithTimeout(50*time.Millisecond)) {
+				failure(t, err, ErrOperationTimeout)
+			}
+		}, "killed by pypool: its call hung: no answer within 50ms"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			logs, events := &logBuffer{}, &eventLog{}
+			p := newPool(t, Config{
+				Script: source, Python: realPython(), Size: 1, Overflow: -1, StopGrace: 100 * time.Millisecond, RestartBackoff: Backoff{time.Hour, time.Hour},
+				Logger: logs.logger(slog.LevelInfo), Observer: &Observer{Event: events.add},
+			})
+			tc.do(p)
+			eventually(t, "the exit is told", func() bool { return len(events.of(EventWorkerExited)) > 0 })
+			require.Equal(t, tc.want, events.of(EventWorkerExited)[0].Cause)
+			require.Equal(t, tc.want, logs.with(t, "worker exited")[0]["cause"])
+			require.NotContains(t, logs.with(t, "worker exited")[0]["cause"], "secret")
+		})
+	}
 }

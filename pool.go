@@ -361,6 +361,7 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 	defer func() {
 		if !ended { // the loop body of a stream panics, or ends its goroutine
 			w.conn.broken = errors.New("abandoned in mid-exchange")
+			w.blame("its call was abandoned: a function of the caller panicked, or ended its goroutine")
 		}
 		ran := time.Since(c.given)
 		var answered time.Time

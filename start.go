@@ -169,7 +169,7 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 	case errors.Is(err, errNoise):
 		cause = w.conn.broken // which shows what it was
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		cause = joinDetail(errors.New("not ready within StartTimeout, "+w.env.cfg.StartTimeout.String()), w.hang())
+		cause = joinDetail(errors.New("not ready within StartTimeout, "+w.env.cfg.StartTimeout.String()), w.hang("it did not start"))
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), isShortWrite(err):
 		// A deadline of its own, and no longer than a hang's: the process may have closed its channel and live on.
 		if w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {

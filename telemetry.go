@@ -26,7 +26,7 @@ func (s *supervisor) reportExit(w *worker, call *CallInfo, wasReady, stopped boo
 		case ours && !wasReady:
 			ev.Cause = "killed by pypool: it did not start"
 		case ours:
-			ev.Cause = "killed by pypool: its call hung, was canceled, or broke the protocol"
+			ev.Cause = "killed by pypool: " + w.whyKilled()
 		}
 		attrs = append(attrs, slog.String("cause", ev.Cause))
 	}
@@ -36,6 +36,13 @@ func (s *supervisor) reportExit(w *worker, call *CallInfo, wasReady, stopped boo
 	}
 	s.env.reporter.log(level, text, attrs...)
 	s.event(ev)
+}
+
+func (w *worker) whyKilled() string {
+	if why := w.blamed.Load(); why != nil {
+		return *why
+	}
+	return "it was in doubt"
 }
 
 func callAttrs(c CallInfo) []slog.Attr {

@@ -201,8 +201,11 @@ func (w *worker) sources(ctx context.Context, d time.Duration) ([]string, error)
 	stop := w.conn.arm(ctx, time.Now().Add(d), asleep)
 	err = w.converse(req.seal(id, 0, false), id, &answer)
 	w.conn.disarm(stop)
-	if err != nil && w.conn.broken == nil {
-		w.conn.broken = err
+	if err != nil {
+		w.blame("it did not say what its source files are")
+		if w.conn.broken == nil {
+			w.conn.broken = err
+		}
 	}
 	return answer.Sources, err
 }

@@ -40,8 +40,9 @@ type worker struct {
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration
 	overflow   atomic.Bool
-	retired    atomic.Bool // nothing is wrong with it, and it is to end
-	lost       atomic.Bool // it is in doubt, and being killed
+	retired    atomic.Bool            // nothing is wrong with it, and it is to end
+	lost       atomic.Bool            // it is in doubt, and being killed
+	blamed     atomic.Pointer[string] // why pypool kills it: the first reason given
 	current    occupation
 	calls      atomic.Int64
 	errs       atomic.Int64
@@ -258,17 +259,26 @@ func (w *worker) failure(ctx context.Context, j *job, err error, start time.Time
 	var violation *ProtocolError
 	switch {
 	case ctx.Err() != nil:
-		e = contextError(ctx, delivery, w.hang())
+		why := "its call was canceled"
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			why = "its call hung: its context's deadline passed"
+		}
+		e = contextError(ctx, delivery, w.hang(why))
 	case errors.Is(err, os.ErrDeadlineExceeded) && j.stopped:
-		e = timeoutError(TypeCanceled, delivery, "the loop over the stream was left, and the generator did not stop within StopGrace", w.hang(), nil)
+		const left = "the loop over the stream was left, and the generator did not stop within StopGrace"
+		e = timeoutError(TypeCanceled, delivery, left, w.hang(left), nil)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		limit := cmp.Or(j.timeout, time.Since(start)).Round(time.Millisecond).String()
-		e = timeoutError(TypeOperationTimeout, delivery, "no answer within "+limit, w.hang(), nil)
+		message := "no answer within " + cmp.Or(j.timeout, time.Since(start)).Round(time.Millisecond).String()
+		why := "its call hung: " + message
+		if j.id == 0 {
+			why = "it did not answer a ping"
+		}
+		e = timeoutError(TypeOperationTimeout, delivery, message, w.hang(why), nil)
 	case errors.As(err, &violation), errors.Is(err, errNoise):
-		w.proc.kill()
 		if violation == nil {
 			errors.As(w.conn.broken, &violation)
 		}
+		w.kill("it broke the protocol: " + violation.Reason)
 		e = newError(TypeProtocol, delivery, violation.Error(), violation)
 	default:
 		e = w.gone(ctx, j, delivery, start)
@@ -295,14 +305,23 @@ func timeoutError(t ErrorType, delivery Delivery, message string, hang *HangErro
 	return newError(t, delivery, message+": "+hang.Error(), joinDetail(hang, cause))
 }
 
+// blame says why the worker will have been killed, for the log. What was blamed first counts.
+func (w *worker) blame(why string) { w.blamed.CompareAndSwap(nil, &why) }
+
+// kill ends a worker that may not serve again, and says why.
+func (w *worker) kill(why string) {
+	w.blame(why)
+	w.proc.kill()
+}
+
 // hang collects the Python stacks and kills the group. No answer counts any more. It takes at most KillGrace. While nothing has been
 // written there is nothing to stop: it returns nil.
-func (w *worker) hang() *HangError {
+func (w *worker) hang(why string) *HangError {
 	if w.conn.broken == nil {
 		return nil
 	}
 	stacks := w.proc.stacks(w.env.cfg.KillGrace / 2)
-	w.proc.kill()
+	w.kill(why)
 	return &HangError{Stacks: stacks, Killed: true}
 }
 
@@ -318,6 +337,9 @@ func (w *worker) gone(ctx context.Context, j *job, delivery Delivery, start time
 	}
 	if !w.awaitExit(max(patience, w.env.cfg.KillGrace, 100*time.Millisecond)) {
 		ending := w.proc.ending() // on a busy machine that takes time; asked before the kill makes it true
+		if !ending {
+			w.blame("it closed its channel and went on")
+		}
 		w.proc.kill()
 		if !ending {
 			v := &ProtocolError{Reason: "the worker closed its channel and went on"}
@@ -377,12 +399,14 @@ func (w *worker) answered(j *job, f *frame, start time.Time) *Error {
 	var we wireError
 	if err := json.Unmarshal(f.body, &we); err != nil {
 		w.conn.broken = err
+		w.blame("it broke the protocol: unreadable error")
 		v := &ProtocolError{Reason: "unreadable error: " + err.Error(), Sample: quoteSample(f.body)}
 		return w.place(newError(TypeProtocol, MaybeExecuted, v.Error(), v), j, start)
 	}
 	e := we.toError(j.info)
 	if e.Type == TypeInternal {
 		w.conn.broken = e
+		w.blame("its runtime failed")
 	}
 	return w.place(e, j, start)
 }
