@@ -20,9 +20,25 @@ func (s *supervisor) construct(ctx context.Context) (w *worker, err error) {
 			err = newError(TypeInternal, NotExecuted, fmt.Sprint("panic while starting a worker: ", r), nil)
 		}
 	}()
-	seq := s.seq.Add(1)
-	return startWorker(ctx, s.env, seq, s.generation.Load())
+	seq, generation := s.seq.Add(1), s.generation.Load()
+	w, err = startWorker(ctx, s.env, seq, generation)
+	if err != nil && s.cfg.WatchScripts && raisedByPython(err) {
+		s.mu.Lock()
+		s.broken = max(s.broken, generation+1)
+		s.mu.Unlock()
+	}
+	return w, err
 }
+
+// raisedByPython reports whether a failed start is the doing of the user's source files: they would have to change first.
+func raisedByPython(err error) bool {
+	var py *PythonError
+	return errors.As(err, &py)
+}
+
+// brokenLocked reports whether, with WatchScripts, the source files as they are have failed to start already: what is ready goes on
+// serving, and nothing is tried again until one of them changes.
+func (s *supervisor) brokenLocked() bool { return s.broken > s.generation.Load() }
 
 // startLocked has one worker constructed, on a goroutine that close joins.
 func (s *supervisor) startLocked(settle func(error)) {
@@ -65,9 +81,40 @@ func (s *supervisor) started(err error, settle func(error)) {
 		}
 		settle(err)
 		s.publishLocked()
-		s.env.reporter.log(slog.LevelError, "a worker did not start", slog.String("cause", err.Error()),
-			slog.Int("failures_in_a_row", len(s.failures)), slog.Time("next_try", s.notBefore))
+		s.reportFailedStartLocked(err)
 	}
+}
+
+// reportFailedStartLocked logs a failed start: with the traceback, unless the one before failed the same way. With WatchScripts that is told
+// once for each edit.
+func (s *supervisor) reportFailedStartLocked(err error) {
+	told := toldStart{s.generation.Load(), err.Error()}
+	again := s.told == told
+	s.told = told
+	level := slog.LevelError
+	if again && s.cfg.WatchScripts {
+		level = slog.LevelDebug
+	}
+	attrs := []slog.Attr{slog.String("cause", told.cause), slog.Int("failures_in_a_row", len(s.failures))}
+	if s.brokenLocked() && s.readyLocked() >= s.cfg.Size {
+		attrs = append(attrs, slog.String("next_try", "when a source file changes"))
+	} else {
+		attrs = append(attrs, slog.Time("next_try", s.notBefore))
+	}
+	var py *PythonError
+	if errors.As(err, &py) && !again {
+		if py.File != "" {
+			attrs = append(attrs, slog.String("at", fmt.Sprintf("%s:%d", py.File, py.Line)))
+		}
+		attrs = append(attrs, slog.String("traceback", py.Traceback))
+	}
+	s.env.reporter.log(level, "a worker did not start", attrs...)
+}
+
+// toldStart is a failed start that the log has told of.
+type toldStart struct {
+	generation int64
+	cause      string
 }
 
 // tripLocked decides whether a failed start opens the circuit: MaxRestarts in a row, none too old, and no worker ready.

@@ -48,6 +48,8 @@ type supervisor struct {
 	failures  []time.Time
 	lastErr   error                       // what kept Size workers from being ready; nil once they are
 	startErr  error                       // the last failed start
+	told      toldStart                   // what the log says of it
+	broken    int64                       // with WatchScripts: one more than the last generation whose source files failed to start
 	startWait *backoff.ExponentialBackOff // after failed starts
 	idleWait  *backoff.ExponentialBackOff // after workers that ended idle, and young
 	notBefore time.Time                   // the next start, because of failed ones
@@ -252,7 +254,7 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 		want = max(want, min(ceiling, ready+waiting))
 	}
 	missing := want - ready - s.starting
-	if missing <= 0 && worn > 0 && s.starting == 0 && ready <= s.cfg.Size {
+	if missing <= 0 && worn > 0 && s.starting == 0 && ready <= s.cfg.Size && !s.brokenLocked() {
 		missing = 1 // make before break, one at a time
 	}
 	s.canGrow.Store(ready+s.starting < ceiling)

@@ -16,8 +16,8 @@ func (s *supervisor) reportExit(w *worker, call *CallInfo, wasReady, stopped boo
 	if !stopped {
 		exit := w.exitError()
 		level, text = slog.LevelWarn, "worker exited"
-		if !wasReady {
-			text = "worker ended before it was ready"
+		if !wasReady { // that it did not start, and why, is told for itself
+			level, text = slog.LevelDebug, "worker ended before it was ready"
 		}
 		ev.Cause, ev.Err = exit.Error(), exit
 		switch ours := w.proc.exit().ours; {
