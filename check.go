@@ -35,9 +35,9 @@ func Check(ctx context.Context, cfg Config) error {
 	defer p.Close()
 	took := time.Since(begun)
 	python := p.sup.env.spec.path
-	version := ""
+	version, runs := "", python
 	if workers := p.Workers(); len(workers) > 0 {
-		version = workers[0].Python
+		version, runs = workers[0].Python, workers[0].Interpreter
 	}
 	commands, err := p.Commands(ctx)
 	if err != nil {
@@ -49,7 +49,7 @@ func Check(ctx context.Context, cfg Config) error {
 
 	log := full.Logger.With(slog.String("pool", full.Name))
 	env := virtualEnv(python)
-	log.InfoContext(ctx, "check: interpreter", slog.String("path", python), slog.String("version", version),
+	log.InfoContext(ctx, "check: interpreter", slog.String("path", runs), slog.String("version", version),
 		slog.String("from", pythonFrom(&cfg)), slog.String("virtual_env", env))
 	if wanted := os.Getenv("VIRTUAL_ENV"); wanted != "" && !sameFile(wanted, env) {
 		log.WarnContext(ctx, "check: VIRTUAL_ENV is not the interpreter's environment, its packages are not seen",
@@ -64,6 +64,9 @@ func Check(ctx context.Context, cfg Config) error {
 		names = append(names, c.Name)
 	}
 	log.InfoContext(ctx, "check: commands", slog.Any("names", names))
+	if full.target() == "" {
+		log.WarnContext(ctx, "check: "+noScript)
+	}
 	if len(names) == 0 && full.target() != "" {
 		detail := &StartError{Stage: "import", Python: python, Err: errors.New("no command is registered")}
 		e := newError(TypeWorkerStart, NotExecuted, full.target()+" registers no command: decorate a function with @command, and import the modules that hold commands", detail)
@@ -181,12 +184,12 @@ func pythonAdvice(py *PythonError, start *StartError, python, from string, full 
 	case "ModuleNotFoundError":
 		name := ""
 		if m := quotedName.FindStringSubmatch(py.Message); m != nil {
-			name, _, _ = strings.Cut(m[1], ".")
+			name = m[1]
 		}
-		if full.Module != "" && name == strings.SplitN(full.Module, ".", 2)[0] {
+		if top, _, _ := strings.Cut(name, "."); full.Module != "" && top == strings.SplitN(full.Module, ".", 2)[0] {
 			return "Config.Module is found as `python -m` finds it: in Config.Dir, on PYTHONPATH, or installed"
 		}
-		text := fmt.Sprintf("If it is a package, install it for this interpreter: %s -m pip install %s; if it is a file of yours, put it beside the script or its folder on PYTHONPATH", python, name)
+		text := "If it is a package, " + installAdvice(python, name) + "; if it is a file of yours, put it beside the script or its folder on PYTHONPATH"
 		if env := os.Getenv("VIRTUAL_ENV"); env != "" && !sameFile(env, virtualEnv(python)) {
 			text += fmt.Sprintf("; the packages of VIRTUAL_ENV, %s, are not seen, because the interpreter comes from %s: use %s", env, from, envPython(env))
 		}

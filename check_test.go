@@ -47,7 +47,7 @@ func TestCheckAdvises(t *testing.T) {
 		"too old":        {Config{Python: old}, "", []string{"Python 3.6.15 is too old", "comes from Config.Python: name a newer one"}, ""},
 		"no script":      {Config{Script: "no_such_worker.py"}, "", []string{"There is no file ", "relative to the host's working directory, "}, ""},
 		"no module":      {Config{Module: "no_such_module.worker"}, "", []string{"Config.Module is found as `python -m` finds it"}, ""},
-		"no package":     {Config{}, "import no_such_package.part\n", []string{"No module named 'no_such_package'", "-m pip install no_such_package;"}, "line 1, in <module>"},
+		"no package":     {Config{}, "import no_such_package.part\n", []string{"No module named 'no_such_package'", "install the package that provides no_such_package for this interpreter, with ", "-m pip install;"}, "line 1, in <module>"},
 		"syntax":         {Config{}, "x = 1\ndef broken(:\n", []string{"SyntaxError", "Correct ", "worker.py, line 2"}, "def broken(:"},
 		"raises":         {Config{}, "x = 1\nx / 0\n", []string{"ZeroDivisionError", "raised while the script was imported, at ", "worker.py, line 2"}, "x / 0"},
 		"setup":          {Config{}, "from pypool import setup\n@setup\ndef go():\n    raise OSError('no model')\n", []string{"OSError: no model", "raised by a @setup function, at ", "line 4"}, "in go"},

@@ -12,11 +12,12 @@ import (
 	"time"
 )
 
-// Config says what to run and how. The zero value of a field means its default; a negative number means off, or none.
+// Config says what to run and how. The zero value of a field means its default; a negative number means off, or none. A duration
+// below a millisecond (RestartBackoff: a microsecond) is refused: 5 is five nanoseconds, and 5*time.Second was meant.
 // New copies the Config and never changes the caller's; it names every invalid field in one error.
 type Config struct {
 	// Script is the path of the Python file that registers commands; Module is the name of such a module, found as
-	// `python -m` would find it. At most one is set; with neither, only the built-in commands exist.
+	// `python -m` would find it. At most one is set; with neither, only the built-in commands exist, and New says so in the log.
 	Script string
 	Module string
 
@@ -90,7 +91,8 @@ type Config struct {
 
 	// Name tells pools apart in logs and errors. Default: "pypool".
 	Name string
-	// Logger takes the pool's log and the workers' output; it is called from one goroutine of the pool. Default: slog.Default().
+	// Logger takes the pool's log and the workers' output; it is called from one goroutine of the pool. What Python prints comes at Info,
+	// what needs attention at Warn and Error, the pool's own routine at Debug. Default: slog.Default().
 	Logger *slog.Logger
 	// Observer is told of calls and events. Default: none.
 	Observer *Observer
@@ -133,6 +135,9 @@ func Development() Config {
 	}
 }
 
+// noScript is what the log says of a Config without Script and Module: nearly always one was forgotten.
+const noScript = "neither Config.Script nor Config.Module is set: there are only the built-in commands"
+
 const maxStarting = 4 // restarts at once: an import is heavy, and callers are still being served beside it
 
 // resolve returns a copy with all defaults filled in, "off" turned into the value that the code reads as off, and paths
@@ -170,6 +175,7 @@ func (c Config) resolve() (Config, error) {
 	}
 	c.MaxCalls, c.MaxRSS, c.MaxLifetime = max(c.MaxCalls, 0), max(c.MaxRSS, 0), max(c.MaxLifetime, 0)
 
+	c.tooBrief(fault)
 	offDuration(&c.CheckoutTimeout, 45*time.Second)
 	offDuration(&c.OperationTimeout, 120*time.Second)
 	offDuration(&c.StartTimeout, 30*time.Second)
@@ -246,6 +252,31 @@ func (c Config) resolve() (Config, error) {
 		return c, e
 	}
 	return c, nil
+}
+
+// tooBrief refuses durations that nobody can mean: a bare number is nanoseconds.
+func (c *Config) tooBrief(fault func(field, format string, args ...any)) {
+	for _, d := range []struct {
+		field string
+		value time.Duration
+		least time.Duration
+	}{
+		{"CheckoutTimeout", c.CheckoutTimeout, time.Millisecond}, {"OperationTimeout", c.OperationTimeout, time.Millisecond},
+		{"StartTimeout", c.StartTimeout, time.Millisecond}, {"KillGrace", c.KillGrace, time.Millisecond}, {"StopGrace", c.StopGrace, time.Millisecond},
+		{"HealthCheckInterval", c.HealthCheckInterval, time.Millisecond}, {"SessionCleanupInterval", c.SessionCleanupInterval, time.Millisecond},
+		{"SessionTTL", c.SessionTTL, time.Millisecond}, {"MaxLifetime", c.MaxLifetime, time.Millisecond}, {"RestartWindow", c.RestartWindow, time.Millisecond},
+		{"Breaker.OpenFor", c.Breaker.OpenFor, time.Millisecond}, {"ErrorRate.Window", c.ErrorRate.Window, time.Millisecond},
+		{"RestartBackoff.Min", c.RestartBackoff.Min, time.Microsecond}, {"RestartBackoff.Max", c.RestartBackoff.Max, time.Microsecond},
+	} {
+		if d.value <= 0 || d.value >= d.least {
+			continue
+		}
+		unit := "time.Second"
+		if d.value >= 1000 {
+			unit = "time.Millisecond"
+		}
+		fault(d.field, "%v is less than %v: did you mean %d*%s?", d.value, d.least, int64(d.value), unit)
+	}
 }
 
 // environ is the workers' environment: Env, or the host's when that is nil, and ExtraEnv.

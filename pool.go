@@ -58,6 +58,9 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	}
 	env.spec = spawnSpec{path: throughShim(ctx, path, cfg.Dir, cfg.Env), args: pythonArgs(&cfg), dir: cfg.Dir, env: cfg.Env}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
+	if cfg.target() == "" {
+		p.reporter.log(slog.LevelWarn, noScript)
+	}
 	p.spawner = newSpawner()
 	env.reporter, env.spawner = p.reporter, p.spawner
 	p.sessions = newSessionTable(cfg.MaxSessions, p.sessionGone)

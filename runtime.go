@@ -40,7 +40,7 @@ var pythonRuntime = sync.OnceValues(func() (boot, packed string) {
 		switch name := strings.TrimSuffix(d.Name(), ".py"); name {
 		case "_boot":
 			boot = string(source)
-		case "__main__": // the command line, which runs from files
+		case "__main__", "_packages": // the command line, which runs from files, and what it and Check know
 		default:
 			modules[name] = string(source)
 		}

@@ -69,6 +69,7 @@ func (w *worker) greet() (stage string, err error) {
 		Protocol     int      `json:"protocol"`
 		Runtime      string   `json:"runtime"`
 		Python       string   `json:"python"`
+		Executable   string   `json:"executable"`
 		Commands     []string `json:"commands"`
 		Capabilities []string `json:"capabilities"`
 	}
@@ -78,7 +79,7 @@ func (w *worker) greet() (stage string, err error) {
 	if answer.Protocol != protocolVersion || answer.Runtime != Version {
 		return "hello", versionMismatch(answer.Protocol, answer.Runtime)
 	}
-	w.python, w.commands = answer.Python, answer.Commands
+	w.python, w.runs, w.commands = answer.Python, answer.Executable, answer.Commands
 	w.begins = slices.Contains(answer.Capabilities, "begun")
 	w.several = slices.Contains(answer.Capabilities, "each")
 	if err := w.exchangePing(); err != nil {

@@ -30,9 +30,10 @@ type WorkerInfo struct {
 	PID           int
 	State         string // starting, idle, busy or stopping
 	StartedAt     time.Time
-	Calls, Errors int64 // answered, and those of them with an error
-	RSS           int64 // resident memory in bytes, 0 where it cannot be read
-	Python        string
+	Calls, Errors int64  // answered, and those of them with an error
+	RSS           int64  // resident memory in bytes, pages shared with other processes included; 0 where it cannot be read
+	Python        string // the version, like 3.11.7; empty until the worker is ready
+	Interpreter   string // what runs it: Python's sys.executable, or the path that was started until the worker is ready
 	Overflow      bool
 }
 

@@ -10,7 +10,7 @@ import (
 // What the pool says of itself: events to the Observer, records to the log. No arguments and no results are in them.
 
 func (s *supervisor) reportExit(w *worker, call *CallInfo, wasReady, stopped bool) {
-	level, text := slog.LevelInfo, "worker stopped"
+	level, text := slog.LevelDebug, "worker stopped"
 	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.pid()), slog.Int64("calls", w.calls.Load()), slog.Duration("uptime", time.Since(w.started))}
 	ev := Event{Kind: EventWorkerExited, Worker: w.id, PID: w.proc.pid(), Cause: "stopped"}
 	if !stopped {
@@ -22,7 +22,7 @@ func (s *supervisor) reportExit(w *worker, call *CallInfo, wasReady, stopped boo
 		ev.Cause, ev.Err = exit.Error(), exit
 		switch ours := w.proc.exit().ours; {
 		case ours && (isClosed(w.env.killing) || !wasReady && s.ctx.Err() != nil): // starts end first when a pool closes
-			level, ev.Cause = slog.LevelInfo, "killed by pypool: the pool was closed"
+			level, ev.Cause = slog.LevelDebug, "killed by pypool: the pool was closed"
 		case ours && !wasReady:
 			ev.Cause = "killed by pypool: it did not start"
 		case ours:

@@ -205,7 +205,7 @@ func TestADeadCallersCheckoutDoesNotLeakItsWorker(t *testing.T) {
 func TestTimeoutOptionsOfZeroOrLessAreOff(t *testing.T) {
 	t.Parallel()
 	cfg := coreConfig(t, 1, 0)
-	cfg.OperationTimeout, cfg.CheckoutTimeout = time.Nanosecond, time.Nanosecond
+	cfg.OperationTimeout, cfg.CheckoutTimeout = time.Millisecond, time.Millisecond
 	p := newPool(t, cfg)
 	for _, off := range []time.Duration{0, -1} {
 		meta, err := Call[map[string]any](t.Context(), p, "echo_meta", nil, WithTimeout(off), WithCheckoutTimeout(off))

@@ -32,6 +32,7 @@ type worker struct {
 	watched chan struct{} // closed when env.onExit has returned
 
 	python   string   // its version, known when ready
+	runs     string   // its sys.executable, likewise
 	commands []string // what it registered
 	heavy    bool     // it was over MaxRSS when it was ready: a replacement would be, too
 	begins   bool     // its runtime notes the id of each request that it begins
@@ -525,10 +526,10 @@ func (w *worker) state() string {
 func (w *worker) info() WorkerInfo {
 	info := WorkerInfo{
 		ID: w.id, PID: w.proc.pid(), State: w.state(), StartedAt: w.started, Calls: w.calls.Load(), Errors: w.errs.Load(),
-		RSS: residentBytes(w.proc.pid()), Overflow: w.overflow.Load(),
+		RSS: residentBytes(w.proc.pid()), Overflow: w.overflow.Load(), Interpreter: w.env.spec.path,
 	}
 	if isClosed(w.ready) {
-		info.Python = w.python
+		info.Python, info.Interpreter = w.python, cmp.Or(w.runs, w.env.spec.path)
 	}
 	return info
 }

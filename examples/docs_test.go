@@ -200,8 +200,7 @@ func TestReadmeProgram(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	run := exec.Command(binary)
 	run.Dir = temp
-	run.Stderr = os.Stderr // the pool's log
-	out, err = run.Output()
+	out, err = run.CombinedOutput() // with the pool's log
 	require.NoError(t, err)
 	require.Equal(t, blocks(readme, "text")[0], string(out))
 }

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any, List, Optional
 
-from . import __version__, _async, _bind, _call, _commands, _describe, _errors, _start
+from . import __version__, _async, _bind, _call, _commands, _describe, _errors, _packages, _start
 from ._protocol import ResultError, encode
 
 
@@ -160,7 +160,8 @@ def _check(script: str) -> int:
         print("".join("              %s\n" % line for line in trouble.rstrip().splitlines()), end="")
         missing = _missing_module(trouble)
         if missing:
-            print("              install it with: %s -m pip install %s" % (sys.executable, missing))
+            print("              if it is a package, " + _packages.advice(sys.executable, missing))
+            print("              if it is a file of yours, put it beside the script or its folder on PYTHONPATH")
         return 1
     print("script        %s, imported in %.0f ms" % (script, seconds * 1000))
     if seconds > 10:
@@ -178,7 +179,7 @@ def _check(script: str) -> int:
 def _missing_module(trouble: str) -> str:
     last = trouble.rstrip().rpartition("\n")[2]
     mark = "No module named '"
-    return last.partition(mark)[2].partition("'")[0].partition(".")[0] if mark in last else ""
+    return last.partition(mark)[2].partition("'")[0] if mark in last else ""
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ TIMEOUT = 30.0
 
 def packed_runtime() -> str:
     """The sources that hello carries, packed as the Go side packs them: every module but the bootstrap and the command line."""
-    skip = ("_boot", "__main__")
+    skip = ("_boot", "__main__", "_packages")
     sources = {path.stem: path.read_text("ascii") for path in PACKAGE.glob("*.py") if path.stem not in skip}
     return base64.b64encode(zlib.compress(json.dumps(sources).encode())).decode()
 
