@@ -25,9 +25,9 @@
 //
 // # Cancellation
 //
-// A call returns by its deadline plus Config.KillGrace, whatever Python does. Python cannot be interrupted safely, so a
-// call whose context ends, or whose time is over, once it was written to its worker, costs that worker: it is killed with
-// its whole process group and replaced. The error carries the Python stacks of that moment ([HangError]). While a call
+// A call returns by its deadline plus Config.KillGrace, whatever Python does. An exception thrown into running Python would not
+// stop native code, and might leave a library's state half changed, so a call whose context ends, or whose time is over, once it
+// was written to its worker, costs that worker: it is killed with its whole process group and replaced. The error carries the Python stacks of that moment ([HangError]). While a call
 // still waits for a worker, its end costs nothing.
 //
 // # Failure
