@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: Words of hints that convert nothing: a hint made of these alone needs no look at `typing`.
 _PLAIN = frozenset("int str float bool dict list object None NoneType Any Optional Union Dict List typing t".split())
 _FUNCTION = type(lambda: None)
+_ARRAY = ", which is positional only: send the arguments as an array"
 
 
 class BindError(Exception):
@@ -152,6 +153,7 @@ def _reasons(signature: inspect.Signature, positional: Sequence[Any], keyword: D
     kinds = {parameter.kind for parameter in parameters}
     by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_name = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    first = {p.name for p in by_position if p.kind is p.POSITIONAL_ONLY}
     if len(positional) > len(by_position) and not any(kind.name == "VAR_POSITIONAL" for kind in kinds):
         plural = "" if len(by_position) == 1 else "s"
         message = "takes at most %d argument%s, got %d" % (len(by_position), plural, len(positional))
@@ -160,12 +162,13 @@ def _reasons(signature: inspect.Signature, positional: Sequence[Any], keyword: D
     if not any(kind.name == "VAR_KEYWORD" for kind in kinds):
         for name in keyword:
             if name not in by_name:
-                yield {"loc": [name], "msg": "unknown argument %r" % name + _nearest(name, by_name), "type": "unknown"}
+                hint = _ARRAY if name in first else _nearest(name, by_name)
+                yield {"loc": [name], "msg": "unknown argument %r%s" % (name, hint), "type": "unknown"}
     for p in parameters:
         if p.kind.name.startswith("VAR_") or p.name in given or p.default is not p.empty:
             continue
         if p.name not in keyword or p.kind is p.POSITIONAL_ONLY:
-            how = ", which is positional only: send the arguments as an array" if p.kind is p.POSITIONAL_ONLY else ""
+            how = _ARRAY if p.kind is p.POSITIONAL_ONLY else ""
             yield {"loc": [p.name], "msg": "missing argument %r%s%s" % (p.name, _expected(p), how), "type": "missing"}
 
 
