@@ -66,8 +66,8 @@ type Config struct {
 	// MaxSessions bounds the session table: beyond it the longest unused are forgotten. Default: 10 000.
 	MaxSessions int
 
-	// MaxCalls, MaxLifetime (± 10 %) and MaxRSS (bytes) say when a worker is worn out: it is replaced, the replacement
-	// ready first, never during a call. Default: off.
+	// MaxCalls, MaxLifetime (± 10 %) and MaxRSS (bytes, pages shared with other processes included) say when a worker is worn out:
+	// it is replaced, the replacement ready first, never during a call. Default: off.
 	MaxCalls    int64
 	MaxLifetime time.Duration
 	MaxRSS      int64
