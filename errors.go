@@ -268,19 +268,24 @@ func (e *Error) LogValue() slog.Value {
 	var hang *HangError
 	var exit *ExitError
 	var start *StartError
-	if errors.As(e.Err, &py) {
+	var circuit *CircuitError
+	detail := e.Err
+	if errors.As(detail, &circuit) { // what its cause says is the pool's, or says nothing of a call
+		detail = circuit.Cause
+	}
+	if errors.As(detail, &py) {
 		text("traceback", py.Traceback)
 	}
 	switch {
-	case errors.As(e.Err, &hang):
+	case errors.As(detail, &hang):
 		text("stacks", hang.Stacks)
-	case errors.As(e.Err, &exit):
+	case errors.As(detail, &exit):
 		text("stacks", exit.Stacks)
 	}
 	switch {
-	case errors.As(e.Err, &start):
+	case errors.As(detail, &start):
 		text("stderr", start.Stderr)
-	case errors.As(e.Err, &exit):
+	case errors.As(detail, &exit):
 		text("stderr", exit.Stderr)
 	}
 	return slog.GroupValue(attrs...)

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -261,7 +262,7 @@ func TestAnErrorInALog(t *testing.T) {
 		"hang":   {&pair{&HangError{Stacks: "Thread ..."}, io.EOF}, map[string]any{"stacks": "Thread ..."}},
 		"exit":   {&ExitError{Signal: syscall.SIGSEGV, Stderr: "boom", Stacks: "Fatal ..."}, map[string]any{"stacks": "Fatal ...", "stderr": "boom"}},
 		"start":  {&StartError{Stage: "import", Stderr: "all", Err: &PythonError{Traceback: "T"}}, map[string]any{"traceback": "T", "stderr": "all"}},
-		"circuit": {&CircuitError{Command: "c", Cause: &Error{Type: TypeWorkerExited, Err: &ExitError{Stderr: "boom"}}},
+		"circuit": {&CircuitError{Cause: &Error{Type: TypeWorkerStart, Err: &StartError{Stderr: "boom"}}},
 			map[string]any{"stderr": "boom"}},
 		"none": {nil, map[string]any{}},
 	} {
@@ -389,12 +390,13 @@ def fine(): return 1
 			logs, events := &logBuffer{}, &eventLog{}
 			p := newPool(t, Config{
 				Script: source, Python: realPython(), Size: 1, Overflow: -1, StopGrace: 100 * time.Millisecond, RestartBackoff: Backoff{time.Hour, time.Hour},
-				Logger: logs.logger(slog.LevelInfo), Observer: &Observer{Event: events.add},
+				Logger: logs.logger(slog.LevelDebug), Observer: &Observer{Event: events.add},
 			})
 			tc.do(p)
 			eventually(t, "the exit is told", func() bool { return len(events.of(EventWorkerExited)) > 0 })
-			require.Equal(t, tc.want, events.of(EventWorkerExited)[0].Cause)
-			require.Equal(t, tc.want, logs.with(t, "worker exited")[0]["cause"])
+			// A Map's items do not know their timeout when they are lost: the line says how long it was.
+			require.Regexp(t, "^"+strings.ReplaceAll(regexp.QuoteMeta(tc.want), "50ms", `\d+ms`)+"$", events.of(EventWorkerExited)[0].Cause)
+			require.Equal(t, events.of(EventWorkerExited)[0].Cause, logs.with(t, "worker exited")[0]["cause"])
 			require.NotContains(t, logs.with(t, "worker exited")[0]["cause"], "secret")
 		})
 	}

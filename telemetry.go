@@ -21,8 +21,8 @@ func (s *supervisor) reportExit(w *worker, call *CallInfo, wasReady, stopped boo
 		}
 		ev.Cause, ev.Err = exit.Error(), exit
 		switch ours := w.proc.exit().ours; {
-		case ours && (isClosed(w.env.killing) || !wasReady && s.ctx.Err() != nil): // starts end first when a pool closes
-			level, ev.Cause = slog.LevelDebug, "killed by pypool: the pool was closed"
+		case ours && (isClosed(w.env.killing) || w.whyKilled() == poolClosed || !wasReady && s.ctx.Err() != nil): // starts end first when a pool closes
+			level, ev.Cause = slog.LevelDebug, "killed by pypool: "+poolClosed
 		case ours && !wasReady:
 			ev.Cause = "killed by pypool: it did not start"
 		case ours:

@@ -202,7 +202,11 @@ func (w *worker) sources(ctx context.Context, d time.Duration) ([]string, error)
 	err = w.converse(req.seal(id, 0, false), id, &answer)
 	w.conn.disarm(stop)
 	if err != nil {
-		w.blame("it did not say what its source files are")
+		why := "it did not say what its source files are"
+		if ctx.Err() != nil {
+			why = poolClosed
+		}
+		w.blame(why)
 		if w.conn.broken == nil {
 			w.conn.broken = err
 		}

@@ -263,6 +263,8 @@ func (w *worker) failure(ctx context.Context, j *job, err error, start time.Time
 		why := "its call was canceled"
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			why = "its call hung: its context's deadline passed"
+		} else if j.id == 0 { // a ping's context is the pool's
+			why = poolClosed
 		}
 		e = contextError(ctx, delivery, w.hang(why))
 	case errors.Is(err, os.ErrDeadlineExceeded) && j.stopped:
@@ -305,6 +307,9 @@ func timeoutError(t ErrorType, delivery Delivery, message string, hang *HangErro
 	}
 	return newError(t, delivery, message+": "+hang.Error(), joinDetail(hang, cause))
 }
+
+// poolClosed is the reason that nobody need look into.
+const poolClosed = "the pool was closed"
 
 // blame says why the worker will have been killed, for the log. What was blamed first counts.
 func (w *worker) blame(why string) { w.blamed.CompareAndSwap(nil, &why) }
