@@ -118,7 +118,7 @@ func TestErrors(t *testing.T) {
 		"keyword":       {[]string{"-script", "a", "-package", "func"}, `-package "func" is not a package name`},
 		"lower type":    {[]string{"-script", "a", "-package", "p", "-type", "client"}, `-type "client" is not an exported Go name`},
 		"argument":      {[]string{"-script", "a", "-package", "p", "b"}, `unexpected argument "b"`},
-		"import error":  {[]string{"-script", broken, "-package", "p"}, "ModuleNotFoundError: No module named 'nowhere_to_be_found'\n\nTraceback"},
+		"import error":  {[]string{"-script", broken, "-package", "p"}, "ModuleNotFoundError: No module named 'nowhere_to_be_found' (broken.py:1)\n\nTraceback"},
 		"no commands":   {[]string{"-script", empty, "-package", "p"}, "the worker has no commands"},
 		"no such file":  {[]string{"-script", filepath.Join(dir, "none.py"), "-package", "p"}, "none.py"},
 		"no such flags": {[]string{"-what"}, "flag provided but not defined"},
