@@ -95,6 +95,7 @@ func TestStatuses(t *testing.T) {
 		{"no JSON in Python", `{"text": "nan"}`, "", 500, `{"error":"Internal Server Error"}`},
 		{"a slow call", `{"text": "sleep 60"}`, "", 504, `{"error":"Gateway Timeout"}`},
 		{"a crash", `{"text": "exit 3"}`, "", 502, `{"error":"Bad Gateway"}`},
+		{"another crash", `{"text": "exit 3"}`, "", 502, `{"error":"Bad Gateway"}`},
 		{"a command that costs workers", `{"text": "hi"}`, "", 503, `{"error":"Service Unavailable"}`},
 	} {
 		begun := time.Now()
