@@ -55,6 +55,14 @@ func Check(ctx context.Context, cfg Config) error {
 		log.WarnContext(ctx, "check: VIRTUAL_ENV is not the interpreter's environment, its packages are not seen",
 			slog.String("VIRTUAL_ENV", wanted), slog.String("from", pythonFrom(&cfg)))
 	}
+	if names := ignoredVars(full.Env); len(names) > 0 {
+		log.WarnContext(ctx, "check: environment variables of Python that have no effect in a worker", slog.Any("names", names))
+	}
+	for _, entry := range filepath.SplitList(pythonVars(full.Env)["PYTHONPATH"]) {
+		if path := filepath.Join(entry, "sitecustomize.py"); isFile(path) {
+			log.WarnContext(ctx, "check: a sitecustomize on PYTHONPATH is not run in a worker: import it in the script", slog.String("path", path))
+		}
+	}
 	log.InfoContext(ctx, "check: worker ready", slog.Duration("took", took), slog.String("script", full.target()))
 	if limit := full.StartTimeout; limit > 0 && took > limit/2 {
 		log.WarnContext(ctx, "check: the start takes more than half of StartTimeout: raise it, or import less", slog.Duration("start_timeout", limit))

@@ -56,7 +56,8 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 		env.spec.path = path
 		return nil, w.startError("spawn", fmt.Errorf("no Python interpreter: %w (set Config.Python)", err))
 	}
-	env.spec = spawnSpec{path: throughShim(ctx, path, cfg.Dir, cfg.Env), args: pythonArgs(&cfg), dir: cfg.Dir, env: cfg.Env}
+	args, environ, _ := pythonCommand(&cfg)
+	env.spec = spawnSpec{path: throughShim(ctx, path, cfg.Dir, cfg.Env), args: args, dir: cfg.Dir, env: environ}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
 	if cfg.target() == "" {
 		p.reporter.log(slog.LevelWarn, noScript)

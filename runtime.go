@@ -15,6 +15,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -42,7 +44,7 @@ var pythonRuntime = sync.OnceValues(func() (boot, packed string) {
 			boot = string(source)
 		case "__main__", "_packages": // the command line, which runs from files, and what it and Check know
 		default:
-			modules[name] = string(source)
+			modules[name] = withoutNotes(string(source))
 		}
 		return err
 	})
@@ -53,16 +55,117 @@ var pythonRuntime = sync.OnceValues(func() (boot, packed string) {
 	return boot, base64.StdEncoding.EncodeToString(buf.Bytes())
 })
 
-// pythonArgs are the interpreter's arguments: -I keeps the environment and the working directory from replacing what the
-// runtime imports, -u keeps output from waiting in a buffer at a crash. With WatchScripts, -B: a .pyc knows its source by second and
-// size, so that of two quick edits the second would not be read.
-func pythonArgs(cfg *Config) []string {
+// withoutNotes leaves comments, docstrings, and what is for type checkers alone out of a module, so that hello fits into a pipe and each
+// start compiles less. Every line keeps its number.
+func withoutNotes(source string) string {
+	const quotes = `"""`
+	lines := strings.Split(source, "\n")
+	checking, doc := false, false
+	for i, line := range lines {
+		text := strings.TrimSpace(line)
+		checking = line == "if TYPE_CHECKING:" || checking && (text == "" || line[0] == ' ')
+		switch {
+		case doc:
+			doc = !strings.HasSuffix(text, quotes)
+			lines[i] = ""
+		case strings.HasPrefix(text, quotes):
+			doc = text == quotes || !strings.HasSuffix(text, quotes)
+			lines[i] = line[:strings.Index(line, quotes)] + `""` // it may be all that a class has
+		case checking, strings.HasPrefix(text, "#"):
+			lines[i] = ""
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// pythonCommand is how the interpreter is started. -I keeps the environment and the working directory from replacing what the
+// runtime imports; what Python's own variables ask for, and does no such harm, is asked for by options instead. -u keeps output from
+// waiting in a buffer at a crash. With WatchScripts, -B: a .pyc knows its source by second and size, so that of two quick edits the
+// second would not be read.
+//
+// No option sets the seed of hashes: for it Python must see its variable, and then none of the others. hidden is what the runtime puts back.
+func pythonCommand(cfg *Config) (args, env []string, hidden map[string]string) {
 	boot, _ := pythonRuntime()
-	args := []string{"-I", "-u"}
+	vars := pythonVars(cfg.Env)
+	args, env = []string{"-I", "-u"}, cfg.Env
+	if _, err := strconv.ParseUint(vars["PYTHONHASHSEED"], 10, 32); err == nil {
+		args[0], env, hidden = "-s", nil, map[string]string{}
+		for _, v := range cfg.Env {
+			name, value, _ := strings.Cut(v, "=")
+			if strings.HasPrefix(name, "PYTHON") && name != "PYTHONHASHSEED" {
+				hidden[name] = value
+				continue
+			}
+			env = append(env, v)
+		}
+	}
 	if cfg.WatchScripts {
 		args = append(args, "-B")
 	}
-	return append(args, "-X", "faulthandler", "-c", boot)
+	args = append(args, optionsFor(vars)...)
+	return append(args, "-X", "faulthandler", "-c", boot), env, hidden
+}
+
+// pythonVars are the variables that Python itself reads, and that say something.
+func pythonVars(env []string) map[string]string {
+	vars := map[string]string{}
+	for _, v := range env {
+		if name, value, _ := strings.Cut(v, "="); strings.HasPrefix(name, "PYTHON") && value != "" {
+			vars[name] = value
+		}
+	}
+	return vars
+}
+
+// optionsFor says by options what the variables say.
+func optionsFor(vars map[string]string) (options []string) {
+	if value := vars["PYTHONOPTIMIZE"]; value != "" && value != "0" {
+		option := "-O"
+		if n, err := strconv.Atoi(value); err == nil && n > 1 {
+			option = "-OO"
+		}
+		options = append(options, option)
+	}
+	for _, x := range []struct{ name, option string }{
+		{"PYTHONDEVMODE", "dev"}, {"PYTHONPROFILEIMPORTTIME", "importtime"}, {"PYTHONNODEBUGRANGES", "no_debug_ranges"},
+		{"PYTHONWARNDEFAULTENCODING", "warn_default_encoding"},
+	} {
+		if vars[x.name] != "" {
+			options = append(options, "-X", x.option)
+		}
+	}
+	for _, x := range []struct{ name, option string }{
+		{"PYTHONTRACEMALLOC", "tracemalloc"}, {"PYTHONUTF8", "utf8"}, {"PYTHONINTMAXSTRDIGITS", "int_max_str_digits"},
+	} {
+		// Of what is no number Python would say so and end.
+		if _, err := strconv.ParseUint(vars[x.name], 10, 31); err == nil {
+			options = append(options, "-X", x.option+"="+vars[x.name])
+		}
+	}
+	for filter := range strings.SplitSeq(vars["PYTHONWARNINGS"], ",") {
+		if filter != "" {
+			options = append(options, "-W", filter)
+		}
+	}
+	return options
+}
+
+// honoured are Python's variables that have their effect in a worker: by optionsFor, by the runtime, or because a worker is so always.
+var honoured = []string{
+	"PYTHONOPTIMIZE", "PYTHONDEVMODE", "PYTHONPROFILEIMPORTTIME", "PYTHONNODEBUGRANGES", "PYTHONWARNDEFAULTENCODING", "PYTHONTRACEMALLOC", "PYTHONUTF8",
+	"PYTHONINTMAXSTRDIGITS", "PYTHONWARNINGS", "PYTHONHASHSEED", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONNOUSERSITE",
+	"PYTHONUNBUFFERED", "PYTHONFAULTHANDLER", "PYTHONSAFEPATH",
+}
+
+// ignoredVars names Python's variables in env that have no effect in a worker.
+func ignoredVars(env []string) (names []string) {
+	for name := range pythonVars(env) {
+		if !slices.Contains(honoured, name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // helloArgs is docs/protocol.md, "Hello".
@@ -81,14 +184,18 @@ type helloArgs struct {
 	BegunFD         int      `json:"begun_fd,omitempty"`
 	LeashFD         int      `json:"leash_fd,omitempty"`
 	Runtime         string   `json:"runtime"`
+	LogWord         string   `json:"log_word"` // behind the sources, so that no sample of this line has it
+
+	Environ map[string]string `json:"environ,omitempty"`
 }
 
-func helloRequest(cfg *Config, workerID string, rep *reporter) (request, error) {
+func helloRequest(cfg *Config, workerID, word string, rep *reporter) (request, error) {
 	_, packed := pythonRuntime()
+	_, _, hidden := pythonCommand(cfg)
 	hello := helloArgs{
 		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "begun", "log", "each"},
 		Pool: cfg.Name, WorkerID: workerID, MaxMessageBytes: cfg.MaxMessageBytes,
-		Args: append([]string{}, cfg.Args...), LogLevel: pythonLevel(rep.enabled), Runtime: packed,
+		Args: append([]string{}, cfg.Args...), LogLevel: pythonLevel(rep.enabled), Runtime: packed, LogWord: word, Environ: hidden,
 	}
 	if cfg.Script != "" {
 		hello.Script = &cfg.Script

@@ -2,6 +2,7 @@ package pypool
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,7 +31,8 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	}
 	w.proc = proc
 	w.conn = newConn(proc.transport(), env.cfg.MaxMessageBytes)
-	w.log = newStderrLog(proc.stderr(), w.logLine)
+	w.word = rand.Text()
+	w.log = newStderrLog(proc.stderr(), w.word, w.logLine)
 	env.onSpawn(w)
 	go w.watch()
 
@@ -61,7 +63,7 @@ func (w *worker) watch() {
 
 // greet sends hello, which has the runtime import the user's code, and a first ping.
 func (w *worker) greet() (stage string, err error) {
-	hello, err := helloRequest(w.env.cfg, w.id, w.env.reporter)
+	hello, err := helloRequest(w.env.cfg, w.id, w.word, w.env.reporter)
 	if err != nil {
 		return "hello", err
 	}

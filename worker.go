@@ -26,6 +26,7 @@ type worker struct {
 	proc    process
 	conn    *conn
 	log     *stderrLog
+	word    string // of its records on stderr: nobody else knows it
 	started time.Time
 	readyAt time.Time // set before ready is closed
 	ready   chan struct{}
@@ -489,27 +490,28 @@ func nothingWritten(err error) bool {
 	return errors.As(err, &short) && short.n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// logLine sends one line of the worker's output to the log, with the call it belongs to: the record's own, or the current one's.
+// logLine sends one line of the worker's output to the log, with the call that it says it belongs to.
 func (w *worker) logLine(line logLine) {
 	if !w.env.reporter.enabled(line.level) {
 		return
 	}
 	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.pid())}
-	call, session := line.call, line.session
-	if now := w.current.now(); now != nil && (call == 0 || call == now.RequestID) {
-		call, session = now.RequestID, now.Session
-		attrs = append(attrs, slog.String("command", now.Command))
+	if line.command != "" {
+		attrs = append(attrs, slog.String("command", line.command))
 	}
-	if call != 0 {
-		attrs = append(attrs, slog.Uint64("request", call))
+	if line.call != 0 {
+		attrs = append(attrs, slog.Uint64("request", line.call))
 	}
-	if session != "" {
-		attrs = append(attrs, slog.String("session", session))
+	if line.session != "" {
+		attrs = append(attrs, slog.String("session", line.session))
 	}
 	source := "stderr"
 	if line.logger != "" {
 		source = "logging"
 		attrs = append(attrs, slog.String("logger", line.logger))
+	}
+	if line.exc != "" {
+		attrs = append(attrs, slog.String("exc", line.exc))
 	}
 	w.env.reporter.log(line.level, line.text, append(attrs, slog.String("source", source))...)
 }

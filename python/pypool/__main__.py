@@ -19,6 +19,13 @@ from typing import Any, List, Optional
 from . import __version__, _async, _bind, _call, _commands, _describe, _errors, _packages, _start
 from ._protocol import ResultError, encode
 
+#: Python's variables that have their effect in a worker, too: runtime.go, honoured.
+_HONOURED = frozenset(
+    """PYTHONOPTIMIZE PYTHONDEVMODE PYTHONPROFILEIMPORTTIME PYTHONNODEBUGRANGES PYTHONWARNDEFAULTENCODING PYTHONTRACEMALLOC
+    PYTHONUTF8 PYTHONINTMAXSTRDIGITS PYTHONWARNINGS PYTHONHASHSEED PYTHONPATH PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX PYTHONNOUSERSITE
+    PYTHONUNBUFFERED PYTHONFAULTHANDLER PYTHONSAFEPATH""".split()
+)
+
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command line; returns the exit status."""
@@ -114,13 +121,15 @@ def _run(entry: Any, args: Any) -> int:
         return 1
     try:
         result = entry.func(*positional, **keyword)
-        if entry.awaits and hasattr(result, "__await__"):
+        if hasattr(result, "__await__"):
             result = _async.run(result)
-        if entry.streams:
+        if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
             for item in _stream.items_of(result):
-                print(_pretty(item), flush=True)
+                _show(_pretty(item))
         else:
-            print(_pretty(result))
+            _show(_pretty(result))
+    except _Left:
+        raise
     except ResultError as error:
         sys.stderr.write("invalid result: %s (at %s)\n" % (error.fields["message"], error.fields.get("path", "$")))
         return 1
@@ -132,6 +141,17 @@ def _run(entry: Any, args: Any) -> int:
         sys.stderr.write(_errors.format_traceback(error))
         return 1
     return 0
+
+
+class _Left(BaseException):
+    """Whoever read the output has gone: `| head`."""
+
+
+def _show(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise _Left from None
 
 
 def _pretty(value: Any) -> str:
@@ -152,6 +172,12 @@ def _check(script: str) -> int:
         if wanted:
             ok = False
             print("              VIRTUAL_ENV is %s, but this interpreter is not its own: run %s/bin/python" % (wanted, wanted))
+    ignored = sorted(name for name in os.environ if name.startswith("PYTHON") and os.environ[name] and name not in _HONOURED)
+    if ignored:
+        print("              %s: no effect in a worker" % ", ".join(ignored))
+    for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+        if entry and os.path.isfile(os.path.join(entry, "sitecustomize.py")):
+            print("              %s/sitecustomize.py: not run in a worker, import it in the script" % entry.rstrip("/"))
     began = time.monotonic()
     trouble = _load(script)
     seconds = time.monotonic() - began
@@ -182,5 +208,16 @@ def _missing_module(trouble: str) -> str:
     return last.partition(mark)[2].partition("'")[0] if mark in last else ""
 
 
+def run() -> int:
+    """`main`, whose reader may leave before the end."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except (_Left, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be flushed goes nowhere
+        return 128 + 13  # as a program that SIGPIPE has ended
+    return status
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 
+from ._call import CALL, RUNNING
+from ._life import note
+from ._stdio import LOG
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Awaitable, Optional
+    from typing import Any, AsyncIterator, Awaitable, Iterator, Optional
 
 _loop: Optional[asyncio.AbstractEventLoop] = None
 
 
 def run(awaitable: Awaitable[Any]) -> Any:
     """Run an awaitable to its end and return its result. Tasks it started and did not await go on during the next call."""
-    return event_loop().run_until_complete(_await(awaitable))
+    loop = event_loop()
+    return _finish(loop, loop.create_task(_await(awaitable)))
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
@@ -24,5 +29,65 @@ def event_loop() -> asyncio.AbstractEventLoop:
     return _loop
 
 
+def items(source: AsyncIterator[Any]) -> Iterator[Any]:
+    """An async generator as a plain one. All its steps run in one task, so that context variables and timeouts outlive a step."""
+    loop = event_loop()
+    wish = loop.create_future()
+
+    async def steps() -> None:
+        nonlocal wish
+        _begin()
+        try:
+            while await wish:
+                wish = loop.create_future()
+                item = await source.__anext__()
+                answer.set_result(item)
+        except StopAsyncIteration:
+            pass
+        finally:
+            close = getattr(source, "aclose", None)
+            if close is not None:
+                await close()
+
+    task = loop.create_task(steps())
+    try:
+        while True:
+            answer = loop.create_future()
+            wish.set_result(True)
+            _finish(loop, asyncio.wait((answer, task), return_when=asyncio.FIRST_COMPLETED), task)
+            if not answer.done():
+                break
+            yield answer.result()
+    except GeneratorExit:
+        wish.set_result(False)
+        _finish(loop, task)
+        raise
+    task.result()
+
+
+def _finish(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any], task: Optional[asyncio.Task[Any]] = None) -> Any:
+    """Run the loop until the awaitable is done. Other tasks run meanwhile: that one of them exits is not this call's failure."""
+    future = asyncio.ensure_future(awaitable, loop=loop)
+    own = task or future
+    LOG.looping = True
+    try:
+        while True:
+            try:
+                return loop.run_until_complete(future)
+            except (SystemExit, KeyboardInterrupt) as error:
+                if own.done():
+                    raise
+                note("a task that a call has left behind raised %s" % type(error).__name__)
+    finally:
+        LOG.looping = False
+
+
+def _begin() -> None:
+    request = RUNNING.request
+    if request is not None:
+        CALL.set((request[0], request[3], request[1]))
+
+
 async def _await(awaitable: Awaitable[Any]) -> Any:
+    _begin()
     return await awaitable

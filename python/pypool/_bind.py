@@ -72,6 +72,12 @@ def _prepare(entry: Command) -> None:
     if function is not None and _is_plain(function):
         entry.direct = entry.func
         return
+    if function is None:
+        from . import _wrapped
+
+        if _wrapped.is_wrapped(entry.func):
+            entry.adapt = _wrapped.adapter(entry)
+            return
     signature = _signature(entry)
     from . import _hints
 
@@ -181,7 +187,10 @@ def _expected(parameter: inspect.Parameter) -> str:
 
 
 def _nearest(name: str, names: Any) -> str:
-    from difflib import get_close_matches
+    try:
+        from difflib import get_close_matches
+    except Exception:
+        return ""  # no descriptor is left to load it with, say
 
     close = get_close_matches(name, list(names), 1)
     return ", did you mean %r?" % close[0] if close else ""

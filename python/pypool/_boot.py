@@ -28,6 +28,8 @@ def _pypool_boot():
         os.write(channel[1], line.encode("ascii", "replace"))
         os._exit(1)
 
+    if sys.path[:1] == [""]:
+        del sys.path[0]  # the working directory: the host has had to start Python without -I
     channel = [private(0), private(1), private(2)]
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -80,6 +82,7 @@ def _pypool_boot():
         if name == "pypool" or name.startswith("pypool."):
             del sys.modules[name]
     sys.modules["pypool._finder"] = finder = type(sys)("pypool._finder")  # or it would be compiled again
+    finder.__dict__["__builtins__"] = dict(vars(sys.modules["builtins"]))  # its own, as all modules of the runtime have
     exec(compile(finder_source, "<pypool>/_finder.py", "exec"), finder.__dict__)
     finder.install(sources)
 

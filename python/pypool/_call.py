@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from time import monotonic
 
+try:
+    from _contextvars import ContextVar
+except ImportError:
+    from contextvars import ContextVar
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Any, Optional, Tuple
 
     from ._protocol import Request
 
@@ -48,12 +53,15 @@ class _Running:
 
 
 RUNNING = _Running()
+#: Id, session and command of the call for which a task of asyncio was made. Elsewhere it has no value: the loop saves the time.
+CALL: ContextVar[Optional[Tuple[int, Optional[str], str]]] = ContextVar("pypool_call")
 
 
 def current_call() -> Call:
-    """The call that is being served. Raises LookupError outside a call: at import, in a setup, in a thread left behind."""
-    request = RUNNING.request
-    if request is None:
+    """The call that is being served. Raises LookupError outside a call: at import, in a setup, in what a call left behind."""
+    request: Any = RUNNING.request
+    known: Any = CALL.get(None)
+    if request is None or (known is not None and known[0] != request[0]):
         raise LookupError("no call is running: current_call() works inside a command or a program only")
     id, _, _, session_id, timeout_ms, _, trace = request
     deadline = None if timeout_ms is None else RUNNING.began / 1e9 + timeout_ms / 1000.0

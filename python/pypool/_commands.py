@@ -23,15 +23,15 @@ _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200  # inspect.CO_*, wi
 class Command:
     """One registered callable. `adapt` is None until the first call has looked at its parameters, see `_bind.prepare`."""
 
-    __slots__ = ("name", "what", "func", "streams", "awaits", "adapt", "direct")
+    __slots__ = ("name", "what", "func", "streams", "adapt", "direct")
 
     def __init__(self, name: str, what: str, func: Callable[..., Any]) -> None:
         self.name = name
         self.what = what  # "command" or "program"
         self.func = func
         flags = _flags(func)
+        #: It cannot but return a generator. What a decorated function returns is seen when it has been called.
         self.streams = bool(flags & (_GENERATOR | _ASYNC_GENERATOR))
-        self.awaits = bool(flags & (_COROUTINE | _ASYNC_GENERATOR))
         #: Makes (positional, keyword) arguments of a request's args; raises BindError.
         self.adapt: Optional[Callable[[Any], Any]] = None
         #: The callable itself, once it is known that calling it with the plain JSON arguments is right; else None.
@@ -39,6 +39,8 @@ class Command:
 
 
 COMMANDS: Dict[str, Command] = {}
+#: Commands that can be called with the JSON arguments as they are; filled by each one's first call (`_dispatch`).
+DIRECT: Dict[str, Callable[..., Any]] = {}
 PROGRAMS: Dict[str, Command] = {}
 SETUPS: List[Callable[[], Any]] = []
 
@@ -125,9 +127,14 @@ def _add(registry: Dict[str, Command], what: str, name: Any, func: Any) -> None:
     if what == "command" and name in BUILTINS:
         raise ValueError("command name %r is pypool's own: choose another" % name)
     if name in registry:
-        from ._callables import where
+        from . import _callables
 
-        raise ValueError("%s %r is registered twice: by %s and %s" % (what, name, where(registry[name].func), where(func)))
+        problem = _callables.twice(registry[name].func, func)
+        if problem:
+            raise ValueError("%s %r is registered twice%s" % (what, name, problem))
+        DIRECT.pop(name, None)
+        if isinstance(func, type) and not isinstance(registry[name].func, type):
+            func = func()  # a reload after the setups
     registry[name] = Command(name, what, func)
 
 
@@ -135,6 +142,6 @@ def _flags(func: Any) -> int:
     if hasattr(func, "__wrapped__") or not hasattr(func, "__code__"):
         from . import _callables
 
-        func = _callables.unwrap(func)
+        func = _callables.called(func)
     code = getattr(func, "__code__", None)
     return code.co_flags if code is not None else 0

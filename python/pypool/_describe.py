@@ -25,7 +25,7 @@ class _Words:
 
 def describe(entry: Command) -> Dict[str, Any]:
     """One entry of list_commands. `default` is present only when it is JSON."""
-    kind = "program" if entry.what == "program" else "generator" if entry.streams else "function"
+    kind = "program" if entry.what == "program" else "generator" if entry.streams or _generates(entry.func) else "function"
     return {
         "name": entry.name,
         "doc": _doc(entry.func),
@@ -34,6 +34,14 @@ def describe(entry: Command) -> Dict[str, Any]:
         "params": _params(entry.func),
         "returns": _returns(entry.func),
     }
+
+
+def _generates(func: Any) -> bool:
+    """Whether the innermost function is a generator. What a decorator makes of it is not to be seen."""
+    from ._callables import unwrap
+
+    inner = unwrap(func)
+    return inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
 
 
 def _doc(func: Any) -> str:

@@ -24,21 +24,45 @@ def run(worker: Worker, id: int, entry: Command, args: Any, stream: bool) -> str
         from . import _failure
 
         return _failure.refused(worker, id, error.fields())
-    if entry.direct is not None and entry.what == "command" and not (entry.streams or entry.awaits):
+    if entry.direct is not None and entry.what == "command" and not entry.streams:
         worker.direct[entry.name] = entry.direct
     try:
-        result = entry.func(*positional, **keyword)
-        if entry.awaits and hasattr(result, "__await__"):
-            from . import _async
-
-            result = _async.run(result)
-        if stream:
-            from . import _stream
-
-            return _stream.run(worker, id, result)
-        return worker.succeeded(id, encode(result))
+        return finish(worker, id, entry, entry.func(*positional, **keyword), stream)
     except BaseException as error:
         return worker.failed(id, error, entry, args)
+
+
+def finish(worker: Worker, id: int, entry: Command, result: Any, stream: bool) -> str:
+    """The final line for what a handler has returned, which decides what it is: a value, an awaitable, items."""
+    awaits = hasattr(result, "__await__")
+    if awaits or hasattr(result, "__next__") or hasattr(result, "__anext__"):
+        entry.direct = None  # it needs this way each time
+        worker.direct.pop(entry.name, None)
+        if entry.adapt is None:
+            entry.adapt = _as_it_is(entry)
+    if awaits:
+        from . import _async
+
+        result = _async.run(result)
+    if stream:
+        from . import _stream
+
+        return _stream.run(worker, id, result)
+    if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
+        _discard(result)
+        message = "%s %r returned a generator: call it with Stream or Each" % (entry.what, entry.name)
+        raise ResultError("invalid_result", message=message, path="$")
+    return worker.succeeded(id, encode(result))
+
+
+def _as_it_is(entry: Command) -> Any:
+    return lambda args: _bind._split(entry, args)
+
+
+def _discard(result: Any) -> None:
+    close = getattr(result, "close", None)
+    if close is not None:
+        close()
 
 
 def send_item(worker: Worker, id: int, text: str) -> None:

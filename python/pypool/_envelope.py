@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json.decoder  # noqa: F401  CPython's C scanner raises its JSONDecodeError, and up to 3.12 nothing at all where that is not loaded
 
+from ._failure import id_of
 from ._protocol import EACH, MAX_ID, Control, RequestError, Several, scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional
+    from typing import Any, Callable, Dict, List
 
     from ._protocol import Request
 
@@ -153,14 +154,3 @@ def _skip(text: str, at: int) -> int:
     while text[at : at + 1] in (" ", "\t", "\r", "\n") and at < len(text):
         at += 1
     return at
-
-
-def id_of(text: str) -> Optional[int]:
-    """The id of a line that cannot be read as a whole, by its prefix; None when that does not show it."""
-    if not text.startswith('{"id":'):
-        return None
-    try:
-        id, _ = scan(text, 6)
-    except (ValueError, StopIteration, RecursionError):
-        return None
-    return id if type(id) is int and 0 < id <= MAX_ID else None

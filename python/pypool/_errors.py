@@ -3,51 +3,91 @@
 from __future__ import annotations
 
 import os
-import sys
-import traceback
+
+from ._life import note as note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
-    from typing import Any, Dict, Iterable, List, Optional
+    from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 #: Characters of a message or a traceback that travel; an exception may hold a whole document.
 MAX_MESSAGE = 64 * 1024
 MAX_TRACEBACK = 256 * 1024
 #: What lies below these is not the user's own code.
-_STDLIB = os.path.dirname(getattr(os, "__file__", None) or "") + os.sep
+_STDLIB = (getattr(os, "__file__", None) or "").rpartition(os.sep)[0] + os.sep
 _INSTALLED = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
+#: Places that a traceback of our own shows at either end.
+SHOWN = 50
 
 
 def exception_fields(error: BaseException, whole: bool = False) -> Dict[str, Any]:
     """type, module, message, traceback, notes, and code for a SystemExit. Never raises, whatever the exception's methods do."""
-    kind = type(error)
+    module, name = _names(type(error))
     fields: Dict[str, Any] = {
-        "type": kind.__qualname__,
-        "module": str(kind.__module__),
-        "message": _clip(_text(error), MAX_MESSAGE),
+        "type": name,
+        "module": module,
+        "message": _clip(text_of(error), MAX_MESSAGE),
         "traceback": _clip(format_traceback(error, whole), MAX_TRACEBACK),
-        "notes": [_clip(_text(note), MAX_MESSAGE) for note in _notes(error)],
+        "notes": [_clip(text_of(note), MAX_MESSAGE) for note in _notes(error)],
     }
     fields.update(_place(error))
     if isinstance(error, SystemExit):
         code = error.code
-        fields["code"] = code if code is None or type(code) in (int, str) else _text(code)
+        fields["code"] = code if code is None or type(code) in (int, str) else text_of(code)
     return fields
 
 
 def format_traceback(error: BaseException, whole: bool = False) -> str:
-    """The traceback as Python prints it, without the runtime's own frames on top unless `whole` asks for them."""
+    """The traceback as Python prints it, without the runtime's own frames on top unless `whole` asks for them.
+
+    `traceback` is not loaded in every worker, and may be out of reach by now: no descriptor is left, the path was emptied, the root
+    directory is another. It may also have been tampered with. The places are told without it, too.
+    """
+    trace = None
     try:
         trace = error.__traceback__ if whole else _user_part(error.__traceback__)
-        lines = traceback.format_exception(type(error), error, trace)
-        return "".join(lines)
-    except BaseException as failure:
-        return "%s: %s\n(the traceback cannot be formatted: %s)\n" % (
-            type(error).__name__,
-            _text(error),
-            type(failure).__name__,
-        )
+        import traceback
+
+        text = "".join(traceback.format_exception(type(error), error, trace))
+        if text:
+            return text
+    except MemoryError:
+        raise
+    except BaseException:
+        pass
+    return _plain_traceback(error, trace)
+
+
+def _plain_traceback(error: BaseException, trace: Optional[TracebackType]) -> str:
+    """The outermost and the innermost places, and those of the exceptions that led to this one, without the lines' text."""
+    parts: List[str] = []
+    seen: List[BaseException] = []
+    current: Optional[BaseException] = error
+    while current is not None and len(seen) < 20 and current not in seen:
+        seen.append(current)
+        places = []
+        at = trace if current is error else current.__traceback__
+        while at is not None:
+            code = at.tb_frame.f_code
+            places.append('  File "%s", line %d, in %s\n' % (code.co_filename, at.tb_lineno or 0, code.co_name))
+            at = at.tb_next
+        if len(places) > 2 * SHOWN:
+            places[SHOWN:-SHOWN] = ["  ... %d places left out ...\n" % (len(places) - 2 * SHOWN)]
+        module, name = _names(type(current))
+        name, text = name if module == "builtins" else module + "." + name, text_of(current)
+        head = "Traceback (most recent call last):\n" if places else ""
+        parts.append(head + "".join(places) + name + (": " + text if text else "") + "\n")
+        cause = current.__cause__
+        if cause is not None:
+            parts.append("\nThe above exception was the direct cause of the following exception:\n\n")
+        elif current.__context__ is not None and not current.__suppress_context__:
+            cause = current.__context__
+            parts.append("\nDuring handling of the above exception, another exception occurred:\n\n")
+        current = cause
+    if len(parts) % 2 == 0:
+        del parts[-1]
+    return "".join(reversed(parts))
 
 
 def _user_part(trace: Optional[TracebackType]) -> Optional[TracebackType]:
@@ -61,7 +101,7 @@ def _is_ours(frame: FrameType) -> bool:
     # __package__ first: under `python -m pypool` the command line's own module is called __main__.
     name = frame.f_globals.get("__package__") or frame.f_globals.get("__name__") or ""
     package = str(name).partition(".")[0]
-    return package in ("pypool", "asyncio", "importlib", "_frozen_importlib", "_frozen_importlib_external")
+    return package in ("pypool", "asyncio", "uvloop", "importlib", "_frozen_importlib", "_frozen_importlib_external")
 
 
 def _place(error: BaseException) -> Dict[str, Any]:
@@ -87,7 +127,14 @@ def _is_own(file: str) -> bool:
     return not (file.startswith(("<", _STDLIB)) or any(part in file for part in _INSTALLED))
 
 
-def _text(value: object) -> str:
+def _names(kind: type) -> Tuple[str, str]:
+    try:
+        return str(kind.__module__), str(kind.__qualname__)
+    except BaseException:  # a metaclass can do that
+        return "builtins", "Exception"
+
+
+def text_of(value: object) -> str:
     try:
         return str(value)
     except BaseException as failure:
@@ -111,18 +158,13 @@ def _clip(text: str, limit: int) -> str:
 
 def unknown(what: str, name: str, names: Iterable[str]) -> Dict[str, Any]:
     """The error object for a command or program that nobody registered; names come nearest first."""
-    from difflib import SequenceMatcher
+    wanted, ordered = name[:128].lower(), list(names)
+    try:
+        from difflib import SequenceMatcher
 
-    wanted = name[:128].lower()
-    ordered = sorted(names, key=lambda other: -SequenceMatcher(None, wanted, other.lower()).ratio())
+        ordered.sort(key=lambda other: -SequenceMatcher(None, wanted, other.lower()).ratio())
+    except Exception:
+        pass  # it cannot be loaded any more: in the order of registration, then
     message = "unknown %s %r" % (what, name[:128])
     message += "; known are: " + ", ".join(ordered[:10]) if ordered else "; none is registered"
     return {"kind": "unknown_command", "message": message, "what": what, "names": ordered}
-
-
-def note(text: str) -> None:
-    """A line for the worker's log, from the runtime itself."""
-    try:
-        sys.stderr.write("pypool: " + text + "\n")
-    except BaseException:
-        pass

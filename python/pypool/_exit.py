@@ -23,7 +23,7 @@ def finish(code: int) -> NoReturn:
 
     def expire() -> None:
         sleep(EXIT_TIME)
-        os._exit(code)
+        _life.end(code)
 
     try:
         import faulthandler
@@ -33,13 +33,13 @@ def finish(code: int) -> NoReturn:
         null = os.open(os.devnull, os.O_WRONLY)
         faulthandler.dump_traceback_later(2 * EXIT_TIME, exit=True, file=null)
     except Exception:
-        os._exit(code)
-    for step in (_join_threads, _run_atexit, _flush):
+        _life.end(code)
+    for step in (_join_threads, _run_atexit, _stop_trackers, _flush):
         try:
             step()
         except BaseException as error:
             _complain(error)
-    os._exit(code)
+    _life.end(code)
 
 
 def _join_threads() -> None:
@@ -53,6 +53,14 @@ def _run_atexit() -> None:
     import atexit
 
     atexit._run_exitfuncs()
+
+
+def _stop_trackers() -> None:
+    """Have what is left of shared memory removed now."""
+    for name in ("multiprocessing", "joblib.externals.loky.backend", "loky.backend"):
+        tracker = getattr(sys.modules.get(name + ".resource_tracker"), "_resource_tracker", None)
+        if tracker is not None and hasattr(tracker, "_stop"):
+            tracker._stop()
 
 
 def _flush() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from . import _life
+from . import _errors, _life
 from ._call import RUNNING
-from ._protocol import EACH, ResultError, encode_raw
+from ._protocol import EACH, MAX_ID, ResultError, encode_raw, scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional
+    from typing import Any, Dict, NoReturn, Optional
 
     from ._commands import Command
     from ._protocol import Line, RequestError
@@ -24,23 +24,36 @@ def answer(worker: Worker, id: int, error: BaseException, entry: Optional[Comman
         escaped(worker, b"", id, error, True)
     if isinstance(error, ResultError):
         return _fitting(worker, id, dict(error.fields, kind=error.kind))
-    if entry is not None and type(error) is TypeError and _not_entered(error):
-        from . import _bind
-
-        refused = _bind.mismatch(entry, args)
-        if refused:
-            return _fitting(worker, id, refused.fields())
-    from . import _errors
-
+    if entry is not None and type(error) is TypeError:
+        refused = _mismatch(entry, args, error)
+        if refused is not None:
+            return _fitting(worker, id, refused)
     fields: Dict[str, Any] = {"kind": "python_exception"}
     fields.update(_errors.exception_fields(error))
     return _fitting(worker, id, fields)
 
 
+def _mismatch(entry: Command, args: Any, error: TypeError) -> Optional[Dict[str, Any]]:
+    """The error object for a call that Python has refused to enter; None when the arguments are not to blame."""
+    message = ""
+    try:
+        if _not_entered(error):
+            from . import _bind
+
+            refused = _bind.mismatch(entry, args)
+            return None if refused is None else refused.fields()
+        if hasattr(entry.func, "__wrapped__"):
+            from . import _wrapped
+
+            message = _wrapped.refused_inside(entry, error)
+    except Exception:  # what looks at signatures cannot be loaded any more: Python's own words must do
+        if type(entry.func) is type(_mismatch) and _not_entered(error):  # of C code nobody knows whether it has begun
+            message = "%s: %s" % (entry.name, error)
+    return {"kind": "invalid_arguments", "message": message} if message else None
+
+
 def internal(worker: Worker, id: int, error: BaseException) -> str:
     """The final line for an exception that is the runtime's own, with all frames: somebody has to find that mistake."""
-    from . import _errors
-
     fields: Dict[str, Any] = {"kind": "internal"}
     fields.update(_errors.exception_fields(error, whole=True))
     return refused(worker, id, fields)
@@ -62,11 +75,9 @@ def escaped(worker: Worker, line: Optional[Line], id: int, error: BaseException,
 
     `line` is the request's, None while none was in hand; `id` is 0 until it has been read as a whole.
     """
-    if isinstance(error, OSError) and error.errno is not None:
-        from . import _errors
-
+    if isinstance(error, OSError) and _in_channel(error):
         _errors.note("the channel to the host is closed: %s" % error)  # the host looks for these words
-        _life.host_gone()  # nobody reads answers any more; a TimeoutError("...") somebody raised has no errno
+        _life.host_gone()  # nobody reads answers any more
     lines = worker.channel.lines
     if lines and lines[-1] is line:
         del lines[-1]  # struck while it was taken
@@ -75,32 +86,53 @@ def escaped(worker: Worker, line: Optional[Line], id: int, error: BaseException,
         # Whether the answer is out cannot be known, and a second one would be worse than none. Or a line was too long to be
         # kept, or not yet taken apart into its requests: what has been read of it is lost, so the worker is.
         try:
-            from . import _errors
-
             trace = _errors.format_traceback(error, whole=True)
             _errors.note("the worker ends, because a line was read or written only in part:\n" + trace)
         except BaseException:
             pass  # no memory, or struck again: it ends without a word then
-        from . import _exit
-
-        _exit.finish(1)
+        end()
     unread = None
     if isinstance(line, tuple):
         unread = line[0]
     elif not id and line is not None:
-        from . import _envelope
-
-        unread = _envelope.id_of(bytes(line[:64]).decode("utf-8", "replace"))
+        unread = id_of(bytes(line[:64]).decode("utf-8", "replace"))
     if id:
         worker.channel.write(worker.failed(id, error))
     elif unread:
         message = "the arguments cannot be read: %s" % type(error).__name__
         worker.channel.write(refused(worker, unread, {"kind": "invalid_arguments", "message": message}))
     else:
-        from . import _errors
-
         _errors.note("raised between two calls, by a signal handler perhaps:\n" + _errors.format_traceback(error))
     RUNNING.request = None
+
+
+def end() -> NoReturn:
+    """End the worker, in order if that can be."""
+    try:
+        from . import _exit
+
+        _exit.finish(1)
+    finally:
+        _life.end(1)
+
+
+def _in_channel(error: BaseException) -> bool:
+    """Whether reading or writing a line has raised this, and neither a signal handler that ran meanwhile nor anything else."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") == "pypool._channel"
+
+
+def id_of(text: str) -> Optional[int]:
+    """The id of a line that cannot be read as a whole, by its prefix; None when that does not show it."""
+    if not text.startswith('{"id":'):
+        return None
+    try:
+        id, _ = scan(text, 6)
+    except (ValueError, StopIteration, RecursionError):
+        return None
+    return id if type(id) is int and 0 < id <= MAX_ID else None
 
 
 def error_line(id: Optional[int], fields: Dict[str, Any]) -> str:

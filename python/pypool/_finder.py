@@ -10,7 +10,9 @@ from __future__ import annotations
 # The frozen half of importlib is in every interpreter's memory; importlib.util would cost milliseconds at each start.
 import _frozen_importlib as _bootstrap
 import _frozen_importlib_external as _external
+import builtins
 import sys
+from _thread import RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +23,27 @@ if TYPE_CHECKING:
     Hook = Callable[[ModuleType], None]
 
 PACKAGE = "pypool"
+#: The runtime's modules, by name without the package's.
+_MODULES: Dict[str, ModuleType] = {}
+_plain_import = builtins.__import__
+
+
+def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+    """What `import` does in the runtime's modules. Among themselves they find each other whatever has become of sys.modules,
+    sys.meta_path and sys.path, for an exception can be told only so; and at half the cost that importlib has.
+    """
+    if level != 1 or _finder is None:
+        return _plain_import(name, globals, locals, fromlist, level)
+    for key in (name,) if name else fromlist:
+        if key in _finder.sources and (key not in _MODULES or getattr(_MODULES[key].__spec__, "_initializing", False)):
+            _finder.load(key)
+    return _MODULES[name or "__init__"]
+
+
+#: The runtime's own copy: what a script puts in the place of a builtin does not reach it. This module has one from `_boot`.
+_BUILTINS = dict(vars(builtins), __import__=_import)
+_LOCK = RLock()
+_Module = type(sys)
 
 
 class _Loader:
@@ -34,6 +57,8 @@ class _Loader:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
+        module.__dict__["__builtins__"] = _BUILTINS
+        _MODULES[self._filename[len(PACKAGE) + 3 : -3]] = module
         exec(self.get_code(), module.__dict__)
 
     def get_code(self, name: str = "") -> CodeType:
@@ -83,6 +108,25 @@ class Finder:
             return self._hooked(name, path)
         return None
 
+    def load(self, key: str) -> None:
+        """Load a module of the runtime as an import does, but for the search."""
+        name = PACKAGE + "." + key
+        with _LOCK:
+            if key in _MODULES:
+                return  # by another thread, meanwhile; or this one is about it
+            spec: Any = self._runtime(name)
+            spec._initializing = True
+            sys.modules[name] = module = _Module(name)
+            module.__spec__, module.__loader__, module.__package__ = spec, spec.loader, PACKAGE
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                _MODULES.pop(key, None)
+                sys.modules.pop(name, None)
+                raise
+            spec._initializing = False
+            setattr(_MODULES["__init__"], key, module)
+
     def _runtime(self, name: str) -> Optional[ModuleSpec]:
         key = name[len(PACKAGE) + 1 :] or "__init__"
         source = self.sources.get(key)
@@ -104,10 +148,17 @@ class Finder:
         return None
 
 
+_finder: Any = None
+
+
 def install(sources: Dict[str, str]) -> Finder:
     """Put the runtime in front of every other finder, so that an installed package of the same name never shadows it."""
-    finder = Finder(sources)
+    global _finder
+    finder = _finder = Finder(sources)
     sys.meta_path.insert(0, finder)
+    own = sys.modules.get(PACKAGE + "._finder")
+    if own is not None and own.__dict__ is globals():
+        _MODULES["_finder"] = own
     return finder
 
 

@@ -7,12 +7,15 @@ from _thread import start_new_thread
 from time import sleep
 
 from ._call import RUNNING
+from ._stdio import LOG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, NoReturn, Optional
 
 _SIGKILL = 9
+#: Kept: a script may put something else in its place.
+end, _kill, _write = os._exit, os.kill, os.write
 
 
 class _Watch:
@@ -26,19 +29,33 @@ class _Watch:
 WATCH = _Watch()
 
 
-def host_gone() -> NoReturn:
-    """The host died without a goodbye: take the whole process group along, so that no grandchild is left behind.
+def note(text: str) -> None:
+    """A line of the runtime itself, on the private stderr. Never raises, and needs nothing that a script can take away."""
+    data = ("pypool: " + text + "\n").encode("utf-8", "backslashreplace")
+    for fd in (LOG.err, 2):
+        try:
+            _write(fd, data)
+            return
+        except BaseException:
+            pass  # closed by a handler: perhaps the other one is not
+
+
+def host_gone(why: str = "") -> NoReturn:
+    """The host died without a goodbye, or the worker cannot go on, which is said: take the whole process group along, so that no
+    grandchild is left behind.
 
     A forked child that returned from its handler comes here too, see `guard_forks`; it just ends.
     """
     if os.getpid() != WATCH.pid:
-        os._exit(0)
+        end(0)
+    if why:
+        note(why)
     try:
         if os.getpgrp() == os.getpid():
-            os.kill(0, _SIGKILL)
+            _kill(0, _SIGKILL)
     except (AttributeError, OSError):
         pass  # no groups on Windows
-    os._exit(1)
+    end(1)
 
 
 def watch_host(fd: int) -> None:

@@ -1,63 +1,117 @@
-"""Python's `logging` and `warnings` as records on stderr that the host turns into its own: "\\x1epypool:{...}"."""
+"""Python's `logging` and `warnings`, loguru and structlog as records that the host turns into its own.
+
+A record goes to the host when it reaches the root logger, whatever handlers a script has put there or taken away, or when one
+of another logger writes it to stdout or stderr. What handlers write there is a rendering of that record: it is held back.
+"""
 
 from __future__ import annotations
 
-import os
 import sys
+from _thread import get_ident
 
-from ._call import RUNNING
-from ._protocol import encode
+from . import _finder, _life, _output
+from ._output import HELD
+from ._stdio import LOG, Printed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict
+    from typing import Any, Callable, Dict
 
-MARK = b"\x1epypool:"
-#: Characters of a message and of a traceback that travel, so that a record stays a line the host accepts.
+#: Characters of a message and of a traceback that travel.
 MAX_TEXT = 16 * 1024
+_SENT = "_pypool_sent"
 
 
-def install(logging: Any, err: int, level: int) -> None:
-    """Send the root logger's records to the host; `err` is the private copy of stderr."""
-
-    class HostHandler(logging.Handler):  # type: ignore[misc]
-        """Writes each record with one write(2), never fails a call."""
-
-        def emit(self, record: Any) -> None:
-            try:
-                os.write(err, format_record(record))
-            except OSError:
-                pass
-            except Exception:
-                self.handleError(record)
-
-    handler = HostHandler()
-    handler.set_name("pypool")
+def install(logging: Any, level: int) -> None:
+    """Hook for `logging`."""
     root = logging.getLogger()
-    root.addHandler(handler)
     if root.level == logging.WARNING:
         root.setLevel(level)
-    _tame_basic_config(logging, root, handler)
+    call_handlers, handle, handle_error = logging.Logger.callHandlers, logging.Handler.handle, logging.Handler.handleError
 
+    def callHandlers(self: Any, record: Any) -> None:  # noqa: N802
+        logger = self
+        while logger.propagate and logger.parent is not None:
+            logger = logger.parent
+        if logger.parent is None:
+            _send(record)
+        _hold(record, call_handlers, self, record)
 
-def _tame_basic_config(logging: Any, root: Any, handler: Any) -> None:
-    """Let logging.basicConfig set what it sets, but not write to stderr a second time what the host gets already."""
-    original = logging.basicConfig
+    def handle_held(self: Any, record: Any) -> Any:
+        return _hold(record, handle, self, record)  # not called by callHandlers alone: a QueueListener does so, too
 
-    def basicConfig(**options: Any) -> None:  # noqa: N802
-        ours = handler in root.handlers
-        root.removeHandler(handler)
+    def handleError(self: Any, record: Any) -> None:  # noqa: N802
+        held = HELD.pop(get_ident(), None)  # what a handler could not do is no rendering
         try:
-            original(**options)
+            handle_error(self, record)
         finally:
-            if ours or options.get("force"):
-                for other in list(root.handlers):
-                    if type(other) is logging.StreamHandler and other.stream in (sys.stdout, sys.stderr):
-                        root.removeHandler(other)
-                root.addHandler(handler)
+            if held is not None:
+                HELD[get_ident()] = held
 
-    basicConfig.__doc__ = original.__doc__
-    logging.basicConfig = basicConfig
+    logging.Logger.callHandlers, logging.Handler.handle, logging.Handler.handleError = callHandlers, handle_held, handleError
+    _finder.when_imported("loguru._simple_sinks", loguru)  # both of them import logging first
+    _finder.when_imported("structlog._output", structlog)
+
+
+def _hold(record: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """Call function; what it writes to stdout and stderr is the record, which is sent once in its stead."""
+    thread = get_ident()
+    if thread in HELD or not LOG.mark:
+        return function(*args)
+    HELD[thread] = 0
+    try:
+        return function(*args)
+    finally:
+        if HELD.pop(thread, 0):
+            _send(record)
+
+
+def _send(record: Any) -> None:
+    """Send a record of `logging`, once. Never fails a call."""
+    if record.__dict__.get(_SENT):
+        return
+    record.__dict__[_SENT] = True
+    try:
+        exc = ""
+        if record.exc_info and record.exc_info[1] is not None:
+            from . import _errors
+
+            exc = _errors.format_traceback(record.exc_info[1])
+        elif record.exc_text:
+            exc = record.exc_text
+        _emit(record.levelno, record.name, _message(record), exc)
+    except Exception as error:
+        _life.note("a record of logging cannot be told: %s" % type(error).__name__)
+
+
+def _message(record: Any) -> str:
+    try:
+        return str(record.getMessage())
+    except Exception as error:
+        return "%r, whose arguments do not fit (%s): %s" % (record.msg, type(error).__name__, _repr(record.args))
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return "?"
+
+
+def _emit(level: int, logger: str, message: str, exc: str = "") -> None:
+    fields: Dict[str, Any] = {"level": level, "logger": logger, "message": _clean(message)}
+    if exc:
+        fields["exc"] = _clean(exc)
+    try:
+        _output.record(fields)
+    except OSError:
+        pass  # nobody listens
+
+
+def _clean(text: str) -> str:
+    if len(text) > MAX_TEXT:
+        text = text[:MAX_TEXT] + "... (%d characters)" % len(text)
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def show_warning(
@@ -73,28 +127,50 @@ def show_warning(
     logging.getLogger("py.warnings").warning("%s", text)
 
 
-def format_record(record: Any) -> bytes:
-    """One log record as the line that docs/protocol.md describes."""
-    fields: Dict[str, Any] = {
-        "level": record.levelno,
-        "logger": record.name,
-        "message": _clean(record.getMessage()),
-    }
-    if record.exc_info and record.exc_info[1] is not None:
-        from . import _errors
-
-        fields["exc"] = _clean(_errors.format_traceback(record.exc_info[1]))
-    elif record.exc_text:
-        fields["exc"] = _clean(record.exc_text)
-    request = RUNNING.request
-    if request is not None:
-        fields["call"] = request[0]
-        if request[3] is not None:
-            fields["session"] = request[3]
-    return MARK + encode(fields).encode("ascii") + b"\n"
+def _ours(stream: Any) -> bool:
+    """Whether what is written to a stream reaches the host's log."""
+    return bool(LOG.mark) and isinstance(getattr(stream, "buffer", None), Printed)
 
 
-def _clean(text: str) -> str:
-    if len(text) > MAX_TEXT:
-        text = text[:MAX_TEXT] + "... (%d characters)" % len(text)
-    return text.encode("utf-8", "replace").decode("utf-8")
+def loguru(sinks: Any) -> None:
+    """Hook for `loguru._simple_sinks`: what a sink would write to stdout or stderr is sent as the record that it is."""
+    plain = sinks.StreamSink.write
+
+    def write(self: Any, message: Any) -> None:
+        record = getattr(message, "record", None)
+        if record is None or not _ours(self._stream):
+            plain(self, message)
+        elif get_ident() in HELD:
+            HELD[get_ident()] += 1  # a handler of logging handed it on: the host has it, or gets it
+        else:
+            from . import _errors
+
+            failure = record["exception"]
+            exc = _errors.format_traceback(failure.value) if failure is not None and failure.value is not None else ""
+            _emit(record["level"].no, record["name"] or "loguru", record["message"], exc)
+
+    sinks.StreamSink.write = write
+
+
+def structlog(output: Any) -> None:
+    """Hook for `structlog._output`: its own loggers print; their methods know the level."""
+    levels = {"debug": 10, "info": 20, "msg": 20, "warning": 30, "warn": 30, "error": 40, "err": 40}
+    levels.update(failure=40, exception=40, critical=50, fatal=50, log=20)
+    for kind, stream in (("PrintLogger", "_file"), ("WriteLogger", "_file")):
+        owner = getattr(output, kind, None)
+        for name, level in levels.items() if owner is not None else ():
+            plain = getattr(owner, name, None)
+            if plain is not None:
+                setattr(owner, name, _structlog_method(plain, stream, level))
+
+
+def _structlog_method(plain: Any, stream: str, level: int) -> Any:
+    def method(self: Any, message: str) -> Any:
+        if not _ours(getattr(self, stream, sys.stdout)):
+            return plain(self, message)
+        text, _, exc = str(message).partition("\n")
+        _emit(level, "structlog", text, exc)
+        return None
+
+    method.__doc__ = plain.__doc__
+    return method

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import __version__, _commands, _finder, _life
+from . import __version__, _commands, _finder, _life, _stdio
 from ._channel import PAGE, Channel
 from ._protocol import SUCCESS, encode
 
@@ -38,17 +38,25 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     _life.guard_forks(fds[:2] + [fd for fd in (stack_fd, leash_fd) if fd is not None], channel.lines)
     _life.watch_host(fds[0])
     worker = _worker.Worker(channel, args)
-    _prepare_logging(args, fds[2])
+    _stdio.install(args.pop("log_word", ""), fds[2])
+    _prepare_logging(args)
     _finder.when_imported("multiprocessing.spawn", _carry)
+    _finder.when_imported("multiprocessing.util", _free_tracker)
+    _finder.when_imported("_posixsubprocess", _lend)
+    for loky in ("joblib.externals.loky", "loky"):
+        _finder.when_imported(loky + ".backend.spawn", _lend_loky)
     _finder.when_imported("orjson", _use_orjson)
 
     stage = "import"
     try:
+        os.environ.update(args.get("environ") or {})
         prepare_path(args.get("script"), args.get("module"))
         sys.argv = [args.get("script") or args.get("module") or ""] + list(args.get("args") or ())
         import_user(args.get("script"), args.get("module"))
         stage = "setup"
         run_setups()
+        if _stdio.OPEN:
+            _end_lines()
         result = encode(_describe_self(args, page is not None))
     except BaseException as error:
         from . import _errors, _exit, _failure
@@ -62,7 +70,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     try:
         worker.serve()
     finally:
-        _life.host_gone()  # serve returns never; should it raise, nothing else may keep this process alive
+        _life.host_gone("the worker ends: its loop was left")  # which is not to happen; nothing else may keep this process alive
 
 
 def _describe_self(args: Dict[str, Any], begun: bool) -> Dict[str, Any]:
@@ -113,14 +121,14 @@ def _shared_page(fd: Optional[int]) -> Any:
     return page
 
 
-def _prepare_logging(args: Dict[str, Any], err: int) -> None:
+def _prepare_logging(args: Dict[str, Any]) -> None:
     """Records go to the host from the moment somebody imports `logging`; until then it costs nothing."""
     level = args.get("log_level", 20)
 
     def hook(logging: Any) -> None:
         from . import _logging
 
-        _logging.install(logging, err, level)
+        _logging.install(logging, level)
 
     def show_warnings(warnings: Any) -> None:
         def show(*args: Any, **options: Any) -> None:
@@ -131,8 +139,27 @@ def _prepare_logging(args: Dict[str, Any], err: int) -> None:
         plain = warnings.showwarning
         warnings.showwarning = show
 
+    def threads(threading: Any) -> None:
+        def start(self: Any) -> Any:
+            from . import _output
+
+            call = _output.printing()
+            self._pypool_call = None if call is None else call[0]
+            return plain(self)
+
+        plain = threading.Thread.start
+        start.__wrapped__, start.__doc__ = plain, plain.__doc__  # type: ignore[attr-defined]
+        threading.Thread.start = start
+
     _finder.when_imported("logging", hook)
     _finder.when_imported("warnings", show_warnings)
+    _finder.when_imported("threading", threads)
+
+
+def _end_lines() -> None:
+    from . import _output
+
+    _output.end_lines()
 
 
 def _use_orjson(orjson: Any) -> None:
@@ -148,6 +175,24 @@ def _carry(spawn: Any) -> None:
     from . import _spawn
 
     _spawn.carry(spawn)
+
+
+def _free_tracker(util: Any) -> None:
+    from . import _spawn
+
+    _spawn.free_tracker(util)
+
+
+def _lend_loky(spawn: Any) -> None:
+    from . import _spawn
+
+    _spawn.lend_loky(spawn)
+
+
+def _lend(posixsubprocess: Any) -> None:
+    from . import _spawn
+
+    _spawn.lend(posixsubprocess)
 
 
 def prepare_path(script: Optional[str], module: Optional[str]) -> None:
@@ -219,9 +264,22 @@ def import_user(script: Optional[str], module: Optional[str]) -> None:
     """Import the script under its stem, or the module; raises whatever that raises."""
     if script:
         name = module_name(script)
+        if not script.endswith((".py", ".pyw")):
+            from . import _scripts
+
+            if _scripts.load(name, script):
+                return
         finder = _finder.installed() or _finder.install({})
         finder.scripts[name] = script
-        __import__(name)
+        try:
+            __import__(name)
+        except ImportError as error:
+            if "attempted relative import" in str(error):
+                error.msg += (
+                    ": a script belongs to no package; import absolutely, or start the workers with Config.Module, "
+                    'like "package.worker", found from Config.Dir or PYTHONPATH'
+                )
+            raise
     elif module:
         __import__(module)
 

@@ -43,7 +43,9 @@ def run(worker: Worker, id: int, result: Any) -> str:
 def items_of(result: Any) -> Iterator[Any]:
     """What a handler returned, as an iterator of items."""
     if hasattr(result, "__anext__"):
-        return _async_items(result)
+        from . import _async
+
+        return _async.items(result)
     if hasattr(result, "__next__"):
         items: Iterator[Any] = result
         return items
@@ -90,20 +92,3 @@ def _close(items: Any) -> None:
         from . import _errors
 
         _errors.note("a generator raised while it was closed:\n" + _errors.format_traceback(error))
-
-
-def _async_items(source: Any) -> Iterator[Any]:
-    """An async generator as a plain one, on the worker's event loop."""
-    from . import _async
-
-    try:
-        while True:
-            try:
-                item = _async.run(source.__anext__())
-            except StopAsyncIteration:
-                return
-            yield item
-    finally:
-        close = getattr(source, "aclose", None)
-        if close is not None:
-            _async.run(close())

@@ -17,19 +17,26 @@ from __future__ import annotations
 
 from time import monotonic, monotonic_ns
 
+try:
+    from _contextvars import copy_context
+except ImportError:
+    from contextvars import copy_context
+
 from . import _life
 from ._call import RUNNING
 from ._channel import BEGUN, WORKED
-from ._commands import COMMANDS
-from ._protocol import SPLIT_WRITE, SUCCESS, Control, RequestError, ResultError, Several, encode, foresee, parse_request
+from ._commands import COMMANDS, DIRECT
+from ._protocol import SPLIT_WRITE, SUCCESS, Control, RequestError, ResultError, Several, encode, escape, foresee, parse_request
+from ._stdio import OPEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextvars import Context
     from typing import Any, Callable, Dict, NoReturn, Optional
 
     from ._channel import Channel
     from ._commands import Command
-    from ._protocol import Request
+    from ._protocol import Line, Request
 
 #: Keeps a time in the page's range, should a handler turn the clock back (as tests do, by patching).
 MAX_NS = (1 << 63) - 1
@@ -52,15 +59,27 @@ class Worker:
         self.calls = 0
         self.errors = 0
         self._page = channel.page
-        #: Commands that can be called with the JSON arguments as they are; filled by each one's first call (`_dispatch`).
-        self.direct: Dict[str, Callable[..., Any]] = {}
+        self.direct: Dict[str, Callable[..., Any]] = DIRECT
 
     def serve(self) -> NoReturn:
-        """Answer requests until the host says `shutdown` or is gone."""
+        """Answer requests until the host says `shutdown` or is gone.
+
+        Each call finds the context variables as the script and its setups have left them.
+        """
+        base = copy_context()
+        while True:
+            try:
+                base.copy().run(self._serve, base)
+            except BaseException as error:  # struck by a signal handler between two lines of the handling of something else
+                _life.note("raised between two calls, by a signal handler perhaps:\n" + _plain(0, error))
+
+    def _serve(self, base: Context) -> None:
+        """Answer requests until one has set a context variable."""
         channel = self.channel
         lines, next_line, write, direct = channel.lines, channel.next_line, channel.write, self.direct.get
         page, running = self._page, RUNNING
         small = min(SPLIT_WRITE, self.limit - 64)
+        unended, context = OPEN, copy_context
         while True:
             id, line, writing = 0, None, False
             try:
@@ -95,16 +114,27 @@ class Worker:
                             answer = f'{{"id":{id},"success":true,"result":{text}}}\n'  # SUCCESS, in half its time
                         else:
                             answer = self.succeeded(id, text)
+                    except ResultError as error:
+                        answer = self._unusual(id, name, result, error)
                     except BaseException as error:
                         answer = self.failed(id, error, COMMANDS[name], args)
                 writing = True
                 write(answer)
+                if unended:
+                    from . import _output
+
+                    _output.end_lines()
                 # The host waits for no more than the answer: what follows costs it nothing. With requests at hand it would.
                 if not lines:
                     page[WORKED] = (monotonic_ns() - began) & MAX_NS
                     foresee(id, name)
                 # Nothing of a call stays alive while the loop waits.
                 running.request = line = request = args = handler = result = text = answer = None  # type: ignore[assignment]
+                try:
+                    if context() != base:
+                        return
+                except Exception:
+                    return  # some value of a variable cannot be compared
             except Several as several:
                 lines.extend(several.requests)
             except Control:
@@ -115,9 +145,17 @@ class Worker:
                 write(_failure.refusal(error))
                 running.request = None
             except BaseException as error:
-                from . import _failure
+                self._escaped(line, id, error, writing)
 
-                _failure.escaped(self, line, id, error, writing)
+    def _escaped(self, line: Optional[Line], id: int, error: BaseException, writing: bool) -> None:
+        try:
+            from . import _failure
+
+            _failure.escaped(self, line, id, error, writing)
+        except BaseException as failure:
+            # The answer to this call, if there was to be one, may be out or not.
+            _life.note("the worker ends: what was raised between two calls cannot be told: %s" % type(failure).__name__)
+            _life.end(1)
 
     # ------------------------------------------------------------------------------------------------------ answers
 
@@ -141,6 +179,19 @@ class Worker:
             return _failure.answer(self, id, error, entry, args)
         except MemoryError:
             return OUT_OF_MEMORY % id
+        except BaseException:
+            return _plain(id, error)
+
+    def _unusual(self, id: int, name: str, result: Any, error: ResultError) -> str:
+        """The final line for a result that is not JSON: a coroutine, perhaps, of a command that had returned values before."""
+        if not hasattr(result, "__await__") and not hasattr(result, "__next__") and not hasattr(result, "__anext__"):
+            return self.failed(id, error)
+        try:
+            from . import _dispatch
+
+            return _dispatch.finish(self, id, COMMANDS[name], result, False)
+        except BaseException as failure:
+            return self.failed(id, failure)
 
     def _other(self, request: Request) -> str:
         """All but the second and later calls of a plain command: built-ins, streams, coroutines, converted arguments."""
@@ -157,3 +208,15 @@ class Worker:
             from . import _failure
 
             return _failure.internal(self, request[0], error)
+
+
+def _plain(id: int, error: BaseException) -> str:
+    """The final line for an exception when telling it as it should be has failed: type and message, by nothing that can fail."""
+    texts = ["Exception", "builtins", "an exception that cannot be described"]
+    try:
+        texts[:2] = type(error).__qualname__, type(error).__module__
+        texts[2] = str(error)[:4096]
+    except BaseException:
+        pass
+    fields = '"type":%s,"module":%s,"message":%s,"traceback":"","notes":[]' % tuple(map(escape, texts))
+    return '{"id":%d,"success":false,"error":{"kind":"python_exception",%s}}\n' % (id, fields)

@@ -18,13 +18,32 @@ from typing import Any, Dict, List, Optional
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pypool"
 TIMEOUT = 30.0
+#: The word of the records on stderr. A real host takes a fresh one for each worker.
+WORD = "SECRETWORD"
 
 
 def packed_runtime() -> str:
     """The sources that hello carries, packed as the Go side packs them: every module but the bootstrap and the command line."""
     skip = ("_boot", "__main__", "_packages")
-    sources = {path.stem: path.read_text("ascii") for path in PACKAGE.glob("*.py") if path.stem not in skip}
+    sources = {path.stem: without_notes(path.read_text("ascii")) for path in PACKAGE.glob("*.py") if path.stem not in skip}
     return base64.b64encode(zlib.compress(json.dumps(sources).encode())).decode()
+
+
+def without_notes(source: str) -> str:
+    """A module without comments, docstrings, and what is for type checkers alone; each line keeps its number."""
+    lines, checking, doc = source.split("\n"), False, False
+    for i, line in enumerate(lines):
+        text = line.strip()
+        checking = line == "if TYPE_CHECKING:" or (checking and line[:1] in ("", " "))
+        if doc:
+            doc = not text.endswith('"""')
+            lines[i] = ""
+        elif text.startswith('"""'):
+            doc = text == '"""' or not text.endswith('"""')
+            lines[i] = line[: line.index('"""')] + '""'
+        elif checking or text.startswith("#"):
+            lines[i] = ""
+    return "\n".join(lines)
 
 
 class Host:
@@ -94,6 +113,7 @@ class Host:
             "args": [],
             "log_level": 20,
             "runtime": packed_runtime(),
+            "log_word": WORD,
         }
         if extras:
             self.hello_args.update(stack_fd=3, begun_fd=4)
@@ -204,8 +224,47 @@ class Host:
         return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "replace")
 
     def records(self) -> List[Dict[str, Any]]:
-        mark = "\x1epypool:"
-        return [json.loads(line[len(mark) :]) for line in self.stderr().split("\n") if line.startswith(mark)]
+        """The records of logging, put together as the host does."""
+        mark, pieces, found = "\x1epypool:" + WORD, {}, []  # type: ignore[var-annotated]
+        for line in self.stderr().split("\n"):
+            head, printed, _ = line[line.find(mark) + len(mark) :].partition("\x1f")
+            if mark not in line or printed:
+                continue
+            if head[0] in "+=":
+                key, _, text = head[1:].partition(":")
+                pieces[key] = pieces.get(key, "") + text
+                if head[0] == "+":
+                    continue
+                head = pieces.pop(key)
+            found.append(json.loads(head))
+        return found
+
+    def printed(self) -> List[Dict[str, Any]]:
+        """The lines that were printed, with what they say of themselves, put together as the host does."""
+        mark, begun, found = "\x1epypool:" + WORD, {}, []  # type: ignore[var-annotated]
+        for line in self.stderr().split("\n"):
+            before, known, rest = line.partition(mark)
+            if before:
+                found.append({"text": before, "raw": True})
+            head, printed, text = rest.partition("\x1f")
+            if not known or not printed:
+                continue
+            fields = json.loads(head)
+            key, more = fields.pop("line", None), fields.pop("more", False)
+            fields["text"] = text
+            if key is not None:
+                begun.setdefault(key, fields if text or more else None)
+                if begun[key] is not fields:
+                    begun[key]["text"] += text
+                if not more:
+                    found.append(begun.pop(key))
+            else:
+                found.append(fields)
+        return found
+
+    def text(self) -> str:
+        """What was printed and written past the runtime, without marks."""
+        return "\n".join(line["text"] for line in self.printed())
 
     def wait_stderr(self, text: str, timeout: float = TIMEOUT) -> None:
         """Return when the worker has written this."""

@@ -48,7 +48,7 @@ NOISE = """
 def test_output_goes_to_stderr(start: Start) -> None:
     host = start(NOISE)
     assert host.result("noise") == "ok"
-    lines = host.stderr().splitlines()
+    lines = host.text().splitlines()
     assert lines == ["at import", "print", "write", "os.write", "printf", "system", "subprocess"]
 
 
@@ -298,7 +298,7 @@ def test_multiprocessing(start: Start, method: str, name: str) -> None:
     )
     assert host.result("squares", [method]) == [1, 4, 9]
     assert host.result("squares", [method]) == [1, 4, 9]
-    assert host.stderr().count("imported in MainProcess") == 1
+    assert host.text().count("imported in MainProcess") == 1
 
 
 def test_signals(start: Start) -> None:

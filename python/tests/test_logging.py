@@ -30,13 +30,12 @@ def test_records(start: Start) -> None:
     assert host.receive()["result"] == 1
     records = host.records()
     assert records[0] == {"level": 20, "logger": "app.model", "message": "at import"}
-    mark = {"call": request["id"], "session": "user-42"}
+    mark = {"call": request["id"], "session": "user-42", "command": "work"}
     assert records[1] == dict(mark, level=20, logger="app.model", message="n = 5")
     assert records[2] == dict(mark, level=30, logger="app.model", message="caf\u00e9 \u2028 ?")
     assert records[3]["level"] == 40 and "ZeroDivisionError" in records[3]["exc"] and "in work" in records[3]["exc"]
     assert len(records) == 4
-    lines = host.stderr().split("\n")
-    assert lines[-2] == "plain" and all(line.isascii() for line in lines)
+    assert host.printed()[-1] == dict(mark, text="plain") and host.stderr().isascii()
     host.call("work")
     assert "session" not in host.records()[-1]
 
@@ -78,9 +77,10 @@ def test_warnings_keep_their_order(start: Start) -> None:
     )
     host.call("work")
     lines = host.stderr().splitlines()
-    assert [next(word for word in ("one", "two", "three", "four") if word in line) for line in lines if line] == [
+    assert [next(word for word in ("one", "two", "three", "four", "\x1f") if word in line) for line in lines if line] == [
         "one",
         "two",
+        "\x1f",  # the end of that line
         "three",
         "four",
     ]

@@ -325,7 +325,7 @@ def test_nothing_heavy_is_imported(start: Start) -> None:
     loaded = set(host.result("f"))
     bare = subprocess.run([sys.executable, "-I", "-c", "import sys; print(*sys.modules)"], stdout=subprocess.PIPE, check=True)
     added = {name for name in loaded - set(bare.stdout.decode().split()) if not name.startswith("pypool")}
-    wanted = set("__future__ _json _typing binascii faulthandler fcntl mmap resource select worker zlib".split())
+    wanted = set("__future__ _contextvars _json _typing binascii faulthandler fcntl mmap resource select worker zlib".split())
     assert added <= wanted
     assert {name for name in loaded if name.startswith("pypool")} == {
         "pypool",
@@ -338,6 +338,7 @@ def test_nothing_heavy_is_imported(start: Start) -> None:
         "pypool._life",
         "pypool._protocol",
         "pypool._start",
+        "pypool._stdio",
         "pypool._worker",
     }
 

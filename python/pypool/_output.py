@@ -1,0 +1,160 @@
+"""What a worker prints and logs, as lines of stderr that say which call they belong to: docs/protocol.md, "Logs".
+
+`print` and everything else that goes through sys.stdout and sys.stderr comes here. What is written to descriptors 1 and 2 past
+them, by C code and subprocesses, reaches the host as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _io import FileIO
+from _thread import get_ident
+from itertools import count
+from os import fstat, getpid, write
+
+from ._call import CALL, RUNNING
+from ._life import note
+from ._protocol import encode_raw
+from ._stdio import LOG, OPEN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple
+
+#: Bytes of one write(2) to a pipe that nobody else's can tear: PIPE_BUF on Linux; elsewhere 512 is all that POSIX promises.
+ATOMIC = 4096 if sys.platform == "linux" else 512
+#: Threads whose output is a handler's rendering of a record that the host gets anyway: how many bytes each has written so.
+HELD: Dict[int, int] = {}
+
+
+class _Keys:
+    """Of lines that are not ended, and of records in pieces: no two have the same, a forked child's and its parent's neither."""
+
+    next = count(1).__next__
+
+
+def _after_fork() -> None:
+    """In a forked child: for which call it works, nobody knows."""
+    LOG.forked, _Keys.next = True, count(getpid() << 24).__next__
+    OPEN.clear()
+    HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def printing() -> Optional[Tuple[int, Optional[str], str]]:
+    """Id, session and command of the call whose code runs here; None where that is not certain.
+
+    Code of the loop's thread is the running call's; so is that of threads started during the call. Contexts tell for tasks of
+    asyncio, also for those that a call has left behind. Anything else may work for another call, or for none.
+    """
+    if LOG.forked:
+        return None
+    known: Any = CALL.get(None)
+    if known is not None:
+        return known  # type: ignore[no-any-return]
+    request, thread = RUNNING.request, get_ident()
+    if request is None:
+        return None
+    if thread == LOG.thread:
+        return None if LOG.looping else (request[0], request[3], request[1])
+    active: Any = getattr(sys.modules.get("threading"), "_active", None)
+    started_in = getattr(active.get(thread), "_pypool_call", None) if active else None
+    return (request[0], request[3], request[1]) if started_in == request[0] else None
+
+
+def _file(fd: int) -> Any:
+    found = fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def write_text(self: Any, data: Any) -> int:
+    """`_stdio.Printed.write`."""
+    if HELD and get_ident() in HELD:
+        HELD[get_ident()] += len(data)
+        return len(data)
+    fd = self.fileno()
+    if _file(fd) != LOG.file:  # somebody has put another file there
+        return FileIO.write(self, data)
+    call = printing()
+    if call != self.call:
+        self.call, self.head = call, _head(call)
+    _print(fd, self.head, bytes(data))
+    return len(data)
+
+
+def _head(call: Any) -> str:
+    fields = {} if call is None else {"call": call[0], "command": call[2]}
+    if call is not None and call[1] is not None:
+        fields["session"] = call[1]
+    return encode_raw(fields)[:-1]
+
+
+def _print(fd: int, head: str, text: bytes) -> None:
+    """Write the text's lines, and what it begins of another, which is ended by what comes later, or by the call's end."""
+    where = fd, get_ident()
+    key = OPEN.get(where)
+    comma = "," if len(head) > 1 else ""
+    room = ATOMIC - len(LOG.mark) - len(head) - 64
+    frames: List[bytes] = []
+    size = 0
+    *lines, last = text.split(b"\n")
+    for line in [*lines, None] if last else lines:
+        part, ends = (last, False) if line is None else (line, True)
+        while True:
+            piece, part = part[:room], part[room:]
+            more = bool(part) or not ends
+            if more and key is None:
+                key = OPEN[where] = _Keys.next()
+            rest = "" if key is None else '%s"line":%d%s' % (comma, key, ',"more":true' if more else "")
+            frame = b"%b%b%b}\x1f%b\n" % (LOG.mark, head.encode(), rest.encode(), piece)
+            if size + len(frame) > ATOMIC:
+                _write(fd, b"".join(frames))
+                frames, size = [], 0
+            frames.append(frame)
+            size += len(frame)
+            if not part:
+                break
+        if ends and key is not None:
+            OPEN.pop(where, None)
+            key = None
+    _write(fd, b"".join(frames))
+
+
+def end_lines() -> None:
+    """Tell the host that no more of the open lines will come: the call is over. Never raises."""
+    try:
+        while OPEN:
+            _, key = OPEN.popitem()
+            _write(LOG.err, b'%b{"line":%d}\x1f\n' % (LOG.mark, key))
+    except Exception:
+        OPEN.clear()  # nobody listens
+
+
+def record(fields: Dict[str, Any]) -> None:
+    """Send a record of logging. Raises what write(2) does."""
+    call = printing()
+    if call is not None:
+        fields["call"], fields["command"] = call[0], call[2]
+        if call[1] is not None:
+            fields["session"] = call[1]
+    if not LOG.mark:
+        note("%(level)d %(logger)s: %(message)s" % fields)
+        return
+    text = encode_raw(fields).encode("ascii")
+    room = ATOMIC - len(LOG.mark) - 48
+    if len(text) <= room:
+        _write(LOG.err, b"%b%b\n" % (LOG.mark, text))
+        return
+    key = b"%d.%d" % (getpid(), _Keys.next())
+    for at in range(0, len(text), room):
+        sign = b"+" if at + room < len(text) else b"="
+        _write(LOG.err, b"%b%b%b:%b\n" % (LOG.mark, sign, key, text[at : at + room]))
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[write(fd, data) :]

@@ -1,0 +1,59 @@
+"""sys.stdout and sys.stderr of a worker, until somebody writes to them: then `_output` takes over, see there."""
+
+from __future__ import annotations
+
+import sys
+from _io import FileIO, TextIOWrapper
+from _thread import get_ident
+from os import fstat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Tuple
+
+#: The keys of lines that were begun and not ended, by descriptor and thread.
+OPEN: Dict[Tuple[int, int], int] = {}
+
+
+class _Log:
+    mark = b""  # begins each line of the runtime's own; empty while the host has told no word
+    err = 2  # the private copy of stderr
+    file: Any = None  # what it refers to
+    thread = 0  # the loop's
+    looping = False  # its event loop runs: whose callback it is, contexts tell, see `_async`
+    forked = False
+
+
+LOG = _Log()
+
+
+class Printed(FileIO):
+    """Descriptor 1 or 2. While it is the worker's stderr, each line says which call has printed it."""
+
+    call: Any = ()
+    head = ""
+
+    def write(self, data: Any) -> int:
+        from . import _output
+
+        Printed.write = _output.write_text  # type: ignore[method-assign]
+        return _output.write_text(self, data)
+
+
+def install(word: str, err: int) -> None:
+    """Put streams in the place of sys.stdout and sys.stderr. They are as before, but for where the bytes go."""
+    LOG.err, LOG.thread = err, get_ident()
+    if not word:
+        return
+    found = fstat(err)
+    LOG.mark, LOG.file = b"\x1epypool:" + word.encode(), (found.st_dev, found.st_ino)
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        old = getattr(sys, name)
+        if type(old) is not TextIOWrapper:
+            continue  # closed when the process began; or some sitecustomize's own
+        raw: Any = Printed(fd, "w", closefd=False)
+        raw.name = "<%s>" % name
+        new: Any = TextIOWrapper(raw, old.encoding, old.errors, "\n", False, True)
+        new.mode = "w"
+        setattr(sys, name, new)
+        setattr(sys, "__%s__" % name, new)

@@ -1,0 +1,113 @@
+"""Commands behind decorators: what may be passed is the wrapper's to say, which converts what is the inner function's hints'."""
+
+from __future__ import annotations
+
+import inspect
+
+from . import _bind, _hints
+from ._callables import called, unwrap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple
+
+    from ._commands import Command
+
+
+def is_wrapped(func: Any) -> bool:
+    """Whether another function than the innermost one is entered first."""
+    return called(func) is not unwrap(func)
+
+
+def own_signature(func: Any) -> Optional[inspect.Signature]:
+    """The parameters that Python checks when func is called; None where that cannot be seen: C code, or a proxy."""
+    try:
+        if getattr(func, "__signature__", None) is None and called(func) is None and hasattr(func, "__wrapped__"):
+            return None
+        return inspect.signature(func, follow_wrapped=not is_wrapped(func))
+    except (ValueError, TypeError):
+        return None
+
+
+def adapter(entry: Command) -> Any:
+    """entry.adapt. Values are converted where they are: whether by name or by position, a wrapper may tell the two apart."""
+    func = entry.func
+    own, inner = own_signature(func), _inner_signature(func)
+    converters: Dict[str, Any] = {}
+    for target, signature in ((func, inner), (called(func) or func, own)):
+        if signature is not None:
+            converters.update(_hints.converters(target, signature))
+
+    def adapt(args: Any) -> Tuple[Any, Any]:
+        positional, keyword = _bind._split(entry, args)
+        if own is not None:
+            _bind._bind_by_signature(entry, own, positional, keyword)
+        if not converters:
+            return positional, keyword
+        try:
+            keyword = {key: converters[key](value, key) if key in converters else value for key, value in keyword.items()}
+            for index, name in enumerate(_names(own, inner, positional, keyword)):
+                if name in converters:
+                    positional = [*positional[:index], converters[name](positional[index], name), *positional[index + 1 :]]
+        except _hints.ConversionError as error:
+            from . import _refusal
+
+            message = "%s: argument %s; signature: %s" % (entry.name, error, _bind.shown(entry))
+            raise _bind.BindError(message, _refusal.conversion(error, keyword)) from None
+        return positional, keyword
+
+    return adapt
+
+
+def _inner_signature(func: Any) -> Optional[inspect.Signature]:
+    try:
+        return inspect.signature(func)
+    except (ValueError, TypeError):
+        return None
+
+
+def _names(own: Optional[inspect.Signature], inner: Optional[inspect.Signature], positional: Any, keyword: Any) -> List[str]:
+    """The parameters that take the positional arguments, as far as that is known: a wrapper may put others before them."""
+    for signature in (own, inner):
+        if signature is None or not positional:
+            continue
+        try:
+            signature.bind(*positional, **keyword)
+        except TypeError:
+            continue
+        names = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if names:
+            return names[: len(positional)]
+    return []
+
+
+def refused_inside(entry: Command, error: BaseException) -> str:
+    """Why the function behind a wrapper was not entered, when that is what the wrapper has raised; else empty."""
+    codes: List[Any] = []
+    func = entry.func
+    inner = unwrap(func)
+    while func is not inner and len(codes) < 32:
+        codes.append(getattr(called(func), "__code__", None))
+        func = getattr(func, "__wrapped__", inner)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or trace.tb_frame.f_code not in codes:
+        return ""
+    text = str(error)
+    for name in (getattr(inner, "__qualname__", ""), getattr(inner, "__name__", "")):
+        head, found, words = text.partition(name + "() ")
+        if name and found and not head:
+            reason = _reason(words, inner)
+            return "%s: %s; signature: %s" % (entry.name, reason, _bind.shown(entry))
+    return ""
+
+
+def _reason(words: str, inner: Any) -> str:
+    name = words.partition("'")[2].partition("'")[0]
+    if words.startswith("got an unexpected keyword argument"):
+        names = getattr(getattr(inner, "__code__", None), "co_varnames", ())
+        return "unknown argument %r" % name + _bind._nearest(name, names)
+    if words.startswith("missing ") and words.count("'") == 2:
+        return "missing argument %r" % name
+    return words
