@@ -41,8 +41,8 @@ def exception_fields(error: BaseException, whole: bool = False) -> Dict[str, Any
 def format_traceback(error: BaseException, whole: bool = False) -> str:
     """The traceback as Python prints it, without the runtime's own frames on top unless `whole` asks for them.
 
-    `traceback` is not loaded in every worker, and may be out of reach by now: no descriptor is left, the path was emptied, the root
-    directory is another. It may also have been tampered with. The places are told without it, too.
+    `traceback` is not loaded in every worker, and may be out of reach by now: no descriptor is left, the path was emptied, the
+    root directory is another. It may also have been tampered with. The places are told without it, too.
     """
     trace = None
     try:

@@ -120,8 +120,8 @@ def _archive(sources: Any) -> bytes:
 
 
 def free_tracker(util: Any) -> None:
-    """Hook for `multiprocessing.util`: the tracker of shared memory outlives the worker, whose group is killed, by the moment that
-    it takes to clean up. It ends by itself, when nobody holds the pipe to it.
+    """Hook for `multiprocessing.util`: the tracker of shared memory outlives the worker, whose group is killed, by the
+    moment that it takes to clean up. It ends by itself, when nobody holds the pipe to it.
     """
     plain = util.spawnv_passfds
 
