@@ -24,6 +24,7 @@ const (
 	optionSession optionKind = iota + 1
 	optionTimeout
 	optionCheckoutTimeout
+	optionStallTimeout
 )
 
 // WithSession runs the call in a session: 1 to 256 bytes of printable UTF-8. It is for ExecuteProgram, Call, Stream, Each and
@@ -36,6 +37,12 @@ func WithTimeout(d time.Duration) CallOption { return CallOption{kind: optionTim
 // WithCheckoutTimeout sets this call's checkout timeout in place of Config.CheckoutTimeout. d <= 0 turns it off.
 func WithCheckoutTimeout(d time.Duration) CallOption {
 	return CallOption{kind: optionCheckoutTimeout, d: d}
+}
+
+// WithStallTimeout sets this stream's stall timeout in place of Config.StallTimeout. d <= 0 turns it off. It is for Stream and Each; other
+// calls have no loop, and ignore it.
+func WithStallTimeout(d time.Duration) CallOption {
+	return CallOption{kind: optionStallTimeout, d: d}
 }
 
 // Result is the answer to a call. It is safe for concurrent use; the zero Result holds JSON null.
@@ -116,9 +123,12 @@ type call struct {
 	job
 	args     any
 	checkout time.Duration // timeout; 0: none
+	stall    time.Duration // timeout of a turn of a stream's loop; 0: none
 	settled  bool          // the session is fixed by the method: WithSession may only repeat it
 	session  *session
-	buffer   *[]byte // what req is written into, to be given back
+	buffer   *[]byte   // what req is written into, to be given back
+	admitted admission // to the command's circuit
+	detached bool      // a stream: whoever winds it up ends admitted
 
 	begun       time.Time
 	queued, ran time.Duration
@@ -128,13 +138,15 @@ type call struct {
 
 // apply takes the options and checks what the caller gave.
 func (c *call) apply(cfg *Config, opts []CallOption) *Error {
-	c.timeout, c.checkout = cfg.OperationTimeout, cfg.CheckoutTimeout
+	c.timeout, c.checkout, c.stall = cfg.OperationTimeout, cfg.CheckoutTimeout, cfg.StallTimeout
 	for _, o := range opts {
 		switch o.kind {
 		case optionTimeout:
 			c.timeout = max(o.d, 0)
 		case optionCheckoutTimeout:
 			c.checkout = max(o.d, 0)
+		case optionStallTimeout:
+			c.stall = max(o.d, 0)
 		case optionSession:
 			switch {
 			case c.settled && o.session != c.info.Session:

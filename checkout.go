@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +28,8 @@ type desk struct {
 	alarms   sync.WaitGroup // the timer is set, or expire runs
 	waiters  sync.Pool      // of *waiter, to be used again
 
-	mu       sync.Mutex  // guards the fields below
+	mu       sync.Mutex // guards the fields below
+	members  map[*worker]*resource
 	idle     []*resource // a stack: who was put back last serves next, and the others can be retired
 	queue    queue       // empty when a worker is idle
 	bytes    int64       // of the requests in it
@@ -87,13 +89,25 @@ type verdict struct {
 }
 
 func newDesk(size int, cfg *Config, construct puddle.Constructor[*worker], wanted, suspect func()) (*desk, error) {
-	p, err := puddle.NewPool(&puddle.Config[*worker]{
-		Constructor: construct, Destructor: (*worker).stop, MaxSize: int32(size),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &desk{puddle: p, maxQueue: int64(cfg.MaxQueue), maxBytes: int64(cfg.MaxQueueBytes), wanted: wanted, suspect: suspect}, nil
+	d := &desk{maxQueue: int64(cfg.MaxQueue), maxBytes: int64(cfg.MaxQueueBytes), wanted: wanted, suspect: suspect, members: map[*worker]*resource{}}
+	var err error
+	d.puddle, err = puddle.NewPool(&puddle.Config[*worker]{Constructor: construct, Destructor: d.destroy, MaxSize: int32(size)})
+	return d, err
+}
+
+// destroy is puddle's destructor.
+func (d *desk) destroy(w *worker) {
+	d.mu.Lock()
+	delete(d.members, w)
+	d.mu.Unlock()
+	w.stop()
+}
+
+// all returns the workers that are ready and have not been destroyed, idle or not.
+func (d *desk) all() map[*worker]*resource {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.members)
 }
 
 // Why take gave up, beside a context's error and a fullQueue.
@@ -310,6 +324,9 @@ func (d *desk) create(ctx context.Context) error {
 	if err != nil { // closed
 		return err
 	}
+	d.mu.Lock()
+	d.members[res.Value()] = res
+	d.mu.Unlock()
 	d.put(res)
 	return nil
 }

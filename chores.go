@@ -2,6 +2,7 @@ package pypool
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -199,7 +200,12 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 	}
 	for _, w := range s.workers() {
 		if state := w.state(); !seen[w.id] && (state == "busy" || state == "idle") {
-			checks = append(checks, WorkerHealth{WorkerInfo: w.info(), Responsive: true}) // it is serving, or was a moment ago
+			h := WorkerHealth{WorkerInfo: w.info(), Responsive: true} // it is serving, or was a moment ago
+			if d := w.lease.Load().lent(time.Now()); d > pingTimeout {
+				h.Responsive = false
+				h.Err = newError(TypeStreamStalled, MaybeExecuted, fmt.Sprintf("a stalled stream holds it: the loop has not come back for %v", d.Round(time.Second)), nil)
+			}
+			checks = append(checks, h)
 		}
 	}
 	slices.SortFunc(checks, func(a, b WorkerHealth) int { return a.StartedAt.Compare(b.StartedAt) })

@@ -51,6 +51,9 @@ type Config struct {
 	CheckoutTimeout time.Duration
 	// OperationTimeout bounds a call's run, from the first byte written to the last byte read. Default: 120 s.
 	OperationTimeout time.Duration
+	// StallTimeout bounds each turn of the body of a loop over a stream, which holds a worker meanwhile: after it the worker is taken away,
+	// and the loop gets an ErrStalled. Default: OperationTimeout. Negative: a body may hold its worker for ever.
+	StallTimeout time.Duration
 	// StartTimeout bounds a worker's start: spawn, import, setup, first ping. Default: 30 s.
 	StartTimeout time.Duration
 	// KillGrace is the most that a timed-out call may take beyond its deadline to collect the Python stacks and return. Default: 250 ms.
@@ -178,6 +181,10 @@ func (c Config) resolve() (Config, error) {
 	c.tooBrief(fault)
 	offDuration(&c.CheckoutTimeout, 45*time.Second)
 	offDuration(&c.OperationTimeout, 120*time.Second)
+	if c.StallTimeout == 0 {
+		c.StallTimeout = c.OperationTimeout
+	}
+	c.StallTimeout = max(c.StallTimeout, 0)
 	offDuration(&c.StartTimeout, 30*time.Second)
 	offDuration(&c.KillGrace, 250*time.Millisecond)
 	offDuration(&c.StopGrace, 2*time.Second)

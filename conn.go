@@ -186,7 +186,11 @@ func (c *conn) unwritten(short *errShortWrite) error {
 
 // receive reads the next frame and checks that it answers id.
 func (c *conn) receive(id uint64, f *frame) error {
-	err := c.receiveFrame(f, c.readNext)
+	return c.received(id, f, c.receiveFrame(f, c.readNext))
+}
+
+// received judges what receiveFrame returned.
+func (c *conn) received(id uint64, f *frame, err error) error {
 	if err == nil && f.id != id {
 		err = c.violation(fmt.Errorf("an answer to request %d, not %d", f.id, id), f.body)
 	}
@@ -194,6 +198,20 @@ func (c *conn) receive(id uint64, f *frame) error {
 		c.broken = err
 	}
 	return err
+}
+
+// receiveFinal is receive for a call that is no stream.
+func (c *conn) receiveFinal(id uint64, f *frame) error {
+	err := c.receive(id, f)
+	if err == nil && f.kind == frameItem {
+		return c.violation(errors.New("an item for a call that is no stream"), f.body)
+	}
+	return err
+}
+
+// receiveNow is receive without waiting; os.ErrDeadlineExceeded: no whole frame is there.
+func (c *conn) receiveNow(id uint64, f *frame) error {
+	return c.received(id, f, c.receiveFrame(f, c.readNow))
 }
 
 // receiveLast looks, without waiting, whether the frame is there after all: called when the deadline has passed.

@@ -34,6 +34,7 @@ const (
 	TypeCheckoutTimeout  ErrorType = "checkout_timeout"
 	TypeOperationTimeout ErrorType = "operation_timeout"
 	TypeCanceled         ErrorType = "canceled"
+	TypeStreamStalled    ErrorType = "stream_stalled"
 	TypePoolNotAvailable ErrorType = "pool_not_available"
 	TypeQueueFull        ErrorType = "queue_full"
 	TypeCircuitOpen      ErrorType = "circuit_open"
@@ -65,6 +66,8 @@ var (
 	ErrOperationTimeout error = &sentinel{TypeOperationTimeout, "the call ran out of time"}
 	// ErrCanceled: the caller's context was canceled. The error also matches ctx.Err(). Detail once it ran: [HangError].
 	ErrCanceled error = &sentinel{TypeCanceled, "the caller canceled"}
+	// ErrStalled: the body of a loop over a stream took longer than StallTimeout for one item, and the worker was taken away.
+	ErrStalled error = &sentinel{TypeStreamStalled, "the loop over a stream stalled"}
 	// ErrPoolClosed: the pool is closed, or was closed during the call.
 	ErrPoolClosed error = &sentinel{TypePoolNotAvailable, "the pool is closed"}
 	// ErrQueueFull: Config.MaxQueue callers wait already. Not executed.
@@ -95,7 +98,7 @@ var (
 )
 
 var categories = map[ErrorType]Category{
-	TypeCheckoutTimeout: CategoryTimeout, TypeOperationTimeout: CategoryTimeout, TypeCanceled: CategoryTimeout,
+	TypeCheckoutTimeout: CategoryTimeout, TypeOperationTimeout: CategoryTimeout, TypeCanceled: CategoryTimeout, TypeStreamStalled: CategoryTimeout,
 	TypePoolNotAvailable: CategoryResource, TypeQueueFull: CategoryResource, TypeCircuitOpen: CategoryResource, TypeWorkerStart: CategoryResource,
 	TypeWorkerExited: CategoryCommunication, TypeProtocol: CategoryCommunication, TypeMessageTooLarge: CategoryCommunication,
 	TypeInvalidArguments: CategoryExecution, TypeUnknownCommand: CategoryExecution, TypePython: CategoryExecution,
@@ -307,7 +310,7 @@ func SafeToRetry(err error) bool {
 // HangError is the detail of a call that was stopped while it ran.
 type HangError struct {
 	Stacks string // the Python stacks of all threads when it was stopped, newest call first; empty where the platform has none
-	Killed bool   // the worker was killed
+	Killed bool   // the worker had been killed when the error was made; a stream's is first asked to stop, and then may be
 }
 
 func (e *HangError) Error() string {

@@ -28,9 +28,10 @@ type Pool struct {
 	unreapable  atomic.Int64
 	traceFaulty atomic.Bool // the observer has returned a bad traceparent
 
-	closing   chan struct{} // closed when no new call is let in
-	killing   chan struct{} // closed when nothing is waited for any more
-	closed    chan struct{} // closed when all is gone
+	winding   sync.WaitGroup // streams that are wound up behind their loops' backs; begun only by who has a worker
+	closing   chan struct{}  // closed when no new call is let in
+	killing   chan struct{}  // closed when nothing is waited for any more
+	closed    chan struct{}  // closed when all is gone
 	closeOnce sync.Once
 	killOnce  sync.Once
 }
@@ -229,14 +230,20 @@ func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep re
 	if err := c.encode(&p.cfg); err != nil {
 		return reply{}, err
 	}
-	admitted, refused := p.sup.breakers.enter(key)
-	if refused != nil {
+	var refused *CircuitError
+	if c.admitted, refused = p.sup.breakers.enter(key); refused != nil {
 		return reply{}, refused.error()
 	}
 	evidence := noEvidence
-	defer func() { admitted.end(evidence, err) }() // also when the loop body of a stream panics
+	defer func() { // also when the loop body of a stream panics
+		if !c.detached {
+			c.admitted.end(evidence, err)
+		}
+	}()
 	rep, err = p.serve(ctx, c)
-	evidence = c.evidence(ctx, &p.cfg, err)
+	if err != nil || !c.stopped {
+		evidence = c.evidence(ctx, &p.cfg, err)
+	}
 	return rep, err
 }
 
@@ -361,9 +368,12 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 	c.idle = c.given.Sub(w.freed)
 	c.polling = p.paces.begin(w.pace, c.given, c.idle)
 	w.proc.linger(c.polling.linger(), c.polling == alone)
+	if c.item != nil {
+		return p.stream(ctx, c, res)
+	}
 	ended := false
 	defer func() {
-		if !ended { // the loop body of a stream panics, or ends its goroutine
+		if !ended {
 			w.conn.broken = errors.New("abandoned in mid-exchange")
 			w.blame("its call was abandoned: a function of the caller panicked, or ended its goroutine")
 		}
@@ -440,6 +450,17 @@ func (p *Pool) Close() error {
 	return nil
 }
 
+// repossess takes the workers from calls in the midst of which code of the caller runs: it may never come back, or wait for this very
+// close. It runs once killing is closed, so that no such code begins any more.
+func (p *Pool) repossess() {
+	for w, res := range p.desk.all() {
+		if l := w.lease.Load(); l != nil && l.revoke(revokedClosed) {
+			w.conn.broken = errStopped
+			p.release(res)
+		}
+	}
+}
+
 func (p *Pool) killAll() {
 	p.killOnce.Do(func() {
 		close(p.killing)
@@ -455,7 +476,18 @@ func (p *Pool) dismantle() {
 	defer close(p.closed)
 	p.sup.close() // no more starts and pings
 	p.desk.close()
-	p.desk.puddle.Close() // returns when every worker has been released and stopped
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		p.desk.puddle.Close() // returns when every worker has been released and stopped
+	}()
+	select {
+	case <-stopped:
+	case <-p.killing:
+		p.repossess()
+		<-stopped
+	}
+	p.winding.Wait()
 	if stuck := p.sup.workers(); len(stuck) == 0 {
 		p.spawner.close() // its thread's end would kill what it started
 	} else {

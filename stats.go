@@ -102,7 +102,7 @@ type ErrorRateAlert struct {
 
 // errorTypes gives each type its counter.
 var errorTypes = []ErrorType{
-	TypeCheckoutTimeout, TypeOperationTimeout, TypeCanceled, TypePoolNotAvailable, TypeQueueFull, TypeCircuitOpen, TypeWorkerStart,
+	TypeCheckoutTimeout, TypeOperationTimeout, TypeCanceled, TypeStreamStalled, TypePoolNotAvailable, TypeQueueFull, TypeCircuitOpen, TypeWorkerStart,
 	TypeWorkerExited, TypeProtocol, TypeMessageTooLarge, TypeInvalidArguments, TypeUnknownCommand, TypePython, TypeInvalidResult,
 	TypeInternal,
 }

@@ -1,16 +1,29 @@
 package pypool
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"iter"
+	"os"
+	"sync"
+	"time"
 )
 
 // Stream runs a generator command and yields its items as they come; a command that is no generator yields its result as
 // the one item. The worker is held until the loop ends. Leaving the loop stops the generator (its finally blocks run) and keeps the worker;
 // one that does not stop within StopGrace is killed. Back-pressure is the pipe's: a slow loop halts the generator.
 //
-// OperationTimeout bounds the wait for each item; the time that the loop's body takes does not count. An error is yielded
-// once, as the last pair, with a zero Result; items before it stand. Each range over the sequence is a call of its own.
+// OperationTimeout bounds the wait for each item; the time that the loop's body takes does not count for it. StallTimeout bounds each turn
+// of the body: after it the worker is taken away and serves others, and the loop gets an ErrStalled when it comes back.
+//
+// The end of ctx ends the stream, also while the body runs: the loop gets the context's error at once, or when it comes back. Then, as
+// after a stall, an item's timeout, or a body that panics or calls runtime.Goexit, pypool stops the generator behind the loop's back, and
+// kills the worker only if that takes longer than StopGrace. A generator can be stopped between two items, not in its own code.
+//
+// An error is yielded once, as the last pair, with a zero Result; items before it stand. Each range over the sequence is a call of its own,
+// which ends, for the statistics and the Observer, when the loop has its error or is over: a stalled one not before its body is back.
 func (p *Pool) Stream(ctx context.Context, command string, args any, opts ...CallOption) iter.Seq2[Result, error] {
 	return func(yield func(Result, error) bool) {
 		c := call{job: job{info: CallInfo{Command: command}}, args: args}
@@ -36,4 +49,327 @@ func Each[Out any](ctx context.Context, p *Pool, command string, args any, opts 
 			}
 		}
 	}
+}
+
+// exchange is one stream with one worker. The goroutine that runs the loop has it, and lends it while the loop's body runs; it passes to
+// a goroutine of the pool, which winds it up, when the lease is revoked, or when the loop need not wait for the generator's end.
+type exchange struct {
+	lease
+	p     *Pool
+	w     *worker
+	res   *resource
+	ctx   context.Context
+	id    uint64
+	info  CallInfo
+	start time.Time
+	limit time.Duration // of one turn of the body; 0: none
+	turn  time.Time     // when the body's turn began
+
+	admitted admission // the call's
+	charge   *Error    // what the circuit is charged with if the worker has to be killed; nil: nothing
+	canceled bool      // the generator has been told to stop
+
+	disarm func() bool    // conn.arm's
+	unhook func() bool    // of contextEnded
+	hooks  sync.WaitGroup // contextEnded and alarm, as long as they may run
+	timer  *time.Timer    // runs alarm; set in the first turn of the body. The lease's mu guards it, and over
+	over   bool           // the timer is not to be set again
+}
+
+// stream runs a stream on a worker that is held, and has it given back.
+func (p *Pool) stream(ctx context.Context, c *call, res *resource) (rep reply, err *Error) {
+	w := res.Value()
+	x := &exchange{
+		lease: lease{killing: p.killing}, p: p, w: w, res: res, ctx: ctx, id: c.id, info: c.info, start: c.given, limit: c.stall,
+		admitted: c.admitted,
+	}
+	w.lease.Store(&x.lease)
+	w.current.begin(&x.info)
+	x.arm(c)
+	ended := false
+	defer func() {
+		if !ended { // the loop's body panics, or ends its goroutine
+			c.detached = true
+			x.take(revokedLeft)
+		}
+		ran := time.Since(c.given)
+		c.ran += ran
+		p.counters.run.add(ran)
+	}()
+	rep, err = x.run(c)
+	ended = true
+	return rep, err
+}
+
+// arm makes the ends of time and of the context known: to the reader through the connection, to the body through hooks.
+func (x *exchange) arm(c *call) {
+	var deadline time.Time
+	if c.timeout > 0 {
+		deadline = x.start.Add(c.timeout)
+	}
+	x.disarm = x.w.conn.arm(x.ctx, deadline, c.polling)
+	if x.ctx.Done() != nil {
+		x.hooks.Add(1)
+		x.unhook = context.AfterFunc(x.ctx, x.contextEnded)
+	}
+}
+
+// run is the loop's side of the exchange. What becomes of the worker is decided when it returns.
+func (x *exchange) run(c *call) (reply, *Error) {
+	w := x.w
+	end, limited := x.ctx.Deadline() // the timeout is for each item: Python is told of the context's end alone
+	line := c.req.seal(x.id, end.Sub(x.start), limited)
+	var f frame
+	why, err := notRevoked, w.conn.send(line, c.idle > aMoment)
+	if err == nil {
+		why, err = x.receive(c, &f)
+	}
+	if why != notRevoked {
+		return reply{}, x.lost(c, why)
+	}
+	x.unarm()
+	late := errors.Is(err, os.ErrDeadlineExceeded)
+	if late && w.conn.broken == nil && !nothingWritten(err) {
+		switch last := w.conn.receiveNow(x.id, &f); {
+		case last == nil && f.kind != frameItem:
+			err = nil // the answer was there in the same instant: it wins
+		case w.conn.broken != nil, isClosed(x.killing), c.stopped && x.ctx.Err() == nil:
+			// the worker is in doubt, or its time is over
+		default:
+			return reply{}, x.detach(c)
+		}
+	}
+	rep, failed := x.judge(c, &f, err)
+	var answered time.Time
+	if failed == nil || failed.Delivery != NotExecuted { // else what the worker may have said before has not been looked for
+		answered = time.Now()
+		w.freed, w.took = answered, answered.Sub(x.start)
+	}
+	if failed != nil && failed.Type == TypeUnknownCommand {
+		w.pace = nil // names that no worker knows are not remembered
+	}
+	x.giveBack(answered)
+	return rep, failed
+}
+
+// receive reads frames until the final one, and has the loop's body run for each item. A stream whose loop is left is canceled and read
+// to its end. It returns why the worker was taken away meanwhile, if it was.
+func (x *exchange) receive(c *call, f *frame) (revocation, error) {
+	conn := x.w.conn
+	for {
+		if err := conn.receive(x.id, f); err != nil {
+			return notRevoked, err
+		}
+		if f.kind != frameItem {
+			return notRevoked, nil
+		}
+		if c.stopped {
+			continue // what was on its way
+		}
+		item := reply{conn.take(f), f.bigInt}
+		if !x.enter(time.Now()) {
+			return notRevoked, os.ErrDeadlineExceeded
+		}
+		c.stopped = !c.item(item)
+		if why := x.reclaim(); why != notRevoked {
+			return why, nil
+		}
+		switch {
+		case c.stopped:
+			if err := conn.cancel(x.id, x.w.env.cfg.StopGrace); err != nil {
+				return notRevoked, err
+			}
+			x.canceled = true
+		case c.timeout > 0:
+			conn.extend(time.Now().Add(c.timeout))
+		}
+	}
+}
+
+// enter lends the worker for one turn of the body. After the context's end it is a worker that is taken away at once.
+func (x *exchange) enter(now time.Time) bool {
+	if !x.lend(now) {
+		return false
+	}
+	x.turn = now
+	if x.ctx.Err() != nil { // contextEnded may have come before lend, and found nothing to revoke
+		x.take(revokedEnded)
+		return true
+	}
+	if x.limit > 0 && x.timer == nil {
+		x.mu.Lock()
+		x.hooks.Add(1)
+		x.timer = time.AfterFunc(x.limit, x.alarm)
+		x.mu.Unlock()
+	}
+	return true
+}
+
+// alarm takes the worker from a body that has had it for StallTimeout, or comes again when that can be so at the earliest: the
+// turns of a body do not set the timer.
+func (x *exchange) alarm() {
+	defer x.hooks.Done()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	left := x.limit
+	if !x.since.IsZero() {
+		left -= time.Since(x.since)
+	}
+	switch {
+	case x.over || x.revoked != notRevoked:
+	case left > 0:
+		x.hooks.Add(1)
+		x.timer.Reset(left)
+	case x.revokeLocked(revokedStalled):
+		x.p.winding.Go(x.windUp)
+	}
+}
+
+// contextEnded takes the worker from a body that runs. A reader is interrupted by the connection.
+func (x *exchange) contextEnded() {
+	defer x.hooks.Done()
+	x.take(revokedEnded)
+}
+
+// take takes the worker from a body that runs, if one does.
+func (x *exchange) take(why revocation) {
+	if x.revoke(why) {
+		x.p.winding.Go(x.windUp)
+	}
+}
+
+// quiet returns when no hook can run any more.
+func (x *exchange) quiet() {
+	x.mu.Lock()
+	x.over = true
+	x.mu.Unlock()
+	if x.timer != nil && x.timer.Stop() {
+		x.hooks.Done()
+	}
+	if x.unhook != nil && x.unhook() {
+		x.hooks.Done()
+	}
+	x.hooks.Wait()
+}
+
+// unarm is the end of arm, for who has the worker. What comes later arms for itself.
+func (x *exchange) unarm() {
+	x.quiet()
+	x.w.conn.disarm(x.disarm)
+	x.disarm = nil
+}
+
+// judge turns the end of an exchange that is still the loop's into its outcome.
+func (x *exchange) judge(c *call, f *frame, err error) (reply, *Error) {
+	w := x.w
+	if err != nil {
+		if w.conn.broken == nil && !nothingWritten(err) {
+			w.conn.broken = err
+		}
+		return reply{}, w.failure(x.ctx, &c.job, err, x.start)
+	}
+	w.calls.Add(1)
+	if f.kind == frameError {
+		w.errs.Add(1)
+		return reply{}, w.answered(&c.job, f, x.start)
+	}
+	return reply{w.conn.take(f), f.bigInt}, nil
+}
+
+// detach ends the call at the end of its context or of an item's time, and leaves the worker to windUp.
+func (x *exchange) detach(c *call) *Error {
+	hang := &HangError{}
+	ended := x.ctx.Err()
+	if !errors.Is(ended, context.Canceled) { // who cancels does not ask where the time went
+		hang.Stacks = x.w.proc.stacks(x.w.env.cfg.KillGrace / 2)
+	}
+	var e *Error
+	if ended != nil {
+		e = contextError(x.ctx, MaybeExecuted, hang)
+	} else {
+		limit := cmp.Or(c.timeout, time.Since(x.start)).Round(time.Millisecond)
+		e = timeoutError(TypeOperationTimeout, MaybeExecuted, "no answer within "+limit.String(), hang, nil)
+	}
+	x.w.place(e, &c.job, x.start)
+	if c.evidence(x.ctx, &x.p.cfg, e) == lostWorker {
+		x.charge = e.again()
+	}
+	c.detached = true
+	x.p.winding.Go(x.windUp)
+	return e
+}
+
+// lost is the error of a call whose worker was taken from the loop's body. It leaves the worker alone.
+func (x *exchange) lost(c *call, why revocation) *Error {
+	var e *Error
+	switch why {
+	case revokedStalled:
+		took := time.Since(x.turn).Round(time.Millisecond)
+		e = newError(TypeStreamStalled, MaybeExecuted, fmt.Sprintf("the loop's body took %v for one item, and the worker was taken away after StallTimeout, %v: "+
+			"read faster, buffer the items, or raise it", took, x.limit), nil)
+	case revokedEnded:
+		e = contextError(x.ctx, MaybeExecuted, &HangError{})
+	default:
+		x.quiet()
+		if x.disarm != nil {
+			x.disarm()
+		}
+		return x.w.place(newError(TypePoolNotAvailable, MaybeExecuted, "the pool was closed during the call", nil), &c.job, x.start)
+	}
+	c.detached = true
+	return x.w.place(e, &c.job, x.start)
+}
+
+// windUp stops the generator and gives the worker back, on a goroutine that the pool's close joins. A generator that does not stop within
+// StopGrace, or a pool that is being killed, costs the worker.
+func (x *exchange) windUp() {
+	w := x.w
+	x.unarm()
+	shown := noEvidence // a loop that stalled, or whose context ended, says nothing of its command
+	if err := x.stop(); err != nil {
+		if w.conn.broken == nil {
+			w.conn.broken = err
+		}
+		w.proc.kill()
+		if x.charge != nil && !isClosed(x.killing) {
+			shown = lostWorker
+		}
+	}
+	x.admitted.end(shown, x.charge)
+	w.freed = time.Now()
+	x.giveBack(w.freed)
+}
+
+// stop has the generator stop, and reads to the final frame.
+func (x *exchange) stop() (err error) {
+	w, grace := x.w, x.w.env.cfg.StopGrace
+	if w.conn.broken != nil {
+		return w.conn.broken
+	}
+	stop := w.conn.arm(context.Background(), time.Now().Add(grace), asleep)
+	defer func() { w.conn.disarm(stop) }()
+	if !x.canceled {
+		err = w.conn.cancel(x.id, grace)
+	}
+	f := frame{kind: frameItem}
+	for err == nil && f.kind == frameItem {
+		err = w.conn.receive(x.id, &f)
+	}
+	if err != nil {
+		return err
+	}
+	w.calls.Add(1)
+	if f.kind == frameError { // its finally blocks raise
+		w.errs.Add(1)
+		w.answered(&job{id: x.id, info: x.info}, &f, x.start)
+	}
+	return w.conn.broken
+}
+
+// giveBack ends the exchange, whose answer came then.
+func (x *exchange) giveBack(answered time.Time) {
+	x.w.doneWith(answered)
+	x.w.lease.Store(nil)
+	x.p.paces.end()
+	x.p.release(x.res)
 }

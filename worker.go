@@ -46,6 +46,7 @@ type worker struct {
 	lost       atomic.Bool            // it is in doubt, and being killed
 	blamed     atomic.Pointer[string] // why pypool kills it: the first reason given
 	current    occupation
+	lease      atomic.Pointer[lease] // of a stream or a Map that has the worker; nil: no code of a caller can hold it
 	calls      atomic.Int64
 	errs       atomic.Int64
 	freed      time.Time     // the end of its last call that was sent, or when it was ready; whoever holds the worker may use this and the next two
@@ -154,16 +155,13 @@ func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, 
 	return time.Since(start), w.failure(ctx, j, err, start)
 }
 
-// call sends the job and returns its answer; doneWith must follow. After an error, or a panic of j.item, the worker may be in doubt: reusable tells.
+// call sends the job and returns its answer; doneWith must follow. After an error the worker may be in doubt: reusable tells.
 func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	start := j.given
 	left, limited := j.timeout, j.timeout > 0
 	var deadline time.Time
 	if limited {
 		deadline = start.Add(left)
-	}
-	if j.item != nil {
-		limited = false // the timeout is for each item, and starts anew; Python is told of the context's end alone
 	}
 	if end, ok := ctx.Deadline(); ok && (!limited || end.Before(deadline)) {
 		left, limited = end.Sub(start), true // the interrupt keeps this one
@@ -175,7 +173,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	err := w.conn.send(line, j.idle > aMoment)
 	var f frame
 	if err == nil {
-		err = w.receive(j, &f)
+		err = w.conn.receiveFinal(j.id, &f)
 	}
 	w.conn.disarm(stop)
 	if errors.Is(err, os.ErrDeadlineExceeded) && w.conn.broken == nil && w.conn.receiveLast(j.id, &f) && f.kind != frameItem {
@@ -213,32 +211,6 @@ func (w *worker) lastTook() time.Duration {
 func (w *worker) doneWith(answered time.Time) {
 	if w.conn.broken == nil {
 		w.current.end(answered)
-	}
-}
-
-// receive reads frames until the final one, handing items on. A stream that is stopped is canceled and read to its end.
-func (w *worker) receive(j *job, f *frame) error {
-	for {
-		if err := w.conn.receive(j.id, f); err != nil {
-			return err
-		}
-		switch {
-		case f.kind != frameItem:
-			return nil
-		case j.item == nil:
-			return w.conn.violation(errors.New("an item for a call that is no stream"), f.body)
-		case j.stopped:
-			// what was on its way
-		case j.item(reply{w.conn.take(f), f.bigInt}):
-			if j.timeout > 0 {
-				w.conn.extend(time.Now().Add(j.timeout))
-			}
-		default:
-			j.stopped = true
-			if err := w.conn.cancel(j.id, w.env.cfg.StopGrace); err != nil {
-				return err
-			}
-		}
 	}
 }
 
