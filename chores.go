@@ -203,7 +203,7 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 			h := WorkerHealth{WorkerInfo: w.info(), Responsive: true} // it is serving, or was a moment ago
 			if d := w.lease.Load().lent(time.Now()); d > pingTimeout {
 				h.Responsive = false
-				h.Err = newError(TypeStreamStalled, MaybeExecuted, fmt.Sprintf("a stalled stream holds it: the loop has not come back for %v", d.Round(time.Second)), nil)
+				h.Err = newError(TypeStreamStalled, MaybeExecuted, fmt.Sprintf("a stalled stream of %v: the loop has not come back to read on", d.Round(time.Second)), nil)
 			}
 			checks = append(checks, h)
 		}

@@ -22,6 +22,9 @@ type flight[Out any] struct {
 	done  []int // answered slots, not yet finished
 
 	succeeded int64 // of them, not yet counted
+
+	lease lease      // code of the caller's decodes and observes
+	taken revocation // by the pool's close: the worker is not to be touched any more
 }
 
 // run serves the batch, and more as long as there is more and nobody else waits for a worker. It releases the worker.
@@ -31,13 +34,19 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 	info.RequestID = m.slot(batch[0]).call.id
 	w.current.begin(&info)
 	w.proc.linger(0, false)
+	f := &flight[Out]{m: m, w: w, last: time.Now(), lease: lease{killing: m.p.killing}}
+	w.lease.Store(&f.lease)
+	book := func() {} // code of the caller's runs in it: the worker is given back first
 	defer func() {
-		w.freed = time.Now()
-		w.doneWith(w.freed)
-		m.p.release(res)
+		if f.taken == notRevoked { // else whoever took it has given it back
+			w.lease.Store(nil)
+			w.freed = time.Now()
+			w.doneWith(w.freed)
+			m.p.release(res)
+		}
+		book()
 	}()
 	w.conn.reserve(mapBuffer)
-	f := &flight[Out]{m: m, w: w, last: time.Now()}
 	stop := w.conn.arm(m.ctx, f.deadline(), asleep)
 	err := w.conn.quiet(true)
 	f.add(batch)
@@ -49,13 +58,28 @@ func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
 			f.add(m.take(m.flight()-len(f.sent), false, nil))
 		}
 	}
+	if f.taken != notRevoked {
+		if stop != nil {
+			stop()
+		}
+		lost, book = f.abandon()
+		return lost
+	}
 	w.conn.disarm(stop)
 	f.land(time.Now())
 	m.show()
 	if err != nil {
-		return f.crash(err)
+		lost, book = f.crash(err)
 	}
-	return nil
+	return lost
+}
+
+// abandon judges what is unanswered after the pool's close has taken the worker.
+func (f *flight[Out]) abandon() (e *Error, book func()) {
+	f.land(time.Now())
+	e = newError(TypePoolNotAvailable, MaybeExecuted, "the pool was closed during the call", nil)
+	f.w.place(e, &job{info: f.m.template.info}, f.last)
+	return e, func() { f.m.fail(f.sent, e) }
 }
 
 func (f *flight[Out]) deadline() time.Time {
@@ -171,7 +195,9 @@ func (f *flight[Out]) read() error {
 		if first {
 			now = time.Now()
 		}
-		f.answer(&fr, now)
+		if !f.answer(&fr, now) {
+			return errStopped
+		}
 	}
 	f.land(now)
 	f.w.conn.extend(f.deadline())
@@ -187,23 +213,35 @@ func (f *flight[Out]) gather() {
 	}
 }
 
-// answer books the answer to the oldest request.
-func (f *flight[Out]) answer(fr *frame, now time.Time) {
+// answer books the answer to the oldest request. False: the pool has been closed, and may have taken the worker.
+func (f *flight[Out]) answer(fr *frame, now time.Time) (ours bool) {
 	i := f.sent[0]
+	var failed *Error
+	if fr.kind == frameError {
+		failed = f.w.answered(&f.m.slot(i).call.job, fr, f.last)
+	}
+	if !f.lease.lend(now) {
+		return false
+	}
+	defer func() {
+		f.taken = f.lease.reclaim()
+		ours = f.taken == notRevoked
+	}()
 	f.sent = f.sent[1:]
 	f.whole--
 	s := f.m.slot(i)
 	s.size = len(fr.body)
 	f.w.calls.Add(1)
 	f.done = append(f.done, i)
-	if fr.kind == frameError {
+	if failed != nil {
 		f.w.errs.Add(1)
-		f.m.settle(s, f.w.answered(&s.call.job, fr, f.last), now)
-		return
+		f.m.settle(s, failed, now)
+	} else {
+		s.err = decodeReply(fr.body, fr.bigInt, &s.out)
+		f.succeeded++ // also when the result does not fit the caller's type: that is another matter
+		_ = f.m.p.tell(s.observed, &s.call, nil, now)
 	}
-	s.err = decodeReply(fr.body, fr.bigInt, &s.out)
-	f.succeeded++ // also when the result does not fit the caller's type: that is another matter
-	_ = f.m.p.tell(s.observed, &s.call, nil, now)
+	return true
 }
 
 // land hands the answered slots over and learns how long an item takes.
@@ -231,8 +269,8 @@ func (f *flight[Out]) land(now time.Time) {
 
 // crash judges the unanswered requests after the exchange failed. The worker is killed and its output drained to the end
 // first: a request behind the first unanswered one did not begin, because an answer is written before the next request begins. Only
-// a worker that breaks the rules of the wire proves nothing by that.
-func (f *flight[Out]) crash(err error) *Error {
+// a worker that breaks the rules of the wire proves nothing by that. book tells the caller's code.
+func (f *flight[Out]) crash(err error) (e *Error, book func()) {
 	if f.w.conn.broken == nil {
 		f.w.conn.broken = err
 	}
@@ -248,10 +286,16 @@ func (f *flight[Out]) crash(err error) *Error {
 	if len(f.sent) > 0 {
 		j.id = f.m.slot(f.sent[0]).call.id
 	}
-	e := f.w.failure(f.m.ctx, j, err, f.last)
+	if f.taken != notRevoked {
+		return f.abandon()
+	}
+	e = f.w.failure(f.m.ctx, j, err, f.last)
 	drained = drained || f.drain(reapWait) // the process has been killed, or has exited
+	if f.taken != notRevoked {
+		return f.abandon()
+	}
 	if len(f.sent) == 0 {
-		return e
+		return e, func() {}
 	}
 	lost := 1
 	if violated := new(*ProtocolError); f.whole > 0 && errors.As(f.w.conn.broken, violated) {
@@ -261,21 +305,20 @@ func (f *flight[Out]) crash(err error) *Error {
 	retry := e.Category == CategoryCommunication || e.Type == TypeOperationTimeout
 	switch {
 	case !drained && f.whole > 1: // the process could not be ended: nothing is known of what it had
-		f.m.fail(f.sent, e)
-		return e
+		return e, func() { f.m.fail(f.sent, e) }
 	case e.Delivery == NotExecuted && retry:
-		f.m.requeue(f.sent, e)
-		return e
+		return e, func() { f.m.requeue(f.sent, e) }
 	}
-	f.m.fail(first, e)
 	behind := e.again()
 	behind.Delivery = NotExecuted
-	if retry {
-		f.m.requeue(rest, behind)
-	} else { // the loop was left, ctx ended, or the pool closed
-		f.m.fail(rest, behind)
+	return e, func() {
+		f.m.fail(first, e)
+		if retry {
+			f.m.requeue(rest, behind)
+		} else { // the loop was left, ctx ended, or the pool closed
+			f.m.fail(rest, behind)
+		}
 	}
-	return e
 }
 
 // drain takes the answers that are still under way, for at most d, and reports whether it came to the end of the worker's output.
@@ -300,7 +343,9 @@ func (f *flight[Out]) drain(d time.Duration) bool {
 			f.w.conn.broken = f.w.conn.violation(errors.New("an answer out of turn"), fr.body)
 			return true // the stream ends here
 		}
-		f.answer(&fr, time.Now())
+		if !f.answer(&fr, time.Now()) {
+			return false // there may be more
+		}
 	}
 }
 
