@@ -27,6 +27,16 @@ type errorCase struct {
 	check    func(t *testing.T, e *Error)
 }
 
+// stalledStream is the error of a loop whose body takes longer than d.
+func stalledStream(p *Pool, d time.Duration) (last error) {
+	for _, err := range p.Stream(context.Background(), "count", []int{3}, WithStallTimeout(d)) {
+		if last = err; err == nil {
+			time.Sleep(20 * d)
+		}
+	}
+	return last
+}
+
 // errorTable is docs/errors.md, each type at least once.
 var errorTable = map[string]errorCase{
 	"checkout timeout": {
@@ -76,6 +86,10 @@ var errorTable = map[string]errorCase{
 			assert.ErrorIs(t, e, context.Canceled)
 			assert.ErrorContains(t, e.Err, "the user went away")
 		},
+	},
+	"stalled stream": {
+		provoke:  func(t *testing.T, p *Pool) error { return stalledStream(p, 5*time.Millisecond) },
+		sentinel: ErrStalled, category: CategoryTimeout, typ: TypeStreamStalled, delivery: MaybeExecuted,
 	},
 	"closed pool": {
 		provoke: func(t *testing.T, p *Pool) error {
@@ -330,7 +344,7 @@ func TestAResultThatDoesNotFitTheGoTypeIsADecodeErrorAndTheCallHasSucceeded(t *t
 func TestErrorTypesAndSentinelsCorrespondOneToOne(t *testing.T) {
 	t.Parallel()
 	sentinels := map[ErrorType]error{
-		TypeCheckoutTimeout: ErrCheckoutTimeout, TypeOperationTimeout: ErrOperationTimeout, TypeCanceled: ErrCanceled,
+		TypeCheckoutTimeout: ErrCheckoutTimeout, TypeOperationTimeout: ErrOperationTimeout, TypeCanceled: ErrCanceled, TypeStreamStalled: ErrStalled,
 		TypePoolNotAvailable: ErrPoolClosed, TypeQueueFull: ErrQueueFull, TypeCircuitOpen: ErrCircuitOpen, TypeWorkerStart: ErrWorkerStart,
 		TypeWorkerExited: ErrWorkerExited, TypeProtocol: ErrProtocol, TypeMessageTooLarge: ErrMessageTooLarge,
 		TypeInvalidArguments: ErrInvalidArguments, TypeUnknownCommand: ErrUnknownCommand, TypePython: ErrPython,

@@ -9,7 +9,8 @@ import (
 
 // Observer is told what the pool does, as pgx's tracers are: CallStart may return a context that carries a span, and that
 // context is the one the call runs with and CallEnd gets. Nil funcs are skipped. All are called without locks held:
-// CallStart and CallEnd on the caller's goroutine, CallEnd exactly once for each CallStart; Event on one goroutine of
+// CallStart and CallEnd on the caller's goroutine, CallEnd exactly once for each CallStart, when the call has ended for its
+// caller (a stream: when its loop has the error, or is over; its worker may stop a moment later); Event on one goroutine of
 // the pool, in order.
 type Observer struct {
 	CallStart func(ctx context.Context, c CallInfo) context.Context

@@ -412,9 +412,13 @@ func (p *Pool) release(res *resource) {
 
 // --- the end --------------------------------------------------------------------------------------------------------
 
-// Shutdown ends the pool in order: new and waiting calls get ErrPoolClosed at once, those that run finish, the workers
-// stop. When ctx ends before that, the rest is killed (calls in flight get ErrPoolClosed), and Shutdown returns ctx's error
-// after the last process is gone. It may be called again, and beside Close.
+// Shutdown ends the pool in order: new and waiting calls get ErrPoolClosed at once, those that run finish (a loop over a stream
+// whose body stalls is waited for until StallTimeout), the workers stop. When ctx ends before that, the rest is killed (calls in
+// flight get ErrPoolClosed), and Shutdown returns ctx's error after the last process is gone.
+//
+// It waits for processes, never for code of the caller's once ctx has ended: it may be called in the body of a loop over a stream or a Map,
+// in an Observer, a log handler, or a MarshalJSON, and returns also while such code blocks. Log handlers and Observer.Event are given a
+// second to take what is queued. It may be called again, and beside Close.
 func (p *Pool) Shutdown(ctx context.Context) error {
 	if !p.wasStarted() {
 		return nil
@@ -441,8 +445,9 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	return e
 }
 
-// Close ends the pool now: workers are killed, calls in flight get ErrPoolClosed. It returns when the last process is gone, and is
-// safe to call more than once. The error is always nil.
+// Close ends the pool now: workers are killed, calls in flight get ErrPoolClosed. It returns when the last process is gone and what the
+// host held of it is freed, whatever code of the caller is still running, as [Pool.Shutdown] does after its context's end; a loop over a
+// stream gets its ErrPoolClosed when its body comes back. It is safe to call more than once. The error is always nil.
 func (p *Pool) Close() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

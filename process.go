@@ -198,10 +198,14 @@ func (p *execProcess) stacks(d time.Duration) string {
 	if p.stack == nil || d <= 0 {
 		return ""
 	}
+	buf := make([]byte, 16<<10)
+	_ = p.stack.SetReadDeadline(time.Now().Add(time.Millisecond))
+	for err := error(nil); err == nil; { // what came too late for a stream that was only asked to stop
+		_, err = p.stack.Read(buf)
+	}
 	p.signal(func(pid int) { signalStacks(pid) })
 	end := time.Now().Add(d)
 	var text []byte
-	buf := make([]byte, 16<<10)
 	for len(text) < 256<<10 {
 		// Once something has come, a pause means that the dump is complete: faulthandler writes it in one go.
 		wait := end

@@ -41,7 +41,7 @@ type WorkerInfo struct {
 type Health struct {
 	Healthy    bool // at least Size workers respond and the circuit is closed
 	Workers    int
-	Responsive int // idle ones that answered a ping, and busy ones
+	Responsive int // idle ones that answered a ping, and busy ones, but for those that a stalled stream holds
 	Breaker    string
 	LastError  error // the last failed start or lost worker since Size workers were last ready
 	Checks     []WorkerHealth

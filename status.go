@@ -29,8 +29,8 @@ func (p *Pool) Workers() []WorkerInfo {
 	return list
 }
 
-// HealthCheck pings every idle worker, side by side; a busy one counts as responsive. One that does not answer within 5 s
-// is replaced. The error is nil exactly when the pool can serve: Health.Healthy asks for more, all of Size and a closed circuit.
+// HealthCheck pings every idle worker, side by side; a busy one counts as responsive, unless the loop over its stream has not come back to
+// read on for more than 5 s. One that does not answer within 5 s is replaced. The error is nil exactly when the pool can serve: Health.Healthy asks for more, all of Size and a closed circuit.
 func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 	if !p.wasStarted() {
 		return Health{Breaker: "closed"}, neverStarted(CallInfo{})
@@ -98,7 +98,7 @@ func (p *Pool) Session(id string) (SessionInfo, bool) { return p.sessions.get(id
 func (p *Pool) EndSession(id string) bool { return p.sessions.end(id) }
 
 // Reload replaces every worker, rolling: a new one is ready before an old one goes, so that at no time fewer than Size are
-// ready, and no call fails for it. It returns when the last old worker is gone. If a new one does not start, it returns that
+// ready, and no call fails for it. It returns when the last old worker is gone; one that a stalled stream holds is taken after StallTimeout. If a new one does not start, it returns that
 // error: the old ones go on serving, and the pool goes on trying.
 func (p *Pool) Reload(ctx context.Context) error {
 	err := errStopped

@@ -129,11 +129,11 @@ func (x *exchange) run(c *call) (reply, *Error) {
 	}
 	x.unarm()
 	late := errors.Is(err, os.ErrDeadlineExceeded)
-	if late && w.conn.broken == nil && !nothingWritten(err) {
+	if late && w.conn.broken == nil && !nothingWritten(err) && !isClosed(x.killing) {
 		switch last := w.conn.receiveNow(x.id, &f); {
 		case last == nil && f.kind != frameItem:
 			err = nil // the answer was there in the same instant: it wins
-		case w.conn.broken != nil, isClosed(x.killing), c.stopped && x.ctx.Err() == nil:
+		case w.conn.broken != nil, c.stopped && x.ctx.Err() == nil:
 			// the worker is in doubt, or its time is over
 		default:
 			return reply{}, x.detach(c)
