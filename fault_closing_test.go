@@ -546,12 +546,12 @@ var closingFaults = []fault{
 	{name: "G2k_an_items_deadline_returns_by_killgrace_and_kills_only_what_does_not_stop", run: func(t *testing.T, r *rig) {
 		cfg := r.streamsConfig(t, 1)
 		cfg.Breaker = Breaker{Failures: 1, OpenFor: time.Hour}
-		cfg.StopGrace = 2 * time.Second
+		cfg.OperationTimeout, cfg.StopGrace = 200*time.Millisecond, 2*time.Second
 		p := r.own(t, cfg)
 		gate := newLatch(t)
 		var last error
 		begun := time.Now()
-		for _, err := range p.Stream(bg, "thinks", []any{gate.path}, WithTimeout(200*time.Millisecond)) {
+		for _, err := range p.Stream(bg, "thinks", []any{gate.path}) {
 			last = err
 		}
 		within(t, begun, 200*time.Millisecond+250*time.Millisecond)
@@ -560,12 +560,11 @@ var closingFaults = []fault{
 		require.Contains(t, hang.Stacks, "in thinks")
 		require.False(t, hang.Killed)
 		gate.release(t) // it comes to its next item, and stops
-		executed(t, p, "echo", nil)
 		eventually(t, "it is given back", func() bool { return serving(p) })
 		require.EqualValues(t, 1, accounted(t, p).WorkersStarted)
 		require.Zero(t, p.sup.breakers.count.Load(), "no worker was lost")
 
-		for _, err := range p.Stream(bg, "pauses", nil, WithTimeout(100*time.Millisecond)) {
+		for _, err := range p.Stream(bg, "pauses", nil) {
 			last = err
 		}
 		failsWith(t, last, ErrOperationTimeout, MaybeExecuted)
