@@ -64,6 +64,7 @@ type exchange struct {
 	start time.Time
 	limit time.Duration // of one turn of the body; 0: none
 	turn  time.Time     // when the body's turn began
+	ours  bool          // the loop's goroutine has not passed the worker on
 
 	admitted admission // the call's
 	charge   *Error    // what the circuit is charged with if the worker has to be killed; nil: nothing
@@ -81,16 +82,19 @@ func (p *Pool) stream(ctx context.Context, c *call, res *resource) (rep reply, e
 	w := res.Value()
 	x := &exchange{
 		lease: lease{killing: p.killing}, p: p, w: w, res: res, ctx: ctx, id: c.id, info: c.info, start: c.given, limit: c.stall,
-		admitted: c.admitted,
+		admitted: c.admitted, ours: true,
 	}
 	w.lease.Store(&x.lease)
 	w.current.begin(&x.info)
 	x.arm(c)
 	ended := false
 	defer func() {
-		if !ended { // the loop's body panics, or ends its goroutine
+		if !ended { // the loop's body panics, or ends its goroutine; or else a method of the context does
 			c.detached = true
-			x.take(revokedLeft)
+			if !x.take(revokedLeft) && x.ours && x.reclaim() == notRevoked {
+				w.conn.broken = errors.New("abandoned in mid-exchange")
+				p.winding.Go(x.windUp)
+			}
 		}
 		ran := time.Since(c.given)
 		c.ran += ran
@@ -148,6 +152,7 @@ func (x *exchange) run(c *call) (reply, *Error) {
 	if failed != nil && failed.Type == TypeUnknownCommand {
 		w.pace = nil // names that no worker knows are not remembered
 	}
+	x.ours = false
 	x.giveBack(answered)
 	return rep, failed
 }
@@ -232,10 +237,11 @@ func (x *exchange) contextEnded() {
 }
 
 // take takes the worker from a body that runs, if one does.
-func (x *exchange) take(why revocation) {
-	if x.revoke(why) {
+func (x *exchange) take(why revocation) (taken bool) {
+	if taken = x.revoke(why); taken {
 		x.p.winding.Go(x.windUp)
 	}
+	return taken
 }
 
 // quiet returns when no hook can run any more.
@@ -294,7 +300,7 @@ func (x *exchange) detach(c *call) *Error {
 	if c.evidence(x.ctx, &x.p.cfg, e) == lostWorker {
 		x.charge = e.again()
 	}
-	c.detached = true
+	c.detached, x.ours = true, false
 	x.p.winding.Go(x.windUp)
 	return e
 }
