@@ -269,6 +269,7 @@ func (c *Config) tooBrief(fault func(field, format string, args ...any)) {
 		least time.Duration
 	}{
 		{"CheckoutTimeout", c.CheckoutTimeout, time.Millisecond}, {"OperationTimeout", c.OperationTimeout, time.Millisecond},
+		{"StallTimeout", c.StallTimeout, time.Millisecond},
 		{"StartTimeout", c.StartTimeout, time.Millisecond}, {"KillGrace", c.KillGrace, time.Millisecond}, {"StopGrace", c.StopGrace, time.Millisecond},
 		{"HealthCheckInterval", c.HealthCheckInterval, time.Millisecond}, {"SessionCleanupInterval", c.SessionCleanupInterval, time.Millisecond},
 		{"SessionTTL", c.SessionTTL, time.Millisecond}, {"MaxLifetime", c.MaxLifetime, time.Millisecond}, {"RestartWindow", c.RestartWindow, time.Millisecond},
