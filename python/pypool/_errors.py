@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from ._life import SEP, STDLIB
 from ._life import note as note
 
 TYPE_CHECKING = False
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE = 64 * 1024
 MAX_TRACEBACK = 256 * 1024
 #: What lies below these is not the user's own code.
-_STDLIB = (getattr(os, "__file__", None) or "").rpartition(os.sep)[0] + os.sep
-_INSTALLED = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
+_INSTALLED = (SEP + "site-packages" + SEP, SEP + "dist-packages" + SEP)
 #: Places that a traceback of our own shows at either end.
 SHOWN = 50
 
@@ -124,7 +122,7 @@ def _place(error: BaseException) -> Dict[str, Any]:
 
 
 def _is_own(file: str) -> bool:
-    return not (file.startswith(("<", _STDLIB)) or any(part in file for part in _INSTALLED))
+    return not (file.startswith(("<", STDLIB)) or any(part in file for part in _INSTALLED))
 
 
 def _names(kind: type) -> Tuple[str, str]:

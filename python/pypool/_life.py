@@ -18,6 +18,11 @@ _SIGKILL = 9
 end, _kill, _write = os._exit, os.kill, os.write
 
 
+#: Kept for `_errors`, which may be loaded when no other module can be found any more.
+SEP = os.sep
+STDLIB = (getattr(os, "__file__", None) or "").rpartition(SEP)[0] + SEP
+
+
 class _Watch:
     """`armed` is False once the host has said `shutdown`; `started` is True once requests are served."""
 
