@@ -124,6 +124,7 @@ type call struct {
 	args     any
 	checkout time.Duration // timeout; 0: none
 	stall    time.Duration // timeout of a turn of a stream's loop; 0: none
+	refused  *Error        // it ends before it begins
 	settled  bool          // the session is fixed by the method: WithSession may only repeat it
 	session  *session
 	buffer   *[]byte   // what req is written into, to be given back

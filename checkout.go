@@ -110,10 +110,11 @@ func (d *desk) all() map[*worker]*resource {
 	return maps.Clone(d.members)
 }
 
-// Why take gave up, beside a context's error and a fullQueue.
+// Why take gave up, beside a fullQueue.
 var (
 	errTimeout = errors.New("timeout")
 	errStopped = errors.New("stopped")
+	errEnded   = errors.New("ctx has ended")
 )
 
 // fullQueue says, in words for the caller, why nobody more may wait.
@@ -160,7 +161,7 @@ func (d *desk) take(ctx context.Context, deadline time.Time, bytes int, refused 
 		case v := <-w.outcome:
 			return v.res, v.err
 		case <-ctx.Done():
-			d.leave(w, ctx.Err())
+			d.leave(w, errEnded) // ctx is not asked why in the queue: its Err is the caller's, and may panic
 		}
 	}
 	v := <-w.outcome

@@ -158,7 +158,7 @@ func (s *supervisor) watchErrorRate(above bool) bool {
 		return above
 	}
 	alert := ErrorRateAlert{Pool: s.cfg.Name, Above: now, Rate: rate, Threshold: cfg.Threshold, Calls: calls, Failures: failures, Window: cfg.Window}
-	s.env.reporter.tell(func() { cfg.Func(alert) })
+	s.env.reporter.tell("ErrorRate.Func", func() { cfg.Func(alert) })
 	return now
 }
 

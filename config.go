@@ -94,12 +94,15 @@ type Config struct {
 
 	// Name tells pools apart in logs and errors. Default: "pypool".
 	Name string
-	// Logger takes the pool's log and the workers' output; it is called from one goroutine of the pool. What Python prints comes at Info,
-	// what needs attention at Warn and Error, the pool's own routine at Debug. Default: slog.Default().
+	// Logger takes the pool's log and the workers' output. What Python prints comes at Info, what needs attention at Warn and Error, the
+	// pool's own routine at Debug. The handler is called on one goroutine of the pool, Enabled as well as Handle, and holds nobody up: while it
+	// is slow 1024 records wait, and what comes beyond is dropped. A panic of it costs that one record. What was lost is
+	// counted in Stats.LogsDropped and told by the next record. Default: slog.Default().
 	Logger *slog.Logger
 	// Observer is told of calls and events. Default: none.
 	Observer *Observer
-	// ErrorRate watches the share of calls that the infrastructure failed.
+	// ErrorRate watches the share of calls that the infrastructure failed. Its Func is called on the goroutine that calls Observer.Event; the
+	// first panic of it is logged, with its stack.
 	ErrorRate ErrorRate
 
 	overflowIdle time.Duration // how long an overflow worker stays; tests shorten it

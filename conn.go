@@ -70,12 +70,14 @@ var errNoise = errors.New("output that no request asked for")
 // arm makes ctx's end and the deadline (zero: none) interrupt the exchange; disarm must follow. Who polls waits for an answer
 // that comes soon without parking.
 func (c *conn) arm(ctx context.Context, deadline time.Time, how polling) (stop func() bool) {
-	c.ctx, c.deadline, c.polling = ctx, deadline, how
-	if ctx.Done() == nil {
-		return nil
+	if ctx.Done() != nil {
+		stop = context.AfterFunc(watchable(ctx), c.interrupt)
 	}
-	return context.AfterFunc(ctx, c.interrupt)
+	c.ctx, c.deadline, c.polling = ctx, deadline, how
+	return stop
 }
+
+func (c *conn) armed() bool { return c.ctx != nil }
 
 // patient sets the transport's deadline: it is about to wait. Exchanges that never wait save the cost.
 func (c *conn) patient() {

@@ -38,8 +38,13 @@ const (
 //
 // Memory is bounded: a slow loop stops the feed. Leaving the loop stops the work: nothing more is sent, and what is in
 // flight is awaited for StopGrace, then killed. The end of ctx kills at once what is in flight, and is yielded as the last
-// error. items is pulled on another goroutine, and Map does not return before items has. Other callers get their turn at
-// the workers.
+// error. Other callers get their turn at the workers.
+//
+// Code of the caller runs on goroutines of the Map's: items, CallStart, TraceParent and the marshalers of In on one; CallEnd and the unmarshalers of
+// Out on several at the same time. If it panics or calls [runtime.Goexit], the work is stopped as if the loop had been left, and the same happens
+// in the loop's goroutine. When the loop ends before items has, items is told so at its next yield, and Map waits for it
+// to return: for StopGrace after the loop was left, for KillGrace (100 ms at least) after the end of ctx. An iterator that blocks for
+// longer goes on running beside what follows the loop, until it yields or returns; what it panics with then is logged.
 func Map[Out, In any](ctx context.Context, p *Pool, command string, items iter.Seq[In], opts ...CallOption) iter.Seq2[Out, error] {
 	return func(yield func(Out, error) bool) {
 		if !p.wasStarted() {
@@ -47,60 +52,89 @@ func Map[Out, In any](ctx context.Context, p *Pool, command string, items iter.S
 			yield(zero, neverStarted(CallInfo{Command: command}))
 			return
 		}
-		ctx, cancel := context.WithCancel(ctx)
+		ctx, cancel := context.WithCancel(watchable(ctx))
 		defer cancel()
 		m := newMapper[Out](ctx, p, command, opts)
 		stopWaking := context.AfterFunc(ctx, m.wakeAll)
 		defer stopWaking()
-		var work sync.WaitGroup
-		work.Go(func() { m.feed(encodeItems(items)) })
+		go m.feed(encodeItems(items))
 		for range p.cfg.Size {
-			work.Go(m.lane)
+			m.work.Go((&lane[Out]{m: m}).serve)
 		}
+		over := false
 		defer func() {
-			m.stop()
-			impatient := time.AfterFunc(p.cfg.StopGrace, cancel)
-			work.Wait()
-			impatient.Stop()
-			m.settleRest()
-			if m.panicked != nil {
-				panic(m.panicked)
+			if t := m.join(cancel); over && t != nil { // else the loop's body has trouble of its own
+				t.raise()
 			}
 		}()
 		m.deliver(yield)
+		over = true
 	}
+}
+
+// join ends the work. It waits for all of it, but not for ever for the items. It returns the trouble that there was.
+func (m *mapper[Out]) join(cancel func()) *trouble {
+	m.stop()
+	impatient := time.AfterFunc(m.p.cfg.StopGrace, cancel)
+	m.work.Wait()
+	select {
+	case <-m.feederDone:
+	case <-m.ctx.Done(): // by its caller, or because StopGrace is over
+		timer := time.NewTimer(max(m.p.cfg.KillGrace, 100*time.Millisecond))
+		select {
+		case <-m.feederDone:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+	impatient.Stop()
+	cancel()
+	m.mu.Lock()
+	m.left, m.settled = true, int(m.fed.Load())
+	m.mu.Unlock()
+	m.settleSlots(m.yielded, m.settled) // so that the counters add up
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.returned = true
+	return m.trouble
 }
 
 // mapper is one Map at work: a feeder fills a ring of slots, lanes (one for each worker of the pool) serve them, and the
 // caller's goroutine yields them in order. A slot belongs to the feeder until it is fed, then to the lane that took it, then
 // to the reader.
 type mapper[Out any] struct {
-	p        *Pool
-	ctx      context.Context
-	template call
-	head     []byte // of every request, up to its arguments
-	tail     []byte // behind them, as far as no worker is needed to know it
-	rest     []byte // of a line with many requests, behind them
-	refused  *Error // what every item gets, because of the options
-	blocks   [mapBlocks]*[mapBlock]mapSlot[Out]
-	fed      atomic.Int64 // slots filled
-	hungry   atomic.Int64 // lanes that wait for one, or are about to
+	p          *Pool
+	ctx        context.Context
+	template   call
+	head       []byte // of every request, up to its arguments
+	tail       []byte // behind them, as far as no worker is needed to know it
+	rest       []byte // of a line with many requests, behind them
+	refused    *Error // what every item gets, because of the options
+	blocks     [mapBlocks]*[mapBlock]mapSlot[Out]
+	fed        atomic.Int64   // slots filled
+	hungry     atomic.Int64   // lanes that wait for one, or are about to
+	work       sync.WaitGroup // the lanes
+	feederDone chan struct{}  // the feeder's end
 
-	mu       sync.Mutex // guards the fields below
-	feeder   sync.Cond  // there may be room in the ring
-	lanes    sync.Cond  // there may be something to serve
-	reader   sync.Cond  // the next slot may be done
-	taken    int        // slots handed to lanes
-	again    []int      // slots to be handed to another lane
-	shown    time.Time  // when the reader was last told of items that are done
-	yielded  int        // slots delivered
-	bytes    int        // of the requests in slots fed and not done
-	held     int        // of the results in slots done and not delivered
-	flying   int        // slots that lanes hold
-	full     bool       // the feeder waits for room
-	ended    bool       // the feeder is done
-	stopped  bool       // the loop is over
-	panicked any
+	mu       sync.Mutex    // guards the fields below
+	feeder   sync.Cond     // there may be room in the ring
+	lanes    sync.Cond     // there may be something to serve
+	reader   sync.Cond     // the next slot may be done
+	taken    int           // slots handed to lanes
+	again    []int         // slots to be handed to another lane
+	shown    time.Time     // when the reader was last told of items that are done
+	yielded  int           // slots delivered
+	bytes    int           // of the requests in slots fed and not done
+	held     int           // of the results in slots done and not delivered
+	flying   int           // slots that lanes hold
+	full     bool          // the feeder waits for room
+	ended    bool          // the feeder is done
+	stopped  bool          // the loop is over
+	returned bool          // Map has: what goes wrong now is nobody's
+	left     bool          // Map returns: what the feeder has not fed by now is its own to settle
+	settled  int           // slots below it are not
+	trouble  *trouble      // the first of the caller's code
+	troubled atomic.Bool   // there is some: nothing more is yielded
 	perItem  time.Duration // a worker's time for one item, smoothed
 }
 
@@ -115,7 +149,7 @@ type mapSlot[Out any] struct {
 }
 
 func newMapper[Out any](ctx context.Context, p *Pool, command string, opts []CallOption) *mapper[Out] {
-	m := &mapper[Out]{p: p, ctx: ctx, template: call{job: job{info: CallInfo{Command: command}}}}
+	m := &mapper[Out]{p: p, ctx: ctx, feederDone: make(chan struct{}), template: call{job: job{info: CallInfo{Command: command}}}}
 	m.head = append(beginRequest(nil, command), `,"args":`...)
 	m.refused = m.template.apply(&p.cfg, opts)
 	tail := endRequest(nil, m.template.info.Session, false)
@@ -146,6 +180,23 @@ func (m *mapper[Out]) stop() {
 	m.stopped = true
 	m.mu.Unlock()
 	m.wakeAll()
+}
+
+// failed stops the work, because code of the caller's has panicked with value (nil: it has called runtime.Goexit).
+func (m *mapper[Out]) failed(value any) {
+	t := &trouble{value}
+	m.mu.Lock()
+	returned := m.returned
+	if m.trouble == nil && !returned {
+		m.trouble = t
+		m.troubled.Store(true)
+	}
+	m.stopped = true
+	m.mu.Unlock()
+	m.wakeAll()
+	if returned { // no loop is there any more to have it
+		m.p.reporter.failure("the items of a Map that has returned", t)
+	}
 }
 
 // roomLocked reports whether a feeder that had to wait may go on: it is woken for many items at once.
@@ -196,26 +247,28 @@ func (m *mapper[Out]) feed(items iter.Seq[any]) {
 			m.full = false
 		}
 	}
+	ended, filling := false, false
 	defer func() {
-		if r := recover(); r != nil { // in the items, or in their MarshalJSON: it belongs to the caller's goroutine
-			m.mu.Lock()
-			m.panicked, m.stopped = r, true
-			m.mu.Unlock()
+		if !ended { // the items, their MarshalJSON or CallStart have panicked, or ended this goroutine
+			m.failed(recover())
 		}
-		m.fed.Store(int64(next))
-		publish(true)
-		m.wakeAll()
+		if filling {
+			m.settleBroken(m.slot(next - 1))
+		}
+		m.endFeed(next, publish)
 	}()
 	for item := range items {
 		if m.ctx.Err() != nil {
-			return
+			break
 		}
 		if block := &m.blocks[next/mapBlock%mapBlocks]; *block == nil {
 			*block = new([mapBlock]mapSlot[Out])
 		}
 		s := m.slot(next)
 		next++ // first: a panic in fill leaves a slot that counts
+		filling = true
 		m.fill(s, item)
+		filling = false
 		refused := s.done
 		if !refused {
 			bytes += s.call.req.size()
@@ -227,9 +280,35 @@ func (m *mapper[Out]) feed(items iter.Seq[any]) {
 			over := m.overLocked()
 			m.mu.Unlock()
 			if over {
-				return
+				break
 			}
 		}
+	}
+	ended = true // not before: items runs on after the loop's break
+}
+
+// settleBroken settles a slot that code of the caller's has left half filled.
+func (m *mapper[Out]) settleBroken(s *mapSlot[Out]) {
+	if s.done {
+		return // it was CallEnd
+	}
+	s.done = true
+	m.apart(func() {
+		m.settle(s, newError(TypeInternal, NotExecuted, "a function of the caller panicked", nil), time.Now())
+	})
+}
+
+// endFeed is the feeder's end. The slots that were not fed when Map returned are settled here.
+func (m *mapper[Out]) endFeed(next int, publish func(end bool)) {
+	defer close(m.feederDone)
+	m.mu.Lock()
+	left, settled := m.left, m.settled
+	m.fed.Store(int64(next))
+	m.mu.Unlock()
+	publish(true)
+	m.wakeAll()
+	if left {
+		m.settleSlots(settled, next)
 	}
 }
 
@@ -242,10 +321,11 @@ func (m *mapper[Out]) fill(s *mapSlot[Out], item any) {
 	var zero Out
 	s.call.worker, s.call.pid = "", 0
 	s.out, s.err, s.size, s.done, s.attempts = zero, nil, 0, false, 0
-	s.observed = m.p.begin(m.ctx, &s.call)
+	s.observed = m.ctx
+	m.p.begin(&s.observed, &s.call)
 	if err := m.encode(s, kept, item); err != nil {
+		s.done = true // first: CallEnd may panic
 		m.settle(s, err, time.Now())
-		s.done = true
 	}
 }
 
@@ -285,28 +365,59 @@ func itemArgs(item any) any {
 // --- the lanes ------------------------------------------------------------------------------------------------------
 
 // lane serves slots until there are no more. Its worker is taken for a run of them, and given back when others wait.
-func (m *mapper[Out]) lane() {
-	for {
-		batch := m.take(1, true, nil)
-		if len(batch) == 0 {
-			return
+type lane[Out any] struct {
+	m        *mapper[Out]
+	run      *flight[Out] // under way, or nil
+	call     call         // for all of the run
+	admitted admission
+}
+
+// serve is the lane's goroutine. When code of the caller's ends it, another goes on in its place: nothing that it is in the midst of is lost.
+func (l *lane[Out]) serve() {
+	ended := false
+	defer func() {
+		if !ended {
+			l.m.work.Go(l.serve)
 		}
-		c := m.template
-		c.info.Pool = m.p.cfg.Name
-		c.id = m.slot(batch[0]).call.id
-		admitted, refused := m.p.sup.breakers.enter(c.info.breakerKey())
-		if refused != nil {
-			m.fail(batch, refused.error())
-			continue
+	}()
+	for l.run != nil || l.begin() {
+		if l.run != nil {
+			l.end(l.run.finish())
 		}
-		res, err := m.p.acquire(m.ctx, &c)
-		if err == nil {
-			err = m.run(res, batch)
-		} else {
-			m.fail(batch, err)
-		}
-		admitted.end(c.evidence(m.ctx, &m.p.cfg, err), err)
 	}
+	ended = true
+}
+
+// begin takes slots and a worker for them; false: there are no more slots. Without a run they have failed.
+func (l *lane[Out]) begin() bool {
+	m := l.m
+	batch := m.take(1, true, nil)
+	if len(batch) == 0 {
+		return false
+	}
+	l.call = m.template
+	l.call.info.Pool = m.p.cfg.Name
+	l.call.id = m.slot(batch[0]).call.id
+	var refused *CircuitError
+	l.admitted, refused = m.p.sup.breakers.enter(l.call.info.breakerKey())
+	if refused != nil {
+		m.fail(batch, refused.error())
+		return true
+	}
+	res, err := m.p.acquire(m.ctx, &l.call)
+	if err != nil {
+		m.fail(batch, err)
+		l.end(err)
+		return true
+	}
+	l.run = m.fly(res, batch)
+	return true
+}
+
+// end tells the command's circuit how the run has ended.
+func (l *lane[Out]) end(err *Error) {
+	l.run = nil
+	l.admitted.end(l.call.evidence(l.m.ctx, &l.m.p.cfg, err), err)
 }
 
 // take hands out up to n slots, in order. With wait it waits for the first one; none means that the work is over.
@@ -359,15 +470,52 @@ func (m *mapper[Out]) flight() int {
 func (m *mapper[Out]) fail(batch []int, err *Error) {
 	now := time.Now()
 	for _, i := range batch {
-		m.settle(m.slot(i), err.again(), now)
+		m.apart(func() { m.settle(m.slot(i), err.again(), now) })
 	}
 	m.finish(batch, now)
 	m.show()
 }
 
-// settle books the item's outcome. The slot is the reader's only when it is done.
+// apart runs code that calls CallEnd where nothing may be left undone if that ends its goroutine.
+func (m *mapper[Out]) apart(f func()) {
+	if m.p.cfg.Observer.CallEnd == nil {
+		f()
+	} else {
+		apart(f)
+	}
+}
+
+// settle books the item's outcome. The slot is the reader's only when it is done. If CallEnd panics, the work is stopped.
 func (m *mapper[Out]) settle(s *mapSlot[Out], err *Error, now time.Time) {
+	ended := false
+	defer func() {
+		if !ended {
+			m.failed(recover())
+		}
+	}()
 	s.err = m.p.finish(s.observed, &s.call, err, now)
+	ended = true
+}
+
+// succeed books an answered item, whose success is counted already: what does not fit the caller's type is another matter.
+func (m *mapper[Out]) succeed(s *mapSlot[Out], fr *frame, now time.Time) {
+	decoded, ended := m.troubled.Load(), false
+	defer func() {
+		if !ended {
+			m.failed(recover())
+		}
+	}()
+	defer func() {
+		if !decoded {
+			m.failed(recover())
+		}
+		_ = m.p.tell(s.observed, &s.call, nil, now) // also when the unmarshaler has panicked
+		ended = true
+	}()
+	if !decoded {
+		s.err = decodeReply(fr.body, fr.bigInt, &s.out)
+		decoded = true
+	}
 }
 
 // finish hands settled slots to the reader, which is told when there are many, from time to time, and by show.
@@ -446,8 +594,12 @@ func (m *mapper[Out]) deliver(yield func(Out, error) bool) {
 		freed = 0
 		m.wakeFeederLocked()
 		// At ctx's end the lanes still settle what they hold, and that is waited for.
-		for !(next < int(m.fed.Load()) && m.slot(next).done) && !(m.ended && next == int(m.fed.Load())) && !(m.overLocked() && m.flying == 0) {
+		for !(next < int(m.fed.Load()) && m.slot(next).done) && !(m.ended && next == int(m.fed.Load())) && !(m.overLocked() && m.flying == 0) && m.trouble == nil {
 			m.reader.Wait()
+		}
+		if m.trouble != nil {
+			m.mu.Unlock()
+			return
 		}
 		ready := next
 		for ready < int(m.fed.Load()) && m.slot(ready).done {
@@ -455,7 +607,7 @@ func (m *mapper[Out]) deliver(yield func(Out, error) bool) {
 		}
 		m.mu.Unlock()
 		if ready == next { // the end of the items, or of ctx
-			if m.ctx.Err() != nil && m.panicked == nil {
+			if m.ctx.Err() != nil {
 				var zero Out
 				yield(zero, m.p.sequenceError(m.ctx, m.template.info))
 			}
@@ -473,11 +625,13 @@ func (m *mapper[Out]) deliver(yield func(Out, error) bool) {
 	}
 }
 
-// settleRest books the items that were fed and never served, so that the counters add up.
-func (m *mapper[Out]) settleRest() {
-	for i := m.yielded; i < int(m.fed.Load()); i++ {
+// settleSlots books the items that were fed and never served.
+func (m *mapper[Out]) settleSlots(from, to int) {
+	for i := from; i < to; i++ {
 		if s := m.slot(i); !s.done {
-			m.settle(s, newError(TypeCanceled, NotExecuted, "the loop over the results had ended", m.ctx.Err()), time.Now())
+			m.apart(func() {
+				m.settle(s, newError(TypeCanceled, NotExecuted, "the loop over the results had ended", m.ctx.Err()), time.Now())
+			})
 		}
 	}
 }

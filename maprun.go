@@ -20,6 +20,10 @@ type flight[Out any] struct {
 	out   []byte // what is still to be written
 	last  time.Time
 	done  []int // answered slots, not yet finished
+	res   *resource
+	stop  func() bool // disarms the connection
+	err   error       // the exchange has failed
+	apart bool        // the caller's code must not end this goroutine
 
 	succeeded int64 // of them, not yet counted
 
@@ -27,50 +31,63 @@ type flight[Out any] struct {
 	taken revocation // by the pool's close: the worker is not to be touched any more
 }
 
-// run serves the batch, and more as long as there is more and nobody else waits for a worker. It releases the worker.
-func (m *mapper[Out]) run(res *resource, batch []int) (lost *Error) {
+// fly begins to serve the batch. finish must follow.
+func (m *mapper[Out]) fly(res *resource, batch []int) *flight[Out] {
 	w := res.Value()
 	info := m.template.info
 	info.RequestID = m.slot(batch[0]).call.id
 	w.current.begin(&info)
 	w.proc.linger(0, false)
-	f := &flight[Out]{m: m, w: w, last: time.Now(), lease: lease{killing: m.p.killing}}
+	f := &flight[Out]{m: m, w: w, res: res, last: time.Now(), lease: lease{killing: m.p.killing}}
 	w.lease.Store(&f.lease)
-	book := func() {} // code of the caller's runs in it: the worker is given back first
-	defer func() {
-		if f.taken == notRevoked { // else whoever took it has given it back
-			w.lease.Store(nil)
-			w.freed = time.Now()
-			w.doneWith(w.freed)
-			m.p.release(res)
-		}
-		book()
-	}()
 	w.conn.reserve(mapBuffer)
-	stop := w.conn.arm(m.ctx, f.deadline(), asleep)
-	err := w.conn.quiet(true)
+	f.stop = w.conn.arm(m.ctx, f.deadline(), asleep)
+	f.err = w.conn.quiet(true)
 	f.add(batch)
-	for err == nil && len(f.sent) > 0 {
-		if err = f.write(); err == nil {
-			err = f.read()
+	return f
+}
+
+// finish serves what was begun, and more as long as there is more and nobody else waits for a worker. It releases the worker.
+// Code of the caller's may end its goroutine in read: then it is called again on another.
+func (f *flight[Out]) finish() (lost *Error) {
+	m := f.m
+	switch {
+	case f.taken != notRevoked:
+		f.err = errStopped
+	case len(f.done) > 0: // it is: the deadline is still that of what was answered
+		f.w.conn.extend(f.deadline())
+	}
+	for f.err == nil && len(f.sent) > 0 {
+		f.err = f.write()
+		if f.err == nil {
+			f.err = f.read()
 		}
-		if err == nil && len(f.sent) < m.flight()/2+1 && m.p.desk.waiting.Load() == 0 {
+		if f.err == nil && len(f.sent) < m.flight()/2+1 && m.p.desk.waiting.Load() == 0 {
 			f.add(m.take(m.flight()-len(f.sent), false, nil))
 		}
 	}
+	f.apart = true
+	book := func() {} // code of the caller's runs in it: the worker is given back first
 	if f.taken != notRevoked {
-		if stop != nil {
-			stop()
+		if f.stop != nil {
+			f.stop()
 		}
 		lost, book = f.abandon()
-		return lost
+	} else {
+		f.w.conn.disarm(f.stop)
+		f.land(time.Now())
+		m.show()
+		if f.err != nil {
+			lost, book = f.crash(f.err)
+		}
 	}
-	w.conn.disarm(stop)
-	f.land(time.Now())
-	m.show()
-	if err != nil {
-		lost, book = f.crash(err)
+	if f.taken == notRevoked { // else whoever took it has given it back
+		f.w.lease.Store(nil)
+		f.w.freed = time.Now()
+		f.w.doneWith(f.w.freed)
+		m.p.release(f.res)
 	}
+	book()
 	return lost
 }
 
@@ -235,13 +252,28 @@ func (f *flight[Out]) answer(fr *frame, now time.Time) (ours bool) {
 	f.done = append(f.done, i)
 	if failed != nil {
 		f.w.errs.Add(1)
-		f.m.settle(s, failed, now)
 	} else {
-		s.err = decodeReply(fr.body, fr.bigInt, &s.out)
-		f.succeeded++ // also when the result does not fit the caller's type: that is another matter
-		_ = f.m.p.tell(s.observed, &s.call, nil, now)
+		f.succeeded++
+	}
+	if f.apart {
+		f.bookApart(s, *fr, failed, now)
+	} else {
+		f.book(s, fr, failed, now)
 	}
 	return true
+}
+
+// book runs code of the caller's: nothing of the flight may depend on its return.
+func (f *flight[Out]) book(s *mapSlot[Out], fr *frame, failed *Error, now time.Time) {
+	if failed != nil {
+		f.m.settle(s, failed, now)
+	} else {
+		f.m.succeed(s, fr, now)
+	}
+}
+
+func (f *flight[Out]) bookApart(s *mapSlot[Out], fr frame, failed *Error, now time.Time) {
+	apart(func() { f.book(s, &fr, failed, now) })
 }
 
 // land hands the answered slots over and learns how long an item takes.

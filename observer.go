@@ -7,15 +7,22 @@ import (
 	"time"
 )
 
-// Observer is told what the pool does, as pgx's tracers are: CallStart may return a context that carries a span, and that
-// context is the one the call runs with and CallEnd gets. Nil funcs are skipped. All are called without locks held:
-// CallStart and CallEnd on the caller's goroutine, CallEnd exactly once for each CallStart, when the call has ended for its
-// caller (a stream: when its loop has the error, or is over; its worker may stop a moment later); Event on one goroutine of
-// the pool, in order.
+// Observer is told what the pool does, as pgx's tracers are. Nil funcs are skipped, and no lock is held while one is called.
 type Observer struct {
+	// CallStart may return a context that carries a span: CallEnd gets it, and the call runs with it (in a Map, with Map's own).
+	// nil stands for the context that it was given.
+	//
+	// CallStart and CallEnd are called on the caller's goroutine, where their panics pass through to the caller; in a [Map] on its
+	// goroutines, several at the same time, whose panics come out in the goroutine of the loop. CallEnd is called exactly once
+	// for each CallStart, also when that has panicked: when the call has ended for its caller (a stream: when its loop has the error,
+	// or is over; its worker may stop a moment later).
 	CallStart func(ctx context.Context, c CallInfo) context.Context
 	CallEnd   func(ctx context.Context, c CallInfo, o CallOutcome)
-	Event     func(Event)
+	// Event is called on one goroutine of the pool, in the order of the events. While it is slow they wait: 4096 of them, and of
+	// [EventSessionEnded] 1024; beyond that they are dropped, and an [EventDropped] in their place says how many. Behind 256 events
+	// with an Err, that of further ones has its long texts (stderr, stacks) cut. A panic ends that one call of Event, and
+	// the first is logged with its stack.
+	Event func(Event)
 
 	// TraceParent returns the W3C traceparent of the context that CallStart has returned (of the call's own where CallStart is nil), which
 	// Python sees as current_call().trace; empty for none. It is asked once for each call, and in a Map once for each
@@ -92,6 +99,7 @@ const (
 	EventCircuit       EventKind = "circuit"        // a circuit changed its State; Command is empty for the pool's own
 	EventPoolState     EventKind = "pool_state"     // State is serving, degraded, unavailable, closing or closed
 	EventSessionEnded  EventKind = "session_ended"  // Cause says why
+	EventDropped       EventKind = "dropped"        // as many events as Dropped says came faster than Event took them, and are lost; Cause says of which kind
 )
 
 // Event is something that happened to the pool. Fields that do not apply are zero.
@@ -107,4 +115,5 @@ type Event struct {
 	State     string
 	Cause     string // one line
 	Err       error
+	Dropped   int64 // of EventDropped
 }

@@ -58,7 +58,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 		return nil, w.startError("spawn", fmt.Errorf("no Python interpreter: %w (set Config.Python)", err))
 	}
 	args, environ, _ := pythonCommand(&cfg)
-	env.spec = spawnSpec{path: throughShim(ctx, path, cfg.Dir, cfg.Env), args: args, dir: cfg.Dir, env: environ}
+	env.spec = spawnSpec{path: throughShim(watchable(ctx), path, cfg.Dir, cfg.Env), args: args, dir: cfg.Dir, env: environ}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
 	if cfg.target() == "" {
 		p.reporter.log(slog.LevelWarn, noScript)
@@ -72,8 +72,13 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	}
 	p.desk = p.sup.desk
 	go p.sup.run()
+	opened := false
+	defer func() {
+		if !opened { // a start has failed, or ctx panics
+			_ = p.Close()
+		}
+	}()
 	if err := p.sup.await(ctx, cfg.MinReady); err != nil {
-		_ = p.Close()
 		var e *Error
 		if !errors.As(err, &e) {
 			w := &worker{env: env, started: p.born}
@@ -84,6 +89,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 		}
 		return nil, e
 	}
+	opened = true
 	return p, nil
 }
 
@@ -137,8 +143,8 @@ func (p *Pool) refuse(ctx context.Context, c *call, err *Error) (Result, error) 
 	if err.Type == TypeInvalidArguments && !validLabel(c.info.Session) {
 		c.info.Session = "" // it goes into no log, no observer and no table
 	}
-	ctx = p.begin(ctx, c)
-	return Result{}, p.finish(ctx, c, err, time.Now())
+	c.refused = err
+	return p.execute(ctx, c, nil)
 }
 
 // execute is the life of a call: begin, encode, then acquire, use, release; again on another worker when the first
@@ -147,14 +153,17 @@ func (p *Pool) execute(ctx context.Context, c *call, opts []CallOption) (Result,
 	if !p.wasStarted() {
 		return Result{}, neverStarted(c.info)
 	}
-	invalidOption := c.apply(&p.cfg, opts)
-	ctx = p.begin(ctx, c)
+	invalidOption := c.refused
+	if invalidOption == nil {
+		invalidOption = c.apply(&p.cfg, opts)
+	}
 	ended := false
 	defer func() {
-		if !ended { // the caller's MarshalJSON, Observer or loop body panics: count the call, and let it
+		if !ended { // the caller's MarshalJSON, CallStart, context or loop body panics: count the call, and let it
 			_ = p.finish(ctx, c, newError(TypeInternal, MaybeExecuted, "a function of the caller panicked", nil), time.Now())
 		}
 	}()
+	p.begin(&ctx, c)
 	rep, err := p.admit(ctx, c, invalidOption)
 	ended = true
 	c.forget()
@@ -165,22 +174,24 @@ func (p *Pool) execute(ctx context.Context, c *call, opts []CallOption) (Result,
 	return Result{reply: rep, worker: c.worker, queued: c.queued, ran: c.ran}, nil
 }
 
-// begin counts the call and tells the observer. Exactly one finish follows.
-func (p *Pool) begin(ctx context.Context, c *call) context.Context {
+// begin counts the call and tells the observer, whose context takes the place of ctx. Exactly one finish follows, also when the observer
+// panics.
+func (p *Pool) begin(ctx *context.Context, c *call) {
 	p.counters.started.Add(1)
 	c.begun = time.Now()
 	c.id = p.ids.Add(1)
 	c.info.RequestID, c.info.Pool = c.id, p.cfg.Name
 	if f := p.cfg.Observer.CallStart; f != nil {
-		ctx = f(ctx, c.info)
+		if observed := f(*ctx, c.info); observed != nil {
+			*ctx = observed
+		}
 	}
 	if f := p.cfg.Observer.TraceParent; f != nil {
-		c.trace = p.traceOf(ctx, f)
+		c.trace = p.traceOf(*ctx, f)
 	}
 	if c.info.Session != "" {
 		c.session = p.sessions.enter(c.info.Session)
 	}
-	return ctx
 }
 
 // finish counts the end, completes the error and tells the observer and the log.
@@ -301,7 +312,13 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 // acquire waits for an idle worker that is alive. Those that died idle are skipped and replaced.
 func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	queued := c.queued // on the way to another worker, since it has not been executed
-	defer func() { p.counters.wait.add(c.queued - queued) }()
+	var held *resource
+	defer func() {
+		p.counters.wait.add(c.queued - queued)
+		if held != nil { // ctx.Err panics
+			p.desk.put(held)
+		}
+	}()
 	for {
 		if why := p.sup.circuit.refuses(); why != nil {
 			return nil, why.error()
@@ -318,20 +335,25 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 				return nil, queueFull(err)
 			case errors.Is(err, errTimeout):
 				return nil, newError(TypeCheckoutTimeout, NotExecuted, fmt.Sprintf("no worker fell free within %v", c.checkout), nil)
+			case errors.Is(err, errEnded):
+				return nil, queueError(ctx, c)
 			case isClosed(p.closing):
 				return nil, newError(TypePoolNotAvailable, NotExecuted, "the pool was closed while the call waited", nil)
-			default: // ctx ended, or the circuit opened: the next turn says so
+			default: // the circuit opened: the next turn says so
 				continue
 			}
 		}
-		switch {
-		case !res.Value().reusable():
+		if !res.Value().reusable() {
 			p.sup.discard(res)
-		case ctx.Err() != nil: // it ended in the same instant: the worker need not suffer for it
-			p.desk.put(res)
-		default:
+			continue
+		}
+		held = res
+		over := ctx.Err() != nil // it ended in the same instant: the worker need not suffer for it
+		held = nil
+		if !over {
 			return res, nil
 		}
+		p.desk.put(res)
 	}
 }
 
@@ -373,7 +395,7 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 	}
 	ended := false
 	defer func() {
-		if !ended {
+		if !ended && c.open { // a method of ctx panics
 			w.conn.broken = errors.New("abandoned in mid-exchange")
 			w.blame("its call was abandoned: a function of the caller panicked, or ended its goroutine")
 		}

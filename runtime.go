@@ -195,7 +195,7 @@ func helloRequest(cfg *Config, workerID, word string, rep *reporter) (request, e
 	hello := helloArgs{
 		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "begun", "log", "each"},
 		Pool: cfg.Name, WorkerID: workerID, MaxMessageBytes: cfg.MaxMessageBytes,
-		Args: append([]string{}, cfg.Args...), LogLevel: pythonLevel(rep.enabled), Runtime: packed, LogWord: word, Environ: hidden,
+		Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packed, LogWord: word, Environ: hidden,
 	}
 	if cfg.Script != "" {
 		hello.Script = &cfg.Script

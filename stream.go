@@ -114,7 +114,7 @@ func (x *exchange) arm(c *call) {
 	x.disarm = x.w.conn.arm(x.ctx, deadline, c.polling)
 	if x.ctx.Done() != nil {
 		x.hooks.Add(1)
-		x.unhook = context.AfterFunc(x.ctx, x.contextEnded)
+		x.unhook = context.AfterFunc(watchable(x.ctx), x.contextEnded)
 	}
 }
 

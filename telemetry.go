@@ -1,7 +1,6 @@
 package pypool
 
 import (
-	"errors"
 	"log/slog"
 	"strings"
 	"time"
@@ -46,20 +45,23 @@ func (w *worker) whyKilled() string {
 }
 
 func callAttrs(c CallInfo) []slog.Attr {
-	attrs := []slog.Attr{slog.String("command", c.Command), slog.Uint64("request", c.RequestID)}
+	attrs := []slog.Attr{slog.String("command", label(c.Command)), slog.Uint64("request", c.RequestID)}
 	if c.Session != "" {
 		attrs = append(attrs, slog.String("session", c.Session))
 	}
 	if c.Program != "" {
-		attrs = append(attrs, slog.String("program", c.Program))
+		attrs = append(attrs, slog.String("program", label(c.Program)))
 	}
 	return attrs
 }
 
+// label is a name of the caller's for a record that may wait: bounded, and a copy, as it may be a small part of a large request.
+func label(name string) string { return strings.Clone(printable(name, 256)) }
+
 func (s *supervisor) event(ev Event) {
 	if f := s.cfg.Observer.Event; f != nil {
 		ev.Time, ev.Pool = time.Now(), s.cfg.Name
-		s.env.reporter.tell(func() { f(ev) })
+		s.env.reporter.event(f, ev)
 	}
 }
 
@@ -101,11 +103,67 @@ func (s *supervisor) logFailure(c *call, err *Error) {
 // logCause takes what a worker has sent in place of an answer out of the text of err: it may be part of a result, and no
 // result is ever logged. The caller's error keeps it.
 func logCause(err error, text string) string {
-	var violation *ProtocolError
-	if errors.As(err, &violation) {
+	if violation := violationIn(err); violation != nil {
 		if before, _, found := strings.Cut(text, violation.Reason); found {
 			return before + violation.Reason
 		}
 	}
 	return text
 }
+
+// violationIn finds the *ProtocolError in an error of pypool's. It asks no error of the caller's, as errors.As would: locks may be held,
+// and nobody would recover its panic.
+func violationIn(err error) *ProtocolError {
+	switch e := err.(type) {
+	case *ProtocolError:
+		return e
+	case *Error:
+		return violationIn(e.Err)
+	case *StartError:
+		return violationIn(e.Err)
+	case *CircuitError:
+		return violationIn(e.Cause)
+	case *pair:
+		if v := violationIn(e.detail); v != nil {
+			return v
+		}
+		return violationIn(e.cause)
+	}
+	return nil
+}
+
+const briefDetail = 1 << 10
+
+// withoutDetails is the error with its long texts cut, for an event that many others wait before.
+func withoutDetails(err error) error {
+	switch e := err.(type) {
+	case *Error:
+		brief := *e
+		brief.Err = withoutDetails(e.Err)
+		return &brief
+	case *StartError:
+		brief := *e
+		brief.Stderr, brief.Err = tail(e.Stderr), withoutDetails(e.Err)
+		return &brief
+	case *ExitError:
+		brief := *e
+		brief.Stderr, brief.Stacks = tail(e.Stderr), head(e.Stacks)
+		return &brief
+	case *HangError:
+		brief := *e
+		brief.Stacks = head(e.Stacks)
+		return &brief
+	case *PythonError:
+		return &PythonError{Type: label(e.Type), Module: label(e.Module), Message: head(e.Message), Traceback: tail(e.Traceback)}
+	case *CircuitError:
+		brief := *e
+		brief.Cause = withoutDetails(e.Cause)
+		return &brief
+	case *pair:
+		return &pair{withoutDetails(e.detail), e.cause}
+	}
+	return err
+}
+
+func head(s string) string { return strings.Clone(s[:min(len(s), briefDetail)]) }
+func tail(s string) string { return strings.Clone(s[max(0, len(s)-briefDetail):]) }

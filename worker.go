@@ -125,6 +125,7 @@ type job struct {
 	polling polling          // for the answer, before parking
 	item    func(reply) bool // takes a stream's items; false stops the stream. nil: items are not expected
 	stopped bool             // item has returned false
+	open    bool             // the exchange has begun, and did not end in an answer
 }
 
 // reply is the raw JSON of a result or item.
@@ -158,6 +159,7 @@ func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, 
 // call sends the job and returns its answer; doneWith must follow. After an error the worker may be in doubt: reusable tells.
 func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	start := j.given
+	j.open = false
 	left, limited := j.timeout, j.timeout > 0
 	var deadline time.Time
 	if limited {
@@ -170,6 +172,12 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 
 	w.current.begin(&j.info)
 	stop := w.conn.arm(ctx, deadline, j.polling)
+	j.open = true
+	defer func() {
+		if w.conn.armed() { // the loop body of a stream has panicked: ctx must not keep hold of the worker
+			w.conn.disarm(stop)
+		}
+	}()
 	err := w.conn.send(line, j.idle > aMoment)
 	var f frame
 	if err == nil {
@@ -179,6 +187,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) && w.conn.broken == nil && w.conn.receiveLast(j.id, &f) && f.kind != frameItem {
 		err = nil // the answer was there in the same instant: it wins
 	}
+	j.open = err != nil && !nothingWritten(err)
 	if err != nil {
 		if w.conn.broken == nil && !nothingWritten(err) {
 			w.conn.broken = err
@@ -265,7 +274,7 @@ func (w *worker) failure(ctx context.Context, j *job, err error, start time.Time
 // contextError is the error of a call whose context ended while it ran. hang is nil when nothing had been written.
 func contextError(ctx context.Context, delivery Delivery, hang *HangError) *Error {
 	cause := ctx.Err()
-	if c := context.Cause(ctx); c != nil && !errors.Is(c, cause) {
+	if c := context.Cause(ctx); c != nil && c != cause { // no errors.Is: that calls methods of the caller's error
 		cause = &pair{cause, c}
 	}
 	if errors.Is(ctx.Err(), context.Canceled) {
@@ -464,7 +473,7 @@ func nothingWritten(err error) bool {
 
 // logLine sends one line of the worker's output to the log, with the call that it says it belongs to.
 func (w *worker) logLine(line logLine) {
-	if !w.env.reporter.enabled(line.level) {
+	if !w.env.reporter.takes(line.level) {
 		return
 	}
 	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.pid())}
