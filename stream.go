@@ -70,6 +70,7 @@ type exchange struct {
 	charge   *Error    // what the circuit is charged with if the worker has to be killed; nil: nothing
 	canceled bool      // the generator has been told to stop
 
+	begun  bool           // something may have been written
 	disarm func() bool    // conn.arm's
 	unhook func() bool    // of contextEnded
 	hooks  sync.WaitGroup // contextEnded and alarm, as long as they may run
@@ -86,15 +87,10 @@ func (p *Pool) stream(ctx context.Context, c *call, res *resource) (rep reply, e
 	}
 	w.lease.Store(&x.lease)
 	w.current.begin(&x.info)
-	x.arm(c)
 	ended := false
 	defer func() {
 		if !ended { // the loop's body panics, or ends its goroutine; or else a method of the context does
-			c.detached = true
-			if !x.take(revokedLeft) && x.ours && x.reclaim() == notRevoked {
-				w.conn.broken = errors.New("abandoned in mid-exchange")
-				p.winding.Go(x.windUp)
-			}
+			x.leave(c)
 		}
 		ran := time.Since(c.given)
 		c.ran += ran
@@ -105,24 +101,51 @@ func (p *Pool) stream(ctx context.Context, c *call, res *resource) (rep reply, e
 	return rep, err
 }
 
-// arm makes the ends of time and of the context known: to the reader through the connection, to the body through hooks.
+// leave lets go of the worker for a goroutine that does not go on.
+func (x *exchange) leave(c *call) {
+	switch {
+	case !x.begun: // the worker is as it was
+		x.unarm()
+		x.giveBack(time.Time{})
+		return
+	case x.take(revokedLeft):
+	case x.ours && x.reclaim() == notRevoked:
+		x.w.conn.broken = errors.New("abandoned in mid-exchange")
+		x.p.winding.Go(x.windUp)
+	}
+	c.detached = true
+}
+
+// arm makes the ends of time and of the context known: to the reader through the connection, to the body through hooks. Methods of the
+// context that panic leave nothing behind that unarm does not undo.
 func (x *exchange) arm(c *call) {
 	var deadline time.Time
 	if c.timeout > 0 {
 		deadline = x.start.Add(c.timeout)
 	}
 	x.disarm = x.w.conn.arm(x.ctx, deadline, c.polling)
-	if x.ctx.Done() != nil {
-		x.hooks.Add(1)
-		x.unhook = context.AfterFunc(watchable(x.ctx), x.contextEnded)
+	watched := watchable(x.ctx)
+	if watched.Done() == nil {
+		return
 	}
+	hooked := false
+	x.hooks.Add(1)
+	defer func() {
+		if !hooked {
+			x.hooks.Done()
+		}
+	}()
+	x.unhook = context.AfterFunc(watched, x.contextEnded)
+	hooked = true
 }
 
 // run is the loop's side of the exchange. What becomes of the worker is decided when it returns.
 func (x *exchange) run(c *call) (reply, *Error) {
 	w := x.w
+	x.arm(c)
 	end, limited := x.ctx.Deadline() // the timeout is for each item: Python is told of the context's end alone
 	line := c.req.seal(x.id, end.Sub(x.start), limited)
+	x.begun = true
 	var f frame
 	why, err := notRevoked, w.conn.send(line, c.idle > aMoment)
 	if err == nil {
