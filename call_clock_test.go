@@ -221,7 +221,7 @@ func TestAWorkerThatDiedBeforeItBeganTheRequestIsWorthAnotherTry(t *testing.T) {
 		f.script = func(p *fakeProcess, req fakeRequest) bool {
 			if req.Command == "work" && p.n == 1 {
 				p.mu.Lock()
-				p.last = 0 // the runtime died before it began it
+				p.left = len(req.line) + 1 // the runtime died before it read it
 				p.mu.Unlock()
 				p.killed()
 				return true

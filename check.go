@@ -20,17 +20,26 @@ import (
 // field, ErrWorkerStart with its [StartError], which holds the Python traceback, for the rest. ctx bounds it as it does New. Nothing is
 // left behind.
 func Check(ctx context.Context, cfg Config) error {
-	full, err := cfg.resolve()
+	r, err := resolveWithin(ctx, cfg)
 	if err != nil {
-		return err
+		w := &worker{env: &workerEnv{cfg: &cfg}, started: time.Now()}
+		return w.startError("spawn", err)
 	}
+	if r.err != nil {
+		return r.err
+	}
+	full := r.cfg
 	one := cfg
 	one.Size, one.Overflow, one.MinReady, one.WatchScripts = 1, -1, 1, false
 	one.Observer, one.ErrorRate.Func = nil, nil
 	begun := time.Now()
 	p, err := New(ctx, one)
 	if err != nil {
-		return advised(err, &cfg, &full)
+		better, hung := bounded(ctx, func() error { return advised(err, &cfg, &full) })
+		if hung != nil {
+			return err
+		}
+		return better
 	}
 	defer p.Close()
 	took := time.Since(begun)
@@ -48,12 +57,23 @@ func Check(ctx context.Context, cfg Config) error {
 	}
 
 	log := full.Logger.With(slog.String("pool", full.Name))
-	env := virtualEnv(python)
+	type place struct {
+		env, from string
+		foreign   bool // VIRTUAL_ENV is another
+	}
+	at, err := bounded(ctx, func() place {
+		env := virtualEnv(python)
+		wanted := os.Getenv("VIRTUAL_ENV")
+		return place{env, pythonFrom(&cfg), wanted != "" && !sameFile(wanted, env)}
+	})
+	if err != nil {
+		return (&worker{env: p.sup.env, started: begun}).startError("spawn", err)
+	}
 	log.InfoContext(ctx, "check: interpreter", slog.String("path", runs), slog.String("version", version),
-		slog.String("from", pythonFrom(&cfg)), slog.String("virtual_env", env))
-	if wanted := os.Getenv("VIRTUAL_ENV"); wanted != "" && !sameFile(wanted, env) {
+		slog.String("from", at.from), slog.String("virtual_env", at.env))
+	if at.foreign {
 		log.WarnContext(ctx, "check: VIRTUAL_ENV is not the interpreter's environment, its packages are not seen",
-			slog.String("VIRTUAL_ENV", wanted), slog.String("from", pythonFrom(&cfg)))
+			slog.String("VIRTUAL_ENV", os.Getenv("VIRTUAL_ENV")), slog.String("from", at.from))
 	}
 	if names := ignoredVars(full.Env); len(names) > 0 {
 		log.WarnContext(ctx, "check: environment variables of Python that have no effect in a worker", slog.Any("names", names))

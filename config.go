@@ -27,7 +27,7 @@ type Config struct {
 	Python string
 	// Args become the script's sys.argv[1:].
 	Args []string
-	// Dir is the workers' working directory. Default: the host's.
+	// Dir is the workers' working directory. Default: the host's, as it is when New is called.
 	Dir string
 	// Env is the workers' whole environment, as in [os/exec.Cmd]: nil inherits the host's. ExtraEnv is added to it.
 	Env      []string
@@ -105,6 +105,7 @@ type Config struct {
 	// first panic of it is logged, with its stack.
 	ErrorRate ErrorRate
 
+	dirIsHosts   bool          // Dir was not set
 	overflowIdle time.Duration // how long an overflow worker stays; tests shorten it
 	watchEvery   time.Duration // how often WatchScripts looks; tests shorten it
 	spawn        spawnFunc     // where processes come from; tests replace it
@@ -140,6 +141,8 @@ func Development() Config {
 		HealthCheckInterval: 10 * time.Second, SessionCleanupInterval: time.Minute,
 	}
 }
+
+const defaultStartTimeout = 30 * time.Second
 
 // noScript is what the log says of a Config without Script and Module: nearly always one was forgotten.
 const noScript = "neither Config.Script nor Config.Module is set: there are only the built-in commands"
@@ -179,6 +182,7 @@ func (c Config) resolve() (Config, error) {
 	if c.MaxMessageBytes < 1024 {
 		fault("MaxMessageBytes", "%d is less than 1024", c.MaxMessageBytes)
 	}
+	c.MaxMessageBytes = min(c.MaxMessageBytes, math.MaxInt/4) // no memory holds more, and what is added to it must not overflow
 	c.MaxCalls, c.MaxRSS, c.MaxLifetime = max(c.MaxCalls, 0), max(c.MaxRSS, 0), max(c.MaxLifetime, 0)
 
 	c.tooBrief(fault)
@@ -188,7 +192,7 @@ func (c Config) resolve() (Config, error) {
 		c.StallTimeout = c.OperationTimeout
 	}
 	c.StallTimeout = max(c.StallTimeout, 0)
-	offDuration(&c.StartTimeout, 30*time.Second)
+	offDuration(&c.StartTimeout, defaultStartTimeout)
 	offDuration(&c.KillGrace, 250*time.Millisecond)
 	offDuration(&c.StopGrace, 2*time.Second)
 	offDuration(&c.HealthCheckInterval, 30*time.Second)
@@ -240,7 +244,9 @@ func (c Config) resolve() (Config, error) {
 	c.Env = append([]string{}, c.environ()...) // never nil: to os/exec that means inherit
 	c.ExtraEnv = nil
 
-	if c.Dir != "" {
+	if c.Dir == "" {
+		c.Dir, c.dirIsHosts = workingDirectory(), true
+	} else {
 		absolute(&c.Dir, "Dir", fault)
 		if info, err := os.Stat(c.Dir); err != nil {
 			fault("Dir", "%v", err)
@@ -297,6 +303,16 @@ func (c *Config) environ() []string {
 		env = os.Environ()
 	}
 	return append(env[:len(env):len(env)], c.ExtraEnv...)
+}
+
+// workingDirectory is the host's, so that a later os.Chdir does not move the workers; empty where it has no path any more, or none that
+// can be entered: then it can only be inherited.
+func workingDirectory() string {
+	path, err := os.Getwd()
+	if err != nil || !sameFile(path+string(filepath.Separator)+".", ".") {
+		return ""
+	}
+	return path
 }
 
 func absolute(path *string, field string, fault func(string, string, ...any)) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strconv"
 	"time"
@@ -20,6 +21,7 @@ type conn struct {
 	large  int // length of the last large frame: the next one's buffer is made so large at once
 	buf    []byte
 	r, w   int // buf[r:w] is read and not yet consumed
+	behind int // bytes written behind the newline of the oldest request that is not answered
 	broken error
 
 	// Of the exchange under way, from arm to disarm.
@@ -36,7 +38,7 @@ type conn struct {
 }
 
 func newConn(t transport, maxMessage int) *conn {
-	c := &conn{t: t, max: maxMessage + frameSlack, buf: make([]byte, 4096), hooked: make(chan struct{}, 1)}
+	c := &conn{t: t, max: min(maxMessage, math.MaxInt/4) + frameSlack, buf: make([]byte, 4096), hooked: make(chan struct{}, 1)}
 	c.interrupt = func() {
 		_ = c.t.SetDeadline(time.Unix(1, 0))
 		c.hooked <- struct{}{}
@@ -162,6 +164,7 @@ func (c *conn) quiet(look bool) error {
 
 // write writes all of line: at once when the pipe takes it, as it does unless the line is large.
 func (c *conn) write(line []byte) error {
+	c.behind = 0
 	n, err := c.t.TryWrite(line)
 	if err == nil && n < len(line) {
 		c.patient()
@@ -350,6 +353,7 @@ func (c *conn) cancel(id uint64, d time.Duration) error {
 	line := append(strconv.AppendUint([]byte(`{"id":`), id, 10), `,"cancel":true}`+"\n"...)
 	c.extend(time.Now().Add(d))
 	c.patient()
-	_, err := c.t.Write(line)
+	n, err := c.t.Write(line)
+	c.behind += n
 	return err
 }

@@ -309,13 +309,17 @@ func SafeToRetry(err error) bool {
 
 // HangError is the detail of a call that was stopped while it ran.
 type HangError struct {
-	Stacks string // the Python stacks of all threads when it was stopped, newest call first; empty where the platform has none
-	Killed bool   // the worker had been killed when the error was made; a stream's is first asked to stop, and then may be
+	Stacks   string // the Python stacks of all threads when it was stopped, newest call first; empty when NoStacks says why
+	NoStacks string // why there are none
+	Killed   bool   // the worker had been killed when the error was made; a stream's is first asked to stop, and then may be
 }
 
 func (e *HangError) Error() string {
 	if at := innermostFrame(e.Stacks); at != "" {
 		return "stopped in " + at
+	}
+	if e.NoStacks != "" {
+		return "stopped while it ran (no stacks: " + e.NoStacks + ")"
 	}
 	return "stopped while it ran"
 }
@@ -324,11 +328,13 @@ func (e *HangError) Error() string {
 type ExitError struct {
 	Code   int            // exit code; -1 when a signal ended it or the code is unknown
 	Signal syscall.Signal // the signal that ended it, or 0
-	OOM    bool           // suspicion: a SIGKILL that pypool did not send, as the kernel's out-of-memory killer does
+	OOM    bool           // suspicion: a SIGKILL that pypool did not send, and the kernel's out-of-memory killer may have
 	Stderr string         // the last 64 KiB of its standard error
 	Stacks string         // faulthandler's report of a crash in native code, when there is one
 	Uptime time.Duration
 	Calls  int64 // calls it had served
+
+	ours, overtime bool // as in exitState
 }
 
 // channelClosed is what the runtime says on stderr before it ends itself because it can neither read nor answer any more.
@@ -340,6 +346,10 @@ func (e *ExitError) Error() string {
 		return "ended itself: its channel to the host was closed (by a handler that closes descriptors it did not open?)"
 	case e.OOM:
 		return "killed by a SIGKILL that pypool did not send (out of memory?)"
+	case e.Signal == syscall.SIGKILL && e.overtime:
+		return "killed by the kernel: its limit of CPU time (RLIMIT_CPU) was used up"
+	case e.Signal == syscall.SIGKILL && !e.ours:
+		return "killed by a SIGKILL that neither pypool nor the out-of-memory killer sent"
 	case e.Signal != 0:
 		text := "ended by signal " + signalName(e.Signal)
 		if at := innermostFrame(e.Stacks); at != "" {
@@ -579,22 +589,35 @@ func printable(s string, limit int) string {
 	return b.String()
 }
 
-// innermostFrame picks `File "x.py", line 3 in f` of the most recent call out of faulthandler's text. The thread that runs
-// handlers is the one faulthandler marks, or else the last it prints.
+// innermostFrame picks `File "x.py", line 3 in f` of the most recent call out of faulthandler's text. The thread is the one that runs
+// handlers, or the user's import. Where that cannot be told, as in a stack deeper than faulthandler prints, it is the one that
+// faulthandler marks, or else the last it prints, the main thread, unless that is the runtime's own.
 func innermostFrame(stacks string) string {
-	_, after, found := strings.Cut(stacks, "Current thread")
-	if !found {
-		i := strings.LastIndex(stacks, "most recent call first")
-		if i < 0 {
-			return ""
+	const header = "most recent call first"
+	var place string
+	best := 0
+	threads := strings.Split(stacks, header)
+	for i, thread := range threads[1:] {
+		var frames []string // innermost first
+		for line := range strings.Lines(thread) {
+			if line = strings.TrimSpace(line); strings.HasPrefix(line, "File ") {
+				frames = append(frames, line)
+			}
 		}
-		after = stacks[i:]
-	}
-	for line := range strings.Lines(after) {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "File ") {
-			return oneLine(line)
+		if len(frames) == 0 || strings.HasPrefix(frames[len(frames)-1], `File "<pypool>/`) {
+			continue // a thread that the runtime has begun
+		}
+		title := threads[i][strings.LastIndexByte(threads[i], '\n')+1:]
+		worth := 1
+		switch {
+		case strings.Contains(thread, `File "<pypool>/_worker.py"`), strings.Contains(thread, `File "<pypool>/_start.py"`):
+			worth = 3
+		case strings.Contains(title, "Current thread"):
+			worth = 2
+		}
+		if worth >= best {
+			place, best = frames[0], worth
 		}
 	}
-	return ""
+	return oneLine(place)
 }

@@ -107,8 +107,8 @@ type fakeProcess struct {
 	slowExit   bool // it closes its channel first, and is ending until somebody kills it
 
 	mu    sync.Mutex // guards the fields below
-	last  uint64
-	seen  []string // the lines it was sent
+	left  int        // bytes that were written and not read
+	seen  []string   // the lines it was sent
 	done  chan struct{}
 	state exitState
 }
@@ -146,7 +146,6 @@ func (p *fakeProcess) serve(line []byte) {
 		panic(err)
 	}
 	p.mu.Lock()
-	p.last = req.ID
 	p.seen = append(p.seen, req.line)
 	p.mu.Unlock()
 	if p.fleet.script != nil && p.fleet.script(p, req) {
@@ -154,7 +153,7 @@ func (p *fakeProcess) serve(line []byte) {
 	}
 	switch req.Command {
 	case "hello":
-		p.reply(req.ID, `{"protocol":1,"runtime":"`+Version+`","python":"3.99.0","commands":["work"],"capabilities":["begun"]}`)
+		p.reply(req.ID, `{"protocol":1,"runtime":"`+Version+`","python":"3.99.0","commands":["work"],"capabilities":["page"]}`)
 	case "ping":
 		p.reply(req.ID, `{"status":"ok"}`)
 	case "shutdown":
@@ -232,15 +231,17 @@ func (p *fakeProcess) terminate() {
 
 func (p *fakeProcess) linger(time.Duration, bool) {}
 func (p *fakeProcess) worked() time.Duration      { return time.Microsecond }
-func (p *fakeProcess) begun() (uint64, bool) {
+func (p *fakeProcess) unread() (int, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.last, true
+	return p.left, true
 }
 
-func (p *fakeProcess) stacks(d time.Duration) string {
+func (p *fakeProcess) adopt(int) error { return nil }
+
+func (p *fakeProcess) stacks(d time.Duration) (string, string) {
 	time.Sleep(min(d, p.dumpTakes))
-	return p.dump
+	return p.dump, ""
 }
 
 // endOfFile is a stderr that stays silent until the process's end.

@@ -91,10 +91,10 @@ func init() {
 			for range cfg.Size {
 				background(p, ctx, command, args, WithTimeout(0))
 			}
-			until("both workers have begun", func() bool {
+			until("both workers have read their requests", func() bool {
 				n := 0
 				for _, w := range p.sup.workers() {
-					if last, _ := w.proc.begun(); w.current.now() != nil && w.current.now().RequestID == last {
+					if left, _ := w.proc.unread(); w.current.now() != nil && left == 0 {
 						n++
 					}
 				}

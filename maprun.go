@@ -12,18 +12,19 @@ import (
 // flight is the pipelined exchange of one lane with one worker. No sequence of pipe sizes can make both sides wait for each other:
 // while an answer is due it writes only what the pipe takes at once, and then reads; when none is due, the worker is reading.
 type flight[Out any] struct {
-	m     *mapper[Out]
-	w     *worker
-	sent  []int  // slots whose requests were handed to out, unanswered, in order
-	whole int    // so many of sent were written to the last byte
-	ends  []int  // for each of sent beyond whole: how much of out was left to write once it is whole
-	out   []byte // what is still to be written
-	last  time.Time
-	done  []int // answered slots, not yet finished
-	res   *resource
-	stop  func() bool // disarms the connection
-	err   error       // the exchange has failed
-	apart bool        // the caller's code must not end this goroutine
+	m       *mapper[Out]
+	w       *worker
+	sent    []int  // slots whose requests were handed to out, unanswered, in order
+	whole   int    // so many of sent were written to the last byte
+	ends    []int  // for each of sent: where its line ends, counted as written is
+	out     []byte // what is still to be written
+	written int    // bytes, of all
+	last    time.Time
+	done    []int // answered slots, not yet finished
+	res     *resource
+	stop    func() bool // disarms the connection
+	err     error       // the exchange has failed
+	apart   bool        // the caller's code must not end this goroutine
 
 	succeeded int64 // of them, not yet counted
 
@@ -123,7 +124,7 @@ func (f *flight[Out]) add(batch []int) {
 			c := &f.m.slot(i).call
 			c.worker, c.pid = f.w.id, f.w.proc.pid()
 			f.sent = append(f.sent, i)
-			f.ends = append(f.ends, len(f.out))
+			f.ends = append(f.ends, f.written+len(f.out))
 		}
 		batch = batch[n:]
 	}
@@ -169,21 +170,16 @@ func (f *flight[Out]) write() error {
 	} else {
 		f.m.show()
 		f.w.conn.patient()
-		n, err = f.w.conn.t.Write(f.out[:f.ends[0]])
+		n, err = f.w.conn.t.Write(f.out[:f.ends[0]-f.written])
 		if err == nil && n < len(f.out) {
 			var more int
 			more, err = f.w.conn.t.TryWrite(f.out[n:])
 			n += more
 		}
 	}
-	k := 0
-	for k < len(f.ends) && f.ends[k] <= n {
-		k++
-	}
-	f.whole += k
-	f.ends = append(f.ends[:0], f.ends[k:]...)
-	for i := range f.ends {
-		f.ends[i] -= n
+	f.written += n
+	for f.whole < len(f.ends) && f.ends[f.whole] <= f.written {
+		f.whole++
 	}
 	f.out = append(f.out[:0], f.out[n:]...)
 	if err != nil {
@@ -244,7 +240,7 @@ func (f *flight[Out]) answer(fr *frame, now time.Time) (ours bool) {
 		f.taken = f.lease.reclaim()
 		ours = f.taken == notRevoked
 	}()
-	f.sent = f.sent[1:]
+	f.sent, f.ends = f.sent[1:], f.ends[1:]
 	f.whole--
 	s := f.m.slot(i)
 	s.size = len(fr.body)
@@ -320,6 +316,9 @@ func (f *flight[Out]) crash(err error) (e *Error, book func()) {
 	}
 	if f.taken != notRevoked {
 		return f.abandon()
+	}
+	if len(f.sent) > 0 {
+		f.w.conn.behind = f.written - f.ends[0]
 	}
 	e = f.w.failure(f.m.ctx, j, err, f.last)
 	drained = drained || f.drain(reapWait) // the process has been killed, or has exited

@@ -22,9 +22,9 @@ type outPipe struct {
 
 // newOutPipe returns our end of a pipe and the child's.
 func newOutPipe() (_ *outPipe, theirs *os.File, err error) {
-	var ends [2]int
-	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, os.NewSyscallError("pipe2", err)
+	ends, err := rawPipe()
+	if err != nil {
+		return nil, nil, err
 	}
 	theirs = os.NewFile(uintptr(ends[1]), "stdout")
 	o := &outPipe{pipe: ends[0], watched: true}
@@ -41,6 +41,9 @@ func newOutPipe() (_ *outPipe, theirs *os.File, err error) {
 // newWatch returns an epoll set that watches the pipe. Being in non-blocking mode, as the pipe from now on, it is the poller's.
 func newWatch(pipe int) (*os.File, error) {
 	set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err == nil {
+		set, err = aboveStderr(set)
+	}
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}

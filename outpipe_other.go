@@ -15,7 +15,7 @@ type outPipe struct {
 
 // newOutPipe returns our end of a pipe and the child's.
 func newOutPipe() (_ *outPipe, theirs *os.File, err error) {
-	ours, theirs, err := os.Pipe()
+	ours, theirs, err := newPipe("stdout", false)
 	if err != nil {
 		return nil, nil, err
 	}

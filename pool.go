@@ -40,25 +40,30 @@ type Pool struct {
 // start is also bounded by StartTimeout. An error is an *Error: ErrInvalidArguments names the bad fields of cfg,
 // ErrWorkerStart shows why Python did not come up. Nothing is left behind then.
 func New(ctx context.Context, cfg Config) (*Pool, error) {
-	cfg, err := cfg.resolve()
+	born := time.Now()
+	r, err := resolveWithin(ctx, cfg)
 	if err != nil {
-		return nil, err
+		w := &worker{env: &workerEnv{cfg: &cfg}, started: born}
+		return nil, w.startError("spawn", err)
 	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	cfg = r.cfg
 	p := &Pool{
-		cfg: cfg, born: time.Now(), counters: newCounters(cfg.ErrorRate.Window), paces: newPaces(),
+		cfg: cfg, born: born, counters: newCounters(cfg.ErrorRate.Window), paces: newPaces(),
 		closing: make(chan struct{}), killing: make(chan struct{}), closed: make(chan struct{}),
 	}
 	// A random base keeps ids of different pools, and of one pool before and after a restart of the host, apart in logs.
 	p.ids.Store(rand.Uint64N(1 << 32))
 	env := &workerEnv{cfg: &p.cfg, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable}
-	path, err := findPython(&cfg)
-	if err != nil {
+	if r.pyErr != nil {
 		w := &worker{id: "", env: env, started: time.Now()}
-		env.spec.path = path
-		return nil, w.startError("spawn", fmt.Errorf("no Python interpreter: %w (set Config.Python)", err))
+		env.spec.path = r.python
+		return nil, w.startError("spawn", fmt.Errorf("no Python interpreter: %w (set Config.Python)", r.pyErr))
 	}
 	args, environ, _ := pythonCommand(&cfg)
-	env.spec = spawnSpec{path: throughShim(watchable(ctx), path, cfg.Dir, cfg.Env), args: args, dir: cfg.Dir, env: environ}
+	env.spec = spawnSpec{path: throughShim(watchable(ctx), r.python, cfg.Dir, cfg.Env), args: args, dir: cfg.Dir, env: environ, dirIsHosts: cfg.dirIsHosts}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
 	if cfg.target() == "" {
 		p.reporter.log(slog.LevelWarn, noScript)

@@ -3,10 +3,12 @@ package pypool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -14,22 +16,26 @@ import (
 // process is all that a worker sees of its operating system process. There is one real implementation, execProcess; tests
 // script another, and a fork server can become a third.
 type process interface {
+	// pid is the interpreter's: the process's own, or what adopt was told.
 	pid() int
+	// adopt takes in the pid by which the interpreter says it goes, another one where a wrapper has started it as its child; 0: it
+	// did not say. It fails when that is no process which kill would end.
+	adopt(pid int) error
 	transport() transport
 	// stderr is the process's standard error, to be read to its end.
 	stderr() io.Reader
-	// stacks asks Python for the stacks of all its threads and waits at most d for them; empty when it cannot.
-	stacks(d time.Duration) string
-	// begun returns the id of the last request that the runtime began. It is final once ending says true; ok is false
-	// where there is no shared page.
-	begun() (id uint64, ok bool)
+	// stacks asks Python for the stacks of all its threads and waits at most d for them; why says why there are none.
+	stacks(d time.Duration) (text, why string)
+	// unread is how many bytes of what was written nobody has read, so that those of the end were not read; ok is false where
+	// that cannot be known. It is final once ending says true, but for those who have inherited the process's end of the pipe.
+	unread() (n int, ok bool)
 	// linger tells the runtime how long to poll for its next request before it sleeps, and whether calls run one at
 	// a time. It is a hint, and needs the page too.
 	linger(d time.Duration, alone bool)
 	// worked is how long the runtime took for its last request; 0 where there is no page. It is stored a moment after the answer,
 	// and costs the transfer of a cache line.
 	worked() time.Duration
-	// terminate and kill signal the whole process group. They do nothing once the process is reaped.
+	// terminate and kill signal the whole process group, and the interpreter wherever it is. They do nothing once the process is reaped.
 	terminate()
 	kill()
 	// ending reports whether the process has begun to exit, of itself or by a signal, or has exited; false where that cannot be known.
@@ -46,6 +52,9 @@ type exitState struct {
 	code   int // -1 when unknown or ended by a signal
 	signal syscall.Signal
 	ours   bool // we had sent it a KILL or TERM
+
+	overtime bool // it had used up its limit of CPU time, beyond which the kernel kills
+	noOOM    bool // the out-of-memory killer has ended nothing on this machine while it lived
 }
 
 // spawnSpec is the command line of one worker.
@@ -54,6 +63,8 @@ type spawnSpec struct {
 	args []string // without argv[0]
 	dir  string
 	env  []string
+
+	dirIsHosts bool // dir is where the host was, and was not asked for
 }
 
 // spawnFunc starts a process. ctx bounds only the start itself.
@@ -72,29 +83,50 @@ type execProcess struct {
 	done  chan struct{}
 	state exitState // valid when done is closed
 
+	oomKills uint64 // on this machine, when it started
+	oomKnown bool
+
+	python atomic.Int64 // the interpreter's pid where it is not the process's own; 0: it is
+
 	mu     sync.Mutex // guards the fields below: a signal must never reach a process group that is gone
 	reaped bool
 	ours   bool
+	child  childHandle // of python
 }
 
 // execSpawn starts the command in a process group of its own and a goroutine that reaps it; that goroutine ends with
 // the process, and is joined by waiting for exited.
-func execSpawn(_ context.Context, sp *spawner, spec spawnSpec) (_ process, err error) {
-	p := &execProcess{cmd: exec.Command(spec.path, spec.args...), done: make(chan struct{})}
-	p.cmd.Dir, p.cmd.Env = spec.dir, spec.env
+//
+// Neither it nor anything else in the host waits for an exec that hangs: such a start is abandoned when ctx ends, and killed if it ever comes about.
+func execSpawn(ctx context.Context, sp *spawner, spec spawnSpec) (_ process, err error) {
+	l, err := bounded(ctx, spec.prepare)
+	if err == nil {
+		err = l.err
+	}
+	if err != nil {
+		return nil, err
+	}
+	p := &execProcess{cmd: l.command(), done: make(chan struct{})}
 
 	var theirs []*os.File
-	defer func() {
+	handedOver := func() {
 		for _, f := range theirs {
 			f.Close() // the child has them; ours would keep the pipes open after its end
 		}
+	}
+	abandoned := false
+	defer func() {
+		if abandoned {
+			return
+		}
+		handedOver()
 		if err != nil {
 			p.release()
 		}
 	}()
-	pipe := func() (r, w *os.File) {
+	pipe := func(name string) (r, w *os.File) {
 		if err == nil {
-			r, w, err = os.Pipe()
+			r, w, err = newPipe(name, false)
 		}
 		return r, w
 	}
@@ -103,16 +135,16 @@ func execSpawn(_ context.Context, sp *spawner, spec spawnSpec) (_ process, err e
 		return nil, err
 	}
 	theirs = append(theirs, stdin, stdout)
-	errR, errW := pipe()
+	errR, errW := pipe("stderr")
 	if err != nil {
 		return nil, err
 	}
 	p.errs = errR
 	theirs = append(theirs, errW)
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, stdout, errW
-	if extraFiles { // fd 3: stack dumps; fd 4: the page of begun ids; fd 5: the leash
-		stackR, stackW := pipe()
-		leashR, leashW := pipe()
+	if extraFiles { // fd 3: stack dumps; fd 4: the shared page; fd 5: the leash
+		stackR, stackW := pipe("stacks")
+		leashR, leashW := pipe("leash")
 		p.stack, p.leash = stackR, leashR
 		page, file := newSharedPage() // a nil file leaves its number closed
 		p.page, p.pipes.page = page, page
@@ -127,7 +159,20 @@ func execSpawn(_ context.Context, sp *spawner, spec spawnSpec) (_ process, err e
 		p.cmd.ExtraFiles = []*os.File{stackW, file, leashW}
 	}
 	setGroup(p.cmd)
-	if err := sp.start(p.cmd); err != nil {
+	p.oomKills, p.oomKnown = oomKills()
+	late, err := sp.start(ctx, p.cmd)
+	if late != nil {
+		abandoned = true
+		go func() { // ends with the start, for which nobody can wait
+			if <-late == nil {
+				p.kill()
+				p.reap()
+			}
+			handedOver()
+			p.release()
+		}()
+	}
+	if err != nil {
 		return nil, err
 	}
 	go p.reap()
@@ -144,17 +189,29 @@ func (p *execProcess) reap() {
 	p.mu.Lock()
 	// Where held, the leader is a zombie: its pid, and so the group's id, cannot have been given to a stranger yet.
 	killGroup(pid)
+	p.child.kill()
 	p.reaped = true
 	ours := p.ours
 	p.mu.Unlock()
+	var limit time.Duration
 	if held {
+		reapGroup(pid)
+		limit = cpuLimit(pid)
 		_ = p.cmd.Wait()
 	}
 	p.state = stateOf(p.cmd.ProcessState)
 	p.state.ours = ours
+	if ps := p.cmd.ProcessState; ps != nil && limit > 0 {
+		p.state.overtime = ps.UserTime()+ps.SystemTime() >= limit-limit/10 // the kernel counts ticks
+	}
+	if p.state.signal == syscall.SIGKILL && !ours {
+		now, known := oomKills()
+		p.state.noOOM = known && p.oomKnown && now == p.oomKills
+	}
 	// A process that left the group may hold stderr open for ever; what the worker wrote is in the pipe by now.
 	_ = p.errs.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	close(p.done)
+	p.pipes.finish()
 }
 
 func stateOf(state *os.ProcessState) exitState {
@@ -168,18 +225,36 @@ func stateOf(state *os.ProcessState) exitState {
 	return s
 }
 
-func (p *execProcess) pid() int                { return p.cmd.Process.Pid }
+func (p *execProcess) pid() int {
+	if python := p.python.Load(); python != 0 {
+		return int(python)
+	}
+	return p.cmd.Process.Pid
+}
+
+func (p *execProcess) adopt(pid int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	leader := p.cmd.Process.Pid
+	if pid == 0 || pid == leader || p.reaped {
+		return nil
+	}
+	child, mine := handleOf(pid, leader)
+	if !mine {
+		return fmt.Errorf("the interpreter says that it is process %d, which is not in the process group of process %d, the one that was started: "+
+			"a wrapper must start Python with exec, or at least in its own process group and PID namespace", pid, leader)
+	}
+	p.child = child
+	p.python.Store(int64(pid))
+	return nil
+}
+
 func (p *execProcess) transport() transport    { return p.pipes }
 func (p *execProcess) stderr() io.Reader       { return p.errs }
 func (p *execProcess) exited() <-chan struct{} { return p.done }
 func (p *execProcess) exit() exitState         { return p.state }
 
-func (p *execProcess) begun() (uint64, bool) {
-	if p.page == nil {
-		return 0, false
-	}
-	return p.page.begun(), true
-}
+func (p *execProcess) unread() (int, bool) { return unreadIn(p.pipes.in) }
 
 func (p *execProcess) linger(d time.Duration, alone bool) {
 	if p.page != nil {
@@ -194,18 +269,37 @@ func (p *execProcess) worked() time.Duration {
 	return p.page.worked()
 }
 
-func (p *execProcess) stacks(d time.Duration) string {
-	if p.stack == nil || d <= 0 {
-		return ""
+func (p *execProcess) stacks(d time.Duration) (text, why string) {
+	if p.stack == nil {
+		return "", "this platform has no stack dumps"
 	}
-	buf := make([]byte, 16<<10)
+	if d <= 0 {
+		return "", "KillGrace leaves no time for them"
+	}
+	buf := make([]byte, 4<<10)
 	_ = p.stack.SetReadDeadline(time.Now().Add(time.Millisecond))
 	for err := error(nil); err == nil; { // what came too late for a stream that was only asked to stop
 		_, err = p.stack.Read(buf)
 	}
-	p.signal(func(pid int) { signalStacks(pid) })
 	end := time.Now().Add(d)
+	why = "the process has ended"
+	for n := range stackSignals { // of the first nobody else should know; the second is a popular one
+		sent := false
+		p.signal(func(leader int) { sent, why = signalStacks(n, leader, int(p.python.Load())) })
+		if !sent {
+			continue
+		}
+		if text = p.readStacks(end.Add(-time.Duration(stackSignals-1-n) * d / 2)); text != "" {
+			return text, ""
+		}
+	}
+	return "", why
+}
+
+// readStacks reads one dump, as far as it comes before end.
+func (p *execProcess) readStacks(end time.Time) string {
 	var text []byte
+	buf := make([]byte, 16<<10)
 	for len(text) < 256<<10 {
 		// Once something has come, a pause means that the dump is complete: faulthandler writes it in one go.
 		wait := end
@@ -222,8 +316,23 @@ func (p *execProcess) stacks(d time.Duration) string {
 	return string(text)
 }
 
-func (p *execProcess) terminate() { p.signal(func(pid int) { p.ours = true; terminateGroup(pid) }) }
-func (p *execProcess) kill()      { p.signal(func(pid int) { p.ours = true; killGroup(pid) }) }
+func (p *execProcess) terminate() {
+	p.signal(func(pid int) {
+		p.ours = true
+		terminateGroup(pid)
+		terminateProcess(pid) // it may have left its group
+		p.child.terminate()
+	})
+}
+
+func (p *execProcess) kill() {
+	p.signal(func(pid int) {
+		p.ours = true
+		killGroup(pid)
+		killProcess(pid)
+		p.child.kill()
+	})
+}
 
 func (p *execProcess) signal(send func(pid int)) {
 	p.mu.Lock()
@@ -251,19 +360,23 @@ func (p *execProcess) release() {
 	if p.page != nil {
 		p.page.close()
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.child.close()
 }
 
 // pipes is the transport over a process's stdin and stdout.
 type pipes struct {
 	in     *os.File
 	out    *outPipe
+	ended  atomic.Bool // the process has: nothing more comes, whoever else may hold its ends
 	writes *attempt
 	page   *sharedPage // whose bell rings when TryWrite is about to write, or nil
 }
 
 // newPipes returns the transport and the child's ends of it.
 func newPipes() (_ *pipes, stdin, stdout *os.File, err error) {
-	stdin, in, err := os.Pipe()
+	in, stdin, err := newPipe("stdin", true)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -285,11 +398,60 @@ func newPipes() (_ *pipes, stdin, stdout *os.File, err error) {
 	return p, stdin, stdout, nil
 }
 
-func (p *pipes) Read(b []byte) (int, error)     { return p.out.Read(b) }
-func (p *pipes) Write(b []byte) (int, error)    { return p.in.Write(b) }
-func (p *pipes) TryRead(b []byte) (int, error)  { return p.out.TryRead(b) }
-func (p *pipes) TryWrite(b []byte) (int, error) { return p.writes.do(b, false) }
-func (p *pipes) Unwatch()                       { p.out.Unwatch() }
+func (p *pipes) Read(b []byte) (int, error) {
+	if !p.ended.Load() {
+		if n, err := p.out.Read(b); n > 0 || !p.ended.Load() {
+			return n, err
+		}
+	}
+	return p.rest(b)
+}
+
+func (p *pipes) TryRead(b []byte) (int, error) {
+	ended := p.ended.Load() // asked first, so that the look finds all that the process has written
+	n, err := p.out.TryRead(b)
+	if n == 0 && ended {
+		return p.rest(b)
+	}
+	return n, err
+}
+
+// rest reads what the process has left behind, and then tells the end of file.
+func (p *pipes) rest(b []byte) (int, error) {
+	_ = p.out.SetReadDeadline(time.Time{}) // finish has set one that refuses even this; nobody waits any more
+	n, err := p.out.TryRead(b)
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+func (p *pipes) Write(b []byte) (int, error) {
+	if p.ended.Load() {
+		return 0, syscall.EPIPE
+	}
+	n, err := p.in.Write(b)
+	if err != nil && p.ended.Load() {
+		err = syscall.EPIPE
+	}
+	return n, err
+}
+
+func (p *pipes) TryWrite(b []byte) (int, error) {
+	if p.ended.Load() {
+		return 0, syscall.EPIPE
+	}
+	return p.writes.do(b, false)
+}
+
+func (p *pipes) Unwatch() { p.out.Unwatch() }
+
+// finish says that the process has ended. A child of its that holds its ends of the pipes keeps nobody waiting. An exchange sets its
+// deadline before it reads or writes, never during that, so that this one reaches whoever waits.
+func (p *pipes) finish() {
+	p.ended.Store(true)
+	_ = p.SetDeadline(time.Unix(1, 0))
+}
 
 // attempt is a non-blocking system call on a file. Its closure is made once, so that a call allocates nothing. It is not safe for
 // concurrent use.

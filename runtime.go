@@ -175,13 +175,14 @@ type helloArgs struct {
 	Capabilities    []string `json:"capabilities"`
 	Pool            string   `json:"pool"`
 	WorkerID        string   `json:"worker_id"`
+	PID             int      `json:"pid"`
 	MaxMessageBytes int      `json:"max_message_bytes"`
 	Script          *string  `json:"script"`
 	Module          *string  `json:"module"`
 	Args            []string `json:"args"`
 	LogLevel        int      `json:"log_level"`
 	StackFD         int      `json:"stack_fd,omitempty"`
-	BegunFD         int      `json:"begun_fd,omitempty"`
+	PageFD          int      `json:"page_fd,omitempty"`
 	LeashFD         int      `json:"leash_fd,omitempty"`
 	Runtime         string   `json:"runtime"`
 	LogWord         string   `json:"log_word"` // behind the sources, so that no sample of this line has it
@@ -189,12 +190,12 @@ type helloArgs struct {
 	Environ map[string]string `json:"environ,omitempty"`
 }
 
-func helloRequest(cfg *Config, workerID, word string, rep *reporter) (request, error) {
+func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (request, error) {
 	_, packed := pythonRuntime()
 	_, _, hidden := pythonCommand(cfg)
 	hello := helloArgs{
-		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "begun", "log", "each"},
-		Pool: cfg.Name, WorkerID: workerID, MaxMessageBytes: cfg.MaxMessageBytes,
+		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "each"},
+		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
 		Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packed, LogWord: word, Environ: hidden,
 	}
 	if cfg.Script != "" {
@@ -204,7 +205,7 @@ func helloRequest(cfg *Config, workerID, word string, rep *reporter) (request, e
 		hello.Module = &cfg.Module
 	}
 	if extraFiles {
-		hello.StackFD, hello.BegunFD, hello.LeashFD = 3, 4, 5
+		hello.StackFD, hello.PageFD, hello.LeashFD = 3, 4, 5
 	}
 	return encodeRequest(nil, "hello", hello, "", false)
 }
@@ -279,6 +280,31 @@ func (e *wireError) toError(info CallInfo) *Error {
 	return newError(TypeInternal, MaybeExecuted, "the worker's runtime failed: "+e.Kind+": "+e.Message, e.exception())
 }
 
+// resolved is a Config with its defaults and its interpreter.
+type resolved struct {
+	cfg    Config
+	err    error // of cfg
+	python string
+	pyErr  error // of python
+}
+
+// resolveWithin looks up what a Config names, for as long as ctx and StartTimeout allow.
+func resolveWithin(ctx context.Context, cfg Config) (r resolved, err error) {
+	limit := cfg.StartTimeout
+	offDuration(&limit, defaultStartTimeout)
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	return bounded(ctx, func() (r resolved) {
+		if r.cfg, r.err = cfg.resolve(); r.err == nil {
+			r.python, r.pyErr = findPython(&r.cfg)
+		}
+		return r
+	})
+}
+
 // findPython resolves Config.Python to an absolute path, symbolic links unresolved.
 func findPython(cfg *Config) (string, error) {
 	if cfg.Python != "" {
@@ -335,14 +361,20 @@ func throughShim(ctx context.Context, path, dir string, env []string) string {
 func askPython(ctx context.Context, path, dir string, env []string, code string) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "-E", "-s", "-c", code)
-	cmd.Dir, cmd.Env = dir, env
-	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(out))
+	out, _ := bounded(ctx, func() string {
+		l := spawnSpec{path: path, args: []string{"-E", "-s", "-c", code}, dir: dir, env: env, dirIsHosts: true}.prepare()
+		if l.err != nil {
+			return ""
+		}
+		cmd := exec.CommandContext(ctx, l.path, l.args...)
+		cmd.Dir, cmd.Env, cmd.WaitDelay = l.dir, l.env, time.Second
+		out, err := cmd.Output()
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(out))
+	})
+	return out
 }
 
 // tooOld says so when an interpreter that ended before hello is not one that pypool supports: Python 2 does not even know -I.

@@ -22,11 +22,8 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	if d := env.cfg.MaxLifetime; d > 0 {
 		w.lifetime = jitter(d)
 	}
-	proc, err := env.cfg.spawn(ctx, env.spawner, env.spec)
+	proc, err := w.spawn(ctx)
 	if err != nil {
-		if _, dirErr := os.Stat(env.spec.dir); env.spec.dir != "" && dirErr != nil {
-			err = fmt.Errorf("Config.Dir: %w", dirErr) // exec says of it that the interpreter is missing
-		}
 		return nil, w.startError("spawn", err)
 	}
 	w.proc = proc
@@ -54,16 +51,30 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	return nil, w.failStart(ctx, stage, err)
 }
 
+// spawn starts the process, within StartTimeout and ctx.
+func (w *worker) spawn(ctx context.Context) (process, error) {
+	cfg := w.env.cfg
+	if d := cfg.StartTimeout; d > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, w.started.Add(d), fmt.Errorf("not started within StartTimeout, %v", d))
+		defer cancel()
+	}
+	return cfg.spawn(ctx, w.env.spawner, w.env.spec)
+}
+
 // watch tells the pool of the process's end. stop joins it.
 func (w *worker) watch() {
 	defer close(w.watched)
 	<-w.proc.exited()
+	if w.end.Swap(endReached) == endGivenUp {
+		w.env.unreapable.Add(-1)
+	}
 	w.env.onExit(w)
 }
 
 // greet sends hello, which has the runtime import the user's code, and a first ping.
 func (w *worker) greet() (stage string, err error) {
-	hello, err := helloRequest(w.env.cfg, w.id, w.word, w.env.reporter)
+	hello, err := helloRequest(w.env.cfg, w.id, w.word, w.proc.pid(), w.env.reporter)
 	if err != nil {
 		return "hello", err
 	}
@@ -71,6 +82,7 @@ func (w *worker) greet() (stage string, err error) {
 		Protocol     int      `json:"protocol"`
 		Runtime      string   `json:"runtime"`
 		Python       string   `json:"python"`
+		PID          int      `json:"pid"`
 		Executable   string   `json:"executable"`
 		Commands     []string `json:"commands"`
 		Capabilities []string `json:"capabilities"`
@@ -81,8 +93,11 @@ func (w *worker) greet() (stage string, err error) {
 	if answer.Protocol != protocolVersion || answer.Runtime != Version {
 		return "hello", versionMismatch(answer.Protocol, answer.Runtime)
 	}
+	if err := w.proc.adopt(answer.PID); err != nil {
+		return "hello", err
+	}
 	w.python, w.runs, w.commands = answer.Python, answer.Executable, answer.Commands
-	w.begins = slices.Contains(answer.Capabilities, "begun")
+	w.paged = slices.Contains(answer.Capabilities, "page")
 	w.several = slices.Contains(answer.Capabilities, "each")
 	if err := w.exchangePing(); err != nil {
 		return "ping", err
@@ -176,8 +191,11 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), isShortWrite(err):
 		// A deadline of its own, and no longer than a hang's: the process may have closed its channel and live on.
 		if w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {
-			cause = w.exitError()
-			if stage == "hello" {
+			exit := w.exitError()
+			cause = exit
+			if failed := w.env.spec.failedExec(exit); failed != nil && stage == "hello" {
+				stage, cause = "spawn", failed
+			} else if stage == "hello" {
 				var old error
 				if w.python, old = tooOld(ctx, w.env.spec); old != nil {
 					cause = joinDetail(old, cause)

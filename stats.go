@@ -21,7 +21,7 @@ type Stats struct {
 	ErrorRate                               float64 // share of the calls of the last ErrorRate.Window that the infrastructure failed
 	Breaker                                 string  // the pool's own circuit: closed, open or half-open
 	Uptime                                  time.Duration
-	Unreapable                              int   // processes that did not end within the time of a kill; they are no longer waited for
+	Unreapable                              int   // processes that did not end within 5 s of being killed, and have not ended since
 	LogsDropped, EventsDropped              int64 // what Config.Logger and the Observer were not given: they were too slow, or the log handler failed
 }
 

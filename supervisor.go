@@ -3,6 +3,7 @@ package pypool
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -57,6 +58,7 @@ type supervisor struct {
 	changed   chan struct{}               // closed and replaced whenever a construction has ended or a worker is gone
 	failed    int                         // constructions that failed since New
 	state     string
+	frozen    bool // as many processes as Size cannot be ended: nothing is started
 }
 
 const pingTimeout = 5 * time.Second
@@ -70,7 +72,7 @@ func newSupervisor(cfg *Config, env *workerEnv, sessions *sessionTable, counters
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.circuit = newStartCircuit(cfg.RestartBackoff.Min, s.tripLocked)
 	s.breakers = &breakers{cfg: cfg.Breaker, changed: s.commandCircuit}
-	env.onSpawn, env.onReady, env.onExit = s.onSpawn, s.onReady, s.onExit
+	env.onSpawn, env.onReady, env.onExit, env.onStuck = s.onSpawn, s.onReady, s.onExit, s.onStuck
 	// Beyond Size and Overflow: a replacement made before the old one goes, and slots that dying workers still hold.
 	slots := cfg.Size + cfg.Overflow + 1 + max(maxStarting, cfg.Size)
 	var err error
@@ -232,7 +234,10 @@ func (s *supervisor) reconcile(now time.Time) time.Time {
 		s.mu.Unlock()
 		return time.Time{}
 	}
-	again := s.startMissingLocked(now)
+	var again time.Time
+	if !s.frozenLocked() {
+		again = s.startMissingLocked(now)
+	}
 	s.retireWornLocked()
 	s.markOverflowLocked()
 	s.announceLocked()
@@ -243,6 +248,39 @@ func (s *supervisor) reconcile(now time.Time) time.Time {
 		}
 	}
 	return again
+}
+
+// frozenLocked reports whether too many processes cannot be ended, which is as a rule the fault of a disk or a network mount that has
+// stopped to answer: whatever is started would only join them. While no worker is ready calls are refused, and told why.
+func (s *supervisor) frozenLocked() bool {
+	stuck := int(s.env.unreapable.Load())
+	if stuck < s.cfg.Size {
+		if s.frozen {
+			s.frozen = false
+			s.publishLocked()
+		}
+		return false
+	}
+	err := newError(TypeWorkerStart, NotExecuted, fmt.Sprintf("%d killed processes do not end (they sleep in the kernel, on a disk or mount that does not answer?): "+
+		"no worker is started until one of them does", stuck), nil)
+	err.Context.Pool = s.cfg.Name
+	if !s.frozen {
+		s.env.reporter.log(slog.LevelError, "no worker is started", slog.String("cause", err.Message))
+	}
+	s.frozen, s.lastErr = true, err
+	s.canGrow.Store(false)
+	if s.readyLocked() == 0 && s.circuit.refuses() == nil {
+		s.circuit.why.Store(&CircuitError{Cause: err})
+		s.desk.turnAway()
+		s.circuitChanged("open", err)
+	}
+	return true
+}
+
+// onStuck has the next turn count the processes that cannot be ended.
+func (s *supervisor) onStuck(w *worker) {
+	s.env.reporter.log(slog.LevelError, "a killed process does not end and is given up", slog.String("worker", w.id), slog.Int("pid", w.proc.pid()))
+	s.kick()
 }
 
 // startMissingLocked starts workers up to Size, more while callers wait, and one for a worn-out worker's place.
@@ -462,6 +500,8 @@ func (s *supervisor) snapshot(st *Stats) {
 // breakerLocked names the state of the pool's circuit: half-open is the time of a probe.
 func (s *supervisor) breakerLocked() string {
 	switch {
+	case s.frozen && s.circuit.refuses() != nil:
+		return "open"
 	case s.circuit.closed():
 		return "closed"
 	case s.starting > 0:

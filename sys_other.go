@@ -3,6 +3,7 @@
 package pypool
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"time"
@@ -11,23 +12,42 @@ import (
 // spawner: only Linux has a parent death signal, and so a thread to bind it to.
 type spawner struct{}
 
-func newSpawner() *spawner                 { return &spawner{} }
-func (*spawner) start(cmd *exec.Cmd) error { return cmd.Start() }
-func (*spawner) close()                    {}
+func newSpawner() *spawner { return &spawner{} }
+
+// start starts the command. When ctx ends before that has come about, late will bring what comes of it.
+func (*spawner) start(ctx context.Context, cmd *exec.Cmd) (late <-chan error, err error) {
+	done := make(chan error, 1)
+	go func() { done <- cmd.Start() }() // ends with the start
+	result, hung := outcomeOf(ctx, done)
+	if hung != nil {
+		return done, hung
+	}
+	return nil, result
+}
+
+func (*spawner) close() {}
 
 // awaitExit does not wait: the process is reaped before its group is killed.
 func awaitExit(int) bool { return false }
 
-// sharedPage does not exist here: whether a request had begun when its worker died is not known.
+// sharedPage does not exist here.
 type sharedPage struct{}
 
 func newSharedPage() (*sharedPage, *os.File) { return nil, nil }
 
-func (*sharedPage) begun() uint64              { return 0 }
 func (*sharedPage) worked() time.Duration      { return 0 }
 func (*sharedPage) linger(time.Duration, bool) {}
 func (*sharedPage) ring()                      {}
 func (*sharedPage) close()                     {}
+
+// unreadIn: whether a request had been read when its worker died is not known.
+func unreadIn(*os.File) (int, bool) { return 0, false }
+
+func reapGroup(int) {}
+
+func cpuLimit(int) time.Duration { return 0 }
+
+func oomKills() (uint64, bool) { return 0, false }
 
 func giveWay() {}
 

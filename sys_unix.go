@@ -3,7 +3,9 @@
 package pypool
 
 import (
+	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"syscall"
 
@@ -14,15 +16,63 @@ import (
 const extraFiles = true
 
 // setGroup puts the child into a process group of its own: ^C at a terminal reaches the host alone, and the group can be
-// killed with all that the worker has started.
+// killed with all that the worker has started. Not into a session of its own: Linux (autogroup) would share the processors out between
+// the sessions then, and a worker would wait several times as long for one on a busy machine. The runtime gives up the terminal itself.
 func setGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	setParentDeath(cmd.SysProcAttr)
 }
 
-func killGroup(pid int)      { _ = syscall.Kill(-pid, syscall.SIGKILL) }
-func terminateGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGTERM) }
-func signalStacks(pid int)   { _ = syscall.Kill(pid, syscall.SIGUSR1) }
+// rawPipe is pipe(2), its ends closed on exec, reading end first, and neither of them 0, 1 or 2: in a host that has closed those, a write
+// to a broken pipe of such a number would end the process, as Go does it for stdout and stderr.
+func rawPipe() (ends [2]int, err error) {
+	if err = pipeCloexec(ends[:]); err != nil {
+		return ends, os.NewSyscallError("pipe", err)
+	}
+	if ends[0], err = aboveStderr(ends[0]); err != nil {
+		return ends, errors.Join(err, unix.Close(ends[1]))
+	}
+	if ends[1], err = aboveStderr(ends[1]); err != nil {
+		return ends, errors.Join(err, unix.Close(ends[0]))
+	}
+	return ends, nil
+}
+
+// aboveStderr moves a descriptor that is 0, 1 or 2 out of their way. On an error it is closed.
+func aboveStderr(fd int) (int, error) {
+	if fd > 2 {
+		return fd, nil
+	}
+	moved, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	return moved, errors.Join(os.NewSyscallError("fcntl", err), unix.Close(fd))
+}
+
+// newPipe returns our end of a pipe, which is the writing one if writes, and the child's.
+func newPipe(name string, writes bool) (ours, theirs *os.File, err error) {
+	ends, err := rawPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	our, their := ends[0], ends[1]
+	if writes {
+		our, their = their, our
+	}
+	if err := unix.SetNonblock(our, true); err != nil { // so that it has deadlines
+		return nil, nil, errors.Join(err, unix.Close(our), unix.Close(their))
+	}
+	return os.NewFile(uintptr(our), name), os.NewFile(uintptr(their), name), nil
+}
+
+func killGroup(pid int)        { _ = syscall.Kill(-pid, syscall.SIGKILL) }
+func killProcess(pid int)      { _ = syscall.Kill(pid, syscall.SIGKILL) }
+func terminateGroup(pid int)   { _ = syscall.Kill(-pid, syscall.SIGTERM) }
+func terminateProcess(pid int) { _ = syscall.Kill(pid, syscall.SIGTERM) }
+
+// inGroup reports whether the process is in the group that leader leads.
+func inGroup(pid, leader int) bool {
+	group, err := unix.Getpgid(pid)
+	return err == nil && group == leader
+}
 
 func signalName(s syscall.Signal) string {
 	if name := unix.SignalName(s); name != "" {

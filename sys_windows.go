@@ -21,8 +21,31 @@ func killGroup(pid int) {
 	}
 }
 
-func terminateGroup(pid int) { killGroup(pid) }
-func signalStacks(int)       {}
+func killProcess(pid int)      { killGroup(pid) }
+func terminateGroup(pid int)   { killGroup(pid) }
+func terminateProcess(pid int) { killGroup(pid) }
+
+const stackSignals = 0
+
+func signalStacks(int, int, int) (bool, string) { return false, "" }
+
+// newPipe returns our end of a pipe, which is the writing one if writes, and the child's.
+func newPipe(_ string, writes bool) (ours, theirs *os.File, err error) {
+	r, w, err := os.Pipe()
+	if writes {
+		return w, r, err
+	}
+	return r, w, err
+}
+
+// childHandle: what a launcher such as a virtual environment's python.exe has started is not known.
+type childHandle struct{}
+
+func handleOf(int, int) (childHandle, bool) { return childHandle{}, true }
+
+func (childHandle) kill()      {}
+func (childHandle) terminate() {}
+func (childHandle) close()     {}
 
 func signalName(s syscall.Signal) string { return s.String() }
 

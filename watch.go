@@ -28,12 +28,16 @@ type sourceWatch struct {
 // stamp is what tells two versions of a file apart; the zero stamp is that of no file.
 type stamp struct{ modified, size int64 }
 
-func stampOf(path string) stamp {
-	info, err := os.Stat(path)
-	if err != nil {
-		return stamp{}
-	}
-	return stamp{info.ModTime().UnixNano(), info.Size()}
+// stampOf looks at a file; when that takes beyond ctx's end, there is none.
+func stampOf(ctx context.Context, path string) stamp {
+	s, _ := bounded(ctx, func() stamp {
+		info, err := os.Stat(path)
+		if err != nil {
+			return stamp{}
+		}
+		return stamp{info.ModTime().UnixNano(), info.Size()}
+	})
+	return s
 }
 
 const (
@@ -45,7 +49,9 @@ const (
 func newSourceWatch(s *supervisor, now time.Time) *sourceWatch {
 	w := &sourceWatch{s: s, files: map[string]stamp{}, asked: map[string]int64{}, since: now}
 	if s.cfg.Script != "" {
-		w.files[s.cfg.Script] = stampOf(s.cfg.Script)
+		ctx, cancel := context.WithTimeout(s.ctx, time.Second) // New waits for it
+		defer cancel()
+		w.files[s.cfg.Script] = stampOf(ctx, s.cfg.Script)
 	}
 	return w
 }
@@ -65,7 +71,7 @@ func (w *sourceWatch) look() {
 	changed := append(w.learn(), w.learnFromFailure()...)
 	for path, old := range w.files {
 		// A file that is missing is being replaced, or no longer imported: only its return counts.
-		if now := stampOf(path); now != old && now != (stamp{}) {
+		if now := stampOf(w.s.ctx, path); now != old && now != (stamp{}) {
 			w.files[path] = now
 			changed = append(changed, path)
 		}
@@ -110,7 +116,7 @@ func (w *sourceWatch) meet(paths []string, since time.Time) (changed []string) {
 		if _, known := w.files[path]; known {
 			continue
 		}
-		now := stampOf(path)
+		now := stampOf(w.s.ctx, path)
 		w.files[path] = now
 		if now.modified > since.UnixNano() {
 			changed = append(changed, path)
@@ -132,7 +138,7 @@ func (w *sourceWatch) learnFromFailure() (changed []string) {
 	if errors.As(err, &py) {
 		var named []string
 		for _, m := range tracebackLine.FindAllStringSubmatch(py.Traceback, -1) {
-			if filepath.IsAbs(m[1]) && isFile(m[1]) {
+			if filepath.IsAbs(m[1]) && stampOf(w.s.ctx, m[1]) != (stamp{}) {
 				named = append(named, m[1])
 			}
 		}
@@ -143,7 +149,7 @@ func (w *sourceWatch) learnFromFailure() (changed []string) {
 	}
 	for path := range maps.Keys(w.files) {
 		dir := filepath.Dir(path)
-		now := stampOf(dir)
+		now := stampOf(w.s.ctx, dir)
 		if old, known := w.dirs[dir]; known && old != now {
 			changed = append(changed, dir)
 		}
@@ -165,7 +171,7 @@ func (w *sourceWatch) settle(changed []string) bool {
 			if _, known := w.files[path]; !known {
 				continue // a folder
 			}
-			if now := stampOf(path); now != w.files[path] {
+			if now := stampOf(w.s.ctx, path); now != w.files[path] {
 				w.files[path], still = now, false
 			}
 		}

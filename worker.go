@@ -36,7 +36,7 @@ type worker struct {
 	runs     string   // its sys.executable, likewise
 	commands []string // what it registered
 	heavy    bool     // it was over MaxRSS when it was ready: a replacement would be, too
-	begins   bool     // its runtime notes the id of each request that it begins
+	paged    bool     // its runtime uses the shared page
 	several  bool     // it reads lines with several requests
 
 	generation int64 // reloads that had happened when it started
@@ -45,6 +45,7 @@ type worker struct {
 	retired    atomic.Bool            // nothing is wrong with it, and it is to end
 	lost       atomic.Bool            // it is in doubt, and being killed
 	blamed     atomic.Pointer[string] // why pypool kills it: the first reason given
+	end        atomic.Int32           // endRunning and so on
 	current    occupation
 	lease      atomic.Pointer[lease] // of a stream or a Map that has the worker; nil: no code of a caller can hold it
 	calls      atomic.Int64
@@ -67,6 +68,7 @@ type workerEnv struct {
 	onSpawn  func(*worker)
 	onReady  func(*worker)
 	onExit   func(*worker)
+	onStuck  func(*worker) // its process was given up; onExit may follow at last
 
 	unreapable *atomic.Int64
 }
@@ -140,6 +142,13 @@ const (
 	exitWait  = time.Second            // what a process may take to end after its channel has
 )
 
+// The end of a worker's process, as others than stop see it.
+const (
+	endRunning int32 = iota
+	endGivenUp       // it did not end within reapWait of being killed
+	endReached
+)
+
 // ping proves that an idle worker answers within d. The caller holds the worker.
 func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, err error) {
 	start := time.Now()
@@ -208,7 +217,7 @@ func (w *worker) lastTook() time.Duration {
 	took := w.took
 	w.took = 0
 	switch {
-	case !w.begins:
+	case !w.paged:
 		return 0
 	case took > briefWork:
 		return w.proc.worked()
@@ -308,9 +317,9 @@ func (w *worker) hang(why string) *HangError {
 	if w.conn.broken == nil {
 		return nil
 	}
-	stacks := w.proc.stacks(w.env.cfg.KillGrace / 2)
+	stacks, none := w.proc.stacks(w.env.cfg.KillGrace / 2)
 	w.kill(why)
-	return &HangError{Stacks: stacks, Killed: true}
+	return &HangError{Stacks: stacks, NoStacks: none, Killed: true}
 }
 
 // gone explains the end of the stream: the process has ended, or it has closed its channel and must be ended.
@@ -334,8 +343,8 @@ func (w *worker) gone(ctx context.Context, j *job, delivery Delivery, start time
 			return newError(TypeProtocol, delivery, v.Error(), v)
 		}
 	}
-	if last, known := w.proc.begun(); known && w.begins && last != j.id {
-		delivery = NotExecuted // its runtime died before it began this request
+	if unread, known := w.proc.unread(); known && unread > w.conn.behind {
+		delivery = NotExecuted // nobody has read the request's newline, which is the commit point
 	}
 	exit := w.exitError()
 	return newError(TypeWorkerExited, delivery, exit.Error(), exit)
@@ -353,8 +362,8 @@ func (w *worker) exitError() *ExitError {
 	}
 	stderr := w.log.text()
 	e := &ExitError{
-		Code: state.code, Signal: state.signal, OOM: !state.ours && state.signal == syscall.SIGKILL && !strings.Contains(stderr, channelClosed),
-		Stderr: stderr, Uptime: time.Since(w.started), Calls: w.calls.Load(),
+		Code: state.code, Signal: state.signal, OOM: !state.ours && state.signal == syscall.SIGKILL && !state.noOOM && !state.overtime && !strings.Contains(stderr, channelClosed),
+		Stderr: stderr, Uptime: time.Since(w.started), Calls: w.calls.Load(), ours: state.ours, overtime: state.overtime,
 	}
 	if i := strings.LastIndex(stderr, "Fatal Python error"); i >= 0 {
 		e.Stacks = stderr[i:]
@@ -435,7 +444,10 @@ func (w *worker) stop() {
 		case <-time.After(drainWait):
 		}
 	} else {
-		w.env.unreapable.Add(1)
+		if w.end.CompareAndSwap(endRunning, endGivenUp) {
+			w.env.unreapable.Add(1)
+			w.env.onStuck(w)
+		}
 	}
 	w.proc.release()
 }

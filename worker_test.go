@@ -199,7 +199,7 @@ func TestHelloFitsIntoAPipe(t *testing.T) {
 	require.NoError(t, err)
 	rep := newReporter(cfg.Logger)
 	defer rep.close()
-	hello, err := helloRequest(&cfg, "w1", "word", rep)
+	hello, err := helloRequest(&cfg, "w1", "word", 4711, rep)
 	require.NoError(t, err)
 	require.Less(t, len(hello.seal(0, 0, false)), 60<<10)
 }

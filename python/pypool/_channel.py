@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from ._protocol import Line
 
-#: Of the page that is shared with the host, in words: docs/protocol.md, begun_fd.
+#: Of the page that is shared with the host, in words: docs/protocol.md, page_fd.
 PAGE = 16
-BEGUN, WORKED = 0, 1  # written here
+WORKED = 0  # written here
 LINGER, ALONE, BELL = 8, 9, 10  # written by the host
 
 
@@ -27,16 +27,19 @@ LOOKS = range(24)
 
 
 def _poller(fd: int) -> Any:
-    """How to wait for something to read, how to give the processor away, and how to let reading not wait; bound before a script
-    can replace them.
+    """How to wait for something to read, and how to give the processor away; bound before a script can replace them.
+
+    Reading itself does not wait from now on: a process that is killed while it waits in read(2) may take a request out of the
+    pipe even so, and nobody could tell that from one that began it. One that waits in poll(2) takes nothing.
     """
     try:
         import select
 
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        return poll.poll, os.sched_yield, os.set_blocking
-    except (ImportError, AttributeError):
+        os.set_blocking(fd, False)
+        return poll.poll, os.sched_yield
+    except (ImportError, AttributeError, OSError):
         return None
 
 
@@ -45,7 +48,7 @@ def _linger(poller: Any, ns: int) -> None:
 
     Somebody may need the processor after each look, and the GIL.
     """
-    ready, give_way, _ = poller
+    ready, give_way = poller
     end = monotonic_ns() + ns
     while not ready(0) and monotonic_ns() < end:
         give_way()
@@ -57,8 +60,8 @@ class Channel:
     def __init__(self, fd_in: int, fd_out: int, rest: bytes = b"", page: Any = None) -> None:
         self.fd_in = fd_in
         self.page: Any = [0] * PAGE if page is None else page
-        self._poller: Any = None if page is None else _poller(fd_in)
-        self._eager = False  # fd_in does not block
+        self._poller: Any = _poller(fd_in)
+        self._listens = False  # to the bell
         self._heard = 0  # the bell, as it was when it last rang
         self.fd_out = fd_out
         self.lines: List[Line] = []  # the next one last
@@ -78,11 +81,12 @@ class Channel:
                 else:
                     _linger(self._poller, linger)
             size = 1 << 20 if parts else 1 << 16
-            try:
-                chunk = read(self.fd_in, size)
-            except BlockingIOError:
-                self._await()
-                chunk = read(self.fd_in, size)
+            while True:
+                try:
+                    chunk = read(self.fd_in, size)
+                    break
+                except BlockingIOError:
+                    self._await()
             if not chunk:
                 return None  # a partial line is never dispatched
             if not parts:
@@ -96,10 +100,9 @@ class Channel:
         """`_linger` while calls run one at a time: nobody else needs the processor, and the host rings the bell just before it
         writes, so that this side is at the pipe while the line is put there. Who comes too early must not fall asleep.
         """
-        page, (ready, give_way, set_blocking) = self.page, self._poller
-        if not self._eager:
-            set_blocking(self.fd_in, False)
-            self._eager, self._heard = True, page[BELL]
+        page, (ready, give_way) = self.page, self._poller
+        if not self._listens:
+            self._listens, self._heard = True, page[BELL]
         heard, end = self._heard, monotonic_ns() + ns
         while True:
             for _ in LOOKS:
@@ -113,10 +116,10 @@ class Channel:
 
     def _await(self) -> None:
         """Wait for what was not there yet."""
-        ready, _, set_blocking = self._poller
+        ready = self._poller[0]
         if not self.page[ALONE]:
-            set_blocking(self.fd_in, True)
-            self._eager = False
+            self._listens = False
+            ready()
         elif not any(ready(0) for _ in LOOKS):
             ready()
             self._heard = self.page[BELL]

@@ -17,6 +17,9 @@ _SIGKILL = 9
 #: Kept: a script may put something else in its place.
 end, _kill, _write = os._exit, os.kill, os.write
 
+#: SIGRTMAX-2: beside SIGUSR1, which user code may take for itself, one that nobody else is likely to use. Linux only.
+_STACKS = 62
+
 
 #: Kept for `_errors`, which may be loaded when no other module can be found any more.
 SEP = os.sep
@@ -24,14 +27,61 @@ STDLIB = (getattr(os, "__file__", None) or "").rpartition(SEP)[0] + SEP
 
 
 class _Watch:
-    """`armed` is False once the host has said `shutdown`; `started` is True once requests are served."""
+    """`armed` is False once the host has said `shutdown`; `started` is True once requests are served.
+
+    `group` is the process group that is the worker's own, to be killed with it; None when there is none.
+    """
 
     armed = True
     started = False
     pid = os.getpid()
+    group: Optional[int] = None
 
 
 WATCH = _Watch()
+
+
+def own_group(started: Optional[int]) -> None:
+    """Find out what may be killed as a whole. `started` is the process that the host has started in a group of its own: this
+    one, or a wrapper that did not exec.
+    """
+    try:
+        if os.getpgrp() in (started, os.getpid()):
+            WATCH.group = os.getpgrp()
+    except AttributeError:
+        pass  # no groups on Windows
+
+
+def leave_terminal() -> None:
+    """Give up the host's terminal: whoever asks for a password there would stop the whole worker. So he gets an error at once."""
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except (AttributeError, OSError):
+        return  # there is none
+    try:
+        import fcntl
+        import termios
+
+        fcntl.ioctl(fd, termios.TIOCNOTTY)
+    except (ImportError, AttributeError, OSError):
+        pass
+    finally:
+        os.close(fd)
+
+
+def volunteer() -> None:
+    """Be the first to go when memory runs out, and not the host, whatever the two have in use. Children inherit it."""
+    try:
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    except (AttributeError, OSError):
+        return  # not Linux, or no /proc
+    try:
+        score = min(1000, int(os.read(fd, 16)) + 500)
+        os.pwrite(fd, b"%d" % score, 0)
+    except (OSError, ValueError):
+        pass
+    finally:
+        os.close(fd)
 
 
 def note(text: str) -> None:
@@ -56,7 +106,7 @@ def host_gone(why: str = "") -> NoReturn:
     if why:
         note(why)
     try:
-        if os.getpgrp() == os.getpid():
+        if WATCH.group is not None and os.getpgrp() == WATCH.group:
             _kill(0, _SIGKILL)
     except (AttributeError, OSError):
         pass  # no groups on Windows
@@ -88,24 +138,57 @@ def watch_host(fd: int) -> None:
     start_new_thread(watch, ())
 
 
-def leash(fd: Optional[int]) -> None:
+def leash(fd: Optional[int]) -> Optional[int]:
     """Have the kernel kill the process group when the host, which holds the other end of this pipe, is gone.
 
-    That needs no thread and no GIL, and takes along what the worker has started. Linux only: elsewhere nothing happens.
+    That needs no thread and no GIL, and takes along what the worker has started. This process is named besides, should it leave
+    its group: through a file of its own, since a file has one owner. Linux only: elsewhere nothing happens.
     """
     try:
         import _signal  # type: ignore[import-not-found]  # signal itself would import enum
         import fcntl
 
-        if fd is None or os.getpgrp() != os.getpid():
-            return
-        fcntl.fcntl(fd, fcntl.F_SETSIG, _SIGKILL)
-        fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpid())
-        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+        if fd is None or WATCH.group is None:
+            return None
+        _own(fcntl, fd, -WATCH.group)
+        second = None
+        try:
+            opened = os.open("/proc/self/fd/%d" % fd, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            second = private(opened)
+            if second is not None:
+                _own(fcntl, second, os.getpid())
+        except OSError:
+            pass  # no /proc
         # The host's parent death signal, which has guarded the start, would end this process alone, and the leash with it.
         _signal.signal(_signal.SIGIO, _signal.SIG_IGN)
+        return second
     except (ImportError, AttributeError, OSError, ValueError):
-        pass
+        return None
+
+
+def _own(fcntl: Any, fd: int, owner: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_SETSIG, _SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETOWN, owner)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def private(fd: Optional[int]) -> Optional[int]:
+    """Move an inherited descriptor out of the reach of handlers and their children; None when it is not there."""
+    if fd is None:
+        return None
+    try:
+        import fcntl
+
+        try:
+            copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100)
+        except ValueError:
+            copy = os.dup(fd)
+        except OSError:
+            copy = os.dup(fd)  # RLIMIT_NOFILE is small; or fd is not open, which this says again
+        os.close(fd)
+        return copy
+    except (ImportError, OSError):
+        return None
 
 
 def close_inherited() -> None:
@@ -134,7 +217,18 @@ def guard_process(err: int, stack_fd: Optional[int]) -> None:
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     faulthandler.enable(file=err)
     if stack_fd is not None and hasattr(_signal, "SIGUSR1"):
-        faulthandler.register(_signal.SIGUSR1, file=stack_fd, all_threads=True, chain=False)
+        for signum in (_signal.SIGUSR1, _STACKS):
+            try:
+                faulthandler.register(signum, file=stack_fd, all_threads=True, chain=False)
+            except (OSError, RuntimeError, ValueError):
+                pass  # no such signal here
+    # What is inherited blocked from a host that blocks it would never be heard.
+    names = ("SIGUSR1", "SIGTERM", "SIGIO", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT")
+    try:
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [getattr(_signal, name) for name in names if hasattr(_signal, name)])
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_STACKS])
+    except (AttributeError, OSError, ValueError):
+        pass  # Windows
     try:
         import resource
 

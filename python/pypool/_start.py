@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
 PROTOCOL = 1
-CAPABILITIES = ("stream", "begun", "log", "each")
+CAPABILITIES = ("stream", "page", "log", "each")
 
 
 def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
@@ -22,7 +22,10 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     from . import _worker
 
     args = hello["args"]
-    page = _shared_page(_private(args.get("begun_fd")))
+    _life.volunteer()
+    _life.own_group(args.get("pid"))
+    _life.leave_terminal()
+    page = _shared_page(_life.private(args.get("page_fd")))
     channel = Channel(fds[0], fds[1], rest, page)
     if PROTOCOL not in args["protocol"]:
         message = "the host speaks protocol %s, this runtime (%s) speaks [%d]" % (args["protocol"], __version__, PROTOCOL)
@@ -30,12 +33,12 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
 
         channel.write(_failure.error_line(0, {"kind": "protocol_mismatch", "message": message, "supported": [PROTOCOL]}))
         os._exit(1)
-    stack_fd = _private(args.get("stack_fd"))
-    leash_fd = _private(args.get("leash_fd"))
+    stack_fd = _life.private(args.get("stack_fd"))
+    leash_fd = _life.private(args.get("leash_fd"))
     _life.close_inherited()
-    _life.leash(leash_fd)
+    second_leash = _life.leash(leash_fd)
     _life.guard_process(fds[2], stack_fd)
-    _life.guard_forks(fds[:2] + [fd for fd in (stack_fd, leash_fd) if fd is not None], channel.lines)
+    _life.guard_forks(fds[:2] + [fd for fd in (stack_fd, leash_fd, second_leash) if fd is not None], channel.lines)
     _life.watch_host(fds[0])
     worker = _worker.Worker(channel, args)
     _stdio.install(args.pop("log_word", ""), fds[2])
@@ -73,7 +76,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         _life.host_gone("the worker ends: its loop was left")  # which is not to happen; nothing else may keep this process alive
 
 
-def _describe_self(args: Dict[str, Any], begun: bool) -> Dict[str, Any]:
+def _describe_self(args: Dict[str, Any], paged: bool) -> Dict[str, Any]:
     theirs = args.get("capabilities") or ()
     return {
         "protocol": PROTOCOL,
@@ -84,27 +87,8 @@ def _describe_self(args: Dict[str, Any], begun: bool) -> Dict[str, Any]:
         "pid": os.getpid(),
         "commands": list(_commands.COMMANDS),
         "programs": list(_commands.PROGRAMS),
-        "capabilities": [name for name in CAPABILITIES if name in theirs and (name != "begun" or begun)],
+        "capabilities": [name for name in CAPABILITIES if name in theirs and (name != "page" or paged)],
     }
-
-
-def _private(fd: Optional[int]) -> Optional[int]:
-    """Move an inherited descriptor out of the reach of handlers and their children; None when it is not there."""
-    if fd is None:
-        return None
-    try:
-        import fcntl
-
-        try:
-            copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100)
-        except ValueError:
-            copy = os.dup(fd)
-        except OSError:
-            copy = os.dup(fd)  # RLIMIT_NOFILE is small; or fd is not open, which this says again
-        os.close(fd)
-        return copy
-    except (ImportError, OSError):
-        return None
 
 
 def _shared_page(fd: Optional[int]) -> Any:

@@ -1,6 +1,6 @@
 """The loop: one request, one handler, one answer.
 
-    host ----> fd in ---> Channel.next_line ---> parse_request ---> shared page (the id, before a handler runs)
+    host ----> fd in ---> Channel.next_line ---> parse_request
                                                       |
                            _builtins  <--- no --- a plain command? --- yes ---> handler(**args)      Worker.serve,
                            _dispatch, _stream         (Worker._other)               |               the hot path
@@ -24,7 +24,7 @@ except ImportError:
 
 from . import _life
 from ._call import RUNNING
-from ._channel import BEGUN, WORKED
+from ._channel import WORKED
 from ._commands import COMMANDS, DIRECT
 from ._protocol import SPLIT_WRITE, SUCCESS, Control, RequestError, ResultError, Several, encode, escape, foresee, parse_request
 from ._stdio import OPEN
@@ -93,7 +93,6 @@ class Worker:
                 running.began = began = monotonic_ns()
                 request = line if isinstance(line, tuple) else parse_request(line)
                 id, name, args, _, _, stream, _ = request
-                page[BEGUN] = id
                 running.request = request
                 handler = direct(name)
                 if handler is None or stream:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import base64
+import fcntl
 import json
 import os
 import select
@@ -11,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import zlib
 from pathlib import Path
@@ -104,9 +107,10 @@ class Host:
         self.hello_args: Dict[str, Any] = {
             "protocol": [1],
             "version": "0.1.0",
-            "capabilities": ["stream", "begun", "log", "each"],
+            "capabilities": ["stream", "page", "log", "each"],
             "pool": "pypool",
             "worker_id": "w1",
+            "pid": self.pid,
             "max_message_bytes": 1 << 26,
             "script": script,
             "module": module,
@@ -116,7 +120,7 @@ class Host:
             "log_word": WORD,
         }
         if extras:
-            self.hello_args.update(stack_fd=3, begun_fd=4)
+            self.hello_args.update(stack_fd=3, page_fd=4)
         self.hello_args.update(args)
         if hello:
             self.say_hello()
@@ -202,11 +206,14 @@ class Host:
 
     # -- process
 
-    def begun(self) -> int:
-        return self._word(0)
+    def unread(self) -> int:
+        """How many bytes of what was written the worker has not read: the proof of what did not begin."""
+        count = array.array("i", [0])
+        fcntl.ioctl(self.fd_out, termios.FIONREAD, count)
+        return count[0]
 
     def worked(self) -> int:
-        return self._word(8)
+        return self._word(0)
 
     def linger(self, ns: int, alone: bool = False) -> None:
         os.pwrite(self.page.fileno(), struct.pack("=Q", ns), 64)

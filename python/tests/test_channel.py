@@ -79,7 +79,7 @@ def test_few_descriptors_allowed(start: Start) -> None:
 
 
 def test_missing_extra_descriptors(start: Start) -> None:
-    host = start(NOISE, extras=False, stack_fd=3, begun_fd=4)
+    host = start(NOISE, extras=False, stack_fd=3, page_fd=4)
     assert host.hello["result"]["capabilities"] == ["stream", "log", "each"]
     assert host.result("echo", [1]) == 1
 
@@ -126,23 +126,18 @@ def test_worker_that_listens_for_the_bell(start: Start) -> None:
     assert host.wait() != 0, "the end of the host ends the listening"
 
 
-def test_begun_page(start: Start) -> None:
+def test_a_request_begins_with_its_newline(start: Start) -> None:
     host = start(NOISE)
-    assert "begun" in host.hello["result"]["capabilities"]
+    assert "page" in host.hello["result"]["capabilities"]
     host.call("echo", [1])
-    assert host.begun() == host._id
-    host.write(b'{"id":18446744073709551615,"command":"echo","args":[1]}\n')
-    assert host.receive()["result"] == 1
-    assert host.begun() == 2**64 - 1
-    # Arguments that cannot be read begin nothing.
-    host.write(b'{"id":6,"command":"echo","args":[1e999]}\n')
-    assert host.receive()["error"]["kind"] == "invalid_arguments"
-    assert host.begun() == 2**64 - 1
-    # Half a request has not begun.
-    host.write(b'{"id":5,"command":"echo","args":[1]}')
-    host.close_stdin()
-    assert host.wait() != 0
-    assert host.begun() == 2**64 - 1
+    assert host.unread() == 0
+    os.kill(host.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, host.pid, os.WSTOPPED)
+    line = b'{"id":18446744073709551615,"command":"echo","args":[1]}\n'
+    host.write(line)
+    os.kill(host.pid, signal.SIGKILL)
+    assert host.wait() == -signal.SIGKILL
+    assert host.unread() == len(line), "also when nobody is left to read it"
 
 
 EACH = b'{"each":[11,[1],12,{"value":"],\\"\\\\"},13,%s,14,[{"a":[2,3]}]],"command":"echo","session_id":"s","timeout_ms":5000}\n'
@@ -188,12 +183,12 @@ def test_a_signal_between_the_requests_of_a_line(start: Start) -> None:
         @command
         def sit(seconds):
             import time
+            print("sitting")
             time.sleep(seconds)
         """
     )
     host.write(b'{"each":[1,[5],2,[0],3,[0]],"command":"sit"}\n')
-    while host.begun() != 1:
-        time.sleep(0.001)
+    host.wait_stderr("sitting")
     os.kill(host.pid, signal.SIGUSR2)
     assert host.receive()["error"]["message"] == "struck"
     assert [host.receive()["id"] for _ in range(2)] == [2, 3]
