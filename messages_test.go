@@ -361,7 +361,7 @@ def fine(): return 1
 		"stream": {func(p *Pool) { _ = stream(p, func() {}) },
 			"killed by pypool: the loop over the stream was left, and the generator did not stop within StopGrace"},
 		"panic": {func(p *Pool) { require.Panics(t, func() { _ = stream(p, func() { panic("body") }) }) },
-			"killed by pypool: its call was abandoned: a function of the caller panicked, or ended its goroutine"},
+			"killed by pypool: the loop over the stream was left, and the generator did not stop within StopGrace"},
 		"sabotage": {func(p *Pool) {
 			_, err := p.ExecuteAnonymous(t.Context(), "sabotage", nil)
 			require.NoError(t, err)

@@ -111,6 +111,7 @@ func (x *exchange) leave(c *call) {
 	case x.take(revokedLeft):
 	case x.ours && x.reclaim() == notRevoked:
 		x.w.conn.broken = errors.New("abandoned in mid-exchange")
+		x.w.blame("its call was abandoned: a function of the caller panicked, or ended its goroutine")
 		x.p.winding.Go(x.windUp)
 	}
 	c.detached = true
@@ -359,7 +360,7 @@ func (x *exchange) windUp() {
 		if w.conn.broken == nil {
 			w.conn.broken = err
 		}
-		w.proc.kill()
+		w.kill(x.whyKilled())
 		if x.charge != nil && !isClosed(x.killing) {
 			shown = lostWorker
 		}
@@ -367,6 +368,22 @@ func (x *exchange) windUp() {
 	x.admitted.end(shown, x.charge)
 	w.freed = time.Now()
 	x.giveBack(w.freed)
+}
+
+// whyKilled is why a worker that windUp has to kill is not wanted as it is.
+func (x *exchange) whyKilled() string {
+	const unstopped = ", and the generator did not stop within StopGrace"
+	switch {
+	case isClosed(x.killing):
+		return poolClosed
+	case x.charge != nil:
+		return "its call hung: " + x.charge.Message
+	case x.revoked == revokedStalled:
+		return "the loop over the stream stalled" + unstopped
+	case x.revoked == revokedLeft:
+		return "the loop over the stream was left" + unstopped
+	}
+	return "the context of the stream ended" + unstopped
 }
 
 // stop has the generator stop, and reads to the final frame.

@@ -72,7 +72,7 @@ func newSupervisor(cfg *Config, env *workerEnv, sessions *sessionTable, counters
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.circuit = newStartCircuit(cfg.RestartBackoff.Min, s.tripLocked)
 	s.breakers = &breakers{cfg: cfg.Breaker, changed: s.commandCircuit}
-	env.onSpawn, env.onReady, env.onExit, env.onStuck = s.onSpawn, s.onReady, s.onExit, s.onStuck
+	env.onSpawn, env.onReady, env.onExit, env.onStuck, env.onEndBetween = s.onSpawn, s.onReady, s.onExit, s.onStuck, s.onEndBetween
 	// Beyond Size and Overflow: a replacement made before the old one goes, and slots that dying workers still hold.
 	slots := cfg.Size + cfg.Overflow + 1 + max(maxStarting, cfg.Size)
 	var err error
@@ -198,15 +198,31 @@ func (s *supervisor) onExit(w *worker) {
 	s.broadcastLocked()
 	s.mu.Unlock()
 	if guilty {
-		s.breakers.chargeAnswered(charge.breakerKey(), newError(TypeWorkerExited, MaybeExecuted, "after its answer: "+w.exitError().Error(), w.exitError()))
+		s.chargeAnswered(w, charge)
 	}
 	s.reportExit(w, call, wasReady, stopped)
 	s.lookForDead()
 }
 
-// chargeable reports whether a worker that has ended idle did so by itself and soon after an answer, and names the call that had it.
-func (w *worker) chargeable(idle bool) (bool, CallInfo) {
-	if !idle || w.proc.exit().ours || !w.exitError().byItself() {
+// onEndBetween charges a worker that ended between two calls, and was found so by the second.
+func (s *supervisor) onEndBetween(w *worker) {
+	if guilty, charge := w.chargeable(w.isExited()); guilty {
+		s.chargeAnswered(w, charge)
+	}
+}
+
+// chargeAnswered charges the worker's end to the call that had the last answer, once.
+func (s *supervisor) chargeAnswered(w *worker, to CallInfo) {
+	if w.charged.CompareAndSwap(false, true) {
+		exit := w.exitError()
+		s.breakers.chargeAnswered(to.breakerKey(), newError(TypeWorkerExited, MaybeExecuted, "after its answer: "+exit.Error(), exit))
+	}
+}
+
+// chargeable reports whether a worker that has ended without a call did so by itself and soon after an answer, and names the call
+// that had it.
+func (w *worker) chargeable(ended bool) (bool, CallInfo) {
+	if !ended || w.proc.exit().ours || !w.exitError().byItself() {
 		return false, CallInfo{}
 	}
 	last, at := w.current.lastAnswered()

@@ -48,6 +48,7 @@ type worker struct {
 	end        atomic.Int32           // endRunning and so on
 	current    occupation
 	lease      atomic.Pointer[lease] // of a stream or a Map that has the worker; nil: no code of a caller can hold it
+	charged    atomic.Bool           // its end, to the command of its last answer
 	calls      atomic.Int64
 	errs       atomic.Int64
 	freed      time.Time     // the end of its last call that was sent, or when it was ready; whoever holds the worker may use this and the next two
@@ -68,18 +69,21 @@ type workerEnv struct {
 	onSpawn  func(*worker)
 	onReady  func(*worker)
 	onExit   func(*worker)
-	onStuck  func(*worker) // its process was given up; onExit may follow at last
+	// onEndBetween tells of a worker that ended before it read the request of the call that it has.
+	onEndBetween func(*worker)
+	onStuck      func(*worker) // its process was given up; onExit may follow at last
 
 	unreapable *atomic.Int64
 }
 
-// occupation is the call that a worker has, or had last, as others than its caller see it. Kept in the worker, it costs a call no
+// occupation is the call that a worker has, and had last, as others than its caller see it. Kept in the worker, it costs a call no
 // allocation.
 type occupation struct {
-	mu    sync.Mutex // guards the fields below
-	info  CallInfo   // a copy: the job itself is its caller's
-	busy  bool
-	freed time.Time // when the last call had its answer; zero: there was none
+	mu       sync.Mutex // guards the fields below
+	info     CallInfo   // a copy: the job itself is its caller's
+	busy     bool
+	last     CallInfo  // the last call that had its answer
+	answered time.Time // when that was; zero: there was none
 }
 
 func (s *occupation) begin(info *CallInfo) {
@@ -88,10 +92,14 @@ func (s *occupation) begin(info *CallInfo) {
 	s.info, s.busy = *info, true
 }
 
+// end takes the time of the answer; zero: the request was not executed.
 func (s *occupation) end(at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.busy, s.freed = false, at
+	s.busy = false
+	if !at.IsZero() {
+		s.last, s.answered = s.info, at
+	}
 }
 
 // now returns a copy, nil when there is no call.
@@ -105,14 +113,11 @@ func (s *occupation) now() *CallInfo {
 	return &info
 }
 
-// lastAnswered returns the last call that had an answer, and when that came; zero when there was none, or one runs.
+// lastAnswered returns the last call that had an answer, and when that came; zero when there was none.
 func (s *occupation) lastAnswered() (info CallInfo, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.busy || s.freed.IsZero() {
-		return CallInfo{}, time.Time{}
-	}
-	return s.info, s.freed
+	return s.last, s.answered
 }
 
 // job is one request and its conditions, as a worker sees them.
@@ -347,6 +352,9 @@ func (w *worker) gone(ctx context.Context, j *job, delivery Delivery, start time
 		delivery = NotExecuted // nobody has read the request's newline, which is the commit point
 	}
 	exit := w.exitError()
+	if delivery == NotExecuted && w.current.now() != nil { // else onExit has seen that no call had it
+		w.env.onEndBetween(w)
+	}
 	return newError(TypeWorkerExited, delivery, exit.Error(), exit)
 }
 
