@@ -57,7 +57,7 @@ test-go:
 
 test-python: $(VENV)/ready
 	@$(say) 'pytest in python'
-	@cd python && $(TOOLS) pytest
+	@cd python && PYPOOL_TEST_LIBRARIES=1 $(TOOLS) pytest
 	@$(say) 'the same with orjson imported in each worker'
 	@cd python && if $(TOOLS) pip show --quiet orjson 2>/dev/null; then PYPOOL_TEST_ORJSON=1 $(TOOLS) pytest; else echo 'this Python has no orjson'; fi
 
@@ -124,12 +124,12 @@ clean: ## Remove what the other targets made
 	rm -rf python/.mypy_cache python/.ruff_cache python/.pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/ready: python/requirements-dev.txt
-	@$(say) 'installing pytest, ruff and mypy into build/venv'
+	@$(say) 'installing pytest, ruff, mypy and the libraries whose values are tested into build/venv'
 	@$(INTERPRETER) -c 'import sys; sys.exit(sys.version_info < (3, 8))' || \
 		{ echo '$(INTERPRETER) is missing or older than Python 3.8: make PYTHON=/path/to/python3 ...'; exit 1; }
 	@$(INTERPRETER) -m venv --clear $(VENV) || \
 		{ echo '$(INTERPRETER) cannot make a virtual environment: is its venv module installed (python3-venv)?'; exit 1; }
-	@$(TOOLS) pip install --quiet --disable-pip-version-check -r $<
+	@$(TOOLS) pip install --quiet --disable-pip-version-check --only-binary :all: -r $<
 	@touch $@
 
 $(EXAMPLES)/ready: examples/requirements.txt
