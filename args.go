@@ -45,7 +45,7 @@ func encodeArgs(b []byte, args any) ([]byte, error) {
 	}
 	switch b[at] {
 	case '{', '[', 'n':
-		return b, nil
+		return keepNegativeZeros(b, at), nil
 	}
 	return nil, fmt.Errorf("arguments must encode to a JSON object, array or null, and %T does not", args)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
 	"sync"
 	"time"
@@ -61,7 +62,8 @@ func (r Result) Raw() json.RawMessage {
 }
 
 // Decode stores the result in v, a non-nil pointer, by the rules of encoding/json. Nothing is rounded: when the result holds an integer
-// of more than 15 digits, numbers in interface values become json.Number instead of float64. An error is an ErrDecode.
+// of more than 15 digits, numbers in interface values become json.Number instead of float64. A result that is null (Python's None) is an error
+// where v points to what has no nil: a struct, a string, a number. An error is an ErrDecode.
 func (r Result) Decode(v any) error {
 	err := decodeReply(r.Raw(), r.reply.bigInt, v)
 	var e *Error
@@ -78,6 +80,9 @@ func decodeReply(raw []byte, bigInt bool, v any) (err error) {
 			return nil
 		}
 	}
+	if string(raw) == "null" && !takesNull(v) {
+		return newError(TypeDecode, Executed, fmt.Sprintf("cannot decode the result into %T: it is null (None in Python); a pointer takes that", v), nil)
+	}
 	if bigInt {
 		dec := json.NewDecoder(bytes.NewReader(raw))
 		dec.UseNumber()
@@ -89,6 +94,21 @@ func decodeReply(raw []byte, bigInt bool, v any) (err error) {
 		return newError(TypeDecode, Executed, fmt.Sprintf("cannot decode the result into %T: %v", v, err), err)
 	}
 	return nil
+}
+
+// takesNull reports whether null means something to what v points to: encoding/json leaves any other value as it was, without a word.
+func takesNull(v any) bool {
+	t := reflect.TypeOf(v)
+	if t == nil || t.Kind() != reflect.Pointer || t.Implements(reflect.TypeFor[json.Unmarshaler]()) {
+		return true
+	}
+	switch t = t.Elem(); t.Kind() {
+	case reflect.Pointer, reflect.Interface, reflect.Map, reflect.Slice:
+		return true
+	case reflect.Struct:
+		return t.NumField() == 0 // whoever takes nothing out of a result
+	}
+	return false
 }
 
 // Worker returns the id of the worker that served the call.
@@ -173,13 +193,13 @@ func invalidSession(id string) *Error {
 func (c *call) encode(cfg *Config) *Error {
 	args := c.args
 	if c.info.Command == commandExecuteProgram && c.info.Program != "" {
-		args = programArgs{c.info.Program, c.args}
+		args = programArgs{c.info.Program, c.args, c.args}
 		if c.args != nil {
 			probe, err := encodeArgs(nil, c.args) // inputs obey the same rule as arguments
 			if err != nil {
 				return newError(TypeInvalidArguments, NotExecuted, err.Error(), err)
 			}
-			args = programArgs{c.info.Program, json.RawMessage(probe)}
+			args = programArgs{c.info.Program, json.RawMessage(probe), c.args}
 		}
 	}
 	c.buffer, _ = requestBuffers.Get().(*[]byte)
@@ -204,6 +224,8 @@ func (c *call) checkSize(cfg *Config) *Error {
 type programArgs struct {
 	Program string `json:"program_id"`
 	Inputs  any    `json:"inputs"`
+
+	source any // what Inputs was made of
 }
 
 const (

@@ -217,7 +217,6 @@ var channelFaults = []fault{
 	}},
 	{name: "C25d_answer_nested_deeper_than_Go_reads", fake: true, command: "too deep", want: ErrInvalidResult, is: Executed, worker: kept},
 	badResult("C26_set", "unserializable", []any{"set"}, "$.rows[1]"),
-	badResult("C26b_bytes", "unserializable", []any{"bytes"}, "$.rows[1]"),
 	badResult("C26c_object", "unserializable", []any{"object"}, "$.rows[1]"),
 	badResult("C26d_complex", "unserializable", []any{"complex"}, "$.rows[1]"),
 	badResult("C26e_generator", "unserializable", []any{"generator"}, "$.rows[1]"),

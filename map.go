@@ -30,7 +30,7 @@ const (
 
 // Map runs the command once for each item and yields the results in the items' order. The items are spread over the pool's
 // workers, with many requests in flight on each worker's pipe; a worker still runs them one at a time, in order. An item
-// is a call's args; a scalar item is the one positional argument.
+// is a call's args; a scalar item, or a []byte, is the one positional argument.
 //
 // One item's error is its own: it is yielded in the item's place, and the loop goes on. When a worker dies, the item it had begun
 // gets the error (MaybeExecuted), and those behind it, which provably did not begin, run elsewhere. OperationTimeout is
@@ -142,7 +142,8 @@ type mapSlot[Out any] struct {
 	call     call
 	observed context.Context // what the observer's CallStart returned
 	attempts int
-	size     int // of the result
+	size     int  // of the result
+	alone    bool // the request has a key of its own beside the arguments, and so a line of its own
 	done     bool
 	out      Out
 	err      error
@@ -320,7 +321,7 @@ func (m *mapper[Out]) fill(s *mapSlot[Out], item any) {
 	}
 	var zero Out
 	s.call.worker, s.call.pid = "", 0
-	s.out, s.err, s.size, s.done, s.attempts = zero, nil, 0, false, 0
+	s.out, s.err, s.size, s.alone, s.done, s.attempts = zero, nil, 0, false, false, 0
 	s.observed = m.ctx
 	m.p.begin(&s.observed, &s.call)
 	if err := m.encode(s, kept, item); err != nil {
@@ -338,9 +339,13 @@ func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 		b = append(strconv.AppendInt(append(b, '['), int64(n), 10), ']')
 	} else {
 		var err error
-		if b, err = encodeArgs(b, itemArgs(item)); err != nil {
+		args := itemArgs(item)
+		if b, err = encodeArgs(b, args); err != nil {
 			return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
 		}
+		end := len(b)
+		b = appendBytesPaths(b, args)
+		s.alone = len(b) > end
 	}
 	b = append(b, m.tail...)
 	s.call.req = request{buf: b, body: len(b), trace: s.call.trace}
@@ -355,8 +360,9 @@ func itemArgs(item any) any {
 	case encoding.TextMarshaler:
 		return [1]any{item}
 	}
-	switch k := reflect.ValueOf(item).Kind(); {
-	case k >= reflect.Bool && k <= reflect.Float64, k == reflect.String:
+	v := reflect.ValueOf(item)
+	switch k := v.Kind(); {
+	case k >= reflect.Bool && k <= reflect.Float64, k == reflect.String, v.IsValid() && isBytes(v.Type()):
 		return [1]any{item}
 	}
 	return item

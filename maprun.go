@@ -108,13 +108,13 @@ func (f *flight[Out]) deadline() time.Time {
 }
 
 // add appends the slots' requests: many to a line, which a worker reads in a fraction of the time, if it knows how, and if they are
-// of one trace.
+// alike.
 func (f *flight[Out]) add(batch []int) {
 	timeout := f.m.template.timeout
 	room := min(mapLine, f.m.p.cfg.MaxMessageBytes)
 	for len(batch) > 0 {
 		n := 1
-		if f.w.several && len(batch) > 1 && f.trace(batch[0]) == f.trace(batch[1]) && len(f.args(batch[0]))+len(f.args(batch[1])) < room/2 {
+		if f.w.several && len(batch) > 1 && f.alike(batch[0], batch[1]) && len(f.args(batch[0]))+len(f.args(batch[1])) < room/2 {
 			n = f.appendSeveral(batch, room)
 		} else {
 			c := &f.m.slot(batch[0]).call
@@ -130,6 +130,11 @@ func (f *flight[Out]) add(batch []int) {
 	}
 }
 
+// alike reports whether two slots' requests may share a line: they are of one trace, and neither says where its bytes are.
+func (f *flight[Out]) alike(a, b int) bool {
+	return f.trace(a) == f.trace(b) && !f.m.slot(a).alone && !f.m.slot(b).alone
+}
+
 func (f *flight[Out]) trace(slot int) string { return f.m.slot(slot).call.trace }
 
 // args is the arguments in the slot's request.
@@ -138,14 +143,14 @@ func (f *flight[Out]) args(slot int) []byte {
 	return req.buf[len(f.m.head) : req.body-len(f.m.tail)]
 }
 
-// appendSeveral appends one line, of about so many bytes, with the first of the slots' requests, as far as they are of one trace.
+// appendSeveral appends one line, of about so many bytes, with the first of the slots' requests, as far as they are alike.
 func (f *flight[Out]) appendSeveral(batch []int, room int) (n int) {
 	most, trace := len(f.out)+room, f.trace(batch[0])
 	f.out = append(f.out, severalKey...)
 	for _, i := range batch {
 		args := f.args(i)
 		if n > 0 {
-			if len(f.out)+len(args)+len(f.m.rest)+len(trace) > most || f.trace(i) != trace {
+			if !f.alike(batch[0], i) || len(f.out)+len(args)+len(f.m.rest)+len(trace) > most {
 				break
 			}
 			f.out = append(f.out, ',')

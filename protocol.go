@@ -55,6 +55,7 @@ func encodeRequest(buf []byte, command string, args any, sessionID string, strea
 		if b, err = encodeArgs(append(b, `,"args":`...), args); err != nil {
 			return request{}, err
 		}
+		b = appendBytesPaths(b, args)
 	}
 	return endRequest(b, sessionID, stream), nil
 }

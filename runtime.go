@@ -273,7 +273,12 @@ func (e *wireError) toError(info CallInfo) *Error {
 		return newError(TypeUnknownCommand, NotExecuted, unknown.Error(), unknown)
 	case "invalid_result":
 		bad := &InvalidResultError{Path: e.Path, Reason: e.Message}
-		return newError(TypeInvalidResult, Executed, bad.Error(), bad)
+		message := bad.Error()
+		switch e.Message {
+		case "nan is not JSON", "inf is not JSON", "-inf is not JSON":
+			message += `: put None in its place, or use @command(nan="null")`
+		}
+		return newError(TypeInvalidResult, Executed, message, bad)
 	case "message_too_large":
 		return newError(TypeMessageTooLarge, Executed, fmt.Sprintf("the result is %d bytes, MaxMessageBytes is %d", e.Size, e.Limit), nil)
 	}

@@ -81,8 +81,8 @@ func left(params, positional []param, rest *param) (names []string) {
 // objectArgs is a struct that encodes to an object.
 func (g *generator) objectArgs(method string, named []param, extra *param) argsShape {
 	name := g.scope.claim(method + "Args")
-	fields := scope{"MarshalJSON": true}
-	var b bytes.Buffer
+	fields := scope{"MarshalJSON": true, "PythonValue": true}
+	var b, object bytes.Buffer
 	fmt.Fprintf(&b, "\n// %s are the arguments of [%s.%s].\ntype %s struct {\n", name, g.client, method, name)
 	var lists [][2]string // fields to be made empty when nil, and their types
 	for _, p := range named {
@@ -92,62 +92,53 @@ func (g *generator) objectArgs(method string, named []param, extra *param) argsS
 		if listed(p.field) && strings.ContainsAny(expr[:1], "[m") {
 			lists = append(lists, [2]string{goName, expr})
 		}
+		set := fmt.Sprintf("object[%q] = v.%s\n", p.Name, goName)
+		if !p.Required {
+			set = fmt.Sprintf("if %s {\n%s}\n", isSet("v."+goName, expr), set)
+		}
+		object.WriteString(set)
 	}
-	extraName := ""
 	if extra != nil {
-		extraName = fields.claim(exported(extra.Name))
+		extraName := fields.claim(exported(extra.Name))
 		fmt.Fprintf(&b, "%s map[string]%s `json:\"-\"` // Python's **%s: sent beside the others\n", extraName, g.goType(extra.Type, asInput), extra.Name)
+		g.json = true
+		body := fmt.Sprintf("%sobject := map[string]any{}\nfor key, value := range v.%s {\nobject[key] = value\n}\n%sreturn object\n", emptied(lists), extraName, object.Bytes())
+		what := extraName + " beside the other fields, which win"
+		if len(lists) > 0 {
+			what = "nil slices and maps as empty ones, and " + what
+		}
+		b.WriteString("}\n\n" + valuer(name, what, body))
+		return argsShape{typ: name, expr: "args", declaration: b.String()}
 	}
-	b.WriteString("}\n")
-	b.WriteString(g.marshalObject(name, lists, extraName))
+	b.WriteString("}\n" + g.marshalObject(name, lists))
 	return argsShape{typ: name, expr: "args", declaration: b.String()}
 }
 
-// marshalObject writes a MarshalJSON that sends nil slices and maps as empty ones, and merges extra entries; or nothing when
-// neither is needed.
-func (g *generator) marshalObject(name string, lists [][2]string, extra string) string {
-	if len(lists) == 0 && extra == "" {
+// marshalObject writes what makes an object of the struct, with nil slices and maps as empty ones; or nothing when there are none.
+func (g *generator) marshalObject(name string, lists [][2]string) string {
+	if len(lists) == 0 {
 		return ""
 	}
 	g.json = true
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "\n// MarshalJSON sends %s.\nfunc (v %s) MarshalJSON() ([]byte, error) {\n", strings.Join(marshalWords(lists, extra), ", and "), name)
-	b.WriteString(emptied(lists))
-	fmt.Fprintf(&b, "type plain %s\n", name)
-	if extra == "" {
-		b.WriteString("return json.Marshal(plain(v))\n}\n")
-		return b.String()
-	}
-	fmt.Fprintf(&b, `data, err := json.Marshal(plain(v))
-if err != nil || len(v.%s) == 0 {
-	return data, err
-}
-object := map[string]json.RawMessage{}
-if err := json.Unmarshal(data, &object); err != nil {
-	return nil, err
-}
-for key, value := range v.%s {
-	if _, taken := object[key]; taken {
-		continue
-	}
-	if object[key], err = json.Marshal(value); err != nil {
-		return nil, err
-	}
-}
-return json.Marshal(object)
-}
-`, extra, extra)
-	return b.String()
+	return "\n" + valuer(name, "nil slices and maps as empty ones", emptied(lists)+"type plain "+name+"\nreturn plain(v)\n")
 }
 
-func marshalWords(lists [][2]string, extra string) (words []string) {
-	if len(lists) > 0 {
-		words = append(words, "nil slices and maps as empty ones")
+// valuer writes the two methods that let pypool see what a type sends, and so the []byte in it.
+func valuer(name, what, body string) string {
+	return fmt.Sprintf("// PythonValue is what is sent: %s.\nfunc (v %s) PythonValue() any {\n%s}\n\n// MarshalJSON encodes PythonValue.\nfunc (v %s) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }\n", what, name, body, name)
+}
+
+// isSet is the condition that an optional field is not at Go's zero value.
+func isSet(field, expr string) string {
+	switch {
+	case nillable(expr):
+		return field + " != nil"
+	case expr == "string":
+		return field + ` != ""`
+	case expr == "bool":
+		return field
 	}
-	if extra != "" {
-		words = append(words, extra+" beside the other fields, which win")
-	}
-	return words
+	return field + " != 0"
 }
 
 func emptied(lists [][2]string) string {
@@ -171,7 +162,7 @@ func (g *generator) arrayArgs(method string, positional []param, rest *param, un
 	}
 	g.json = true
 	name := g.scope.claim(method + "Args")
-	fields := scope{"MarshalJSON": true}
+	fields := scope{"MarshalJSON": true, "PythonValue": true}
 	var b, list bytes.Buffer
 	fmt.Fprintf(&b, "\n// %s are the arguments of [%s.%s], sent by position: an optional one that is nil leaves all behind it out.\ntype %s struct {\n", name, g.client, method, name)
 	var lists [][2]string
@@ -187,7 +178,7 @@ func (g *generator) arrayArgs(method string, positional []param, rest *param, un
 			lists = append(lists, [2]string{goName, expr})
 		}
 		if !p.Required {
-			fmt.Fprintf(&list, "if v.%s == nil {\nreturn json.Marshal(list)\n}\n", goName)
+			fmt.Fprintf(&list, "if v.%s == nil {\nreturn list\n}\n", goName)
 		}
 		fmt.Fprintf(&list, "list = append(list, v.%s)\n", goName)
 	}
@@ -196,7 +187,7 @@ func (g *generator) arrayArgs(method string, positional []param, rest *param, un
 		fmt.Fprintf(&b, "%s []%s // Python's *%s\n", goName, g.goType(rest.Type, asInput), rest.Name)
 		fmt.Fprintf(&list, "for _, item := range v.%s {\nlist = append(list, item)\n}\n", goName)
 	}
-	fmt.Fprintf(&b, "}\n\n// MarshalJSON sends an array.\nfunc (v %s) MarshalJSON() ([]byte, error) {\n%slist := []any{}\n%sreturn json.Marshal(list)\n}\n", name, emptied(lists), list.Bytes())
+	b.WriteString("}\n\n" + valuer(name, "an array", emptied(lists)+"list := []any{}\n"+list.String()+"return list\n"))
 	shape.typ, shape.declaration = name, b.String()
 	return shape
 }

@@ -8,7 +8,7 @@ import (
 // declare writes the Go type of a class.
 func (g *generator) declare(c *usedClass) {
 	name := g.names[c.key]
-	what := map[string]string{"dataclass": "dataclass", "typed_dict": "TypedDict", "named_tuple": "NamedTuple", "model": "pydantic model", "enum": "Enum"}[c.Kind]
+	what := map[string]string{"dataclass": "dataclass", "typed_dict": "TypedDict", "named_tuple": "NamedTuple", "model": "pydantic model", "attrs": "attrs class", "struct": "msgspec Struct", "enum": "Enum"}[c.Kind]
 	g.printf("\n// %s is the %s %s.\n%s", name, what, oneLine(c.Name), comment(c.Doc))
 	if c.Kind == "enum" {
 		g.declareEnum(c, name)
@@ -16,7 +16,7 @@ func (g *generator) declare(c *usedClass) {
 	}
 	g.inside = c.key
 	defer func() { g.inside = "" }()
-	fields := scope{"MarshalJSON": true, "UnmarshalJSON": true}
+	fields := scope{"MarshalJSON": true, "UnmarshalJSON": true, "PythonValue": true}
 	g.printf("type %s struct {\n", name)
 	var names []string
 	var lists [][2]string
@@ -31,7 +31,7 @@ func (g *generator) declare(c *usedClass) {
 	}
 	g.printf("}\n")
 	if c.use&asInput != 0 {
-		g.body.WriteString(g.marshalObject(name, lists, ""))
+		g.body.WriteString(g.marshalObject(name, lists))
 	}
 	if c.Kind == "named_tuple" && c.use&asOutput != 0 {
 		g.json = true
@@ -93,11 +93,11 @@ func (g *generator) declareTuple(t *tuple) {
 		name := fmt.Sprintf("V%d", i)
 		names, values = append(names, name), append(values, "v."+name)
 		g.printf("%s %s\n", name, expr)
-		if strings.HasPrefix(expr, "[]") || strings.HasPrefix(expr, "map[") {
+		if expr != "[]byte" && (strings.HasPrefix(expr, "[]") || strings.HasPrefix(expr, "map[")) {
 			lists = append(lists, [2]string{name, expr})
 		}
 	}
-	g.printf("}\n\n// MarshalJSON sends an array.\nfunc (v %s) MarshalJSON() ([]byte, error) {\n%sreturn json.Marshal([]any{%s})\n}\n", t.name, emptied(lists), strings.Join(values, ", "))
+	g.printf("}\n\n%s", valuer(t.name, "an array", emptied(lists)+"return []any{"+strings.Join(values, ", ")+"}\n"))
 	if t.use&asOutput != 0 {
 		g.printf("\n// UnmarshalJSON takes an array.\nfunc (v *%s) UnmarshalJSON(data []byte) error {\n%s}\n", t.name, g.decodeTuple(names))
 	}

@@ -27,7 +27,9 @@ type generator struct {
 	iter     bool   // iter is used
 	pointers bool   // some argument is a pointer because 0 is not its default
 	decodes  bool   // some tuple is decoded
-	body     bytes.Buffer
+
+	durations bool // some type is a time.Duration
+	body      bytes.Buffer
 }
 
 // tuple is a generated struct for a Python tuple of several types.
@@ -98,7 +100,7 @@ func (g *generator) file(source, pkg string) ([]byte, error) {
 	for _, imported := range []struct {
 		path string
 		used bool
-	}{{"encoding/json", g.json}, {"fmt", g.decodes}, {"iter", g.iter}, {"time", g.dateTime != ""}} {
+	}{{"encoding/json", g.json}, {"fmt", g.decodes}, {"iter", g.iter}, {"time", g.dateTime != "" || g.durations}} {
 		if imported.used {
 			fmt.Fprintf(&out, "\t%q\n", imported.path)
 		}

@@ -203,7 +203,7 @@ func (f importerFunc) Import(path string) (*types.Package, error) { return f(pat
 var (
 	oddNames = []string{"a", "A", "a_b", "aB", "type", "func", "1", "", "-", "a,b", "a\"b", "ä", "名", "_", "__x__", "New", "Client", "*/", "a b", "marshal_json"}
 	oddDocs  = []string{"", "text", "  indented\n\n    more\n", "*/ // \r\n\x00\ufeff", "go:build ignore\n+build x", "- list\n- more\n# Head\n\ttab", "Deprecated: no", "[Link]: http://x\n```\ncode"}
-	oddTypes = []string{"string", "integer", "number", "boolean", "null", "any", "datetime", "date", "time", "uuid", "path", "decimal", "array", "map", "tuple", "optional", "union", "literal", "ref", "unknown", "from the future"}
+	oddTypes = []string{"string", "integer", "number", "boolean", "null", "any", "datetime", "date", "time", "uuid", "path", "decimal", "bytes", "duration", "array", "map", "tuple", "optional", "union", "literal", "ref", "unknown", "from the future"}
 	oddJSON  = []string{"", "null", "0", "1", "-2.5", "1e400", "123456789012345678901234567890", `""`, `"x\u2028` + "`" + `"`, "true", "false", "[]", "{}", `{"a":[1]}`}
 )
 

@@ -35,12 +35,13 @@ type param struct {
 type typ struct {
 	Type   string            `json:"type"`
 	Of     []typ             `json:"of"`
+	Key    *typ              `json:"key"` // of a map; nil: text
 	Name   string            `json:"name"`
 	Text   string            `json:"text"`
 	Values []json.RawMessage `json:"values"`
 }
 
-// class is a dataclass, typed_dict, named_tuple, model (pydantic's) or enum.
+// class is a dataclass, typed_dict, named_tuple, attrs, model (pydantic's), struct (msgspec's) or enum.
 type class struct {
 	Kind    string   `json:"kind"`
 	Name    string   `json:"name"`
@@ -165,7 +166,12 @@ func (g *generator) python(t typ) string {
 	case "array":
 		return "list[" + list(", ") + "]"
 	case "map":
+		if t.Key != nil {
+			return "dict[" + g.python(*t.Key) + ", " + list(", ") + "]"
+		}
 		return "dict[str, " + list(", ") + "]"
+	case "duration":
+		return "timedelta"
 	case "tuple":
 		return "tuple[" + list(", ") + "]"
 	case "optional":

@@ -28,10 +28,15 @@ func (g *generator) typeOf(t typ, use usage, byValue bool) string {
 		return "any"
 	case "datetime":
 		return g.dateTime
+	case "bytes":
+		return "[]byte"
+	case "duration":
+		g.durations = true
+		return "time.Duration"
 	case "array":
 		return "[]" + g.typeOf(t.Of[0], use, false)
 	case "map":
-		return "map[string]" + g.typeOf(t.Of[0], use, false)
+		return "map[" + keyType(t) + "]" + g.typeOf(t.Of[0], use, false)
 	case "tuple":
 		return g.tupleOf(t, use, byValue)
 	case "optional":
@@ -48,6 +53,14 @@ func (g *generator) typeOf(t typ, use usage, byValue bool) string {
 		return g.refOf(t, use, byValue)
 	}
 	return g.raw(use) // union, unknown, a literal of several kinds
+}
+
+// keyType is the Go type of a map's keys.
+func keyType(t typ) string {
+	if t.Key != nil {
+		return goKinds[t.Key.Type]
+	}
+	return "string"
 }
 
 // raw is the type of what cannot be mapped: the caller passes anything, and gets the JSON.
@@ -113,10 +126,14 @@ func (g *generator) tupleOf(t typ, use usage, byValue bool) string {
 // tupleWord is a type's part of a tuple's name: []float64 is Float64List.
 func tupleWord(expr string) string {
 	switch {
+	case expr == "[]byte":
+		return "Bytes"
 	case strings.HasPrefix(expr, "[]"):
 		return tupleWord(expr[2:]) + "List"
-	case strings.HasPrefix(expr, "map[string]"):
-		return tupleWord(expr[len("map[string]"):]) + "Map"
+	case expr == "time.Duration":
+		return "Duration"
+	case strings.HasPrefix(expr, "map["):
+		return tupleWord(expr[strings.IndexByte(expr, ']')+1:]) + "Map"
 	case strings.HasPrefix(expr, "*"):
 		return tupleWord(expr[1:])
 	case expr == "json.RawMessage":
@@ -131,7 +148,9 @@ func nillable(expr string) bool {
 }
 
 // listed reports whether a nil of the type must become an empty array or object, because Python expects one.
-func listed(f field) bool { return f.Required && (f.Type.Type == "array" || f.Type.Type == "map") }
+func listed(f field) bool {
+	return f.Required && (f.Type.Type == "array" || f.Type.Type == "map" || f.Type.Type == "bytes")
+}
 
 // lossy reports whether the Go type says less than the hint.
 func (g *generator) lossy(t typ) bool {

@@ -4,7 +4,8 @@
     python -m pypool worker.py call NAME ['JSON']       call one, and show result, time or traceback
     python -m pypool check worker.py                    the doctor: interpreter, environment, script, commands
 
-Arguments are a JSON object (by name) or array (by position). The exit status is 1 when something is wrong.
+Arguments are a JSON object (by name) or array (by position); what is hinted as bytes is base64 text there. The exit status is
+1 when something is wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import time
 from typing import Any, List, Optional
 
-from . import __version__, _async, _bind, _call, _commands, _describe, _errors, _packages, _start
+from . import __version__, _async, _bind, _call, _commands, _describe, _errors, _exact, _hints, _hints_scalars, _packages, _start
 from ._protocol import ResultError, encode
 
 #: Python's variables that have their effect in a worker, too: runtime.go, honoured.
@@ -101,7 +102,9 @@ def _call_by_hand(options: argparse.Namespace) -> int:
         sys.stderr.write(_errors.unknown("command", name, known)["message"] + "\n")
         return 1
     try:
-        args = None if options.json is None else json.loads(options.json)
+        exact = _bind.exact(entry)
+        parse_float: Any = _exact._with_text if exact else float
+        args = None if options.json is None else json.loads(options.json, parse_float=parse_float)
     except ValueError as error:
         sys.stderr.write("the arguments are not JSON: %s\n" % error)
         return 1
@@ -116,19 +119,24 @@ def _run(entry: Any, args: Any) -> int:
     from . import _stream
 
     try:
+        _hints_scalars.TEXT_FOR_BYTES = True
         positional, keyword = _bind.bind(entry, args)
     except _bind.BindError as error:
         sys.stderr.write("invalid arguments: %s\n" % error)
         return 1
+    except BaseException as error:
+        sys.stderr.write(_errors.format_traceback(error))
+        return 1
+    outgoing = _bind.outgoing(entry) or (lambda value: value)
     try:
         result = entry.func(*positional, **keyword)
         if hasattr(result, "__await__"):
             result = _async.run(result)
         if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
             for item in _stream.items_of(result):
-                _show(_pretty(item))
+                _show(_pretty(outgoing(item)))
         else:
-            _show(_pretty(result))
+            _show(_pretty(outgoing(result)))
     except _Left:
         raise
     except ResultError as error:
@@ -196,11 +204,25 @@ def _check(script: str) -> int:
     names = [*_commands.COMMANDS, *_commands.PROGRAMS]
     if names:
         print("commands      " + ", ".join(names))
+        _check_hints()
     else:
         ok = False
         print("commands      none: decorate a function with @command")
     print("all is well" if ok else "there is trouble, see above")
     return 0 if ok else 1
+
+
+def _check_hints() -> None:
+    """Say which hints convert, and which of the commands' do not."""
+    entries = [*_commands.COMMANDS.values(), *_commands.PROGRAMS.values()]
+    print("hints         str, int, bool, None, Any, and lists and dicts of them: passed as they come, not checked")
+    print("              any other that pypool knows: the handler gets what it says, or the call is refused")
+    for entry in entries:
+        plan = _hints.Plan(entry.func, _bind._signature(entry))
+        for problem in plan.unresolved:
+            print("              %s: not converted, because it names what does not exist at run time: %s" % (entry.name, problem))
+        for text in plan.unknown:
+            print("              %s: passed as it comes, not converted: %s" % (entry.name, text))
 
 
 def _missing_module(trouble: str) -> str:

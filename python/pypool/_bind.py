@@ -9,14 +9,16 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import inspect
-    from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
     from ._commands import Command
+    from ._hints import Plan
+    from ._hints_scalars import ConversionError
 
     Bound = Tuple[Sequence[Any], Dict[str, Any]]
 
 #: Words of hints that convert nothing: a hint made of these alone needs no look at `typing`.
-_PLAIN = frozenset("int str float bool dict list object None NoneType Any Optional Union Dict List typing t".split())
+_PLAIN = frozenset("int str bool object None NoneType Any Optional Union typing t".split())
 _FUNCTION = type(lambda: None)
 _ARRAY = ", which is positional only: send the arguments as an array"
 
@@ -56,6 +58,39 @@ def mismatch(entry: Command, args: Any) -> Optional[BindError]:
     return None
 
 
+def outgoing(entry: Command) -> Any:
+    """What a result goes through before it is encoded, see `_results`; False for nothing. Found out once."""
+    if entry.outgoing is None:
+        look = _has_odd_keys(entry.func)
+        entry.outgoing = False
+        if look or entry.lacking:
+            from . import _results
+
+            entry.outgoing = _results.outgoing(entry, look)
+    return entry.outgoing
+
+
+def _has_odd_keys(func: Any) -> bool:
+    """Whether the hint of the result may have keys in it that are no text, judged by its words."""
+    if type(func) is not _FUNCTION or hasattr(func, "__wrapped__"):
+        from ._callables import unwrap
+
+        func = unwrap(func)
+    try:
+        hint = func.__annotations__.get("return")
+    except Exception:
+        return False
+    if hint is None or isinstance(hint, type) and hint.__module__ == "builtins" and not hasattr(hint, "__args__"):
+        return False
+    text = hint if isinstance(hint, str) else _words(hint)
+    mappings = text.split("ict[")[1:]
+    text = text.replace("typing.", "")
+    for mark in "[],.|'\"":
+        text = text.replace(mark, " ")
+    plain = _PLAIN.union(("float", "list", "dict", "List", "Dict", "bytes"))
+    return not plain.issuperset(text.split()) or not all(part.startswith(("str,", "typing.Any,", "Any,")) for part in mappings)
+
+
 def _split(entry: Command, args: Any) -> Bound:
     if args is None:
         return (), {}
@@ -65,6 +100,20 @@ def _split(entry: Command, args: Any) -> Bound:
         return args, {}
     message = "args must be an object (keyword arguments), an array (positional arguments) or null, not %s" % type_name(args)
     raise BindError("%s: %s" % (entry.name, message), [{"loc": [], "msg": message, "type": "arguments"}])
+
+
+def exact(entry: Command) -> bool:
+    """Whether the numbers in the arguments are wanted with their text: some hint is a Decimal."""
+    if entry.adapt is None and entry.direct is None:
+        _prepare(entry)
+    return entry.exact
+
+
+def plain(args: Any) -> Any:
+    """Arguments without the texts of their numbers, which another program wants."""
+    from ._hints_scalars import plain_numbers
+
+    return plain_numbers(args)
 
 
 def _prepare(entry: Command) -> None:
@@ -81,25 +130,59 @@ def _prepare(entry: Command) -> None:
     signature = _signature(entry)
     from . import _hints
 
-    converters = _hints.converters(entry.func, signature)
-    if not converters and function is not None:
+    plan = _hints.Plan(entry.func, signature)
+    entry.exact = plan.exact
+    if not plan and function is not None:
         entry.direct = entry.func
         return
 
     def adapt(args: Any) -> Bound:
         positional, keyword = _split(entry, args)
         bound = _bind_by_signature(entry, signature, positional, keyword)
-        if signature is not None and bound is not None and converters:
+        if signature is not None and bound is not None and plan:
             try:
-                _hints.apply(converters, signature, bound)
+                plan.bound(signature, bound.arguments)
             except _hints.ConversionError as error:
-                from . import _refusal
-
-                message = "%s: argument %s; signature: %s" % (entry.name, error, shown(entry))
-                raise BindError(message, _refusal.conversion(error, bound.arguments)) from None
+                raise _refused(entry, error, bound.arguments) from None
         return (bound.args, bound.kwargs) if bound is not None else (positional, keyword)
 
     entry.adapt = adapt
+    if function is not None:
+        entry.direct = _converting(entry, plan)
+
+
+def _converting(entry: Command, plan: Plan) -> Callable[..., Any]:
+    """entry.func with its arguments converted on the way; what else does not fit is left to Python (see `_failure`)."""
+    from ._hints_scalars import ConversionError, exactly_float
+
+    func = entry.func
+    #: Mostly a float comes as one, and then there is nothing to do.
+    floats = tuple(name for name, convert in plan.names.items() if convert is exactly_float)
+    always = plan.extra is not None or len(floats) < len(plan.names)
+
+    def converting(*positional: Any, **keyword: Any) -> Any:
+        change = always or bool(positional)
+        for name in floats:
+            if name in keyword and type(keyword[name]) is not float:
+                change = True
+        if change:
+            try:
+                if keyword:
+                    plan.keyword(keyword)
+                if positional:
+                    positional = plan.positional(positional)  # type: ignore[assignment]
+            except ConversionError as error:
+                raise _refused(entry, error, plan.named(positional, keyword)) from None
+        return func(*positional, **keyword)
+
+    return converting
+
+
+def _refused(entry: Command, error: ConversionError, arguments: Mapping[str, Any]) -> BindError:
+    from . import _refusal
+
+    message = "%s: argument %s; signature: %s" % (entry.name, error, shown(entry))
+    return BindError(message, _refusal.conversion(error, arguments))
 
 
 def _python_function(func: Any) -> Any:
@@ -123,12 +206,19 @@ def _is_plain(function: Any) -> bool:
         if isinstance(hint, type) and not hasattr(hint, "__args__"):
             text = hint.__name__ if hint.__module__ == "builtins" else "?"
         else:
-            text = hint if isinstance(hint, str) else repr(hint)
+            text = hint if isinstance(hint, str) else _words(hint)
         for mark in "[],.|'\"":
             text = text.replace(mark, " ")
         if not _PLAIN.issuperset(text.split()):
             return False
     return True
+
+
+def _words(hint: Any) -> str:
+    try:
+        return repr(hint)
+    except BaseException:  # somebody's, who put an object there
+        return "?"
 
 
 def _signature(entry: Command) -> Optional[inspect.Signature]:
@@ -168,7 +258,7 @@ def _reasons(signature: inspect.Signature, positional: Sequence[Any], keyword: D
     if not any(kind.name == "VAR_KEYWORD" for kind in kinds):
         for name in keyword:
             if name not in by_name:
-                hint = _ARRAY if name in first else _nearest(name, by_name)
+                hint = _ARRAY if name in first else nearest(name, by_name)
                 yield {"loc": [name], "msg": "unknown argument %r%s" % (name, hint), "type": "unknown"}
     for p in parameters:
         if p.kind.name.startswith("VAR_") or p.name in given or p.default is not p.empty:
@@ -186,8 +276,14 @@ def _expected(parameter: inspect.Parameter) -> str:
     return " (%s)" % _describe.annotation_text(parameter.annotation)
 
 
-def _nearest(name: str, names: Any) -> str:
+def nearest(name: str, names: Any) -> str:
+    """A hint at the name that was probably meant, to stand behind what is wrong."""
     try:
+        if not name.isascii():
+            from unicodedata import normalize
+
+            if normalize("NFKC", name) in names:
+                return ": it is %r in another Unicode form; Python's names are in NFKC" % ascii(normalize("NFKC", name))[1:-1]
         from difflib import get_close_matches
     except Exception:
         return ""  # no descriptor is left to load it with, say
@@ -205,9 +301,6 @@ def shown(entry: Command) -> str:
 
 def type_name(value: Any) -> str:
     """A JSON value's type, in JSON's words."""
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array", dict: "an object"}
-    return names.get(type(value), type(value).__name__)
+    from . import _hints_scalars
 
-
+    return _hints_scalars.type_name(value)

@@ -55,9 +55,10 @@ def _execute_program(worker: Worker, request: Request) -> str:
 
         worker.calls += 1
         return _failure.refused(worker, id, _errors.unknown("program", args["program_id"], PROGRAMS))
-    from . import _dispatch
+    from . import _bind, _dispatch
 
-    return _dispatch.run(worker, id, entry, args.get("inputs"), stream)
+    inputs = args.get("inputs")
+    return _dispatch.run(worker, id, entry, inputs if _bind.exact(entry) else _bind.plain(inputs), stream)
 
 
 def _program_problem(args: Any) -> str:

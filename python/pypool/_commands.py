@@ -23,7 +23,7 @@ _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200  # inspect.CO_*, wi
 class Command:
     """One registered callable. `adapt` is None until the first call has looked at its parameters, see `_bind.prepare`."""
 
-    __slots__ = ("name", "what", "func", "streams", "adapt", "direct")
+    __slots__ = ("name", "what", "func", "streams", "adapt", "direct", "exact", "lacking", "outgoing")
 
     def __init__(self, name: str, what: str, func: Callable[..., Any]) -> None:
         self.name = name
@@ -36,6 +36,12 @@ class Command:
         self.adapt: Optional[Callable[[Any], Any]] = None
         #: The callable itself, once it is known that calling it with the plain JSON arguments is right; else None.
         self.direct: Optional[Callable[..., Any]] = None
+        #: Whether numbers come with their text, for Decimals.
+        self.exact = False
+        #: What NaN and its like are in a result: "null", or "" where they are an error.
+        self.lacking = ""
+        #: What a result goes through before it is encoded, see `_results`; None until it was looked for, False for nothing.
+        self.outgoing: Any = None
 
 
 COMMANDS: Dict[str, Command] = {}
@@ -50,15 +56,16 @@ if TYPE_CHECKING:
     @overload
     def command(func: F) -> F: ...
     @overload
-    def command(*, name: Optional[str] = None) -> Callable[[F], F]: ...
+    def command(*, name: Optional[str] = None, nan: Optional[str] = None) -> Callable[[F], F]: ...
 
 
-def command(func: Optional[F] = None, *, name: Optional[str] = None) -> Union[F, Callable[[F], F]]:
+def command(func: Optional[F] = None, *, name: Optional[str] = None, nan: Optional[str] = None) -> Union[F, Callable[[F], F]]:
     """Register a function as a command: ``@command``, or ``@command(name="other")``.
 
     The function may be plain, ``async def``, a generator or an async generator (streamed to the host), and is returned
     unchanged. Its arguments are JSON values, converted where its hints name a dataclass, an Enum, a datetime and the like; its
-    result must be JSON, or one of those.
+    result must be JSON, or one of those. NaN and the infinities are none and are refused; with ``nan="null"`` they are null in
+    this command's results, and so is what pandas and numpy have for a missing value.
 
     Raises ValueError when the name is taken, is a built-in's, or is not 1 to 128 printable characters without white space;
     TypeError when what is decorated cannot be called.
@@ -68,17 +75,19 @@ def command(func: Optional[F] = None, *, name: Optional[str] = None) -> Union[F,
         if not callable(target):
             raise TypeError("@command goes on a function, or as @command(name=...); got %r" % (target,))
         chosen = getattr(target, "__name__", None) if name is None else name
-        _add(COMMANDS, "command", chosen, target)
+        _add(COMMANDS, "command", chosen, target).lacking = lacking
         return target
+
+    lacking = _lacking(nan)
 
     return register if func is None else register(func)
 
 
-def program(id: str) -> Callable[[T], T]:
+def program(id: str, *, nan: Optional[str] = None) -> Callable[[T], T]:
     """Register a program under an id, for ``execute_program``: ``@program("answer")``.
 
     Goes on a function, on a class with ``__call__`` (one object of it is made, without arguments, after the setups), or on an
-    object: ``program("answer")(obj)``. Returns it unchanged. Raises as `command` does.
+    object: ``program("answer")(obj)``. Returns it unchanged. ``nan`` and what is raised are `command`'s.
     """
 
     def register(target: T) -> T:
@@ -87,8 +96,10 @@ def program(id: str) -> Callable[[T], T]:
                 raise TypeError("@program(%r): class %s has no __call__" % (id, target.__name__))
         elif not callable(target):
             raise TypeError("@program(%r): %r cannot be called" % (id, target))
-        _add(PROGRAMS, "program", id, target)
+        _add(PROGRAMS, "program", id, target).lacking = lacking
         return target
+
+    lacking = _lacking(nan)
 
     if not isinstance(id, str):
         raise TypeError('@program needs an id: @program("answer")')
@@ -115,9 +126,16 @@ def instantiate_programs() -> None:
             if kind not in made:
                 made[kind] = kind()
             PROGRAMS[name] = Command(name, "program", made[kind])
+            PROGRAMS[name].lacking = entry.lacking
 
 
-def _add(registry: Dict[str, Command], what: str, name: Any, func: Any) -> None:
+def _lacking(nan: Optional[str]) -> str:
+    if nan not in (None, "null"):
+        raise ValueError('nan is "null", or left out: got %r' % (nan,))
+    return nan or ""
+
+
+def _add(registry: Dict[str, Command], what: str, name: Any, func: Any) -> Command:
     if not isinstance(name, str):
         raise ValueError("a %s needs a name: %r has none, use name=..." % (what, func))
     if not (1 <= len(name) <= MAX_NAME and name.isprintable() and not any(char.isspace() for char in name)):
@@ -135,7 +153,8 @@ def _add(registry: Dict[str, Command], what: str, name: Any, func: Any) -> None:
         DIRECT.pop(name, None)
         if isinstance(func, type) and not isinstance(registry[name].func, type):
             func = func()  # a reload after the setups
-    registry[name] = Command(name, what, func)
+    entry = registry[name] = Command(name, what, func)
+    return entry
 
 
 def _flags(func: Any) -> int:

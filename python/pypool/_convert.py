@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 _PLAIN = (str, int, float, bool, type(None))
 _unicode_chunks = make_encoder(escape_all=False)
+_TEXTS = (
+    ("uuid", "UUID"),
+    ("decimal", "Decimal"),
+    ("pathlib", "PurePath"),
+    ("ipaddress", "_IPAddressBase"),
+    ("zoneinfo", "ZoneInfo"),
+    ("pandas", "Period"),
+)
 
 
 def to_json(value: Any) -> Any:
@@ -25,49 +33,119 @@ def to_json(value: Any) -> Any:
     kind = type(value)
     fields = getattr(kind, "__dataclass_fields__", None)
     if fields is not None:
+        if hasattr(kind, "__pydantic_serializer__"):
+            return _libraries().pydantic_dataclass(value)
         return {name: getattr(value, name) for name, field in fields.items() if _is_field(field)}
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        import binascii
+
+        return binascii.b2a_base64(bytes(value), newline=False).decode("ascii")
     if _is(value, "enum", "Enum"):
         return value.value
+    if _is(value, "pandas", "NaT", exact=True) or _is(value, "pandas", "NA", exact=True):
+        return missing(str(value))
     if _is(value, "datetime", "datetime", "date", "time"):
         return value.isoformat()
-    if _is(value, "uuid", "UUID") or _is(value, "decimal", "Decimal") or _is(value, "pathlib", "PurePath"):
-        return str(value)
+    if _is(value, "datetime", "timedelta"):
+        return _nanoseconds(value)
+    for module, name in _TEXTS:
+        if _is(value, module, name):
+            return str(value)
     if _is(value, "numpy", "ndarray"):
-        return value.tolist()
+        return _libraries().array(value)
     if _is(value, "numpy", "generic"):
-        plain = value.item()
-        if type(plain) is not kind:
-            return plain
-    if _is(value, "pydantic", "BaseModel"):
-        return value.model_dump(mode="json") if hasattr(value, "model_dump") else value.dict()
+        return _libraries().generic(value)
+    if _is(value, "pydantic", "BaseModel") or _is(value, "pydantic.v1", "BaseModel"):
+        return _libraries().model(value)
+    if hasattr(kind, "__attrs_attrs__"):
+        return {attribute.name: getattr(value, attribute.name) for attribute in kind.__attrs_attrs__}
+    if _is(value, "msgspec", "Struct"):
+        return _libraries().struct(value)
     if _is(value, "dspy", "Prediction"):
         return value.toDict()
-    raise TypeError(_refusal(value))
+    if _is(value, "collections", "deque") or kind is range or _is(value, "array", "array"):
+        return list(value)
+    if _is(value, "collections", "UserDict", "ChainMap") or kind.__name__ == "mappingproxy":
+        return dict(value)
+    if _is(value, "collections", "UserList", "UserString"):
+        return value.data
+    raise TypeError(refusal(value))
+
+
+def _libraries() -> Any:
+    from . import _convert_libraries
+
+    return _convert_libraries
 
 
 def _is_field(field: Any) -> bool:
     return getattr(getattr(field, "_field_type", None), "name", "") == "_FIELD"
 
 
-def _is(value: Any, module: str, *names: str) -> bool:
+def _is(value: Any, module: str, *names: str, exact: bool = False) -> bool:
     loaded = sys.modules.get(module)
     if loaded is None:
         return False
+    if exact:
+        return any(value is getattr(loaded, name, _is) for name in names)
     return any(isinstance(value, getattr(loaded, name, ())) for name in names)
 
 
-def _refusal(value: Any) -> str:
-    name = type(value).__qualname__
-    advice = ""
-    if isinstance(value, (set, frozenset)):
-        advice = ": return sorted(...) or list(...)"
-    elif isinstance(value, (bytes, bytearray, memoryview)):
-        advice = ": decode it, or return base64 text"
-    elif hasattr(value, "__await__"):
-        advice = ": was an await forgotten?"
-    elif hasattr(value, "__next__"):
-        advice = ": make the command itself a generator, or return list(...)"
-    return "%s is not JSON%s" % (name, advice)
+_MISSING = ': put None in its place, or use @command(nan="null")'
+
+
+def _nanoseconds(value: Any) -> Any:
+    """A duration as Go's time.Duration is in JSON."""
+    if type(value).__module__.startswith("pandas"):
+        return int(value.value)
+    return ((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds) * 1_000
+
+
+def missing(name: str) -> Any:
+    """A value for what pandas and numpy have where there is none."""
+    if _NULL_FOR_NAN:
+        return None
+    raise TypeError(name + " is not JSON" + _MISSING)
+
+
+def refusal(value: Any) -> str:
+    from . import _advice
+
+    return "%s is not JSON%s" % (type(value).__qualname__, _advice.of(value))
+
+
+#: Set while a result's NaN becomes null.
+_NULL_FOR_NAN = False
+
+
+def without_nan(value: Any) -> Any:
+    """The value as plain JSON types, with None for NaN, the infinities, and what pandas and numpy have for a missing value."""
+    global _NULL_FOR_NAN
+    _NULL_FOR_NAN = True
+    try:
+        return _without_nan(value)
+    except (TypeError, RecursionError):
+        return value  # refused by the encoder, which knows where and why
+    finally:
+        _NULL_FOR_NAN = False
+
+
+def _without_nan(value: Any) -> Any:
+    for _ in range(100):
+        if isinstance(value, float):
+            return None if value - value != 0.0 else value
+        if isinstance(value, _PLAIN):
+            return value
+        if isinstance(value, dict):
+            return {key: _without_nan(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [_without_nan(item) for item in value]
+        if _is(value, "pandas", "NaT", exact=True) or _is(value, "pandas", "NA", exact=True):
+            return None
+        if _is(value, "decimal", "Decimal") and not value.is_finite():
+            return None
+        value = to_json(value)
+    return value
 
 
 # ------------------------------------------------------------------------------------------------------------ the checks

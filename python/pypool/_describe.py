@@ -61,10 +61,13 @@ def signature_text(func: Any) -> str:
     except (ValueError, TypeError):
         return "(...)"
     empty = inspect.Parameter.empty
-    parameters = [
-        p if p.annotation is empty else p.replace(annotation=_Words(annotation_text(p.annotation)))
-        for p in signature.parameters.values()
-    ]
+    parameters = []
+    for p in signature.parameters.values():
+        if p.annotation is not empty:
+            p = p.replace(annotation=_Words(annotation_text(p.annotation)))
+        if p.default is not empty:
+            p = p.replace(default=_Words(_default_text(p.default)))
+        parameters.append(p)
     returns = signature.return_annotation
     if returns is not empty:
         returns = _Words(annotation_text(returns))
@@ -77,7 +80,19 @@ def annotation_text(annotation: Any) -> str:
         return annotation
     if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
         return annotation.__qualname__
-    return inspect.formatannotation(annotation).replace("typing.", "")
+    try:
+        return inspect.formatannotation(annotation).replace("typing.", "")
+    except BaseException:  # its repr is somebody's
+        return "\u2026"
+
+
+def _default_text(default: Any) -> str:
+    """A default as Python shows it, unless that is long or fails."""
+    try:
+        text = repr(default)
+    except BaseException:
+        return "\u2026"
+    return text if len(text) <= 200 else "\u2026"
 
 
 def _params(func: Any) -> List[Dict[str, Any]]:

@@ -24,7 +24,9 @@ def run(worker: Worker, id: int, entry: Command, args: Any, stream: bool) -> str
         from . import _failure
 
         return _failure.refused(worker, id, error.fields())
-    if entry.direct is not None and entry.what == "command" and not entry.streams:
+    except BaseException as error:  # raised by a class of the user's that was to be made
+        return worker.failed(id, error)
+    if entry.direct is not None and entry.what == "command" and not (entry.streams or _bind.outgoing(entry)):
         worker.direct[entry.name] = entry.direct
     try:
         return finish(worker, id, entry, entry.func(*positional, **keyword), stream)
@@ -47,12 +49,13 @@ def finish(worker: Worker, id: int, entry: Command, result: Any, stream: bool) -
     if stream:
         from . import _stream
 
-        return _stream.run(worker, id, result)
+        return _stream.run(worker, id, result, _bind.outgoing(entry) or None)
     if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
         _discard(result)
         message = "%s %r returned a generator: call it with Stream or Each" % (entry.what, entry.name)
         raise ResultError("invalid_result", message=message, path="$")
-    return worker.succeeded(id, encode(result))
+    outgoing = _bind.outgoing(entry)
+    return worker.succeeded(id, encode(outgoing(result) if outgoing else result))
 
 
 def _as_it_is(entry: Command) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json.decoder  # noqa: F401  CPython's C scanner raises its JSONDecodeError, and up to 3.12 nothing at all where that is not loaded
 
 from ._failure import id_of
-from ._protocol import EACH, MAX_ID, Control, RequestError, Several, scan
+from ._protocol import EACH, MAX_ID, Control, RequestError, Several, scan, scanner_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ _TYPES: Dict[str, Any] = {
     "id": (int, "an unsigned integer"),
     "command": (str, "a string"),
     "args": (object, "any value"),
+    "bytes": (list, "an array of paths"),
     "session_id": (str, "a string"),
     "timeout_ms": (int, "an integer"),
     "stream": (bool, "a boolean"),
@@ -47,6 +48,7 @@ def parse(line: bytes) -> Request:
         raise RequestError("invalid_arguments", "the arguments are not UTF-8: %s" % error, id) from None
     fields = _fields(text)
     id = fields.get("id")
+    started = fields.pop("", 0)
     if set(fields) in _CONTROL:
         raise Control
     for key in ("cancel", "reply"):
@@ -54,6 +56,16 @@ def parse(line: bytes) -> Request:
             raise RequestError("invalid_request", "%r goes with 'id' alone" % key, id)
     if id is None or "command" not in fields:
         raise RequestError("invalid_request", "%r is missing" % ("id" if id is None else "command"), id)
+    scanner = scanner_for(fields["command"])
+    if scanner is not scan and "args" in fields:
+        fields["args"] = scanner(text, started)[0]
+    if "bytes" in fields:
+        from ._exact import set_bytes
+
+        try:
+            set_bytes(fields.get("args"), fields["bytes"])
+        except ValueError as error:
+            raise RequestError("invalid_request", str(error), id) from None
     return (
         id,
         fields["command"],
@@ -115,7 +127,10 @@ def _fields(text: str) -> Dict[str, Any]:
         at = _skip(text, at)
         if text[at : at + 1] != ":":
             raise wrong("expected a colon at character %d" % at)
-        value, at = _value(text, _skip(text, at + 1), wrong, key)
+        at = _skip(text, at + 1)
+        if key == "args":
+            fields[""] = at  # where they begin
+        value, at = _value(text, at, wrong, key)
         _check(key, value, wrong)
         fields[key] = value
         at = _skip(text, at)

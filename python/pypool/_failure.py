@@ -24,6 +24,8 @@ def answer(worker: Worker, id: int, error: BaseException, entry: Optional[Comman
         escaped(worker, b"", id, error, True)
     if isinstance(error, ResultError):
         return _fitting(worker, id, dict(error.fields, kind=error.kind))
+    if entry is not None and type(error).__name__ == "BindError" and hasattr(error, "fields"):
+        return _fitting(worker, id, error.fields())
     if entry is not None and type(error) is TypeError:
         refused = _mismatch(entry, args, error)
         if refused is not None:
@@ -150,8 +152,11 @@ def _fitting(worker: Worker, id: int, fields: Dict[str, Any]) -> str:
 
 
 def _not_entered(error: BaseException) -> bool:
-    """Whether the call itself raised, before the handler's first line: no frame lies below the one that called."""
-    return error.__traceback__ is None or error.__traceback__.tb_next is None
+    """Whether the call itself raised, before the handler's first line: no frame but `_bind`'s lies below the one that called."""
+    below = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    if below is not None and below.tb_frame.f_globals.get("__name__") == __name__.replace("_failure", "_bind"):
+        below = below.tb_next
+    return below is None
 
 
 def _printable(value: Any) -> Any:

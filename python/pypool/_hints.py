@@ -1,249 +1,387 @@
 """Type hints that ask for a conversion: a parameter hinted as a dataclass gets an object, one hinted as datetime a datetime.
 
-Plain JSON types are passed as they are and not checked. A converter is a function of (value, path) that returns the converted
-value or raises ConversionError; None stands for "nothing to convert", so that untouched hints cost nothing in a call.
+One rule: what JSON has itself (str, int, bool, None, Any, and lists and dicts of them) is passed as it came and not checked, and
+so is what this module does not know. Any other hint is kept: the handler gets what it says, or the call is refused.
+
+A converter is a function of a value that returns the converted value or raises ConversionError; None stands for "nothing to
+convert", so that such hints cost nothing in a call.
 """
 
 from __future__ import annotations
 
+import collections
 import collections.abc
-import sys
 import types
 import typing
 
-from ._callables import unwrap
-from ._hints_scalars import ConversionError, named, scalar
+from ._hints_records import defaulting, fixed, floats, items, null_as, own_init, record, said, typed_dict
+from ._hints_scalars import ConversionError, exactly_float, literal, named, plain_numbers, scalar
+from ._hints_unions import UNIONS
+from ._schema_fields import Unresolved, bare, fields_of, is_record, resolved, space_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import inspect
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
-    Converter = Callable[[Any, str], Any]
+    Converter = Callable[[Any], Any]
 
-__all__ = ["ConversionError", "apply", "converters"]
+__all__ = ["ARRAYS", "OBJECTS", "ConversionError", "Plan"]
 
-_ARRAYS = {
+_ABC = collections.abc
+#: What an array becomes, by the hint's class.
+ARRAYS: Dict[Any, Callable[[Any], Any]] = {
     list: list,
     tuple: tuple,
     set: set,
     frozenset: frozenset,
-    collections.abc.Sequence: list,
-    collections.abc.Iterable: list,
+    collections.deque: collections.deque,
+    _ABC.Sequence: list,
+    _ABC.MutableSequence: list,
+    _ABC.Collection: list,
+    _ABC.Container: list,
+    _ABC.Reversible: list,
+    _ABC.Iterable: list,
+    _ABC.Iterator: iter,
+    _ABC.Set: set,
+    _ABC.MutableSet: set,
 }
-_OBJECTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+#: What an object becomes, by the hint's class.
+OBJECTS: Dict[Any, Callable[[Any], Any]] = {
+    dict: dict,
+    _ABC.Mapping: dict,
+    _ABC.MutableMapping: dict,
+    collections.OrderedDict: collections.OrderedDict,
+    collections.Counter: collections.Counter,
+    collections.ChainMap: collections.ChainMap,
+    collections.defaultdict: collections.defaultdict,
+    types.MappingProxyType: types.MappingProxyType,
+}
 
 
-def converters(func: Any, signature: Optional[inspect.Signature]) -> Dict[str, Converter]:
-    """The converters of func's parameters by name; only those that have something to do."""
-    found: Dict[str, Converter] = {}
-    if signature is None:
+class Plan:
+    """What is converted in a command's arguments. `names` are the converters of those parameters that have something to do."""
+
+    def __init__(self, func: Any, signature: Optional[inspect.Signature]) -> None:
+        self.names: Dict[str, Converter] = {}
+        self.by_position: List[Tuple[str, Optional[Converter]]] = []
+        self.rest: Optional[Tuple[str, Converter]] = None
+        self.extra: Optional[Converter] = None
+        self.extra_but: Any = ()
+        #: Some hint is a Decimal: numbers come with their text.
+        self.exact = False
+        #: The hints of parameters that name what does not exist, and of which classes' fields.
+        self.unresolved: List[str] = []
+        #: The hints that pypool does not know, as words: nothing is converted for these.
+        self.unknown: List[str] = []
+        if signature is None:
+            return
+        hints = _resolved(func, signature, self.unresolved)
+        maker = self._make(signature, hints, False)
+        if maker.exact:
+            self.exact = True
+            maker = self._make(signature, hints, True)
+        self.unresolved += maker.unresolved
+        self.unknown = maker.unknown
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.rest or self.extra)
+
+    def _make(self, signature: inspect.Signature, hints: Dict[str, Any], exact: bool) -> _Maker:
+        maker = _Maker(exact)
+        self.names, self.by_position, self.rest, self.extra = {}, [], None, None
+        for p in signature.parameters.values():
+            hint = hints.get(p.name, typing.Any)
+            kind = p.kind.name
+            if kind == "VAR_KEYWORD" and str(typing.get_origin(hint)).endswith("Unpack"):
+                convert = maker.make(typing.get_args(hint)[0])
+                self.extra = _whole(convert) if convert is not None else None
+                continue
+            try:
+                convert = maker.make(hint)
+            except Exception as error:  # what is no hint at all, or an alias of what does not exist
+                maker.unresolved.append("%s: %s" % (p.name, said(error)))
+                convert = maker.make(typing.Any)
+            if convert is not None and p.default is None:
+                convert = _optional(convert)
+            if kind == "VAR_POSITIONAL":
+                self.rest = (p.name, convert) if convert is not None else None
+            elif kind == "VAR_KEYWORD":
+                self.extra = _each_value(convert) if convert is not None else None
+            else:
+                if kind != "KEYWORD_ONLY":
+                    self.by_position.append((p.name, convert))
+                if convert is not None and kind != "POSITIONAL_ONLY":
+                    self.names[p.name] = convert
+        by_name = ("POSITIONAL_OR_KEYWORD", "KEYWORD_ONLY")
+        self.extra_but = frozenset(p.name for p in signature.parameters.values() if p.kind.name in by_name)
+        if not any(convert for _, convert in self.by_position):
+            self.by_position = []
+        return maker
+
+    def keyword(self, values: Dict[str, Any]) -> None:
+        """Convert arguments by name, in place. Raises ConversionError."""
+        name = ""
+        try:
+            for name, convert in self.names.items():
+                if name in values:
+                    values[name] = convert(values[name])
+            if self.extra is not None:
+                name = ""
+                more = {key: value for key, value in values.items() if key not in self.extra_but}
+                values.update(self.extra(more))
+        except ConversionError as error:
+            raise error.under(name)
+
+    def positional(self, values: Any) -> List[Any]:
+        """Arguments by position, converted."""
+        out = list(values)
+        name = ""
+        try:
+            for index, (parameter, convert) in enumerate(self.by_position[: len(out)]):
+                name = parameter
+                if convert is not None:
+                    out[index] = convert(out[index])
+            if self.rest is not None:
+                first = len(self.by_position)
+                for index in range(first, len(out)):
+                    name = "%s[%d]" % (self.rest[0], index - first)
+                    out[index] = self.rest[1](out[index])
+        except ConversionError as error:
+            raise error.under(name)
+        return out
+
+    def by_name(self) -> Dict[str, Converter]:
+        """The converters of the parameters that have one."""
+        return {**{name: convert for name, convert in self.by_position if convert is not None}, **self.names}
+
+    def named(self, positional: Any, keyword: Dict[str, Any]) -> Dict[str, Any]:
+        """The arguments by their parameters' names."""
+        names = [name for name, _ in self.by_position]
+        found = dict(zip(names, positional), **keyword)
+        if self.rest is not None:
+            found[self.rest[0]] = list(positional[len(names) :])
         return found
-    hints = _resolved(func, signature)
-    for parameter in signature.parameters.values():
-        convert = _Maker().make(hints.get(parameter.name))
-        if convert is None:
-            continue
-        if parameter.default is None:
-            convert = _optional(convert)
-        found[parameter.name] = convert
-    return found
+
+    def bound(self, signature: inspect.Signature, arguments: Dict[str, Any]) -> None:
+        """Convert what a signature has bound, in place."""
+        for p in signature.parameters.values():
+            if p.name not in arguments:
+                continue
+            if p.kind.name == "VAR_POSITIONAL":
+                if self.rest is not None:
+                    many, convert = enumerate(arguments[p.name]), self.rest[1]
+                    arguments[p.name] = tuple(self._one("%s[%d]" % (p.name, index), convert, value) for index, value in many)
+            elif p.kind.name == "VAR_KEYWORD":
+                if self.extra is not None:
+                    arguments[p.name] = self._one("", self.extra, arguments[p.name])
+            else:
+                found = self.names.get(p.name) or dict(self.by_position).get(p.name)
+                if found is not None:
+                    arguments[p.name] = self._one(p.name, found, arguments[p.name])
+
+    def _one(self, name: str, convert: Converter, value: Any) -> Any:
+        try:
+            return convert(value)
+        except ConversionError as error:
+            raise error.under(name)
 
 
-def apply(converters: Dict[str, Converter], signature: inspect.Signature, bound: inspect.BoundArguments) -> None:
-    """Replace the arguments by their converted values. Raises ConversionError."""
-    for name, convert in converters.items():
-        if name not in bound.arguments:
-            continue
-        value, kind = bound.arguments[name], signature.parameters[name].kind.name
-        if kind == "VAR_POSITIONAL":
-            value = tuple(convert(item, "%s[%d]" % (name, index)) for index, item in enumerate(value))
-        elif kind == "VAR_KEYWORD":
-            value = {key: convert(item, key) for key, item in value.items()}
-        else:
-            value = convert(value, name)
-        bound.arguments[name] = value
-
-
-def _resolved(func: Any, signature: inspect.Signature) -> Dict[str, Any]:
+def _resolved(func: Any, signature: inspect.Signature, unresolved: List[str]) -> Dict[str, Any]:
     """The hints as types. One that cannot be resolved (a name under TYPE_CHECKING, say) does not spoil the others."""
-    target = unwrap(func)
-    space = getattr(target, "__globals__", None) or vars(sys.modules.get(getattr(target, "__module__", ""), types))
+    space = space_of(func)
     hints: Dict[str, Any] = {}
     for parameter in signature.parameters.values():
         if parameter.annotation is parameter.empty:
             continue
-        holder = types.SimpleNamespace(__annotations__={"hint": parameter.annotation})
         try:
-            hints[parameter.name] = typing.get_type_hints(holder, space)["hint"]
-        except Exception:
-            continue
+            hints[parameter.name] = resolved(parameter.annotation, space)
+        except Exception as error:
+            unresolved.append("%s: %s" % (parameter.name, said(error)))
     return hints
 
 
 def _optional(convert: Converter) -> Converter:
-    return lambda value, path: None if value is None else convert(value, path)
+    return lambda value: None if value is None else convert(value)
+
+
+def _whole(convert: Converter) -> Converter:
+    return lambda values: convert(values)
+
+
+def _each_value(convert: Converter) -> Converter:
+    def each(values: Dict[str, Any]) -> Dict[str, Any]:
+        out = {}
+        for key, value in values.items():
+            try:
+                out[key] = convert(value)
+            except ConversionError as error:
+                raise error.under(key)
+        return out
+
+    return each
+
+
+class _Later:
+    """A converter of a class, or of an alias, that contains itself: known once it is made."""
+
+    def __init__(self) -> None:
+        self.convert: Optional[Converter] = None
+
+    def __call__(self, value: Any) -> Any:
+        return value if self.convert is None else self.convert(value)
 
 
 class _Maker:
     """Makes converters of hints; remembers the classes it is in, because they may contain themselves."""
 
-    def __init__(self) -> None:
-        self._open: Dict[Any, List[Optional[Converter]]] = {}
+    def __init__(self, numbers_have_text: bool = False) -> None:
+        self._open: Dict[Any, _Later] = {}
+        self._text = numbers_have_text
+        self.exact = False
+        self.unresolved: List[str] = []
+        self.unknown: List[str] = []
 
     def make(self, hint: Any) -> Optional[Converter]:
         """The converter of a resolved hint, or None."""
-        hint = _bare(hint)
+        convert = self._make(hint)
+        return plain_numbers if convert is None and self._text else convert
+
+    def _make(self, hint: Any) -> Optional[Converter]:
+        if _is_alias(hint):  # it may mention itself
+            return self._guarded(hint, lambda: self._make(bare(hint)))
+        hint = bare(hint)
         origin, args = typing.get_origin(hint), typing.get_args(hint)
-        if origin is typing.Union or origin is getattr(types, "UnionType", typing.Union):
+        if origin in UNIONS:
             return self._union(args)
-        if origin in _ARRAYS or hint in (tuple, set, frozenset):
-            return self._array(origin or hint, args)
-        if origin in _OBJECTS:
-            return self._mapping(args)
-        if not isinstance(hint, type):
+        if str(origin).endswith("Literal"):
+            return literal(args)
+        target = origin or hint
+        try:
+            hash(target)
+        except TypeError:
             return None
-        return scalar(hint) or self._class(hint)
+        if target in ARRAYS:
+            return self._array(target, args)
+        if target in OBJECTS:
+            return self._mapping(target, args)
+        if not isinstance(target, type):
+            if target is not None and target is not typing.Any:
+                self.unknown.append(named(hint))
+            return None
+        convert = scalar(target, self)
+        if convert is not None or not is_record(target):
+            if convert is None and target not in (str, int, bool, object, type(None)):
+                self.unknown.append(named(hint))
+            return convert
+        return self._guarded(hint, lambda: self._class(target, args))
+
+    def _guarded(self, key: Any, make: Callable[[], Optional[Converter]]) -> Optional[Converter]:
+        try:
+            hash(key)
+        except TypeError:  # something in an Annotated, somewhere in it
+            key = repr(key)
+        if key in self._open:
+            return self._open[key]
+        later = self._open[key] = _Later()
+        later.convert = make()
+        return later.convert
 
     def _array(self, origin: Any, args: Tuple[Any, ...]) -> Optional[Converter]:
-        target = _ARRAYS[origin]
-        if target is tuple and args and args[-1] is not Ellipsis:
-            return _fixed([self.make(arg) for arg in args])
-        convert = self.make(args[0]) if args else None
-        if convert is None and target is list:
-            return None
+        target = ARRAYS[origin]
+        if origin is tuple and args and args[-1] is not Ellipsis:
+            return fixed([self.make(arg) for arg in args if arg != ()])
+        inner = bare(args[0]) if args else typing.Any
+        convert = self.make(inner)
+        if convert is exactly_float:
+            return floats(target)
+        same = target is list
+        if convert is None and same:
+            return null_as(list)
 
-        def array(value: Any, path: str) -> Any:
+        def array(value: Any) -> Any:
+            if value is None:
+                value = []  # Go's nil slice
             if not isinstance(value, list):
-                raise ConversionError(path, "an array", value)
+                raise ConversionError("an array", value)
             if convert is not None:
-                value = [convert(item, "%s[%d]" % (path, index)) for index, item in enumerate(value)]
-            return target(value)
+                value = items(value, convert)
+            try:
+                return value if same else target(value)
+            except TypeError as error:
+                raise ConversionError("an array of what can be in a set", value, str(error))
 
         return array
 
-    def _mapping(self, args: Tuple[Any, ...]) -> Optional[Converter]:
-        on_key = self.make(args[0]) if args else None
-        on_value = self.make(args[1]) if len(args) > 1 else None
-        if on_key is None and on_value is None:
-            return None
+    def _mapping(self, origin: Any, args: Tuple[Any, ...]) -> Optional[Converter]:
+        from . import _hints_keys
 
-        def mapping(value: Any, path: str) -> Any:
+        on_key = _hints_keys.reader(args[0], self) if args else None
+        on_value = self.make(args[1]) if len(args) > 1 else self.make(typing.Any)
+        target = OBJECTS[origin]
+        if origin is collections.defaultdict:
+            target = defaulting(args[1] if len(args) > 1 else None)
+        same = target is dict
+        if on_key is None and on_value is None and same:
+            return null_as(dict)
+
+        def mapping(value: Any) -> Any:
+            if value is None:
+                value = {}  # Go's nil map
             if not isinstance(value, dict):
-                raise ConversionError(path, "an object", value)
-            return {
-                key if on_key is None else on_key(key, path): item if on_value is None else on_value(item, "%s.%s" % (path, key))
-                for key, item in value.items()
-            }
+                raise ConversionError("an object", value)
+            if on_key is None and on_value is None:
+                return target(value)
+            out, key = {}, ""
+            try:
+                for key, item in value.items():
+                    name = key if on_key is None else on_key(key)
+                    if name in out:
+                        raise ConversionError("each key once", key)
+                    out[name] = item if on_value is None else on_value(item)
+            except ConversionError as error:
+                raise error.under("." + key)
+            return out if same else target(out)
 
         return mapping
 
+    # ------------------------------------------------------------------------------------------------------------ unions
+
     def _union(self, args: Tuple[Any, ...]) -> Optional[Converter]:
-        members = [(_bare(arg), self.make(arg)) for arg in args]
-        if all(convert is None for _, convert in members):
-            return None
+        from ._hints_unions import union
 
-        def union(value: Any, path: str) -> Any:
-            for member, convert in members:
-                if convert is None and _fits(value, member):
-                    return value
-            failures = []
-            for _, convert in members:
-                if convert is not None:
-                    try:
-                        return convert(value, path)
-                    except ConversionError as error:
-                        failures.append(error)
-            if len(failures) == 1:
-                raise failures[0]
-            raise ConversionError(path, " or ".join(named(member) for member, _ in members), value)
+        return union([(bare(arg), self._make(arg)) for arg in args])
 
-        return union
+    # ----------------------------------------------------------------------------------------------------------- classes
 
-    def _class(self, kind: Any) -> Optional[Converter]:
-        """A dataclass, TypedDict or NamedTuple: an object whose fields are converted in turn."""
-        is_dataclass = hasattr(kind, "__dataclass_fields__")
-        is_typed_dict = issubclass(kind, dict) and hasattr(kind, "__total__")
-        is_tuple = issubclass(kind, tuple) and hasattr(kind, "_fields")
-        if not (is_dataclass or is_typed_dict or is_tuple):
-            return None
-        if kind in self._open:
-            later = self._open[kind]
-            return lambda value, path: value if later[0] is None else later[0](value, path)
-        slot: List[Optional[Converter]] = [None]
-        self._open[kind] = slot
-        try:
-            hints = typing.get_type_hints(kind)
-        except Exception:
-            hints = {}
-        fields = {name: convert for name, convert in ((n, self.make(h)) for n, h in hints.items()) if convert is not None}
-        if is_typed_dict:
-            slot[0] = _typed_dict(kind, fields) if fields else None
-        else:
-            slot[0] = _record(kind, fields, list(kind._fields) if is_tuple else None)
-        return slot[0]
+    def _class(self, kind: Any, args: Tuple[Any, ...]) -> Optional[Converter]:
+        """A dataclass, TypedDict, NamedTuple or attrs class: an object whose fields are converted in turn."""
+        sort, fields = fields_of(kind, False, args)
+        names, required, converters = {}, [], {}
+        for field in fields:
+            names[field.name] = field.argument or field.name
+            if field.required:
+                required.append(field.name)
+            if isinstance(field.hint, Unresolved):
+                self.unresolved.append("%s.%s: %s" % (kind.__qualname__, field.name, field.hint.text))
+                convert = self.make(typing.Any)
+            else:
+                try:
+                    convert = self.make(field.hint)
+                except (NameError, AttributeError) as error:  # an alias, evaluated only now
+                    self.unresolved.append("%s.%s: %s" % (kind.__qualname__, field.name, error))
+                    convert = self.make(typing.Any)
+            if convert is not None and field.default is None and not field.required:
+                convert = _optional(convert)
+            if convert is not None:
+                converters[field.name] = convert
+        if sort == "typed_dict":
+            return typed_dict(kind, converters) if converters else None
+        checked = None if getattr(kind, "__init__", None) is None or own_init(kind, sort) else (names, required)
+        return record(kind, converters, names, checked, list(kind._fields) if sort == "named_tuple" else None)
 
 
-def _bare(hint: Any) -> Any:
-    """A hint without Annotated, NewType, Final, Required and the like around it."""
-    for _ in range(16):
-        if hasattr(hint, "__supertype__"):
-            hint = hint.__supertype__
-        elif hasattr(hint, "__metadata__"):
-            hint = hint.__origin__
-        elif str(typing.get_origin(hint)).rpartition(".")[2] in ("Final", "Required", "NotRequired", "ReadOnly"):
-            hint = typing.get_args(hint)[0]
-        else:
-            break
-    return hint
+def _is_alias(hint: Any) -> bool:
+    return type(hint).__name__ == "TypeAliasType" or type(typing.get_origin(hint)).__name__ == "TypeAliasType"
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value may be passed for a hint without conversion, inside a Union."""
-    if hint is typing.Any or hint is object:
-        return True
-    if hint is None or hint is type(None):
-        return value is None
-    origin = typing.get_origin(hint) or hint
-    if str(origin).endswith("Literal"):
-        return value in typing.get_args(hint)
-    if origin is float:
-        return type(value) in (int, float)
-    if origin is int:
-        return type(value) is int
-    return isinstance(origin, type) and isinstance(value, origin)
-
-
-def _fixed(converters: List[Optional[Converter]]) -> Converter:
-    def fixed(value: Any, path: str) -> Any:
-        if not isinstance(value, list) or len(value) != len(converters):
-            raise ConversionError(path, "an array of %d" % len(converters), value)
-        pairs = enumerate(zip(value, converters))
-        return tuple(item if convert is None else convert(item, "%s[%d]" % (path, i)) for i, (item, convert) in pairs)
-
-    return fixed
-
-
-def _typed_dict(kind: Any, fields: Dict[str, Converter]) -> Converter:
-    def typed_dict(value: Any, path: str) -> Any:
-        if not isinstance(value, dict):
-            raise ConversionError(path, "%s (an object)" % kind.__name__, value)
-        return {key: fields[key](item, "%s.%s" % (path, key)) if key in fields else item for key, item in value.items()}
-
-    return typed_dict
-
-
-def _record(kind: Any, fields: Dict[str, Converter], positions: Optional[List[str]]) -> Converter:
-    def record(value: Any, path: str) -> Any:
-        if positions is not None and isinstance(value, list) and len(value) <= len(positions):
-            value = dict(zip(positions, value))
-        if not isinstance(value, dict):
-            raise ConversionError(path, "%s (an object)" % kind.__name__, value)
-        values = {key: fields[key](item, "%s.%s" % (path, key)) if key in fields else item for key, item in value.items()}
-        try:
-            return kind(**values)
-        except Exception as error:  # a missing field, an unknown one, or what the class itself checks
-            reason = str(error).rpartition("__init__() ")[2].rpartition("__new__() ")[2]
-            raise ConversionError(path, "%s (an object)" % kind.__name__, value, reason) from None
-
-    return record

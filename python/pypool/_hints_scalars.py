@@ -1,66 +1,235 @@
-"""Conversions of one JSON value into one object: dates, identifiers, enumerations, pydantic models."""
+"""Conversions of one JSON value into one object: numbers, dates, durations, bytes, identifiers, enumerations."""
 
 from __future__ import annotations
 
 import sys
 
+from ._exact import Number
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional
+    from typing import Any, Callable, List, Optional, Tuple
 
-    Converter = Callable[[Any, str], Any]
+    Converter = Callable[[Any], Any]
+
+#: Whether text stands for bytes, in base64: only on the command line, where there is no other way to say them.
+TEXT_FOR_BYTES = False
 
 
 class ConversionError(Exception):
     """An argument that cannot be converted; says which, what was expected, and what came."""
 
-    def __init__(self, path: str, expected: str, value: Any, reason: str = "") -> None:
-        self.path = path
-        self.expected = "expected %s, got %s%s" % (expected, _shown(value), ": " + reason if reason else "")
-        super().__init__("%r: %s" % (path, self.expected))
+    def __init__(self, wanted: str, value: Any, reason: str = "") -> None:
+        super().__init__()
+        self.reason = reason
+        self.steps: List[str] = []
+        #: What is wrong, without the place.
+        self.expected = "expected %s, got %s%s" % (wanted, _shown(value), ": " + reason if reason else "")
+
+    def under(self, step: str) -> ConversionError:
+        """The same, one level further out."""
+        if step:
+            self.steps.append(step)
+        return self
+
+    @property
+    def path(self) -> str:
+        """The place, like `rows[3].score`."""
+        return "".join(reversed(self.steps)).lstrip(".")
+
+    def brief(self) -> str:
+        """What is wrong, as part of another message."""
+        if not self.steps and self.reason:
+            return self.reason
+        return self.path + ": " + self.expected if self.steps else self.expected
+
+    def __str__(self) -> str:
+        return "%r: %s" % (self.path, self.expected)
 
 
 def named(hint: Any) -> str:
     """A hint as words."""
     if hint is type(None):
         return "null"
-    return str(getattr(hint, "__name__", None) or hint)
+    if isinstance(hint, type) and not getattr(hint, "__args__", None):
+        return hint.__name__
+    return str(hint).replace("typing.", "")
 
 
-def scalar(kind: type) -> Optional[Converter]:
+def scalar(kind: type, maker: Any) -> Optional[Converter]:
     """The converter of a class whose objects have one JSON value, or None. Libraries that are not loaded are not asked."""
-    if _is(kind, "enum", "Enum"):
+    if kind is float:
+        return exactly_float
+    if kind in (str, int, bool, type(None), object):
+        return None
+    buffer = kind.__module__ == "collections.abc" and kind.__name__ in ("ByteString", "Buffer")
+    if buffer or kind in (bytes, bytearray, memoryview):
+        return _bytes(kind if kind in (bytearray, memoryview) else bytes)
+    if is_a(kind, "enum", "Enum"):
         return _enumeration(kind)
-    if _is(kind, "datetime", "datetime"):
-        return _from_text(kind, "an ISO 8601 date and time", lambda text: kind.fromisoformat(_iso(text)))  # type: ignore[attr-defined]
-    if _is(kind, "datetime", "date"):
-        return _from_text(kind, "an ISO 8601 date", kind.fromisoformat)  # type: ignore[attr-defined]
-    if _is(kind, "datetime", "time"):
+    if is_a(kind, "datetime", "datetime"):
+        parse = kind if kind.__module__.startswith("pandas") else _datetime(kind)
+        return _from_text(kind, "an ISO 8601 date and time", parse)
+    if is_a(kind, "datetime", "date"):
+        return _from_text(kind, "an ISO 8601 date", _date(kind))
+    if is_a(kind, "datetime", "time"):
         return _from_text(kind, "an ISO 8601 time", lambda text: kind.fromisoformat(_iso(text)))  # type: ignore[attr-defined]
-    if _is(kind, "uuid", "UUID"):
-        return _from_text(kind, "a UUID", kind)
-    if _is(kind, "pathlib", "PurePath"):
-        return _from_text(kind, "a path", kind)
-    if _is(kind, "decimal", "Decimal"):
+    if is_a(kind, "datetime", "timedelta"):
+        return _duration(kind)
+    if is_a(kind, "decimal", "Decimal"):
+        maker.exact = True
         return _decimal(kind)
-    if _is(kind, "pydantic", "BaseModel"):
-        return _pydantic(kind)
-    return None
+    for module, name, words in _TEXTS:
+        if is_a(kind, module, name):
+            return _from_text(kind, words, kind)
+    if is_a(kind, "numpy", "generic"):
+        return _numpy(kind)
+    from . import _hints_models
+
+    return _hints_models.model(kind, maker)
 
 
-def _is(kind: type, module: str, name: str) -> bool:
+_TEXTS = (
+    ("uuid", "UUID", "a UUID"),
+    ("pathlib", "PurePath", "a path"),
+    ("ipaddress", "IPv4Address", "an address"),
+    ("ipaddress", "IPv6Address", "an address"),
+    ("ipaddress", "IPv4Network", "a network"),
+    ("ipaddress", "IPv6Network", "a network"),
+    ("ipaddress", "IPv4Interface", "an interface"),
+    ("ipaddress", "IPv6Interface", "an interface"),
+    ("zoneinfo", "ZoneInfo", "a time zone"),
+    ("pandas", "Period", "a period"),
+)
+
+
+def is_a(kind: type, module: str, name: str) -> bool:
+    """Whether kind is a subclass of module.name, where that is loaded."""
     base = getattr(sys.modules.get(module), name, None)
     return isinstance(base, type) and issubclass(kind, base)
 
 
+# --------------------------------------------------------------------------------------------------------------- numbers
+
+
+def exactly_float(value: Any) -> float:
+    """A number as a float. An integer must be one that it holds, or that Go writes for it: the shortest digits, then zeros."""
+    kind = type(value)
+    if kind is float:
+        return value  # type: ignore[no-any-return]
+    if kind is int:
+        if -(1 << 53) <= value <= 1 << 53:
+            return float(value)
+        try:
+            number = float(value)
+            if int(number) == value or _digits(number) == value:
+                return number
+        except OverflowError:
+            pass
+        raise ConversionError("float", value, "a float would round it: send a float64, or hint int")
+    if kind is Number:
+        return float(value)
+    raise ConversionError("float (a number)", value)
+
+
+def _digits(number: float) -> int:
+    head, _, power = repr(number).partition("e+")
+    whole, _, part = head.partition(".")
+    part = part.rstrip("0")
+    return int(whole + part) * 10 ** (int(power or 0) - len(part)) if len(part) <= int(power or 0) else int(number)
+
+
+def plain_numbers(value: Any) -> Any:
+    """The value without the texts of its numbers."""
+    kind = type(value)
+    if kind is Number:
+        return float(value)
+    if kind is list and not _LEAVES.issuperset(map(type, value)):
+        return [plain_numbers(item) for item in value]
+    if kind is dict and not _LEAVES.issuperset(map(type, value.values())):
+        return {key: plain_numbers(item) for key, item in value.items()}
+    return value
+
+
+_LEAVES = frozenset((str, int, float, bool, type(None)))
+
+
+def _decimal(kind: Any) -> Converter:
+    def decimal(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ConversionError("Decimal (a string or a number)", value)
+        text = value.text if type(value) is Number else value if isinstance(value, (int, str)) else repr(value)
+        try:
+            return kind(text)
+        except ArithmeticError:
+            raise ConversionError("Decimal (a string or a number)", value) from None
+
+    return decimal
+
+
+def _numpy(kind: Any) -> Optional[Converter]:
+    if is_a(kind, "numpy", "datetime64"):
+        return _from_text(kind, "an ISO 8601 date and time", _datetime64)
+    if is_a(kind, "numpy", "timedelta64"):
+        return _duration(kind)
+    if is_a(kind, "numpy", "bool_"):
+        return _of_type(kind, bool, "a boolean")
+    if is_a(kind, "numpy", "integer"):
+        return _of_type(kind, int, "an integer")
+    if is_a(kind, "numpy", "floating"):
+        return lambda value: kind(exactly_float(value))
+    return None
+
+
+def _of_type(kind: Any, plain: type, words: str) -> Converter:
+    numpy: Any = sys.modules["numpy"]
+    limits = numpy.iinfo(kind) if plain is int and kind.__name__ not in ("integer", "signedinteger", "unsignedinteger") else None
+
+    def of_type(value: Any) -> Any:
+        if type(value) is not plain:
+            raise ConversionError("%s (%s)" % (kind.__name__, words), value)
+        if limits is not None and not limits.min <= value <= limits.max:
+            raise ConversionError(kind.__name__, value, "out of its range")
+        return kind(value) if limits is not None or plain is bool else numpy.int64(value)
+
+    return of_type
+
+
+# ----------------------------------------------------------------------------------------------------------------- bytes
+
+
+def _bytes(kind: Any) -> Converter:
+    def to_bytes(value: Any) -> Any:
+        if value is None:
+            return kind(b"")  # Go's nil slice
+        if isinstance(value, bytes):
+            return value if kind is bytes else kind(value)
+        if type(value) is list and all(type(item) is int and 0 <= item < 256 for item in value):
+            return kind(bytes(value))  # Go's [N]byte
+        if type(value) is str and TEXT_FOR_BYTES:
+            import binascii
+
+            try:
+                return kind(binascii.a2b_base64(value))
+            except ValueError as error:
+                raise ConversionError("%s (as base64)" % kind.__name__, value, str(error)) from None
+        advice = "what a json.RawMessage or a MarshalJSON writes is text: send []byte, or hint str" if type(value) is str else ""
+        raise ConversionError("%s ([]byte in Go)" % kind.__name__, value, advice)
+
+    return to_bytes
+
+
+# ----------------------------------------------------------------------------------------------------------------- times
+
+
 def _from_text(kind: type, words: str, parse: Callable[[str], Any]) -> Converter:
-    def from_text(value: Any, path: str) -> Any:
+    def from_text(value: Any) -> Any:
         if not isinstance(value, str):
-            raise ConversionError(path, "%s (%s as a string)" % (kind.__name__, words), value)
+            raise ConversionError("%s (%s as a string)" % (kind.__name__, words), value)
         try:
             return parse(value)
-        except ValueError as error:
-            raise ConversionError(path, "%s (%s)" % (kind.__name__, words), value, str(error)) from None
+        except (ValueError, LookupError) as error:
+            raise ConversionError("%s (%s)" % (kind.__name__, words), value, str(error)) from None
 
     return from_text
 
@@ -78,47 +247,128 @@ def _iso(text: str) -> str:
     return text
 
 
-def _decimal(kind: Any) -> Converter:
-    def decimal(value: Any, path: str) -> Any:
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise ConversionError(path, "Decimal (a string or a number)", value)
-        try:
-            return kind(value if isinstance(value, int) else str(value))
-        except ArithmeticError:
-            raise ConversionError(path, "Decimal (a string or a number)", value) from None
+def _datetime(kind: Any) -> Callable[[str], Any]:
+    return lambda text: kind.fromisoformat(_iso(text))
 
-    return decimal
+
+def _date(kind: Any) -> Callable[[str], Any]:
+    """A date; also a midnight: Go has no type for dates alone."""
+
+    def date(text: str) -> Any:
+        if len(text) <= 10:
+            return kind.fromisoformat(text)
+        import datetime
+
+        at = datetime.datetime.fromisoformat(_iso(text))
+        if at.time() != datetime.time():
+            raise ValueError("it has a time of day")
+        return kind(at.year, at.month, at.day)
+
+    return date
+
+
+def _datetime64(text: str) -> Any:
+    """numpy knows no zones: its times are in UTC."""
+    numpy: Any = sys.modules["numpy"]
+    import re
+
+    zone = re.search(r"([+-])(\d\d):(\d\d)$", text) if "T" in text else None
+    if text[-1:] in ("Z", "z"):
+        text = text[:-1]
+    if zone is None:
+        return numpy.datetime64(text)
+    minutes = (int(zone.group(2)) * 60 + int(zone.group(3))) * (-1 if zone.group(1) == "-" else 1)
+    return numpy.datetime64(text[: zone.start()]) - numpy.timedelta64(minutes, "m")
+
+
+def _duration(kind: Any) -> Converter:
+    words = "%s (an integer of nanoseconds, as time.Duration is)" % kind.__name__
+
+    def duration(value: Any) -> Any:
+        if type(value) is not int:
+            raise ConversionError(words, value)
+        try:
+            if is_a(kind, "numpy", "timedelta64"):
+                return kind(value, "ns")
+            if kind.__module__.startswith("pandas"):
+                return kind(value, unit="ns")
+            return kind(microseconds=value // 1000 if value >= 0 else -(-value // 1000))  # a timedelta has no nanoseconds
+        except (OverflowError, ValueError) as error:
+            raise ConversionError(words, value, str(error)) from None
+
+    return duration
+
+
+# ---------------------------------------------------------------------------------------------------- one of some values
 
 
 def _enumeration(kind: Any) -> Converter:
-    def enumeration(value: Any, path: str) -> Any:
+    def enumeration(value: Any) -> Any:
         try:
-            return kind(value)
+            member = kind(value)
         except (ValueError, TypeError):
+            member = _by_json(kind, value)
+        if member is None or isinstance(value, bool) != isinstance(member.value, bool):
             known = ", ".join("%r" % (member.value,) for member in list(kind)[:20])
-            raise ConversionError(path, "%s (one of %s)" % (kind.__name__, known), value) from None
+            raise ConversionError("%s (one of %s)" % (kind.__name__, known), value) from None
+        return member
 
     return enumeration
 
 
-def _pydantic(kind: Any) -> Converter:
-    validate = getattr(kind, "model_validate", None) or kind.parse_obj
+def _by_json(kind: Any, value: Any) -> Any:
+    """The member whose value looks so in JSON: a tuple's is an array, a date's a text."""
+    from ._protocol import ResultError, encode
 
-    def pydantic(value: Any, path: str) -> Any:
+    try:
+        text = encode(value)
+    except ResultError:
+        return None
+    for member in kind:
         try:
-            return validate(value)
-        except ValueError as error:  # pydantic.ValidationError is one
-            from . import _refusal
+            if encode(member.value) == text:
+                return member
+        except ResultError:
+            continue
+    return None
 
-            raise ConversionError(path, kind.__name__, value, _refusal.in_words(error)) from None
 
-    return pydantic
+def literal(values: Tuple[Any, ...]) -> Converter:
+    """One of the values. An Enum's member stands for its value."""
+
+    def one_of(value: Any) -> Any:
+        for wanted in values:
+            plain = getattr(wanted, "value", wanted)
+            if type(plain) is type(value) and plain == value:
+                return wanted
+        shown = ", ".join(repr(getattr(v, "value", v)) if v is not None else "null" for v in values[:20])
+        raise ConversionError("one of " + shown if len(values) > 1 else shown, value)
+
+    return one_of
+
+
+def type_name(value: Any) -> str:
+    """A JSON value's type, in JSON's words."""
+    if value is None:
+        return "null"
+    names = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        Number: "a number",
+        str: "a string",
+        list: "an array",
+        dict: "an object",
+    }
+    return names.get(type(value), type(value).__name__)
 
 
 def _shown(value: Any) -> str:
     """A value in an error message: its JSON type, and the value itself only when it is short and simple."""
-    from ._bind import type_name
-
+    if type(value) is Number:
+        return "a number %s" % value.text if len(value.text) <= 60 else "a number"
+    if type(value) is int and abs(value) >= 10**60:
+        return "a number"
     if isinstance(value, (str, int, float)) and not isinstance(value, bool) and len(str(value)) <= 60:
         return "%s %r" % (type_name(value), value)
     return type_name(value)

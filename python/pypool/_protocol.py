@@ -85,11 +85,12 @@ class _Context:
         self.memo: Dict[str, str] = {}
 
 
-def _make_scanner() -> Callable[[str, int], Tuple[Any, int]]:
+def _make_scanner(parse_float: Callable[[str], float] = _strict_float) -> Callable[[str, int], Tuple[Any, int]]:
     try:
         import _json
 
         context: Any = _Context()
+        context.parse_float = parse_float
         scan: Callable[[str, int], Tuple[Any, int]] = _json.make_scanner(context)
         if scan('{"a":[1]}', 0) == ({"a": [1]}, 9):
             return scan
@@ -97,7 +98,7 @@ def _make_scanner() -> Callable[[str, int], Tuple[Any, int]]:
         pass  # private to CPython: whatever it has become, json's public half still works
     from . import _fallback
 
-    return _fallback.scanner(_strict_float, _refuse_constant)
+    return _fallback.scanner(parse_float, _refuse_constant)
 
 
 scan = _make_scanner()
@@ -135,13 +136,18 @@ def parse_request(line: bytes) -> Request:
                 args, command, end = None, *_command(text, after)
             else:
                 head = text[after:at]
-                command = _HEADS.get(head) or _remember(head)
-                args, end = scan(text, at + 8)
+                known = _HEADS.get(head)
+                if known is not None:
+                    command = known
+                    args, end = scan(text, at + 8)
+                else:
+                    command = _remember(head)
+                    args, end = scanner_for(command)(text, at + 8)
         elif text.startswith(EACH):
             raise Several(_several(text))
         else:
             raise ValueError
-        session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end)
+        session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end, args)
     except (ValueError, StopIteration, RecursionError, SystemError):  # SystemError: see _envelope's import of json
         from . import _envelope
 
@@ -156,7 +162,10 @@ def _several(text: str) -> List[Request]:
     if set(map(type, ids)) != {int} or min(ids) <= 0 or max(ids) > MAX_ID or len(each) % 2:
         raise ValueError
     command, end = _command(text, at)
-    session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end)
+    scanner = scanner_for(command)
+    if scanner is not scan:
+        args = scanner(text, len(EACH) - 1)[0][::-2]
+    session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end, None)
     return [(id, command, its, session, timeout, stream, trace) for id, its in zip(ids, args)]
 
 
@@ -185,13 +194,34 @@ def _remember(head: str) -> str:
     command, end = _command(head, 0)
     if end != len(head):
         raise ValueError
-    if len(_HEADS) < _REMEMBERED:
+    if len(_HEADS) < _REMEMBERED and scanner_for(command) is scan:
         _HEADS[head], _HEAD_OF[command] = command, head
     return command
 
 
-def _tail(text: str, at: int) -> Tuple[Optional[str], Optional[int], bool, Optional[str]]:
-    """session_id, stream, timeout_ms and trace, which stand behind the arguments."""
+def scanner_for(command: str) -> Callable[[str, int], Tuple[Any, int]]:
+    """What reads a command's arguments: `scan`, or `_exact.scan_exactly` where one of its hints is a Decimal."""
+    from ._commands import COMMANDS, PROGRAMS
+
+    entry = COMMANDS.get(command)
+    entries = [entry] if entry is not None else list(PROGRAMS.values()) if command == "execute_program" else []
+    if entries:
+        from . import _bind
+
+        if any([_bind.exact(entry) for entry in entries]):
+            from . import _exact
+
+            return _exact.scan_exactly
+    return scan
+
+
+def _tail(text: str, at: int, args: Any) -> Tuple[Optional[str], Optional[int], bool, Optional[str]]:
+    """session_id, stream, timeout_ms and trace, which stand behind the arguments, and behind the places of bytes in these."""
+    if text.startswith(',"bytes":', at):
+        from . import _exact
+
+        paths, at = scan(text, at + 9)
+        _exact.set_bytes(args, paths)
     start = at
     session = timeout = trace = None
     stream = False
@@ -225,21 +255,21 @@ def _default(value: Any) -> Any:
     return _convert.to_json(value)
 
 
-def make_encoder(escape_all: bool = True) -> Callable[[Any, int], Iterable[str]]:
+def make_encoder(escape_all: bool = True, default: Callable[[Any], Any] = _default) -> Callable[[Any, int], Iterable[str]]:
     """chunks(value, 0) -> the pieces of its JSON text."""
     try:
         import _json
 
         escape: Any = _json.encode_basestring_ascii if escape_all else _json.encode_basestring
         make: Any = _json.make_encoder
-        chunks: Callable[[Any, int], Iterable[str]] = make(None, _default, escape, None, ":", ",", False, False, False)
+        chunks: Callable[[Any, int], Iterable[str]] = make(None, default, escape, None, ":", ",", False, False, False)
         if "".join(chunks({"a": [1, "\n"]}, 0)) == '{"a":[1,"\\n"]}':
             return chunks
     except Exception:
         pass
     from . import _fallback
 
-    return _fallback.encoder(_default, escape_all)
+    return _fallback.encoder(default, escape_all)
 
 
 def make_escape() -> Callable[[str], str]:

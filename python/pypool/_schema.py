@@ -4,7 +4,9 @@ A schema is JSON. A type is {"type": KIND, ...}:
 
     string integer number boolean null any          as in JSON Schema
     datetime date time uuid path decimal            strings on the wire
-    array map optional tuple union                  of other types: {"of": [TYPE, ...]}
+    bytes                                           a string in base64; in arguments a place that the request names
+    duration                                        an integer of nanoseconds
+    array map optional tuple union                  of other types: {"of": [TYPE, ...]}; a map whose keys are integers has "key"
     literal                                         one of some values: {"values": [...]}
     ref {"name"}                                    a class or an enumeration, under "types" of the same side
     unknown                                         a hint that has no JSON form; "text" says what it was
@@ -15,15 +17,13 @@ Arguments and results are described apart, each with its own "types": a pydantic
 from __future__ import annotations
 
 import collections.abc
-import sys
 import types
 import typing
 
 from . import _describe
-from ._callables import unwrap
-from ._hints import _bare
+from ._hints import ARRAYS, OBJECTS, _is_alias
 from ._protocol import encode
-from ._schema_fields import UNSAID, Unresolved, fields_of, is_a, is_record, resolved
+from ._schema_fields import LAZY, UNSAID, Unresolved, bare, fields_of, is_a, is_record, resolved, space_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,11 +36,26 @@ if TYPE_CHECKING:
     Type = Dict[str, Any]
 
 _ABC = collections.abc
-_ARRAYS = (list, set, frozenset, _ABC.Sequence, _ABC.MutableSequence, _ABC.Collection, _ABC.Set, _ABC.MutableSet)
-_LAZY = (_ABC.Iterable, _ABC.Iterator, _ABC.Generator, _ABC.AsyncIterable, _ABC.AsyncIterator, _ABC.AsyncGenerator)
-_MAPS = (dict, _ABC.Mapping, _ABC.MutableMapping)
 _SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string"}
 _TEXTS = ("string", "date", "time", "uuid", "path", "decimal")
+#: Classes by module and name, the first that fits.
+_CLASSES = (
+    ("datetime", "datetime", "datetime"),
+    ("datetime", "date", "date"),
+    ("datetime", "time", "time"),
+    ("datetime", "timedelta", "duration"),
+    ("uuid", "UUID", "uuid"),
+    ("pathlib", "PurePath", "path"),
+    ("decimal", "Decimal", "decimal"),
+    ("ipaddress", "_IPAddressBase", "string"),
+    ("zoneinfo", "ZoneInfo", "string"),
+    ("pandas", "Period", "string"),
+    ("numpy", "bool_", "boolean"),
+    ("numpy", "timedelta64", "duration"),
+    ("numpy", "datetime64", "string"),
+    ("numpy", "integer", "integer"),
+    ("numpy", "floating", "number"),
+)
 
 
 def schema(entry: Command) -> Dict[str, Any]:
@@ -54,17 +69,11 @@ def schema(entry: Command) -> Dict[str, Any]:
     except (ValueError, TypeError):
         found.update(returns=_unknown(""), input_types={}, output_types={})
         return found
-    space = _space(entry.func)
+    space = space_of(entry.func)
     found["params"] = [_param(takes, p, space) for p in signature.parameters.values()]
     found["returns"] = _returned(gives, entry, signature, space)
     found["input_types"], found["output_types"] = takes.types, gives.types
     return found
-
-
-def _space(func: Any) -> Dict[str, Any]:
-    target = unwrap(func)
-    space = getattr(target, "__globals__", None)
-    return space if space is not None else vars(sys.modules.get(getattr(target, "__module__", ""), types))
 
 
 def _param(walker: _Walker, p: inspect.Parameter, space: Dict[str, Any]) -> Dict[str, Any]:
@@ -80,11 +89,11 @@ def _returned(walker: _Walker, entry: Command, signature: inspect.Signature, spa
     if annotation is signature.empty:
         return _unknown("")
     try:
-        hint = _bare(resolved(annotation, space))
+        hint = bare(resolved(annotation, space))
     except Exception:
         return _unknown(_describe.annotation_text(annotation))
     origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if entry.streams and origin in _LAZY:
+    if entry.streams and origin in LAZY:
         return walker.hint(args[0]) if args else {"type": "any"}
     if origin in (_ABC.Awaitable, _ABC.Coroutine) and args:
         return walker.hint(args[-1])
@@ -112,8 +121,8 @@ class _Walker:
     def __init__(self, output: bool) -> None:
         self.output = output
         self.types: Dict[str, Dict[str, Any]] = {}
-        self._bound: Dict[Any, Any] = {}  # type variables of the generic class in hand
-        self._pydantic = False
+        self._aliases: List[Any] = []  # those in hand: one may mention itself
+        self._model = ""  # whose rules count: "pydantic", "pydantic.v1", "msgspec"
 
     def annotation(self, annotation: Any, space: Dict[str, Any]) -> Type:
         """The type of an annotation as written, maybe a string. Never raises."""
@@ -124,11 +133,16 @@ class _Walker:
 
     def hint(self, hint: Any) -> Type:
         """The type of a resolved hint."""
-        hint = self._bound.get(hint, hint) if type(hint) is typing.TypeVar else hint
-        hint = _bare(hint)
-        while type(hint).__name__ == "TypeAliasType":
-            hint = _bare(hint.__value__)
-        if hint is typing.Any or hint is object or type(hint) is typing.TypeVar:
+        if _is_alias(hint):
+            if hint in self._aliases:
+                return {"type": "any"}
+            self._aliases.append(hint)
+            try:
+                return self.hint(bare(hint))
+            finally:
+                self._aliases.pop()
+        hint = bare(hint)
+        if hint is typing.Any or hint is object:
             return {"type": "any"}
         if hint is None or hint is type(None):
             return {"type": "null"}
@@ -141,10 +155,14 @@ class _Walker:
             return _literal(args)
         if origin is tuple:
             return self._tuple(args)
-        if origin in _ARRAYS or (origin in _LAZY and not self.output) or is_a(origin, "collections", "deque"):
+        if origin in (_ABC.Iterator, _ABC.Iterable) and self.output:
+            return _unknown(_describe.annotation_text(hint))
+        if origin in ARRAYS:
             return self._array(origin, args)
-        if origin in _MAPS or (isinstance(origin, type) and issubclass(origin, dict)):
-            return {"type": "map", "of": [self.hint(args[1]) if len(args) > 1 else {"type": "any"}]}
+        if origin is collections.Counter:
+            return self._map((args[0], int))
+        if origin in OBJECTS or (isinstance(origin, type) and issubclass(origin, dict) and not is_record(origin)):
+            return self._map(args)
         if isinstance(origin, type) and is_record(origin):
             return self._class(origin, args)
         return _unknown(_describe.annotation_text(hint))
@@ -184,8 +202,19 @@ class _Walker:
             return {"type": "array", "of": [{"type": "any"}]}
         return {"type": "tuple", "of": [self.hint(arg) for arg in args]}
 
+    def _map(self, args: Tuple[Any, ...]) -> Type:
+        found: Type = {"type": "map", "of": [self.hint(args[1]) if len(args) > 1 else {"type": "any"}]}
+        key = self.hint(args[0]) if args else {"type": "string"}
+        if key["type"] == "ref":
+            members = self.types[key["name"]].get("members") or [{"value": ""}]
+            key = {"type": "integer" if all(type(member["value"]) is int for member in members) else "string"}
+        if key["type"] == "integer":
+            found["key"] = key
+        return found
+
     def _array(self, origin: Any, args: Tuple[Any, ...]) -> Type:
-        if self.output and not self._pydantic and not (origin is list or is_a(origin, "collections.abc", "Sequence")):
+        sent = origin in (list, tuple, collections.deque, _ABC.Sequence, _ABC.MutableSequence, _ABC.Collection, _ABC.Reversible)
+        if self.output and not sent and self._model != "pydantic" and self._model != "msgspec":
             return _unknown(_describe.annotation_text(origin))  # a set is not JSON; a list is
         return {"type": "array", "of": [self.hint(args[0]) if args else {"type": "any"}]}
 
@@ -196,30 +225,22 @@ class _Walker:
             return {"type": _SCALARS[hint]}
         if hint is tuple:
             return self._tuple(())
-        if hint in _ARRAYS or (hint in _LAZY and not self.output):
+        if hint in ARRAYS:
             return self._array(hint, ())
         if not isinstance(hint, type):
             return _unknown(_describe.annotation_text(hint))
         if is_a(hint, "enum", "Enum"):
             return self._enum(hint)
-        for module, name, found in (
-            ("datetime", "datetime", "datetime"),
-            ("datetime", "date", "date"),
-            ("datetime", "time", "time"),
-            ("uuid", "UUID", "uuid"),
-            ("pathlib", "PurePath", "path"),
-            ("decimal", "Decimal", "decimal"),
-            ("numpy", "bool_", "boolean"),
-            ("numpy", "integer", "integer"),
-            ("numpy", "floating", "number"),
-        ):
+        if is_a(hint, "datetime", "timedelta") and self._model:
+            return {"type": "number" if self._model == "pydantic.v1" else "string"}
+        for module, name, found in _CLASSES:
             if is_a(hint, module, name):
                 return {"type": found}
-        if self._pydantic and (hint in (bytes, set, frozenset) or is_a(hint, "datetime", "timedelta")):
-            return {"type": "array", "of": [{"type": "any"}]} if hint in (set, frozenset) else {"type": "string"}
+        if hint in (bytes, bytearray, memoryview):
+            return {"type": "bytes"}
         if is_record(hint):
             return self._class(hint, ())
-        if hint in _MAPS or issubclass(hint, dict):
+        if hint in OBJECTS or issubclass(hint, dict):
             return {"type": "map", "of": [{"type": "any"}]}
         for base, kind in _SCALARS.items():
             if issubclass(hint, base):
@@ -240,14 +261,12 @@ class _Walker:
         name = _key(kind, args)
         if name not in self.types:
             entry = self.types[name] = {"kind": "", "name": kind.__qualname__, "doc": _doc(kind), "fields": []}
-            outer = self._bound, self._pydantic
-            self._bound = {k: self._bound.get(v, v) for k, v in zip(getattr(kind, "__parameters__", ()), args)}
-            self._pydantic = is_a(kind, "pydantic", "BaseModel")
+            outer, self._model = self._model, _rules(kind)
             try:
-                entry["kind"], fields = fields_of(kind, self.output)
+                entry["kind"], fields = fields_of(kind, self.output, args)
                 entry["fields"] = [self._field(field) for field in fields]
             finally:
-                self._bound, self._pydantic = outer
+                self._model = outer
             if args:
                 entry["name"] += "[" + ", ".join(_describe.annotation_text(arg) for arg in args) + "]"
         return {"type": "ref", "name": name}
@@ -261,6 +280,15 @@ class _Walker:
         if field.doc:
             found["doc"] = field.doc
         return found
+
+
+def _rules(kind: Any) -> str:
+    """Whose rules a class's fields obey."""
+    if is_a(kind, "msgspec", "Struct"):
+        return "msgspec"
+    if is_a(kind, "pydantic.v1", "BaseModel") or (is_a(kind, "pydantic", "BaseModel") and not hasattr(kind, "model_fields")):
+        return "pydantic.v1"
+    return "pydantic" if is_a(kind, "pydantic", "BaseModel") or hasattr(kind, "__pydantic_validator__") else ""
 
 
 def _literal(values: Iterable[Any]) -> Type:

@@ -1,19 +1,39 @@
-"""The fields of dataclasses, TypedDicts, NamedTuples and pydantic models, as they look on the wire; for `_schema`."""
+"""What hints are made of, and the fields of dataclasses, TypedDicts, NamedTuples, attrs classes and models, as on the wire.
+
+For `_hints` and `_schema`, so that the conversion of arguments and the types of clients are told by the same facts.
+"""
 
 from __future__ import annotations
 
+import collections.abc
 import sys
 import types
 import typing
 
 from . import _describe
+from ._callables import unwrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, Tuple
+    from typing import Any, Dict, Iterator, Optional, Tuple
 
 UNSAID: typing.Any = object()  # there is no default, or none that can be told
 _EMPTY: typing.Any = {list: [], set: [], tuple: [], dict: {}}  # what a default_factory makes
+
+
+_ABC = collections.abc
+#: What a generator or a lazy argument is hinted as.
+LAZY = (_ABC.Iterable, _ABC.Iterator, _ABC.Generator, _ABC.AsyncIterable, _ABC.AsyncIterator, _ABC.AsyncGenerator)
+
+
+def space_of(func: Any) -> Dict[str, Any]:
+    """The names that a function's annotations may use."""
+    target = unwrap(func)
+    space = getattr(target, "__globals__", None)
+    if space is None:
+        space = vars(sys.modules.get(getattr(target, "__module__", ""), types))
+    variables = getattr(target, "__type_params__", ())
+    return {**space, **{variable.__name__: variable for variable in variables}} if variables else space
 
 
 class Field(typing.NamedTuple):
@@ -24,6 +44,7 @@ class Field(typing.NamedTuple):
     required: bool
     default: typing.Any = UNSAID
     doc: str = ""
+    argument: str = ""  # what __init__ calls it, where that differs
 
 
 class Unresolved:
@@ -40,25 +61,120 @@ def is_a(kind: Any, module: str, name: str) -> bool:
 
 
 def is_record(kind: Any) -> bool:
-    """Whether a class has fields that fields_of knows."""
-    if hasattr(kind, "__dataclass_fields__") or is_a(kind, "pydantic", "BaseModel"):
+    """Whether a hint is a class that has fields that fields_of knows."""
+    if not isinstance(kind, type) or typing.get_origin(kind) is not None:
+        return False
+    if hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__attrs_attrs__") or is_a(kind, "pydantic", "BaseModel"):
+        return True
+    if is_a(kind, "pydantic.v1", "BaseModel") or is_a(kind, "msgspec", "Struct"):
         return True
     return (issubclass(kind, dict) and hasattr(kind, "__total__")) or (issubclass(kind, tuple) and hasattr(kind, "_fields"))
 
 
-def resolved(annotation: Any, space: Dict[str, Any]) -> Any:
+_MARKS = ("Final", "Required", "NotRequired", "ReadOnly", "ClassVar")
+
+
+def bare(hint: Any) -> Any:
+    """A hint without Annotated, NewType, Final, InitVar and the like; an alias or a type variable as what it stands for."""
+    for _ in range(64):
+        origin = typing.get_origin(hint)
+        if hasattr(hint, "__supertype__"):
+            hint = hint.__supertype__
+        elif hasattr(hint, "__metadata__"):
+            hint = hint.__origin__
+        elif type(hint).__name__ == "InitVar":
+            hint = hint.type
+        elif type(hint).__name__ == "TypeAliasType":
+            hint = hint.__value__
+        elif type(origin).__name__ == "TypeAliasType":
+            hint = substitute(origin.__value__, dict(zip(origin.__type_params__, typing.get_args(hint))))
+        elif type(hint) is typing.TypeVar:
+            if hint.__constraints__:
+                hint = typing.Union[hint.__constraints__]
+            else:
+                hint = typing.Any if hint.__bound__ is None else hint.__bound__
+        elif str(origin).rpartition(".")[2] in _MARKS:
+            hint = typing.get_args(hint)[0]
+        elif getattr(hint, "_name", "") == "LiteralString" and type(hint).__name__ == "_SpecialForm":
+            return str
+        else:
+            return hint
+    return typing.Any
+
+
+def substitute(hint: Any, bound: Dict[Any, Any]) -> Any:
+    """The hint with the type variables' values in their places."""
+    if not bound:
+        return hint
+    if type(hint) is typing.TypeVar:
+        return bound.get(hint, hint)
+    if type(hint).__name__ == "InitVar":
+        return substitute(hint.type, bound)
+    parameters = () if isinstance(hint, type) and typing.get_origin(hint) is None else getattr(hint, "__parameters__", ())
+    if not parameters:
+        return hint
+    return hint[tuple(bound.get(parameter, parameter) for parameter in parameters)]
+
+
+def _bindings(kind: Any, args: Tuple[Any, ...]) -> Dict[Any, Dict[Any, Any]]:
+    """What the type variables of a generic class and of its bases stand for, by class."""
+    found: Dict[Any, Dict[Any, Any]] = {kind: dict(zip(getattr(kind, "__parameters__", ()), args))}
+    pending = [kind]
+    while pending:
+        owner = pending.pop()
+        for base in owner.__dict__.get("__orig_bases__", ()):
+            origin = typing.get_origin(base)
+            if isinstance(origin, type) and origin not in found:
+                given = [substitute(arg, found[owner]) for arg in typing.get_args(base)]
+                found[origin] = dict(zip(getattr(origin, "__parameters__", ()), given))
+                pending.append(origin)
+        for base in owner.__bases__:
+            if base not in found:
+                found[base] = {}
+                pending.append(base)
+    return found
+
+
+def resolved(annotation: Any, space: Dict[str, Any], local: Optional[Dict[str, Any]] = None) -> Any:
     """An annotation as a hint; raises whatever its evaluation raises."""
-    holder = types.SimpleNamespace(__annotations__={"hint": annotation})
-    return typing.get_type_hints(holder, space)["hint"]
+    annotation = _inside_init_var(annotation)
+    extras: Dict[str, Any] = {"include_extras": True} if sys.version_info >= (3, 9) else {}
+    while True:
+        holder = types.SimpleNamespace(__annotations__={"hint": annotation})
+        found = typing.get_type_hints(holder, space, local, **extras)["hint"]
+        # Python 3.8 leaves quotes within quotes, which `from __future__ import annotations` makes of every quoted hint.
+        if sys.version_info >= (3, 9) or "ForwardRef(" not in repr(found) or found == annotation:
+            return found
+        annotation = found
 
 
-def fields_of(kind: Any, output: bool) -> Tuple[str, Iterator[Field]]:
-    """The sort of a class for which is_record is true, and its fields: as arguments, or as part of a result."""
-    if is_a(kind, "pydantic", "BaseModel"):
+def fields_of(kind: Any, output: bool, args: Tuple[Any, ...] = ()) -> Tuple[str, Iterator[Field]]:
+    """The sort of a class for which is_record is true, and its fields: as arguments, or of a result. args are a generic's."""
+    sort, fields = _fields_of(kind, output)
+    if sort != "model" and (args or hasattr(kind, "__orig_bases__")):
+        fields = _bound_fields(kind, args, fields)
+    return sort, fields
+
+
+def _bound_fields(kind: Any, args: Tuple[Any, ...], fields: Iterator[Field]) -> Iterator[Field]:
+    bindings = _bindings(kind, args)
+    for field in fields:
+        owner = next((base for base in kind.__mro__ if field.name in own_annotations(base)), kind)
+        bound = bindings.get(owner) or (bindings[kind] if issubclass(kind, dict) else {})
+        hint = field.hint if isinstance(field.hint, Unresolved) else substitute(field.hint, bound)
+        yield field._replace(hint=hint)
+
+
+def _fields_of(kind: Any, output: bool) -> Tuple[str, Iterator[Field]]:
+    if is_a(kind, "pydantic", "BaseModel") or is_a(kind, "pydantic.v1", "BaseModel"):
         modern = hasattr(kind, "model_fields")
         return "model", _pydantic(kind, output) if modern else _pydantic1(kind, output)
     if hasattr(kind, "__dataclass_fields__"):
         return "dataclass", _dataclass(kind, output)
+    if hasattr(kind, "__attrs_attrs__"):
+        return "attrs", _attrs(kind, output)
+    if is_a(kind, "msgspec", "Struct"):
+        return "struct", _msgspec(kind)
     return ("typed_dict", _typed_dict(kind)) if issubclass(kind, dict) else ("named_tuple", _named_tuple(kind))
 
 
@@ -71,9 +187,11 @@ def _dataclass(kind: Any, output: bool) -> Iterator[Field]:
         hidden = sort == "_FIELD_INITVAR" if output else not field.init
         if hidden or sort == "_FIELD_CLASSVAR":
             continue
-        hint = hints.get(name)
-        if sort == "_FIELD_INITVAR":
+        hint = hints.get(name, typing.Any)
+        if sort == "_FIELD_INITVAR" and not isinstance(hint, Unresolved):
             hint = getattr(hint, "type", hint)
+            if isinstance(hint, str):
+                hint = Unresolved(hint)
         default: Any = _EMPTY.get(field.default_factory, UNSAID)
         if field.default is not dataclasses.MISSING:
             default = field.default
@@ -81,11 +199,42 @@ def _dataclass(kind: Any, output: bool) -> Iterator[Field]:
         yield Field(name, hint, required, default)
 
 
+def _attrs(kind: Any, output: bool) -> Iterator[Field]:
+    hints = _hints_of(kind)
+    for attribute in kind.__attrs_attrs__:
+        if not output and not attribute.init:
+            continue
+        hint = hints.get(attribute.name, typing.Any)
+        if not output and attribute.converter is not None:
+            hint = typing.Any  # the converter takes what comes, and makes what is hinted
+        default: Any = attribute.default
+        required = repr(default) == "NOTHING"
+        if required or type(default).__name__ == "Factory":
+            default = UNSAID if required else _EMPTY.get(default.factory, UNSAID)
+        argument = getattr(attribute, "alias", None) or attribute.name.lstrip("_")
+        yield Field(attribute.name, hint, required, default, argument=argument)
+
+
+def _msgspec(kind: Any) -> Iterator[Field]:
+    hints = _hints_of(kind)
+    config = kind.__struct_config__
+    if config.tag is not None:
+        yield Field(config.tag_field, typing.Literal[config.tag], True)
+    defaults = dict(zip(reversed(kind.__struct_fields__), reversed(kind.__struct_defaults__)))
+    for name, shown in zip(kind.__struct_fields__, kind.__struct_encode_fields__):
+        default = defaults.get(name, UNSAID)
+        required = name not in defaults or type(default).__name__ == "NoDefaultType"
+        if type(default).__name__ in ("Factory", "NoDefaultType"):
+            default = UNSAID
+        yield Field(shown, hints.get(name, typing.Any), required, default)
+
+
 def _typed_dict(kind: Any) -> Iterator[Field]:
     required = getattr(kind, "__required_keys__", None)
     for name, hint in _hints_of(kind).items():
         needed = name in required if required is not None else getattr(kind, "__total__", True)
-        mark = str(typing.get_origin(hint)).rpartition(".")[2]
+        inner = hint.__origin__ if hasattr(hint, "__metadata__") else hint
+        mark = str(typing.get_origin(inner)).rpartition(".")[2]
         if mark in ("Required", "NotRequired"):  # under `from __future__ import annotations` only the hint knows
             needed = mark == "Required"
         yield Field(name, hint, needed)
@@ -121,30 +270,34 @@ def _pydantic1(kind: Any, output: bool) -> Iterator[Field]:
 
 
 def _hints_of(kind: Any) -> Dict[str, Any]:
-    """A class's hints by field, those that cannot be resolved as Unresolved."""
-    extras: Dict[str, Any] = {"include_extras": True} if sys.version_info >= (3, 9) else {}
-    try:
-        return typing.get_type_hints(kind, **extras)
-    except Exception:
-        pass  # one by one, then
+    """A class's hints by field, those that cannot be resolved as Unresolved: one does not spoil the others."""
     found: Dict[str, Any] = {}
     for base in reversed(kind.__mro__):
+        local = {kind.__name__: kind, **vars(base)}
+        local.update((p.__name__, p) for p in getattr(base, "__type_params__", ()))
         space = vars(sys.modules.get(base.__module__, types))
-        try:
-            raw = base.__dict__.get("__annotations__") or getattr(base, "__annotations__", {})
-        except Exception:  # lazily evaluated since Python 3.14
-            continue
-        for name, annotation in raw.items():
-            text = getattr(annotation, "__forward_arg__", None) or _describe.annotation_text(annotation)
+        for name, annotation in own_annotations(base).items():
             try:
-                found[name] = resolved(_inside_init_var(annotation), space)
+                found[name] = resolved(annotation, space, local)
             except Exception:
-                found[name] = Unresolved(text)
+                found[name] = Unresolved(getattr(annotation, "__forward_arg__", None) or _describe.annotation_text(annotation))
     return found
 
 
+def own_annotations(kind: Any) -> Dict[str, Any]:
+    """The annotations that stand in the class itself; before Python 3.10 a class without any shows its base's."""
+    try:
+        own = sys.version_info >= (3, 10)
+        found: Any = getattr(kind, "__annotations__", None) if own else kind.__dict__.get("__annotations__")
+    except Exception:  # lazily evaluated since Python 3.14
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
 def _inside_init_var(annotation: Any) -> Any:
-    """InitVar[int] as int: before Python 3.11 `typing` refuses it."""
+    """InitVar[int] as int: before Python 3.11 `typing` refuses it, and later leaves what is in it as it was."""
+    if type(annotation).__name__ == "InitVar":
+        return annotation.type
     for prefix in ("InitVar[", "dataclasses.InitVar["):
         if isinstance(annotation, str) and annotation.startswith(prefix) and annotation.endswith("]"):
             return annotation[len(prefix) : -1]

@@ -9,13 +9,13 @@ from ._protocol import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator
+    from typing import Any, Callable, Iterator, Optional
 
     from ._channel import Channel
     from ._worker import Worker
 
 
-def run(worker: Worker, id: int, result: Any) -> str:
+def run(worker: Worker, id: int, result: Any, outgoing: Optional[Callable[[Any], Any]] = None) -> str:
     """Send what the handler yields; returns the final line. A plain command's result is its one item.
 
     The generator is closed in every case, so that its finally blocks have run before the final line is written.
@@ -29,7 +29,7 @@ def run(worker: Worker, id: int, result: Any) -> str:
                 item = next(items)
             except StopIteration:
                 break
-            send_item(worker, id, encode(item))
+            send_item(worker, id, encode(item if outgoing is None else outgoing(item)))
     except BaseException as error:
         answer = worker.failed(id, error)
         _close(items)

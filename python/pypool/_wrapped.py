@@ -6,6 +6,7 @@ import inspect
 
 from . import _bind, _hints
 from ._callables import called, unwrap
+from ._hints_scalars import plain_numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,24 +37,33 @@ def adapter(entry: Command) -> Any:
     converters: Dict[str, Any] = {}
     for target, signature in ((func, inner), (called(func) or func, own)):
         if signature is not None:
-            converters.update(_hints.converters(target, signature))
+            plan = _hints.Plan(target, signature)
+            entry.exact = entry.exact or plan.exact
+            converters.update(plan.by_name())
+    other = plain_numbers if entry.exact else None
 
     def adapt(args: Any) -> Tuple[Any, Any]:
         positional, keyword = _bind._split(entry, args)
         if own is not None:
             _bind._bind_by_signature(entry, own, positional, keyword)
-        if not converters:
+        if not converters and other is None:
             return positional, keyword
+        given, name = keyword, ""
         try:
-            keyword = {key: converters[key](value, key) if key in converters else value for key, value in keyword.items()}
-            for index, name in enumerate(_names(own, inner, positional, keyword)):
-                if name in converters:
-                    positional = [*positional[:index], converters[name](positional[index], name), *positional[index + 1 :]]
+            keyword = dict(keyword)
+            for name in keyword:
+                convert = converters.get(name, other)
+                if convert is not None:
+                    keyword[name] = convert(keyword[name])
+            names = _names(own, inner, positional, keyword)
+            positional = list(positional)
+            for index in range(len(positional)):
+                name = names[index] if index < len(names) else ""
+                convert = converters.get(name, other)
+                if convert is not None:
+                    positional[index] = convert(positional[index])
         except _hints.ConversionError as error:
-            from . import _refusal
-
-            message = "%s: argument %s; signature: %s" % (entry.name, error, _bind.shown(entry))
-            raise _bind.BindError(message, _refusal.conversion(error, keyword)) from None
+            raise _bind._refused(entry, error.under(name), given) from None
         return positional, keyword
 
     return adapt
@@ -107,7 +117,7 @@ def _reason(words: str, inner: Any) -> str:
     name = words.partition("'")[2].partition("'")[0]
     if words.startswith("got an unexpected keyword argument"):
         names = getattr(getattr(inner, "__code__", None), "co_varnames", ())
-        return "unknown argument %r" % name + _bind._nearest(name, names)
+        return "unknown argument %r" % name + _bind.nearest(name, names)
     if words.startswith("missing ") and words.count("'") == 2:
         return "missing argument %r" % name
     return words

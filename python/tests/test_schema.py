@@ -60,7 +60,7 @@ HINTS = [
     ("Literal['a', None]", of("optional", {"type": "literal", "values": ["a"]})),
     ("Literal[Color.RED, 1]", {"type": "literal", "values": ["red", 1]}),
     ("Color", {"type": "ref", "name": "worker.Color"}),
-    ("bytes", {"type": "unknown", "text": "bytes"}),
+    ("bytes", {"type": "bytes"}),
     ("Callable[[int], str]", {"type": "unknown", "text": "Callable[[int], str]"}),
     ("Nowhere", {"type": "unknown", "text": "Nowhere"}),
     ("1 / 0", {"type": "unknown", "text": "1 / 0"}),
@@ -190,4 +190,4 @@ def test_pydantic(start: Start) -> None:
     inputs, outputs = found["input_types"]["worker.M"]["fields"], found["output_types"]["worker.M"]["fields"]
     assert [f["name"] for f in inputs] == ["aB", "n", "tags"]
     assert [f["name"] for f in outputs] == ["a_b", "n", "tags", "c"]
-    assert inputs[0]["doc"] == "d" and inputs[1]["type"] == {"type": "string"} and inputs[2]["default"] == []
+    assert inputs[0]["doc"] == "d" and inputs[1]["type"] == {"type": "bytes"} and inputs[2]["default"] == []

@@ -363,7 +363,7 @@ class Opaque:
 
 @command
 def unserializable(kind: str) -> Any:
-    values: Dict[str, Any] = {"set": {1, 2}, "bytes": b"raw", "object": Opaque(), "complex": 1j, "generator": (x for x in "ab")}
+    values: Dict[str, Any] = {"set": {1, 2}, "object": Opaque(), "complex": 1j, "generator": (x for x in "ab")}
     return {"rows": [0, values[kind]]}
 
 

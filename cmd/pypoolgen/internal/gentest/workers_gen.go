@@ -38,14 +38,17 @@ type AnythingArgs struct {
 	Items []any          `json:"items,omitzero"`
 }
 
-// MarshalJSON sends nil slices and maps as empty ones.
-func (v AnythingArgs) MarshalJSON() ([]byte, error) {
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v AnythingArgs) PythonValue() any {
 	if v.Table == nil {
 		v.Table = map[string]any{}
 	}
 	type plain AnythingArgs
-	return json.Marshal(plain(v))
+	return plain(v)
 }
+
+// MarshalJSON encodes PythonValue.
+func (v AnythingArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // Bare calls the command bare. In Python the result is of no known type.
 func (c *Client) Bare(ctx context.Context, args BareArgs, opts ...pypool.CallOption) (json.RawMessage, error) {
@@ -58,6 +61,44 @@ type BareArgs struct {
 	B any `json:"b,omitzero"` // default 1
 	C any `json:"c,omitzero"`
 }
+
+// Blob calls the command blob.
+func (c *Client) Blob(ctx context.Context, args BlobArgs, opts ...pypool.CallOption) (Blob, error) {
+	return pypool.Call[Blob](ctx, c.pool, "blob", args, opts...)
+}
+
+// BlobArgs are the arguments of [Client.Blob].
+type BlobArgs struct {
+	Given Blob               `json:"given"`
+	Pair  TupleBytesDuration `json:"pair"`
+}
+
+// Blobs calls the command blobs.
+func (c *Client) Blobs(ctx context.Context, args BlobsArgs, opts ...pypool.CallOption) ([][]byte, error) {
+	return pypool.Call[[][]byte](ctx, c.pool, "blobs", args, opts...)
+}
+
+// BlobsArgs are the arguments of [Client.Blobs], sent by position: an optional one that is nil leaves all behind it out.
+type BlobsArgs struct {
+	First []byte
+	More  [][]byte // Python's *more
+}
+
+// PythonValue is what is sent: an array.
+func (v BlobsArgs) PythonValue() any {
+	if v.First == nil {
+		v.First = []byte{}
+	}
+	list := []any{}
+	list = append(list, v.First)
+	for _, item := range v.More {
+		list = append(list, item)
+	}
+	return list
+}
+
+// MarshalJSON encodes PythonValue.
+func (v BlobsArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // Client calls the command client.
 //
@@ -157,27 +198,18 @@ type KeywordArgs struct {
 	Extra map[string]string `json:"-"` // Python's **extra: sent beside the others
 }
 
-// MarshalJSON sends Extra beside the other fields, which win.
-func (v KeywordArgs) MarshalJSON() ([]byte, error) {
-	type plain KeywordArgs
-	data, err := json.Marshal(plain(v))
-	if err != nil || len(v.Extra) == 0 {
-		return data, err
-	}
-	object := map[string]json.RawMessage{}
-	if err := json.Unmarshal(data, &object); err != nil {
-		return nil, err
-	}
+// PythonValue is what is sent: Extra beside the other fields, which win.
+func (v KeywordArgs) PythonValue() any {
+	object := map[string]any{}
 	for key, value := range v.Extra {
-		if _, taken := object[key]; taken {
-			continue
-		}
-		if object[key], err = json.Marshal(value); err != nil {
-			return nil, err
-		}
+		object[key] = value
 	}
-	return json.Marshal(object)
+	object["first"] = v.First
+	return object
 }
+
+// MarshalJSON encodes PythonValue.
+func (v KeywordArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // Keywords calls the command keywords.
 //
@@ -218,8 +250,8 @@ type ManyArgs struct {
 	More    []int64  `json:"more,omitzero"` // default [1,2]
 }
 
-// MarshalJSON sends nil slices and maps as empty ones.
-func (v ManyArgs) MarshalJSON() ([]byte, error) {
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v ManyArgs) PythonValue() any {
 	if v.Numbers == nil {
 		v.Numbers = []int64{}
 	}
@@ -227,8 +259,11 @@ func (v ManyArgs) MarshalJSON() ([]byte, error) {
 		v.Names = []string{}
 	}
 	type plain ManyArgs
-	return json.Marshal(plain(v))
+	return plain(v)
 }
+
+// MarshalJSON encodes PythonValue.
+func (v ManyArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // Maybe calls the command maybe.
 func (c *Client) Maybe(ctx context.Context, args MaybeArgs, opts ...pypool.CallOption) (*Report, error) {
@@ -250,6 +285,37 @@ type MirrorArgs struct {
 	Point  Point  `json:"point"`
 	Origin *Point `json:"origin,omitzero"` // default [0,0,""]
 }
+
+// NamedBlobs calls the command named_blobs.
+func (c *Client) NamedBlobs(ctx context.Context, args NamedBlobsArgs, opts ...pypool.CallOption) (map[string]TupleBytesDuration, error) {
+	return pypool.Call[map[string]TupleBytesDuration](ctx, c.pool, "named_blobs", args, opts...)
+}
+
+// NamedBlobsArgs are the arguments of [Client.NamedBlobs].
+type NamedBlobsArgs struct {
+	First []byte            `json:"first"`
+	Wait  *time.Duration    `json:"wait,omitzero"` // default 0
+	More  map[string][]byte `json:"-"`             // Python's **more: sent beside the others
+}
+
+// PythonValue is what is sent: nil slices and maps as empty ones, and More beside the other fields, which win.
+func (v NamedBlobsArgs) PythonValue() any {
+	if v.First == nil {
+		v.First = []byte{}
+	}
+	object := map[string]any{}
+	for key, value := range v.More {
+		object[key] = value
+	}
+	object["first"] = v.First
+	if v.Wait != nil {
+		object["wait"] = v.Wait
+	}
+	return object
+}
+
+// MarshalJSON encodes PythonValue.
+func (v NamedBlobsArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // New calls the command new.
 func (c *Client) New(ctx context.Context, args NewArgs, opts ...pypool.CallOption) (WorkerNew, error) {
@@ -318,14 +384,17 @@ type PageArgs struct {
 	Names []string `json:"names"`
 }
 
-// MarshalJSON sends nil slices and maps as empty ones.
-func (v PageArgs) MarshalJSON() ([]byte, error) {
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v PageArgs) PythonValue() any {
 	if v.Names == nil {
 		v.Names = []string{}
 	}
 	type plain PageArgs
-	return json.Marshal(plain(v))
+	return plain(v)
 }
+
+// MarshalJSON encodes PythonValue.
+func (v PageArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // Pages calls the command pages.
 func (c *Client) Pages(ctx context.Context, opts ...pypool.CallOption) (PageAddress, error) {
@@ -355,8 +424,8 @@ type PaintAllArgs struct {
 	ByName map[string]Color `json:"by_name"`
 }
 
-// MarshalJSON sends nil slices and maps as empty ones.
-func (v PaintAllArgs) MarshalJSON() ([]byte, error) {
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v PaintAllArgs) PythonValue() any {
 	if v.Colors == nil {
 		v.Colors = []Color{}
 	}
@@ -364,8 +433,11 @@ func (v PaintAllArgs) MarshalJSON() ([]byte, error) {
 		v.ByName = map[string]Color{}
 	}
 	type plain PaintAllArgs
-	return json.Marshal(plain(v))
+	return plain(v)
 }
+
+// MarshalJSON encodes PythonValue.
+func (v PaintAllArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // Pair calls the command pair.
 func (c *Client) Pair(ctx context.Context, args PairArgs, opts ...pypool.CallOption) (TupleInt64StringFloat64List, error) {
@@ -405,14 +477,17 @@ type ReportArgs struct {
 	Users []User `json:"users"`
 }
 
-// MarshalJSON sends nil slices and maps as empty ones.
-func (v ReportArgs) MarshalJSON() ([]byte, error) {
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v ReportArgs) PythonValue() any {
 	if v.Users == nil {
 		v.Users = []User{}
 	}
 	type plain ReportArgs
-	return json.Marshal(plain(v))
+	return plain(v)
 }
+
+// MarshalJSON encodes PythonValue.
+func (v ReportArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // Rest calls the command rest. It takes arguments by position, beside which Python's flag cannot be sent.
 func (c *Client) Rest(ctx context.Context, args RestArgs, opts ...pypool.CallOption) ([]int64, error) {
@@ -426,19 +501,22 @@ type RestArgs struct {
 	More   []int64 // Python's *more
 }
 
-// MarshalJSON sends an array.
-func (v RestArgs) MarshalJSON() ([]byte, error) {
+// PythonValue is what is sent: an array.
+func (v RestArgs) PythonValue() any {
 	list := []any{}
 	list = append(list, v.First)
 	if v.Second == nil {
-		return json.Marshal(list)
+		return list
 	}
 	list = append(list, v.Second)
 	for _, item := range v.More {
 		list = append(list, item)
 	}
-	return json.Marshal(list)
+	return list
 }
+
+// MarshalJSON encodes PythonValue.
+func (v RestArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // Scalars calls the command scalars.
 func (c *Client) Scalars(ctx context.Context, args ScalarsArgs, opts ...pypool.CallOption) (map[string]string, error) {
@@ -501,9 +579,9 @@ func (c *Client) Unmapped(ctx context.Context, args UnmappedArgs, opts ...pypool
 
 // UnmappedArgs are the arguments of [Client.Unmapped].
 type UnmappedArgs struct {
-	Data  any `json:"data,omitzero"`  // Python: bytes; optional
-	Call  any `json:"call,omitzero"`  // Python: Callable[[int], str] | None
-	Ghost any `json:"ghost,omitzero"` // Python: Optional[Phantom]
+	Data  []byte `json:"data,omitzero"`  // default ""
+	Call  any    `json:"call,omitzero"`  // Python: Callable[[int], str] | None
+	Ghost any    `json:"ghost,omitzero"` // Python: Optional[Phantom]
 }
 
 // UntypedStream streams the items of the command untyped_stream. In Python the items are of no known type.
@@ -521,14 +599,17 @@ type UsersArgs struct {
 	Names []string `json:"names"`
 }
 
-// MarshalJSON sends nil slices and maps as empty ones.
-func (v UsersArgs) MarshalJSON() ([]byte, error) {
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v UsersArgs) PythonValue() any {
 	if v.Names == nil {
 		v.Names = []string{}
 	}
 	type plain UsersArgs
-	return json.Marshal(plain(v))
+	return plain(v)
 }
+
+// MarshalJSON encodes PythonValue.
+func (v UsersArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // When calls the command when.
 func (c *Client) When(ctx context.Context, args WhenArgs, opts ...pypool.CallOption) (DateTime, error) {
@@ -586,6 +667,29 @@ type Address struct {
 	Street string  `json:"street"`
 	City   *string `json:"city,omitzero"` // default "Berlin"
 }
+
+// Blob is the dataclass Blob.
+//
+// Bytes, and how long they took.
+type Blob struct {
+	Data   []byte           `json:"data"`
+	Took   time.Duration    `json:"took"`
+	Parts  [][]byte         `json:"parts,omitzero"`
+	BySize map[int64][]byte `json:"by_size,omitzero"`
+	More   any              `json:"more,omitzero"`
+}
+
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v Blob) PythonValue() any {
+	if v.Data == nil {
+		v.Data = []byte{}
+	}
+	type plain Blob
+	return plain(v)
+}
+
+// MarshalJSON encodes PythonValue.
+func (v Blob) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // Color is the Enum Color.
 //
@@ -697,14 +801,17 @@ type User struct {
 	CreatedAt *DateTime          `json:"created_at,omitzero"`
 }
 
-// MarshalJSON sends nil slices and maps as empty ones.
-func (v User) MarshalJSON() ([]byte, error) {
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v User) PythonValue() any {
 	if v.Tags == nil {
 		v.Tags = []string{}
 	}
 	type plain User
-	return json.Marshal(plain(v))
+	return plain(v)
 }
+
+// MarshalJSON encodes PythonValue.
+func (v User) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // WorkerNew is the dataclass New.
 //
@@ -713,16 +820,38 @@ type WorkerNew struct {
 	Pool string `json:"pool,omitzero"`
 }
 
+// TupleBytesDuration is Python's tuple[bytes, timedelta]: an array on the wire.
+type TupleBytesDuration struct {
+	V0 []byte
+	V1 time.Duration
+}
+
+// PythonValue is what is sent: an array.
+func (v TupleBytesDuration) PythonValue() any {
+	return []any{v.V0, v.V1}
+}
+
+// MarshalJSON encodes PythonValue.
+func (v TupleBytesDuration) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
+
+// UnmarshalJSON takes an array.
+func (v *TupleBytesDuration) UnmarshalJSON(data []byte) error {
+	return unmarshalTuple(data, &v.V0, &v.V1)
+}
+
 // TupleColorPriority is Python's tuple[Color, Priority]: an array on the wire.
 type TupleColorPriority struct {
 	V0 Color
 	V1 Priority
 }
 
-// MarshalJSON sends an array.
-func (v TupleColorPriority) MarshalJSON() ([]byte, error) {
-	return json.Marshal([]any{v.V0, v.V1})
+// PythonValue is what is sent: an array.
+func (v TupleColorPriority) PythonValue() any {
+	return []any{v.V0, v.V1}
 }
+
+// MarshalJSON encodes PythonValue.
+func (v TupleColorPriority) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // UnmarshalJSON takes an array.
 func (v *TupleColorPriority) UnmarshalJSON(data []byte) error {
@@ -735,10 +864,13 @@ type TupleInt64String struct {
 	V1 string
 }
 
-// MarshalJSON sends an array.
-func (v TupleInt64String) MarshalJSON() ([]byte, error) {
-	return json.Marshal([]any{v.V0, v.V1})
+// PythonValue is what is sent: an array.
+func (v TupleInt64String) PythonValue() any {
+	return []any{v.V0, v.V1}
 }
+
+// MarshalJSON encodes PythonValue.
+func (v TupleInt64String) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // UnmarshalJSON takes an array.
 func (v *TupleInt64String) UnmarshalJSON(data []byte) error {
@@ -752,12 +884,17 @@ type TupleInt64StringFloat64List struct {
 	V2 []float64
 }
 
-// MarshalJSON sends an array.
-func (v TupleInt64StringFloat64List) MarshalJSON() ([]byte, error) {
+// PythonValue is what is sent: an array.
+func (v TupleInt64StringFloat64List) PythonValue() any {
 	if v.V2 == nil {
 		v.V2 = []float64{}
 	}
-	return json.Marshal([]any{v.V0, v.V1, v.V2})
+	return []any{v.V0, v.V1, v.V2}
+}
+
+// MarshalJSON encodes PythonValue.
+func (v TupleInt64StringFloat64List) MarshalJSON() ([]byte, error) {
+	return json.Marshal(v.PythonValue())
 }
 
 // UnmarshalJSON takes an array.
@@ -771,10 +908,13 @@ type TupleStringInt64 struct {
 	V1 int64
 }
 
-// MarshalJSON sends an array.
-func (v TupleStringInt64) MarshalJSON() ([]byte, error) {
-	return json.Marshal([]any{v.V0, v.V1})
+// PythonValue is what is sent: an array.
+func (v TupleStringInt64) PythonValue() any {
+	return []any{v.V0, v.V1}
 }
+
+// MarshalJSON encodes PythonValue.
+func (v TupleStringInt64) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // Ptr returns a pointer to v, for optional fields.
 func Ptr[T any](v T) *T { return &v }

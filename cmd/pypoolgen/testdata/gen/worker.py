@@ -6,7 +6,7 @@ import asyncio
 import enum
 import uuid
 from dataclasses import InitVar, dataclass, field
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import (
@@ -281,6 +281,34 @@ def anything(value: Any, table: dict, items: list = []) -> Any:
 @command
 def unmapped(data: bytes = b"", call: Optional[Callable[[int], str]] = None, ghost: Optional[Phantom] = None) -> Phantom:
     return {"fine": True}  # type: ignore[return-value]
+
+
+@dataclass
+class Blob:
+    """Bytes, and how long they took."""
+
+    data: bytes
+    took: timedelta
+    parts: List[bytes] = field(default_factory=list)
+    by_size: Dict[int, bytes] = field(default_factory=dict)
+    more: Any = None
+
+
+@command
+def blob(given: Blob, pair: Tuple[bytes, timedelta]) -> Blob:
+    assert type(given.data) is bytes and type(given.took) is timedelta and all(type(k) is int for k in given.by_size), given
+    assert [type(p) for p in pair] == [bytes, timedelta], pair
+    return Blob(pair[0], pair[1], [given.data, *given.parts], given.by_size, [type(given.more).__name__])
+
+
+@command
+def blobs(first: bytes, *more: bytes) -> List[bytes]:
+    return [first, *more]
+
+
+@command
+def named_blobs(first: bytes, wait: timedelta = timedelta(0), **more: bytes) -> Dict[str, Tuple[bytes, timedelta]]:
+    return {name: (data, wait) for name, data in {"first": first, **more}.items()}
 
 
 @command

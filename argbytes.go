@@ -1,0 +1,381 @@
+package pypool
+
+import (
+	"bytes"
+	"encoding"
+	"encoding/json"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"unicode"
+)
+
+// Where []byte stands in a call's arguments. encoding/json writes one as base64 text, which nothing tells from a string, so the
+// request names the places (docs/protocol.md, `bytes`) and Python's handlers get bytes.
+
+// Valuer is a value that encodes as another one: its MarshalJSON must be json.Marshal(v.PythonValue()). The types that pypoolgen
+// writes are Valuers, so that a []byte inside them is found. A []byte inside any other json.Marshaler arrives in Python as
+// whatever it wrote, mostly base64 text.
+type Valuer interface {
+	json.Marshaler
+	PythonValue() any
+}
+
+var (
+	marshalerType     = reflect.TypeFor[json.Marshaler]()
+	textMarshalerType = reflect.TypeFor[encoding.TextMarshaler]()
+	valuerType        = reflect.TypeFor[Valuer]()
+
+	holdsBytes   sync.Map // reflect.Type -> bool: a value of the type may have []byte in it
+	bytesMembers sync.Map // reflect.Type of a struct -> []bytesMember
+)
+
+// appendBytesPaths appends the request's key `bytes`, or nothing where no []byte is in args. args has been encoded: it has an end.
+func appendBytesPaths(b []byte, args any) []byte {
+	var steps [8]bytesStep
+	f := bytesFinder{out: b, start: len(b), path: steps[:0]}
+	f.any(args)
+	if len(f.out) > f.start {
+		f.out = append(f.out, ']')
+	}
+	return f.out
+}
+
+// bytesStep is a key of an object, or an index of an array (key is empty then, and isIndex set).
+type bytesStep struct {
+	key     string
+	index   int
+	isIndex bool
+}
+
+type bytesFinder struct {
+	out   []byte
+	start int // of the key in out
+	path  []bytesStep
+}
+
+func (f *bytesFinder) found() {
+	if len(f.out) == f.start {
+		f.out = append(f.out, `,"bytes":[`...)
+	} else {
+		f.out = append(f.out, ',')
+	}
+	f.out = append(f.out, '[')
+	for i, s := range f.path {
+		if i > 0 {
+			f.out = append(f.out, ',')
+		}
+		if s.isIndex {
+			f.out = strconv.AppendInt(f.out, int64(s.index), 10)
+		} else {
+			f.out = appendString(f.out, s.key)
+		}
+	}
+	f.out = append(f.out, ']')
+}
+
+// any looks into an interface's value; what most arguments are made of is told apart without reflection.
+func (f *bytesFinder) any(v any) {
+	switch v := v.(type) {
+	case nil, string, bool, int, int64, float64, json.RawMessage, json.Number:
+	case []byte:
+		if v != nil {
+			f.found()
+		}
+	case map[string]any:
+		for key, item := range v {
+			f.path = append(f.path, bytesStep{key: key})
+			f.any(item)
+			f.path = f.path[:len(f.path)-1]
+		}
+	case []any:
+		for i, item := range v {
+			f.path = append(f.path, bytesStep{index: i, isIndex: true})
+			f.any(item)
+			f.path = f.path[:len(f.path)-1]
+		}
+	case programArgs:
+		f.path = append(f.path, bytesStep{key: "inputs"})
+		f.any(v.source)
+		f.path = f.path[:len(f.path)-1]
+	default:
+		f.value(reflect.ValueOf(v))
+	}
+}
+
+// value looks into v as encoding/json would encode it.
+func (f *bytesFinder) value(v reflect.Value) {
+	t := v.Type()
+	if !mayHoldBytes(t) {
+		return
+	}
+	kind := v.Kind()
+	if (kind == reflect.Pointer || kind == reflect.Interface || kind == reflect.Map || kind == reflect.Slice) && v.IsNil() {
+		return
+	}
+	switch {
+	case kind == reflect.Interface:
+		f.value(v.Elem())
+		return
+	case t.Implements(valuerType):
+		f.any(v.Interface().(Valuer).PythonValue())
+		return
+	case kind != reflect.Pointer && v.CanAddr() && reflect.PointerTo(t).Implements(valuerType):
+		f.any(v.Addr().Interface().(Valuer).PythonValue())
+		return
+	case marshalsItself(t), kind != reflect.Pointer && v.CanAddr() && marshalsItself(reflect.PointerTo(t)):
+		return
+	}
+	switch kind {
+	case reflect.Pointer:
+		f.value(v.Elem())
+	case reflect.Slice, reflect.Array:
+		if isBytes(t) {
+			f.found()
+			return
+		}
+		for i := range v.Len() {
+			f.path = append(f.path, bytesStep{index: i, isIndex: true})
+			f.value(v.Index(i))
+			f.path = f.path[:len(f.path)-1]
+		}
+	case reflect.Map:
+		for it := v.MapRange(); it.Next(); {
+			key, ok := keyText(it.Key())
+			if !ok {
+				continue
+			}
+			f.path = append(f.path, bytesStep{key: key})
+			f.value(it.Value())
+			f.path = f.path[:len(f.path)-1]
+		}
+	case reflect.Struct:
+		for _, member := range bytesMembersOf(t) {
+			if at, ok := memberOf(v, member.index); ok {
+				f.path = append(f.path, bytesStep{key: member.name})
+				f.value(at)
+				f.path = f.path[:len(f.path)-1]
+			}
+		}
+	}
+}
+
+// memberOf follows the index, and reports whether no nil pointer is on the way.
+func memberOf(v reflect.Value, index []int) (reflect.Value, bool) {
+	for i, n := range index {
+		if i > 0 && v.Kind() == reflect.Pointer {
+			if v.IsNil() {
+				return v, false
+			}
+			v = v.Elem()
+		}
+		v = v.Field(n)
+	}
+	return v, true
+}
+
+// keyText is a map's key as encoding/json writes it.
+func keyText(key reflect.Value) (string, bool) {
+	switch {
+	case key.Kind() == reflect.String:
+		return key.String(), true
+	case key.Type().Implements(textMarshalerType):
+		if key.Kind() == reflect.Pointer && key.IsNil() {
+			return "", true
+		}
+		text, err := key.Interface().(encoding.TextMarshaler).MarshalText()
+		return string(text), err == nil
+	case key.CanInt():
+		return strconv.FormatInt(key.Int(), 10), true
+	case key.CanUint():
+		return strconv.FormatUint(key.Uint(), 10), true
+	}
+	return "", false
+}
+
+func marshalsItself(t reflect.Type) bool {
+	return t.Implements(marshalerType) || t.Implements(textMarshalerType)
+}
+
+// isBytes reports whether encoding/json writes the type as base64 text.
+func isBytes(t reflect.Type) bool {
+	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8 && !marshalsItself(reflect.PointerTo(t.Elem()))
+}
+
+// mayHoldBytes reports whether a value of the type may have []byte in it: an answer is computed once for each type.
+func mayHoldBytes(t reflect.Type) bool {
+	if known, ok := holdsBytes.Load(t); ok {
+		return known.(bool)
+	}
+	holds := reachesBytes(t, map[reflect.Type]bool{})
+	holdsBytes.Store(t, holds)
+	return holds
+}
+
+func reachesBytes(t reflect.Type, seen map[reflect.Type]bool) bool {
+	if seen[t] {
+		return false
+	}
+	seen[t] = true
+	if t.Implements(valuerType) || t.Kind() != reflect.Pointer && reflect.PointerTo(t).Implements(valuerType) {
+		return true
+	}
+	if marshalsItself(t) && t.Kind() != reflect.Interface {
+		return false
+	}
+	switch t.Kind() {
+	case reflect.Interface:
+		return true
+	case reflect.Slice:
+		return isBytes(t) || reachesBytes(t.Elem(), seen)
+	case reflect.Array, reflect.Pointer, reflect.Map:
+		return reachesBytes(t.Elem(), seen)
+	case reflect.Struct:
+		return slices.ContainsFunc(jsonMembers(t), func(m bytesMember) bool { return reachesBytes(m.typ, seen) })
+	}
+	return false
+}
+
+// bytesMember is a struct's field as it stands in its object.
+type bytesMember struct {
+	name   string
+	tagged bool
+	index  []int
+	typ    reflect.Type
+}
+
+// bytesMembersOf are the fields that may hold bytes.
+func bytesMembersOf(t reflect.Type) []bytesMember {
+	if known, ok := bytesMembers.Load(t); ok {
+		return known.([]bytesMember)
+	}
+	members := slices.DeleteFunc(jsonMembers(t), func(m bytesMember) bool { return !mayHoldBytes(m.typ) })
+	bytesMembers.Store(t, members)
+	return members
+}
+
+// jsonMembers are the fields that encoding/json encodes: of those with one name the least deep, if there is just one, or just one
+// with a tag, and else none.
+func jsonMembers(t reflect.Type) []bytesMember {
+	type embedded struct {
+		typ   reflect.Type
+		index []int
+		twice bool
+	}
+	var found []bytesMember
+	taken := map[string]bool{}
+	visited := map[reflect.Type]bool{}
+	for level := []embedded{{typ: t}}; len(level) > 0; {
+		var next []embedded
+		var here []bytesMember
+		for _, e := range level {
+			if visited[e.typ] {
+				continue
+			}
+			visited[e.typ] = true
+			for i := range e.typ.NumField() {
+				sf := e.typ.Field(i)
+				m, ok := jsonMember(sf)
+				if !ok {
+					continue
+				}
+				m.index = append(slices.Clone(e.index), i)
+				inner := m.typ
+				if inner.Name() == "" && inner.Kind() == reflect.Pointer {
+					inner = inner.Elem()
+				}
+				if m.tagged || !sf.Anonymous || inner.Kind() != reflect.Struct {
+					here = append(here, m)
+					if e.twice { // the other one has a field of that name, too
+						here = append(here, m)
+					}
+					continue
+				}
+				if at := slices.IndexFunc(next, func(n embedded) bool { return n.typ == inner }); at >= 0 {
+					next[at].twice = true
+				} else {
+					next = append(next, embedded{typ: inner, index: m.index, twice: e.twice})
+				}
+			}
+		}
+		found = append(found, dominant(here, taken)...)
+		level = next
+	}
+	return found
+}
+
+// dominant are the fields of one depth that win their names; taken are the names of those less deep, and then of these too.
+func dominant(here []bytesMember, taken map[string]bool) (winners []bytesMember) {
+	byName := map[string][]bytesMember{}
+	for _, m := range here {
+		byName[m.name] = append(byName[m.name], m)
+	}
+	for name, rivals := range byName {
+		if taken[name] {
+			continue
+		}
+		taken[name] = true
+		if len(rivals) > 1 {
+			rivals = slices.DeleteFunc(rivals, func(m bytesMember) bool { return !m.tagged })
+		}
+		if len(rivals) == 1 {
+			winners = append(winners, rivals[0])
+		}
+	}
+	return winners
+}
+
+// jsonMember is a field by its tag; ok is false for one that encoding/json leaves out.
+func jsonMember(sf reflect.StructField) (m bytesMember, ok bool) {
+	inner := sf.Type
+	if inner.Kind() == reflect.Pointer {
+		inner = inner.Elem()
+	}
+	if !sf.IsExported() && !(sf.Anonymous && inner.Kind() == reflect.Struct) {
+		return m, false
+	}
+	tag := sf.Tag.Get("json")
+	if tag == "-" {
+		return m, false
+	}
+	name, _, _ := strings.Cut(tag, ",")
+	if strings.ContainsFunc(name, func(r rune) bool {
+		return !strings.ContainsRune("!#$%&()*+-./:;<=>?@[]^_{|}~ ", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	}) {
+		name = ""
+	}
+	m = bytesMember{name: name, tagged: name != "", typ: sf.Type}
+	if !m.tagged {
+		m.name = sf.Name
+	}
+	return m, true
+}
+
+// keepNegativeZeros writes -0 in encoded[at:], which is what encoding/json makes of the float, as -0.0: for Python -0 is the integer 0.
+func keepNegativeZeros(encoded []byte, at int) []byte {
+	if !bytes.Contains(encoded[at:], []byte("-0")) {
+		return encoded
+	}
+	s := scanner{b: encoded, i: at}
+	var ends []int
+	for s.i < len(encoded) {
+		switch c := encoded[s.i]; {
+		case c == '"':
+			s.str()
+		case c == '-' || c-'0' <= 9:
+			start := s.i
+			s.number()
+			if s.i == start+2 && encoded[start+1] == '0' && c == '-' {
+				ends = append(ends, s.i)
+			}
+		default:
+			s.i++
+		}
+	}
+	for i := len(ends) - 1; i >= 0; i-- {
+		encoded = slices.Insert(encoded, ends[i], '.', '0')
+	}
+	return encoded
+}

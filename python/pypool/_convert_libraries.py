@@ -1,0 +1,162 @@
+"""Results of libraries that have many kinds of values: numpy, pydantic, msgspec. Only where they are loaded."""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict
+
+#: Of a unit of numpy's durations how many nanoseconds it has, and how many of it a nanosecond has. Months have no length.
+_UNITS = {
+    "W": (604_800_000_000_000, 1),
+    "D": (86_400_000_000_000, 1),
+    "h": (3_600_000_000_000, 1),
+    "m": (60_000_000_000, 1),
+    "s": (1_000_000_000, 1),
+    "ms": (1_000_000, 1),
+    "us": (1_000, 1),
+    "ns": (1, 1),
+    "ps": (1, 1_000),
+    "fs": (1, 1_000_000),
+    "as": (1, 1_000_000_000),
+}
+
+
+def generic(value: Any) -> Any:
+    numpy: Any = sys.modules["numpy"]
+    if isinstance(value, numpy.datetime64):
+        return _times(value)
+    if isinstance(value, numpy.timedelta64):
+        return _lengths(value)
+    from . import _convert
+
+    plain = value.item()
+    if type(plain) is type(value) or isinstance(value, numpy.longdouble) and not isinstance(value, float):
+        raise TypeError(_convert.refusal(value))
+    return plain
+
+
+def array(value: Any) -> Any:
+    """An array as lists; times as texts, durations as nanoseconds."""
+    if value.dtype.kind == "M":
+        return _times(value)
+    if value.dtype.kind == "m":
+        return _lengths(value)
+    return value.tolist()
+
+
+def _times(value: Any) -> Any:
+    """numpy's times as ISO 8601: a date where the unit is a day or longer, else a time that has seconds."""
+    numpy: Any = sys.modules["numpy"]
+    if numpy.isnat(value).any():
+        from . import _convert
+
+        return [_times(item) for item in value] if getattr(value, "shape", ()) else _convert.missing("NaT")
+    unit = numpy.datetime_data(value.dtype)[0]
+    if unit in ("Y", "M", "W"):
+        value = value.astype("datetime64[D]")
+    elif unit in ("h", "m"):
+        value = value.astype("datetime64[s]")
+    return numpy.datetime_as_string(value).tolist()
+
+
+def _lengths(value: Any) -> Any:
+    numpy: Any = sys.modules["numpy"]
+    if getattr(value, "shape", ()):
+        return [_lengths(item) for item in value]
+    if numpy.isnat(value):
+        from . import _convert
+
+        return _convert.missing("NaT")
+    unit, count = numpy.datetime_data(value.dtype)
+    if unit not in _UNITS:
+        raise TypeError("timedelta64 in units of %s has no length in nanoseconds" % {"Y": "years", "M": "months"}.get(unit, unit))
+    times, parts = _UNITS[unit]
+    number, rest = divmod(int(value.astype("int64")) * count * times, parts)
+    if rest:
+        raise TypeError("%s has parts of a nanosecond" % value)
+    return number
+
+
+def model(value: Any) -> Any:
+    """A pydantic model by its own rules; only its bytes are ours, for pydantic would make text of them, where it can."""
+    if not hasattr(value, "model_dump"):
+        return by_pydantic1(value.dict())
+    kind = type(value)
+    if kind not in _with_bytes:
+        text = repr(getattr(kind, "__pydantic_core_schema__", ""))
+        _with_bytes[kind] = any("'%s'" % word in text for word in ("bytes", "any", "is-instance")) or len(text) < 100
+    if not _with_bytes[kind]:
+        return value.model_dump(mode="json")
+    inside = value.model_dump()
+    if not _has_bytes(inside):
+        return value.model_dump(mode="json")
+    return by_pydantic(inside, sys.modules["pydantic_core"])
+
+
+def pydantic_dataclass(value: Any) -> Any:
+    """An object of pydantic.dataclasses, by pydantic's rules."""
+    inside = type(value).__pydantic_serializer__.to_python(value)
+    return by_pydantic(inside, sys.modules["pydantic_core"])
+
+
+_with_bytes: Dict[type, bool] = {}
+
+
+def _has_bytes(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_bytes(item) for item in value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(_has_bytes(item) for item in value)
+    return isinstance(value, (bytes, bytearray))
+
+
+def by_pydantic(value: Any, core: Any) -> Any:
+    if isinstance(value, dict):
+        text = core.to_jsonable_python
+        return {key if isinstance(key, str) else text(key): by_pydantic(item, core) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [by_pydantic(item, core) for item in value]
+    return value if isinstance(value, (bytes, bytearray)) else core.to_jsonable_python(value)
+
+
+def by_pydantic1(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: by_pydantic1(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [by_pydantic1(item) for item in value]
+    return value.total_seconds() if _is_duration(value) else value
+
+
+def _by_msgspec(value: Any) -> Any:
+    if isinstance(value, dict):
+        from ._hints_keys import key_text
+
+        return {key_text(key): _by_msgspec(item) for key, item in value.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return [_by_msgspec(item) for item in value]
+    return sys.modules["msgspec"].to_builtins(value) if _is_duration(value) else value
+
+
+def struct(value: Any) -> Any:
+    """A msgspec object with its names and its tag; what is inside is left."""
+    kind = type(value)
+    config = kind.__struct_config__
+    found = {} if config.tag is None else {config.tag_field: config.tag}
+    defaults = dict(zip(reversed(kind.__struct_fields__), reversed(kind.__struct_defaults__))) if config.omit_defaults else {}
+    unset = getattr(sys.modules["msgspec"], "UNSET", None)
+    for name, shown in zip(kind.__struct_fields__, kind.__struct_encode_fields__):
+        item = getattr(value, name)
+        default = defaults.get(name, unset)
+        simple = type(item) is type(default) and type(item) in (str, int, float)
+        if item is unset or item is default or (simple and item == default):
+            continue
+        found[shown] = _by_msgspec(item)
+    return list(found.values()) if config.array_like else found
+
+
+def _is_duration(value: Any) -> bool:
+    datetime: Any = sys.modules["datetime"]
+    return isinstance(value, datetime.timedelta)

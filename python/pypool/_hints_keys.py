@@ -1,0 +1,159 @@
+"""Keys of objects that stand for something else than text: numbers, dates, members of an Enum, tuples. Both ways.
+
+As text they are what the value is in JSON, without its quotes: 1, 2026-01-02, and [1,2] for a tuple.
+"""
+
+from __future__ import annotations
+
+import typing
+
+from ._hints_scalars import ConversionError, literal, named, scalar
+from ._protocol import encode_raw, scan
+from ._schema_fields import bare, is_a
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Optional
+
+
+def reader(hint: Any, maker: Any) -> Optional[Callable[[Any], Any]]:
+    """The converter of a key's text by its hint; None for text."""
+    hint = bare(hint)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (str, typing.Any, object):
+        return None
+    if origin is typing.Union or type(hint).__name__ == "UnionType":
+        return _union(hint, args, maker)
+    if hint in (int, float, bool):
+        return _number(hint)
+    if str(origin).endswith("Literal"):
+        return _one_of(literal(args), named(hint))
+    if origin is tuple or hint is tuple:
+        return _tuple(maker.make(hint))
+    if is_a(hint, "enum", "Enum"):
+        return _one_of(scalar(hint, maker), hint.__name__)
+    if isinstance(hint, type) and is_a(hint, "datetime", "timedelta"):
+        return _after(_number(int), scalar(hint, maker))
+    convert = scalar(hint, maker) if isinstance(hint, type) and hint not in (bytes, bytearray, memoryview) else None
+    if convert is None and isinstance(hint, type) and not issubclass(hint, str):
+        return _never(named(hint))
+    return convert
+
+
+def _never(name: str) -> Callable[[Any], Any]:
+    def never(key: Any) -> Any:
+        raise ConversionError("a key of type %s" % name, key, "a key in JSON is text, and pypool knows none for it")
+
+    return never
+
+
+def _number(kind: Any) -> Callable[[Any], Any]:
+    def number(key: Any) -> Any:
+        try:
+            value, end = scan(key, 0)
+        except (ValueError, StopIteration, RecursionError):
+            value, end = None, -1
+        if end == len(key) and type(value) is kind or (kind is float and type(value) is int and end == len(key)):
+            return kind(value)
+        raise ConversionError("a key that is %s" % {int: "an integer", float: "a number", bool: "true or false"}[kind], key)
+
+    return number
+
+
+def _after(first: Callable[[Any], Any], then: Any) -> Callable[[Any], Any]:
+    return lambda key: then(first(key))
+
+
+def _tuple(convert: Any) -> Callable[[Any], Any]:
+    def as_tuple(key: Any) -> Any:
+        try:
+            value, end = scan(key, 0)
+        except (ValueError, StopIteration, RecursionError):
+            value, end = None, -1
+        if end != len(key) or type(value) is not list:
+            raise ConversionError("a key that is a tuple, as JSON: [1,2]", key)
+        made = convert(value)
+        try:
+            hash(made)
+        except TypeError as error:
+            raise ConversionError("a key", key, str(error)) from None
+        return made
+
+    return as_tuple
+
+
+def _one_of(convert: Any, name: str) -> Callable[[Any], Any]:
+    """Members by their values' text: "1" is the text's, or else the number's."""
+
+    def one_of(key: Any) -> Any:
+        try:
+            return convert(key)
+        except ConversionError as failure:
+            try:
+                value, end = scan(key, 0)
+            except (ValueError, StopIteration, RecursionError):
+                raise failure from None
+            if end != len(key) or type(value) is str:
+                raise failure from None
+            try:
+                return convert(value)
+            except ConversionError:
+                raise failure from None
+
+    return one_of
+
+
+def _union(hint: Any, args: Any, maker: Any) -> Optional[Callable[[Any], Any]]:
+    readers = [reader(arg, maker) for arg in args if bare(arg) is not type(None)]
+    if any(read is None for read in readers):
+        return None  # text is text
+
+    def union(key: Any) -> Any:
+        for read in readers:
+            try:
+                return read(key)  # type: ignore[misc]
+            except ConversionError:
+                continue
+        raise ConversionError("a key that is %s" % named(hint), key)
+
+    return union
+
+
+# --------------------------------------------------------------------------------------------------------------- results
+
+
+def writer(hint: Any) -> Optional[Callable[[Any], str]]:
+    """The function that makes text of a key, where the result's hint says that keys are not text; else None."""
+    hint = bare(hint)
+    if hint in (str, typing.Any, object) or typing.get_origin(hint) is None and not isinstance(hint, type):
+        return None
+    return key_text
+
+
+def key_text(key: Any) -> str:
+    """A key as text. Raises TypeError."""
+    if type(key) is str:
+        return key
+    from . import _convert
+
+    for _ in range(10):
+        if isinstance(key, str):
+            return str.__str__(key)
+        if isinstance(key, bool):
+            return "true" if key else "false"
+        if isinstance(key, int):
+            return int.__repr__(key)
+        if isinstance(key, float):
+            if key - key != 0.0:
+                break
+            return float.__repr__(key)
+        if isinstance(key, tuple) and not hasattr(key, "__dataclass_fields__"):
+            try:
+                return encode_raw(key)
+            except (TypeError, ValueError) as error:
+                raise TypeError(str(error)) from None
+        if key is None or isinstance(key, (bytes, bytearray, list, dict)):
+            break
+        key = _convert.to_json(key)
+    raise TypeError("key %.100r has no text" % (key,))
+

@@ -1,0 +1,127 @@
+"""Conversions for a Union: which of its members is meant.
+
+What is of a member's type as it stands is passed. Else the members are tried from left to right; of several classes that an
+object could become the one that knows most of its keys is taken, and a Literal among their fields tells them apart.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+
+from ._exact import Number
+from ._hints_records import null_as
+from ._hints_scalars import ConversionError, named, plain_numbers
+from ._schema_fields import Unresolved, bare, fields_of, is_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, List, Optional, Tuple
+
+    Converter = Callable[[Any], Any]
+
+UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
+
+
+def union(members: List[Tuple[Any, Optional[Converter]]]) -> Optional[Converter]:
+    """The converter for members, each with its own."""
+    if all(convert is None for _, convert in members):
+        return None
+    if len(members) == 2 and members[1][0] is type(None):
+        return _or_none(members[0][1])
+    plain = [member for member, convert in members if convert is None or _always_plain(member)]
+    others = [(member, convert) for member, convert in members if convert is not None]
+    wanted = " or ".join(named(member) for member, _ in members)
+
+    def choose(value: Any) -> Any:
+        for member in plain:
+            if fits(value, member):
+                return plain_numbers(value)
+        best: Any = None
+        failures: List[Tuple[Any, ConversionError]] = []
+        for member, convert in others:
+            if isinstance(convert, null_as) and value is not None:
+                failures.append((member, ConversionError(named(member), value)))
+                continue  # it would have been passed as it came, above
+            try:
+                made = convert(value)
+            except ConversionError as error:
+                failures.append((member, error))
+                continue
+            score = _score(member, value, made)
+            if best is None or score > best[0]:
+                best = (score, made)
+            if not isinstance(value, dict):
+                break
+        if best is not None:
+            return best[1]
+        if len(members) == 1 or (len(failures) == 1 and len(members) == 2 and type(None) in (members[0][0], members[1][0])):
+            raise failures[0][1]
+        reasons = ["%s: %s" % (named(member), error.brief()) for member, error in failures]
+        raise ConversionError(wanted, value, "; ".join(reasons))
+
+    return choose
+
+
+def _or_none(convert: Any) -> Converter:
+    return lambda value: None if value is None else convert(value)
+
+
+def _always_plain(member: Any) -> bool:
+    """Whether a value that is of this type already needs no conversion, inside a Union: a float, or an array of what JSON has."""
+    return member is float or typing.get_origin(member) in (list, dict) or member in (list, dict) or _is_typed_dict(member)
+
+
+def _is_typed_dict(kind: Any) -> bool:
+    return is_record(kind) and issubclass(kind, dict)
+
+
+def _score(member: Any, value: Any, made: Any) -> int:
+    """How many of an object's keys the member knows: of several classes the one that takes most is meant."""
+    if not isinstance(value, dict):
+        return 0
+    known = getattr(made, "model_fields_set", None)
+    if known is not None:
+        return len(known)
+    member = typing.get_origin(member) or member
+    if is_record(member):
+        return sum(1 for field in fields_of(member, False)[1] if field.name in value)
+    return 0
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of a hinted type as it stands; for the members of a Union."""
+    hint = bare(hint)
+    if hint is typing.Any or hint is object:
+        return True
+    if hint is None or hint is type(None):
+        return value is None
+    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in UNIONS:
+        return any(fits(value, arg) for arg in args)
+    if origin is float:
+        return type(value) is float or type(value) is Number
+    if origin is int:
+        return type(value) is int
+    if origin is list:
+        return type(value) is list and (not args or all(fits(item, args[0]) for item in value))
+    if origin is dict:
+        if type(value) is not dict or not args:
+            return type(value) is dict
+        return bare(args[0]) in (str, typing.Any) and all(fits(item, args[1]) for item in value.values())
+    if _is_typed_dict(origin):
+        if type(value) is not dict:
+            return False
+        fields = {field.name: field for field in fields_of(origin, False)[1]}
+        if any(key not in fields for key in value):
+            return False
+        for name, field in fields.items():
+            if name not in value:
+                if field.required:
+                    return False
+            elif not isinstance(field.hint, Unresolved) and not fits(value[name], field.hint):
+                return False
+        return True
+    if str(origin).endswith("Literal"):
+        return any(type(arg) is type(value) and arg == value for arg in args)
+    return origin in (str, bool, bytes) and type(value) is origin

@@ -1,0 +1,492 @@
+"""Every hint in every place: what arrives, what goes back, what is refused, and that the schema says the same.
+
+The rows are testdata/hints.json, from which the Go tests of pypoolgen take the Go types. In "json", a text that begins with @ is
+bytes in base64; a "back" that begins with ! is the beginning of a refusal.
+"""
+# The sources of the classes are long lines.
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Tuple
+
+import pytest
+from conftest import Start
+
+from pypool import _bind, _exact, _schema
+from pypool._commands import Command
+from pypool._protocol import ResultError, encode, scan
+
+TABLE = json.loads((Path(__file__).resolve().parents[2] / "testdata" / "hints.json").read_text("utf-8"))
+ROWS: List[Dict[str, Any]] = TABLE["rows"]
+
+module: Any = types.ModuleType("hinted")
+sys.modules["hinted"] = module
+exec(TABLE["source"], vars(module))
+
+
+def define(source: str) -> Callable[..., Any]:
+    space: Dict[str, Any] = vars(module)
+    exec(source, space)
+    function: Callable[..., Any] = space.pop("f")
+    return function
+
+
+def marked(value: Any) -> Any:
+    """What the wire has of bytes: `@` and base64 in the table."""
+    if isinstance(value, str) and value.startswith("@"):
+        return base64.b64decode(value[1:])
+    if isinstance(value, list):
+        return [marked(item) for item in value]
+    return {key: marked(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def arrives(function: Any, text: str, name: str = "x") -> Any:
+    """What the handler gets for JSON as its argument, by name and by position, as the command's first call and later."""
+    entry = Command("f", "command", function)
+    read = _exact.scan_exactly if _bind.exact(entry) else scan
+    values = []
+    for form in ('{"%s":%s}' % (name, text), "[%s]" % text):
+        args = marked(read(form, 0)[0])
+        positional, keyword = _bind.bind(entry, args)
+        values.append(function(*positional, **keyword))
+        if entry.direct is not None:
+            args = marked(read(form, 0)[0])
+            values.append(entry.direct(**args) if isinstance(args, dict) else entry.direct(*args))
+    for value in values[1:]:
+        assert same(value, values[0]), (value, values[0])
+    return values[0]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal, and of the same types at any depth."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (list, tuple)) or type(a).__name__ == "deque":
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return len(a) == len(b) and all(same(x, y) and same(a[x], b[y]) for x, y in zip(a, b))
+    if isinstance(a, (set, frozenset)):
+        return a == b and {type(x) for x in a} == {type(x) for x in b}
+    if hasattr(a, "__dataclass_fields__"):
+        return all(same(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
+    return str(a) == str(b) if isinstance(a, float) else bool(a == b)
+
+
+def of(kind: str, *inner: Any) -> Dict[str, Any]:
+    return {"type": kind, "of": list(inner)}
+
+
+def optional(inner: Any) -> Any:
+    return inner if inner["type"] in ("optional", "any") else of("optional", inner)
+
+
+#: A place for a hint: the hint there, how its JSON and its value stand there, and its type.
+PLACES: List[Tuple[str, str, str, Callable[[Any], Any], Callable[[Any], Any]]] = [
+    ("by itself", "%s", "%s", lambda v: v, lambda t: t),
+    ("Optional", "Optional[%s]", "%s", lambda v: v, optional),
+    ("List", "List[%s]", "[%s,%s]", lambda v: [v, v], lambda t: of("array", t)),
+    ("Dict", "Dict[str, %s]", '{"k":%s}', lambda v: {"k": v}, lambda t: of("map", t)),
+    ("Tuple", "Tuple[%s, ...]", "[%s]", lambda v: (v,), lambda t: of("array", t)),
+    ("fixed Tuple", "Tuple[int, %s]", "[1,%s]", lambda v: (1, v), lambda t: of("tuple", {"type": "integer"}, t)),
+    ("List of Dict", "List[Dict[str, %s]]", '[{"k":%s}]', lambda v: [{"k": v}], lambda t: of("array", of("map", t))),
+    ("Generic", "Page[%s]", '{"items":[%s]}', lambda v: module.Page([v]), lambda t: {"type": "ref"}),
+]
+
+
+def hint_in(place: str, hint: str) -> str:
+    return place.replace("%s", hint)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=[p[0] for p in PLACES])
+@pytest.mark.parametrize("row", ROWS, ids=["%s %s" % (r["hint"], r["json"]) for r in ROWS])
+def test_product(row: Dict[str, Any], place: Any) -> None:
+    _, hint, text, value, kind = place
+    function = define("def f(x: %s) -> %s:\n    return x\n" % ((hint_in(hint, row["hint"]),) * 2))
+    if row["json"] == "null" and place[0] == "Optional":
+        assert arrives(function, "null") is None
+        return
+    wanted = value(eval(row["python"], vars(module)))
+    got = arrives(function, text.replace("%s", row["json"]))
+    assert same(got, wanted), (got, wanted)
+
+    entry = Command("f", "command", function)
+    change = _bind.outgoing(entry)
+    back = row.get("back", row["json"])
+    if back.startswith("!"):
+        with pytest.raises(ResultError) as refusal:
+            encode(change(got) if change else got)
+        assert refusal.value.fields["message"].startswith(back[1:])
+    else:
+        assert json.loads(encode(change(got) if change else got)) == json.loads(text.replace("%s", back))
+
+    schema = _schema.schema(entry)
+    found, expected = schema["params"][0]["type"], kind(row["type"])
+    assert {"type": found["type"]} == expected if expected == {"type": "ref"} else found == expected
+    if place[0] == "by itself":
+        assert schema["returns"] == row.get("result", row["type"])
+
+    for bad in row.get("refused", ()):
+        if bad == "null" and place[0] == "Optional":
+            continue
+        with pytest.raises(_bind.BindError) as error:
+            arrives(function, text.replace("%s", bad))
+        assert "expected " in str(error.value) and "signature: f(x: " in str(error.value)
+
+
+HOLDERS = {
+    "dataclass": "@dataclasses.dataclass\nclass H:\n    x: %s\n",
+    "dataclass, quoted": "@dataclasses.dataclass\nclass H:\n    x: %r\n",
+    "InitVar": "@dataclasses.dataclass\nclass H:\n    x: dataclasses.InitVar[%s]\n    def __post_init__(self, x): self.x = x\n",
+    "NamedTuple": "class H(NamedTuple):\n    x: %s\n",
+    "TypedDict": "class H(TypedDict):\n    x: %s\n",
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("row", ROWS, ids=["%s %s" % (r["hint"], r["json"]) for r in ROWS])
+def test_fields(row: Dict[str, Any], holder: str) -> None:
+    function = define(HOLDERS[holder] % row["hint"] + "def f(x: H): return x\n")
+    made = arrives(function, '{"x":%s}' % row["json"])
+    got = made["x"] if isinstance(made, dict) else made.x
+    assert same(got, eval(row["python"], vars(module)))
+    fields = _schema.schema(Command("f", "command", function))["input_types"]["hinted.H"]["fields"]
+    assert [field["type"] for field in fields] == [row["type"]]
+
+
+def test_parameters_of_every_kind() -> None:
+    function = define("def f(a: float, /, b: float = 1, *c: float, d: float = None, **e: datetime.date):\n    return [a, b, c, d, e]\n")
+    entry = Command("f", "command", function)
+    positional, keyword = _bind.bind(entry, [1, 2, 3, 4])
+    assert entry.direct is not None
+    for result in (function(*positional, **keyword), entry.direct(1, 2, 3, 4)):
+        assert repr(result) == "[1.0, 2.0, (3.0, 4.0), None, {}]"
+    function = define("def f(b: float = 1, *, d: float = None, **e: datetime.date): return [b, d, e]\n")
+    entry = Command("f", "command", function)
+    for _ in range(2):
+        positional, keyword = _bind.bind(entry, {"b": 1, "d": None, "x": "2026-01-02"})
+        assert repr(function(*positional, **keyword)) == "[1.0, None, {'x': datetime.date(2026, 1, 2)}]"
+        assert entry.direct is not None
+        assert repr(entry.direct(b=1, d=2, x="2026-01-02")) == "[1.0, 2.0, {'x': datetime.date(2026, 1, 2)}]"
+    assert entry.direct is not None
+    with pytest.raises(_bind.BindError, match="'x': expected date"):
+        entry.direct(x="?")
+
+
+def test_plain_hints_are_not_looked_at() -> None:
+    function = define("def f(x: int, y: 'Optional[str]' = None, z: Any = 1): return [x, y, z]\n")
+    entry = Command("f", "command", function)
+    assert _bind.bind(entry, {"x": "not an int"}) == ((), {"x": "not an int"})
+    assert entry.direct is function and entry.adapt is None
+
+
+def test_negative_zero_is_a_float(start: Start) -> None:
+    worker = start("@command\ndef f(x: float): return str(x)\n")
+    assert worker.result("f", [-0.0]) == "-0.0"
+
+
+def test_integers_that_stand_for_floats() -> None:
+    function = define("def f(x: float): return x\n")
+    for number in (2.0**53, 2.0**64, 1.2345678901234567e20, 9.007199254740993e17, 1e20, 123456789012345680000.0, -(2.0**63)):
+        for text in (repr(number), "%d" % number, "%d" % int(module.Decimal(repr(number)))):  # the last is what Go writes below 1e21
+            assert arrives(function, text) == number
+    for text in (str(2**53 + 1), str(2**63 - 1), "1" + "0" * 400):
+        with pytest.raises(_bind.BindError, match="a float would round it"):
+            arrives(function, text)
+
+
+# ------------------------------------------------------------------------------------------------------------- classes
+
+
+def test_one_unresolvable_hint_does_not_spoil_a_class() -> None:
+    function = define(
+        "@dataclasses.dataclass\nclass Holder:\n    a: 'Nowhere'\n    b: 'datetime.date'\n"
+        "    c: 'List[Nowhere]' = None\n    d: 'float' = 1\n"
+        "def f(x: Holder, y: 'Nowhere' = 1): return [x.a, x.b, x.c, x.d, y]\n"
+    )
+    got = arrives(function, '{"a":1,"b":"2026-01-02","c":[2],"d":3}')
+    assert got == [1, module.datetime.date(2026, 1, 2), [2], 3.0, 1] and type(got[3]) is float
+
+
+def test_what_a_class_raises_is_told_as_what_it_is(start: Start) -> None:
+    worker = start(
+        """
+        import dataclasses, datetime
+        @dataclasses.dataclass
+        class Checked:
+            what: str
+            when: dataclasses.InitVar[datetime.date] = None
+            def __post_init__(self, when):
+                if self.what == "value": raise ValueError("not this one")
+                if self.what == "assert": assert False, "nor this"
+                if self.what == "file": open("/nonexistent")
+                if self.what == "type": len(1)
+                if self.what == "exit": raise SystemExit(3)
+                self.year = when and when.year
+        @command
+        def f(x: Checked): return x.year
+        @command
+        def g(x: Checked):
+            yield x.year
+        """
+    )
+    for _ in range(2):  # the first call, and later ones
+        calls: List[Callable[[str], Any]] = [
+            lambda what: worker.error("f", [{"what": what}]),
+            lambda what: worker.stream("g", [{"what": what}])[-1]["error"],
+        ]
+        for call in calls:
+            assert "Checked (an object), got an object: ValueError: not this one" in call("value")["message"]
+            assert "AssertionError: nor this" in call("assert")["message"]
+            error = call("file")
+            assert (error["kind"], error["type"]) == ("python_exception", "FileNotFoundError")
+            assert "in __post_init__" in error["traceback"] and "pypool" not in error["traceback"]
+            assert (call("type")["kind"], call("type")["type"]) == ("python_exception", "TypeError")
+            assert call("exit")["type"] == "SystemExit"
+        assert "unexpected keyword argument 'wat', did you mean 'what'?" in worker.error("f", [{"wat": "x"}])["message"]
+        assert worker.result("f", [{"what": "", "when": "2026-01-02"}]) == 2026
+
+
+def test_a_union_says_what_each_member_lacked() -> None:
+    function = define("def f(x: Union[Cat, Dog]): return x\n")
+    with pytest.raises(_bind.BindError) as error:
+        arrives(function, '{"kind":"cow","name":"a"}')
+    assert "expected Cat or Dog, got an object" in str(error.value)
+    assert "Cat: kind: expected 'cat', got a string 'cow'; Dog: kind: expected 'dog', got a string 'cow'" in str(error.value)
+    # Without a tag the class that knows most of the keys is meant, and the first of equals.
+    function = define(
+        "@dataclasses.dataclass\nclass A:\n    x: int = 0\n@dataclasses.dataclass\nclass B:\n    x: int = 0\n    y: int = 0\n"
+        "class C(TypedDict, total=False):\n    z: datetime.date\n"
+        "def f(x: Union[A, B, C]): return type(x).__name__\n"
+    )
+    assert [arrives(function, text) for text in ('{"x":1}', '{"x":1,"y":2}', '{"z":"2026-01-02"}')] == ["A", "B", "dict"]
+
+
+def test_a_class_that_is_generic_twice() -> None:
+    function = define(
+        "K = TypeVar('K')\n@dataclasses.dataclass\nclass Base(Generic[T]):\n    a: T\n"
+        "@dataclasses.dataclass\nclass Middle(Base[datetime.date], Generic[K, T]):\n    b: K\n    c: List[T]\n"
+        "def f(x: Middle[float, uuid.UUID]): return [type(x.a).__name__, x.b, type(x.c[0]).__name__]\n"
+    )
+    text = '{"a":"2026-01-02","b":1,"c":["0f9ef81c-6c1e-4d3a-9f2e-6b1d9c6f5a11"]}'
+    assert str(arrives(function, text)) == "['date', 1.0, 'UUID']"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="type statements are new in Python 3.12")
+def test_type_statements(start: Start) -> None:
+    worker = start(
+        """
+        import datetime, dataclasses
+        type Days = list[datetime.date]
+        type Box[T] = dict[str, T]
+        type Tree = dict[str, Tree] | float
+        @dataclasses.dataclass
+        class Held[T]:
+            x: T
+            y: "T"
+        @command
+        def f(a: Days, b: Box[float], c: Tree, d: Held[datetime.date]):
+            return [a[0].year, str(b["k"]), str(c["k"]["l"]), d.x.year, d.y.year]
+        @command
+        def g[T: datetime.date](x: T, y: "T"): return [x.year, y.year]
+        """
+    )
+    day = "2026-01-02"
+    args = {"a": [day], "b": {"k": 1}, "c": {"k": {"l": 2}}, "d": {"x": day, "y": day}}
+    assert worker.result("f", args) == [2026, "1.0", "2.0", 2026, 2026]
+    assert worker.result("g", [day, day]) == [2026, 2026]
+    schema = {entry["name"]: entry["schema"] for entry in worker.result("list_commands", {"schema": True})}
+    assert schema["f"]["params"][0]["type"] == {"type": "array", "of": [{"type": "date"}]}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="X | Y is new in Python 3.10")
+def test_new_unions() -> None:
+    function = define("def f(x: 'float | datetime.date | None'): return x\n")
+    assert [arrives(function, text) for text in ("1", '"2026-01-02"', "null")] == [1.0, module.datetime.date(2026, 1, 2), None]
+
+
+def test_annotated_and_required() -> None:
+    typing = pytest.importorskip("typing_extensions" if sys.version_info < (3, 11) else "typing", reason="this Python has no Required")
+    module.Annotated, module.Required, module.NotRequired = typing.Annotated, typing.Required, typing.NotRequired
+    module.Typed = typing.TypedDict
+    function = define(
+        "class H(Typed, total=False):\n    a: Required[Annotated[datetime.date, 'x']]\n    b: NotRequired[float]\n"
+        "def f(x: Annotated[H, 1]): return [x['a'].year, str(x['b'])]\n"
+    )
+    assert arrives(function, '{"a":"2026-01-02","b":1}') == [2026, "1.0"]
+
+
+# ------------------------------------------------------------------------------------------------------------ defaults
+
+
+def test_a_default_whose_repr_raises(start: Start) -> None:
+    worker = start(
+        """
+        class Bad:
+            def __repr__(self): raise BaseException("no")
+            __str__ = __repr__
+        class Worse:
+            def __repr__(self): return 7
+        @command
+        def g(x, bad=Bad(), worse: Worse() = Worse(), long="x" * 10_000): return x
+        @command
+        def fine(): return 1
+        """
+    )
+    error = worker.error("g", {"y": 1})
+    assert error["kind"] == "invalid_arguments" and "bad=\u2026" in error["message"] and len(error["message"]) < 1000
+    for options in ({}, {"schema": True}):
+        assert [entry["name"] for entry in worker.result("list_commands", options)] == ["g", "fine"]
+
+
+def test_names_in_another_unicode_form(start: Start) -> None:
+    worker = start("@command\ndef f(gr\u00f6\u00dfe: int): return gr\u00f6\u00dfe\n")
+    assert worker.result("f", {"gr\u00f6\u00dfe": 1}) == 1
+    assert "in another Unicode form" in worker.error("f", {"gro\u0308\u00dfe": 1})["message"]
+
+
+# ----------------------------------------------------------------------------------------------------------- libraries
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="built-in generics")
+def test_pydantic_by_its_rules_for_json() -> None:
+    pydantic: Any = pytest.importorskip("pydantic", minversion="2", reason="not for every Python")
+    module.pydantic = pydantic
+    function = define(
+        "class M(pydantic.BaseModel):\n    model_config = pydantic.ConfigDict(strict=True)\n    id: uuid.UUID\n    at: datetime.datetime\n"
+        "    color: Color\n    tags: Set[str]\n    price: Decimal = Decimal(0)\n    took: datetime.timedelta = None\n    by: Dict[int, float] = {}\n"
+        "def f(x: M): return x\n"
+    )
+    text = '{"id":"0f9ef81c-6c1e-4d3a-9f2e-6b1d9c6f5a11","at":"2026-01-02T03:04:05Z","color":"red","tags":["a"],'
+    text += '"price":100000000000000000.01,"took":"PT1S","by":{"1":2}}'
+    model = arrives(function, text)
+    assert (model.color, model.tags, model.by) == (module.Color.RED, {"a"}, {1: 2.0})
+    assert model.price == module.Decimal("100000000000000000.01")
+    back = json.loads(encode(model))
+    assert back["took"] == "PT1S" and back["by"] == {"1": 2.0}
+    with pytest.raises(_bind.BindError, match="price"):
+        arrives(function, text.replace('"PT1S"', '"PT1S"').replace("100000000000000000.01", "true"))
+
+    function = define("class B(pydantic.BaseModel):\n    data: bytes\n    any: Any = None\ndef f(x: List[B]) -> List[B]: return x\n")
+    assert arrives(function, '[{"data":"@/w=="}]')[0].data == b"\xff"
+    assert json.loads(encode(arrives(function, '[{"data":"@/w==","any":{"x":"@/w=="}}]'))) == [{"data": "/w==", "any": {"x": "/w=="}}]
+    function = define(
+        "from pydantic.dataclasses import dataclass as checked\n@checked\nclass D:\n    day: datetime.date\n    took: datetime.timedelta\n"
+        "def f(x: D): return x\n"
+    )
+    made = arrives(function, '{"day":"2026-01-02","took":"PT1S"}')
+    assert made.day.year == 2026 and json.loads(encode(made)) == {"day": "2026-01-02", "took": "PT1S"}
+    with pytest.raises(_bind.BindError, match="day"):
+        arrives(function, '{"day":"x"}')
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9) or sys.version_info >= (3, 14), reason="pydantic.v1 is not for every Python")
+def test_pydantic_v1() -> None:
+    module.v1 = pytest.importorskip("pydantic.v1", reason="not for every Python")
+    function = define(
+        "class Old(v1.BaseModel):\n    id: uuid.UUID\n    day: datetime.date\n    took: datetime.timedelta = None\n    tags: Set[str] = set()\n"
+        "def f(x: Old, y: Optional[Old] = None): return x\n"
+    )
+    made = arrives(function, '{"id":"0f9ef81c-6c1e-4d3a-9f2e-6b1d9c6f5a11","day":"2026-01-02","took":1.5,"tags":["a"]}')
+    assert made.day.year == 2026
+    assert json.loads(encode(made)) == {"id": str(made.id), "day": "2026-01-02", "took": 1.5, "tags": ["a"]}
+    with pytest.raises(_bind.BindError, match="'x': expected Old"):
+        arrives(function, '{"id":"x"}')
+    schema = _schema.schema(Command("f", "command", function))
+    assert [field["type"]["type"] for field in schema["input_types"]["hinted.Old"]["fields"][:2]] == ["uuid", "date"]
+
+
+def test_attrs() -> None:
+    module.attrs = pytest.importorskip("attrs", reason="not for every Python")
+    function = define(
+        "@attrs.define\nclass A:\n    day: datetime.date\n    _private: float = 1\n    n: int = attrs.field(default=0, converter=int)\n"
+        "    hidden: int = attrs.field(init=False, default=7)\n    tags: List[str] = attrs.Factory(list)\n"
+        "def f(x: A) -> A: return x\n"
+    )
+    made = arrives(function, '{"day":"2026-01-02","private":2,"n":"3","tags":null}')
+    assert str([made.day.year, made._private, made.n, made.tags]) == "[2026, 2.0, 3, []]"
+    assert json.loads(encode(made)) == {"day": "2026-01-02", "_private": 2.0, "n": 3, "hidden": 7, "tags": []}
+    with pytest.raises(_bind.BindError, match="missing 1 required positional argument: 'day'"):
+        arrives(function, "{}")
+    schema = _schema.schema(Command("f", "command", function))
+    assert [field["name"] for field in schema["input_types"]["hinted.A"]["fields"]] == ["day", "_private", "n", "tags"]
+    assert [field["name"] for field in schema["output_types"]["hinted.A"]["fields"]] == ["day", "_private", "n", "hidden", "tags"]
+
+
+def test_msgspec() -> None:
+    module.msgspec = pytest.importorskip("msgspec", reason="not for every Python")
+    function = define(
+        "class S(msgspec.Struct, tag='s', rename='camel'):\n    first_day: datetime.date\n    price: Decimal\n    data: bytes = b''\n"
+        "    took: datetime.timedelta = None\n    by: Dict[int, float] = {}\n"
+        "class R(msgspec.Struct, tag='r'):\n    n: int\n"
+        "def f(x: Union[S, R]): return x\n"
+    )
+    text = '{"type":"s","firstDay":"2026-01-02","price":100000000000000000.01,"data":"@/w==","took":"PT1S","by":{"1":2}}'
+    made = arrives(function, text)
+    assert (made.first_day.year, made.price, made.data, made.by) == (2026, module.Decimal("100000000000000000.01"), b"\xff", {1: 2.0})
+    assert json.loads(encode(made)) == json.loads(text.replace("100000000000000000.01", '"100000000000000000.01"').replace("@", ""))
+    assert arrives(function, '{"type":"r","n":1}').n == 1
+    with pytest.raises(_bind.BindError, match="S: .*R: "):
+        arrives(function, '{"type":"t"}')
+
+
+def test_numpy_and_pandas_scalars() -> None:
+    module.np = pytest.importorskip("numpy", reason="not for every Python")
+    module.pd = pytest.importorskip("pandas", reason="not for every Python")
+    for hint, text, wanted in (
+        ("np.float64", "1", "np.float64(1)"),
+        ("np.int16", "-7", "np.int16(-7)"),
+        ("np.bool_", "true", "np.bool_(True)"),
+        ("np.datetime64", '"2026-01-02T03:04:05.123456789Z"', "np.datetime64('2026-01-02T03:04:05.123456789')"),
+        ("np.datetime64", '"2026-01-02T03:04:05+01:30"', "np.datetime64('2026-01-02T01:34:05')"),
+        ("np.timedelta64", "5", "np.timedelta64(5, 'ns')"),
+        ("pd.Timestamp", '"2026-01-02T03:04:05.123456789Z"', "pd.Timestamp('2026-01-02T03:04:05.123456789Z')"),
+        ("pd.Timedelta", "1", "pd.Timedelta(1, unit='ns')"),
+        ("pd.Period", '"2026-01"', "pd.Period('2026-01')"),
+    ):
+        got, expected = arrives(define("def f(x: %s): return x\n" % hint), text), eval(wanted, vars(module))
+        assert type(got) is type(expected) and got == expected, hint
+    for hint, text in (("np.int8", "300"), ("np.int8", "1.5"), ("np.datetime64", '"x"'), ("pd.Timestamp", '"x"'), ("pd.Timedelta", '"1s"')):
+        with pytest.raises(_bind.BindError):
+            arrives(define("def f(x: %s): return x\n" % hint), text)
+
+
+def test_the_libraries_are_here() -> None:
+    """On the Pythons that have them, the tests above are played with the real libraries: a run that skipped them proves nothing."""
+    if os.environ.get("PYPOOL_TEST_LIBRARIES") != "1" or not (3, 11) <= sys.version_info < (3, 14):
+        pytest.skip("for make test-python, and for the Pythons that all of them support")
+    for name in ("numpy", "pandas", "pydantic", "attrs", "msgspec", "orjson"):
+        __import__(name)
+
+
+# ------------------------------------------------------------------------------------------------------- the command line
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import datetime, typing\nfrom decimal import Decimal\nfrom pypool import command\n"
+        "class Own: pass\n"
+        "@command\ndef f(data: bytes, price: Decimal, day: datetime.date) -> typing.Dict[int, str]: return {len(data): str(price)}\n"
+        "@command\ndef g(x: Own, y: 'Nowhere' = None): return [b'hi']\n",
+        "utf-8",
+    )
+
+    def run(*args: str) -> Tuple[int, str, str]:
+        import subprocess
+
+        done = subprocess.run([sys.executable, "-m", "pypool", *args], capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1], check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    assert run(str(script), "call", "f", '{"data":"aGk=","price":100000000000000000.01,"day":"2026-01-02"}')[:2] == (0, '{\n  "2": "100000000000000000.01"\n}\n')
+    assert "expected bytes (as base64)" in run(str(script), "call", "f", '{"data":"x","price":1,"day":"2026-01-02"}')[2]
+    status, out, _ = run("check", str(script))
+    assert status == 0 and "the handler gets what it says, or the call is refused" in out
+    assert "g: passed as it comes, not converted: Own" in out
+    assert "g: not converted, because it names what does not exist at run time: y: NameError: name 'Nowhere' is not defined" in out
