@@ -63,7 +63,7 @@ func (r Result) Raw() json.RawMessage {
 
 // Decode stores the result in v, a non-nil pointer, by the rules of encoding/json. Nothing is rounded: when the result holds an integer
 // of more than 15 digits, numbers in interface values become json.Number instead of float64. A result that is null (Python's None) is an error
-// where v points to what has no nil: a struct, a string, a number. An error is an ErrDecode.
+// where v points to a struct; a number or a string stays as it is. An error is an ErrDecode.
 func (r Result) Decode(v any) error {
 	err := decodeReply(r.Raw(), r.reply.bigInt, v)
 	var e *Error
@@ -96,19 +96,14 @@ func decodeReply(raw []byte, bigInt bool, v any) (err error) {
 	return nil
 }
 
-// takesNull reports whether null means something to what v points to: encoding/json leaves any other value as it was, without a word.
+// takesNull reports whether null is to leave what v points to as it was, as encoding/json does: a struct of zeros would look like a result.
 func takesNull(v any) bool {
 	t := reflect.TypeOf(v)
 	if t == nil || t.Kind() != reflect.Pointer || t.Implements(reflect.TypeFor[json.Unmarshaler]()) {
 		return true
 	}
-	switch t = t.Elem(); t.Kind() {
-	case reflect.Pointer, reflect.Interface, reflect.Map, reflect.Slice:
-		return true
-	case reflect.Struct:
-		return t.NumField() == 0 // whoever takes nothing out of a result
-	}
-	return false
+	t = t.Elem()
+	return t.Kind() != reflect.Struct || t.NumField() == 0 // the latter takes nothing out of a result
 }
 
 // Worker returns the id of the worker that served the call.

@@ -24,8 +24,10 @@ def run(worker: Worker, id: int, entry: Command, args: Any, stream: bool) -> str
         from . import _failure
 
         return _failure.refused(worker, id, error.fields())
-    except BaseException as error:  # raised by a class of the user's that was to be made
-        return worker.failed(id, error)
+    except BaseException as error:
+        if _is_ours(error):
+            raise
+        return worker.failed(id, error)  # raised by a class of the user's that was to be made
     if entry.direct is not None and entry.what == "command" and not (entry.streams or _bind.outgoing(entry)):
         worker.direct[entry.name] = entry.direct
     try:
@@ -56,6 +58,14 @@ def finish(worker: Worker, id: int, entry: Command, result: Any, stream: bool) -
         raise ResultError("invalid_result", message=message, path="$")
     outgoing = _bind.outgoing(entry)
     return worker.succeeded(id, encode(outgoing(result) if outgoing else result))
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the runtime itself has raised this."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] == __name__.partition(".")[0]
 
 
 def _as_it_is(entry: Command) -> Any:
