@@ -374,12 +374,17 @@ type pipes struct {
 	page   *sharedPage // whose bell rings when TryWrite is about to write, or nil
 }
 
+// helloRoom is what the request pipe should hold: hello, so that no start waits for the interpreter to read while it is still coming up. It
+// is a power of two, as the kernel wants it.
+const helloRoom = 128 << 10
+
 // newPipes returns the transport and the child's ends of it.
 func newPipes() (_ *pipes, stdin, stdout *os.File, err error) {
 	in, stdin, err := newPipe("stdin", true)
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	widen(in, helloRoom)
 	out, stdout, err := newOutPipe()
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, stdin.Close(), in.Close())

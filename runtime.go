@@ -31,7 +31,7 @@ const Version = "0.1.0"
 var pythonFiles embed.FS
 
 // pythonRuntime is the embedded package, ready to be sent: no file is ever written. The bootstrap is given to `python -c`;
-// it reads the hello line, and in it the other modules' sources: packed, so that the line fits into the pipe.
+// it reads the hello line, and in it the other modules' sources: packed, so that the line fits into the pipe (helloRoom).
 var pythonRuntime = sync.OnceValues(func() (boot, packed string) {
 	modules := map[string]string{}
 	_ = fs.WalkDir(pythonFiles, ".", func(path string, d fs.DirEntry, err error) error {

@@ -367,6 +367,14 @@ func (p *sharedPage) tell(i int, value uint64) {
 
 func (p *sharedPage) close() { _ = unix.Munmap(p.mem) }
 
+// widen lets the pipe, of which this is the writing end, hold so many bytes. Where the user has too many pipes already it stays as it is: a
+// write then waits for the reader.
+func widen(pipe *os.File, bytes int) {
+	if raw, err := pipe.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, bytes) })
+	}
+}
+
 // unreadIn counts the bytes in a pipe, of which this is the writing end; its readers may be gone.
 func unreadIn(pipe *os.File) (n int, ok bool) {
 	raw, err := pipe.SyscallConn()

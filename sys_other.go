@@ -40,6 +40,9 @@ func (*sharedPage) linger(time.Duration, bool) {}
 func (*sharedPage) ring()                      {}
 func (*sharedPage) close()                     {}
 
+// widen: a pipe's size is not to be set.
+func widen(*os.File, int) {}
+
 // unreadIn: whether a request had been read when its worker died is not known.
 func unreadIn(*os.File) (int, bool) { return 0, false }
 
