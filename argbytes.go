@@ -374,8 +374,14 @@ func keepNegativeZeros(encoded []byte, at int) []byte {
 			s.i++
 		}
 	}
-	for i := len(ends) - 1; i >= 0; i-- {
-		encoded = slices.Insert(encoded, ends[i], '.', '0')
+	if len(ends) == 0 {
+		return encoded
 	}
-	return encoded
+	longer := make([]byte, 0, len(encoded)+2*len(ends))
+	copied := 0
+	for _, end := range ends {
+		longer = append(append(longer, encoded[copied:end]...), ".0"...)
+		copied = end
+	}
+	return append(longer, encoded[copied:]...)
 }

@@ -213,7 +213,7 @@ func sameValue(x, y any) bool {
 			return false
 		}
 		if !strings.ContainsAny(a.String(), ".eE") {
-			return a == b || a == "-0" && b == "0"
+			return a == b || a == "-0" && (b == "0" || b == "-0.0") // it is sent as the float that it is
 		}
 		left, err1 := a.Float64()
 		right, err2 := b.Float64()

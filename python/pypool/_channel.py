@@ -39,7 +39,7 @@ def _poller(fd: int) -> Any:
         poll.register(fd, select.POLLIN)
         os.set_blocking(fd, False)
         return poll.poll, os.sched_yield
-    except (ImportError, AttributeError, OSError):
+    except (ImportError, AttributeError, OSError, ValueError):
         return None
 
 
