@@ -87,12 +87,9 @@ func runChaos(t *testing.T, seed uint64, duration time.Duration) {
 		Script: workerScript(t, "faults.py"), Python: realPython(), Size: 4, Overflow: -1, Logger: c.logs.logger(-4), ExtraEnv: []string{c.mark},
 		MaxQueue: 24, StartTimeout: 2 * time.Second, KillGrace: 100 * time.Millisecond, StopGrace: 200 * time.Millisecond, MaxRestarts: -1, MaxCalls: 500, MaxSessions: 1000,
 		Breaker: Breaker{Failures: -1}, RestartBackoff: Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond}, HealthCheckInterval: 200 * time.Millisecond,
+		StallTimeout: chaosStall,
 	}
-	c.cfg.Observer = &Observer{CallEnd: func(ctx context.Context, _ CallInfo, o CallOutcome) {
-		if end, ok := ctx.Value(callEnd{}).(*CallOutcome); ok {
-			*end = o
-		}
-	}}
+	c.cfg.Observer = &Observer{CallStart: c.callStart, CallEnd: c.callEnd}
 	heap := heapBytes()
 	fds, goroutines := openDescriptors(), runtime.NumGoroutine()
 	p, err := New(t.Context(), c.cfg)
@@ -103,6 +100,9 @@ func runChaos(t *testing.T, seed uint64, duration time.Duration) {
 	var callers, actors sync.WaitGroup
 	for i := range chaosCallers {
 		callers.Go(func() { c.caller(c.rand(i)) })
+	}
+	for i, loop := range []func(*rand.Rand){c.streamer, c.streamer, c.mapper} {
+		callers.Go(func() { loop(c.rand(500 + i)) })
 	}
 	for i, actor := range []func(*rand.Rand){c.killer, c.squeezer, c.cycler, c.churner, c.disturber} {
 		actors.Go(func() { actor(c.rand(1000 + i)) })
@@ -204,11 +204,9 @@ func (c *chaos) watch(d time.Duration) {
 	}
 }
 
-type callEnd struct{}
-
 // chaosKinds are drawn from with equal chances: most calls harm nothing, or there would be no workers left to harm.
 var chaosKinds = strings.Fields(strings.Repeat("stamp ", 60) + strings.Repeat("large typed nap raise nan ", 6) +
-	"exit kill loop unknown misfit bad panics canceled canceled tiny tiny")
+	"exit kill loop unknown misfit bad panics decodes observed canceled canceled impatient impatient tiny tiny")
 
 // caller makes calls until the run is over.
 func (c *chaos) caller(r *rand.Rand) {
@@ -250,6 +248,13 @@ func (c *chaos) call(r *rand.Rand, kind string) {
 		journal("nap")
 		after := time.AfterFunc(time.Duration(r.IntN(5000))*time.Microsecond, cancel)
 		defer after.Stop()
+	case "impatient":
+		journal("nap")
+		var end context.CancelFunc
+		ctx, end = context.WithTimeout(ctx, time.Duration(r.IntN(4000))*time.Microsecond)
+		defer end()
+	case "observed":
+		ctx = context.WithValue(ctx, observerPanics{}, true)
 	case "tiny":
 		timeout = time.Duration(r.IntN(2000)) * time.Microsecond
 	}
@@ -265,13 +270,20 @@ func (c *chaos) call(r *rand.Rand, kind string) {
 	var err error
 	func() {
 		defer func() {
-			if v := recover(); v != nil {
-				if v != "marshal" {
-					panic(v)
-				}
+			switch v := recover(); v {
+			case nil:
+			case "marshal":
 				err = newError(TypeInternal, NotExecuted, "panicked", nil) // as the pool has counted it
+			case "unmarshal", "observer": // behind the call's end
+				command, err = "", end.Err
+			default:
+				panic(v)
 			}
 		}()
+		if kind == "decodes" {
+			_, err = Call[panicking](ctx, c.pool, command, in, opts...)
+			return
+		}
 		raw, err = Call[json.RawMessage](ctx, c.pool, command, in, opts...)
 	}()
 	took := time.Since(begun)
@@ -408,6 +420,8 @@ func (c *chaos) cycler(r *rand.Rand) {
 			continue
 		}
 		var calls sync.WaitGroup
+		how := r.IntN(4)
+		calls.Go(func() { closeInMidstream(how, p) })
 		for range 3 {
 			calls.Go(func() {
 				if res, err := p.ExecuteAnonymous(context.Background(), "echo", []any{7}); err == nil && string(res.Raw()) != "7" {
