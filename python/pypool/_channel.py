@@ -74,12 +74,15 @@ class Channel:
         """The next request line without its newline, waiting for it; None at the end of the host."""
         lines, parts, page = self.lines, self.parts, self.page
         while not lines:
-            linger = page[LINGER]
-            if linger and self._poller is not None:
-                if page[ALONE]:
-                    self._listen(linger)
-                else:
-                    _linger(self._poller, linger)
+            linger, poller = page[LINGER], self._poller
+            if poller is None:
+                pass
+            elif not linger:
+                poller[0]()  # to read first, and be told that nothing is there, would cost as much again
+            elif page[ALONE]:
+                self._listen(linger)
+            else:
+                _linger(poller, linger)
             size = 1 << 20 if parts else 1 << 16
             while True:
                 try:
