@@ -34,6 +34,38 @@ var (
 
 // appendBytesPaths appends the request's key `bytes`, or nothing where no []byte is in args. args has been encoded: it has an end.
 func appendBytesPaths(b []byte, args any) []byte {
+	if !mayHaveBytes(args) { // nearly always: no call pays for what few have
+		return b
+	}
+	return findBytes(b, args)
+}
+
+// mayHaveBytes reports whether it takes a search to tell.
+func mayHaveBytes(v any) bool {
+	switch v := v.(type) {
+	case nil, string, bool, int, int64, float64, json.RawMessage, json.Number:
+		return false
+	case map[string]any:
+		for _, item := range v {
+			if mayHaveBytes(item) {
+				return true
+			}
+		}
+		return false
+	case []any:
+		for _, item := range v {
+			if mayHaveBytes(item) {
+				return true
+			}
+		}
+		return false
+	case programArgs:
+		return mayHaveBytes(v.source)
+	}
+	return mayHoldBytes(reflect.TypeOf(v))
+}
+
+func findBytes(b []byte, args any) []byte {
 	var steps [8]bytesStep
 	f := bytesFinder{out: b, start: len(b), path: steps[:0]}
 	f.any(args)
