@@ -109,7 +109,7 @@ def torn(): os.write(2, b"unended "); print("G7b printed"); os.write(2, b"x" * 7
 		r.epilogue(t)
 		require.NotEqual(t, word, p.sup.workers()[0].word, "each worker has its own")
 	}},
-	{name: "G2_a_line_is_the_calls_that_printed_it", run: func(t *testing.T, r *rig) {
+	{name: "H2_a_line_is_the_calls_that_printed_it", run: func(t *testing.T, r *rig) {
 		p := r.outputPool(t, printing)
 		for i := range 200 {
 			inSession(t, p, []string{"ann", "bob"}[i%2], "say", []any{fmt.Sprintf("G2 line %d of %s", i, []string{"ann", "bob"}[i%2])})
@@ -125,7 +125,7 @@ def torn(): os.write(2, b"unended "); print("G7b printed"); os.write(2, b"x" * 7
 		}
 		require.Len(t, requests, 200)
 	}},
-	{name: "G2b_in_Map_each_line_is_its_own_calls", run: func(t *testing.T, r *rig) {
+	{name: "H2b_in_Map_each_line_is_its_own_calls", run: func(t *testing.T, r *rig) {
 		p := r.outputPool(t, "from pypool import current_call\n@command\ndef item(n): print('G2b', n, current_call().id)\n")
 		for _, err := range Map[any](context.Background(), p, "item", slices.Values(slices.Repeat([]int{7}, 100)), WithSession("map")) {
 			require.NoError(t, err)
@@ -136,7 +136,7 @@ def torn(): os.write(2, b"unended "); print("G7b printed"); os.write(2, b"x" * 7
 			require.Equal(t, "map", l.Session)
 		}
 	}},
-	{name: "G2c_what_a_subprocess_left_behind_prints_is_nobodys", run: func(t *testing.T, r *rig) {
+	{name: "H2c_what_a_subprocess_left_behind_prints_is_nobodys", run: func(t *testing.T, r *rig) {
 		p := r.outputPool(t, printing+`
 @command
 def leave(path): subprocess.Popen(["sh", "-c", "while [ ! -e %s ]; do sleep 0.01; done; echo G2c late; touch %s.done" % (path, path)])
@@ -153,7 +153,7 @@ def wait(path):
 		require.Contains(t, []string{"", "ann"}, r.told("G2c late")[0].Session)
 		require.Equal(t, "bob", r.told("G2c mine")[0].Session)
 	}},
-	{name: "G20_unended_output_is_told_with_its_call", run: func(t *testing.T, r *rig) {
+	{name: "H20_unended_output_is_told_with_its_call", run: func(t *testing.T, r *rig) {
 		p := r.outputPool(t, printing)
 		inSession(t, p, "ann", "part", []any{"G20 one"})
 		inSession(t, p, "bob", "part", []any{"G20 two"})
@@ -165,7 +165,7 @@ def wait(path):
 		_, err := p.ExecuteAnonymous(context.Background(), "words", []any{"G20 last words"})
 		require.Contains(t, detail[*ExitError](t, err).Stderr, "G20 last words")
 	}},
-	{name: "G20b_a_progress_bar_is_one_line_with_its_last_state", run: func(t *testing.T, r *rig) {
+	{name: "H20b_a_progress_bar_is_one_line_with_its_last_state", run: func(t *testing.T, r *rig) {
 		p := r.outputPool(t, printing)
 		inSession(t, p, "ann", "bar", []any{"G20b"})
 		r.logged(t, "G20b 100%")
@@ -174,14 +174,14 @@ def wait(path):
 		require.Equal(t, "G20b 100%", lines[0].Msg)
 		require.Equal(t, "ann", lines[0].Session)
 	}},
-	{name: "G20c_empty_lines_are_counted_not_told", run: func(t *testing.T, r *rig) {
+	{name: "H20c_empty_lines_are_counted_not_told", run: func(t *testing.T, r *rig) {
 		p := r.outputPool(t, printing)
 		executed(t, p, "blank", []any{4 << 20})
 		r.logged(t, "after the flood")
 		require.NotEmpty(t, r.told("empty lines)"))
 		require.Less(t, strings.Count(r.logs.String(), `"msg":""`), 10)
 	}},
-	{name: "G31_a_traceback_is_an_attribute_of_its_record", run: func(t *testing.T, r *rig) {
+	{name: "H31_a_traceback_is_an_attribute_of_its_record", run: func(t *testing.T, r *rig) {
 		p := r.outputPool(t, printing)
 		inSession(t, p, "ann", "fail", []any{"G31 failed"})
 		r.logged(t, "G31 failed")
@@ -192,7 +192,7 @@ def wait(path):
 		require.Contains(t, l.Exc, "ZeroDivisionError")
 		require.Contains(t, p.sup.workers()[0].log.text(), "ERROR root: G31 failed\nTraceback (most recent call last):\n")
 	}},
-	{name: "G1_an_exception_without_a_descriptor_left_costs_no_worker", run: func(t *testing.T, r *rig) {
+	{name: "H1_an_exception_without_a_descriptor_left_costs_no_worker", run: func(t *testing.T, r *rig) {
 		p := r.outputPool(t, `
 import os, resource, sys
 @command

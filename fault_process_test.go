@@ -338,7 +338,7 @@ var processFaults = []fault{
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%s", out)
 	}},
-	{name: "G20_processes_that_cannot_be_ended_bound_the_starts", run: func(t *testing.T, r *rig) {
+	{name: "G23_processes_that_cannot_be_ended_bound_the_starts", run: func(t *testing.T, r *rig) {
 		synctest.Test(t, func(t *testing.T) {
 			f := &fleet{script: func(p *fakeProcess, req fakeRequest) bool { return req.Command == "hang" && p.hang() }}
 			all := &undead{}
@@ -380,7 +380,7 @@ var processFaults = []fault{
 			all.release(math.MaxInt)
 		})
 	}},
-	{name: "G21_the_largest_MaxMessageBytes", run: func(t *testing.T, r *rig) {
+	{name: "G24_the_largest_MaxMessageBytes", run: func(t *testing.T, r *rig) {
 		for _, limit := range []int{math.MaxInt, math.MaxInt - 1, math.MaxInt - 64<<10, math.MaxInt/2 + 1} {
 			cfg := processConfig(t, r)
 			cfg.Size, cfg.MaxMessageBytes = 1, limit
@@ -394,7 +394,7 @@ var processFaults = []fault{
 			require.NoError(t, p.Close())
 		}
 	}},
-	{name: "G22_who_killed_a_worker", run: func(t *testing.T, r *rig) {
+	{name: "G25_who_killed_a_worker", run: func(t *testing.T, r *rig) {
 		_, counted := oomKills()
 		require.True(t, counted)
 		p := r.own(t, processConfig(t, r))
