@@ -42,6 +42,10 @@ func TestWatchScriptsReportsABrokenEditOnce(t *testing.T) {
 			answers(t, p, "2")
 			records := failedStarts(t, logs)
 			require.Len(t, records, 3, "one for each edit")
+			eventually(t, "the last worker of old code is gone", func() bool {
+				st := p.Stats()
+				return serving(p) && st.WorkersStarted-before >= 3+2 && st.Workers == st.Size
+			})
 			require.EqualValues(t, 3+2, p.Stats().WorkersStarted-before, "one try for each broken edit, and Size new workers")
 			for _, r := range records {
 				require.Contains(t, r["cause"], tc.cause)
