@@ -49,14 +49,17 @@ type PredictAllArgs struct {
 	Flowers []Flower `json:"flowers"`
 }
 
-// MarshalJSON sends nil slices and maps as empty ones.
-func (v PredictAllArgs) MarshalJSON() ([]byte, error) {
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v PredictAllArgs) PythonValue() any {
 	if v.Flowers == nil {
 		v.Flowers = []Flower{}
 	}
 	type plain PredictAllArgs
-	return json.Marshal(plain(v))
+	return plain(v)
 }
+
+// MarshalJSON encodes PythonValue.
+func (v PredictAllArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // Project calls the command project.
 //
@@ -70,14 +73,17 @@ type ProjectArgs struct {
 	Points [][]float64 `json:"points"`
 }
 
-// MarshalJSON sends nil slices and maps as empty ones.
-func (v ProjectArgs) MarshalJSON() ([]byte, error) {
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v ProjectArgs) PythonValue() any {
 	if v.Points == nil {
 		v.Points = [][]float64{}
 	}
 	type plain ProjectArgs
-	return json.Marshal(plain(v))
+	return plain(v)
 }
+
+// MarshalJSON encodes PythonValue.
+func (v ProjectArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // Flower is the dataclass Flower.
 //

@@ -61,14 +61,17 @@ type Order struct {
 	Coupon   *string   `json:"coupon,omitzero"`
 }
 
-// MarshalJSON sends nil slices and maps as empty ones.
-func (v Order) MarshalJSON() ([]byte, error) {
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v Order) PythonValue() any {
 	if v.Lines == nil {
 		v.Lines = []Line{}
 	}
 	type plain Order
-	return json.Marshal(plain(v))
+	return plain(v)
 }
+
+// MarshalJSON encodes PythonValue.
+func (v Order) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // Quote is the dataclass Quote.
 //
