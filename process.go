@@ -202,7 +202,8 @@ func (p *execProcess) reap() {
 	p.state = stateOf(p.cmd.ProcessState)
 	p.state.ours = ours
 	if ps := p.cmd.ProcessState; ps != nil && limit > 0 {
-		p.state.overtime = ps.UserTime()+ps.SystemTime() >= limit-limit/10 // the kernel counts ticks
+		// The limit is on ticks, which on a busy machine are counted also for what did not run through them.
+		p.state.overtime = ps.UserTime()+ps.SystemTime() >= limit-max(limit/10, 500*time.Millisecond)
 	}
 	if p.state.signal == syscall.SIGKILL && !ours {
 		now, known := oomKills()
@@ -415,7 +416,7 @@ func (p *pipes) Read(b []byte) (int, error) {
 func (p *pipes) TryRead(b []byte) (int, error) {
 	ended := p.ended.Load() // asked first, so that the look finds all that the process has written
 	n, err := p.out.TryRead(b)
-	if n == 0 && ended {
+	if n == 0 && (ended || err != nil && p.ended.Load()) { // the error may be of finish's deadline
 		return p.rest(b)
 	}
 	return n, err
@@ -446,7 +447,11 @@ func (p *pipes) TryWrite(b []byte) (int, error) {
 	if p.ended.Load() {
 		return 0, syscall.EPIPE
 	}
-	return p.writes.do(b, false)
+	n, err := p.writes.do(b, false)
+	if err != nil && p.ended.Load() { // it may be of finish's deadline
+		err = syscall.EPIPE
+	}
+	return n, err
 }
 
 func (p *pipes) Unwatch() { p.out.Unwatch() }
