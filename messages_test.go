@@ -304,6 +304,7 @@ def noise():
 
 @command
 def deaf():
+    time.sleep(0.5)  # so that the runtime's own thread waits already, and does not notice
     os.closerange(100, 200)
     time.sleep(60)
 
@@ -331,55 +332,55 @@ def fine(): return 1
 		return nil
 	}
 	for name, tc := range map[string]struct {
-		do   func(p *Pool)
+		do   func(t *testing.T, p *Pool)
 		want string
 	}{
-		"timeout": {func(p *Pool) {
+		"timeout": {func(t *testing.T, p *Pool) {
 			_, err := p.ExecuteAnonymous(t.Context(), "loop", nil, WithTimeout(50*time.Millisecond))
 			failure(t, err, ErrOperationTimeout)
 		}, "killed by pypool: its call hung: no answer within 50ms"},
-		"deadline": {func(p *Pool) {
+		"deadline": {func(t *testing.T, p *Pool) {
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()
 			_, err := p.ExecuteAnonymous(ctx, "loop", nil)
 			failure(t, err, ErrOperationTimeout)
 		}, "killed by pypool: its call hung: its context's deadline passed"},
-		"cancel": {func(p *Pool) {
+		"cancel": {func(t *testing.T, p *Pool) {
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(50*time.Millisecond, cancel)
 			_, err := p.ExecuteAnonymous(ctx, "loop", nil)
 			failure(t, err, ErrCanceled)
 		}, "killed by pypool: its call was canceled"},
-		"noise": {func(p *Pool) {
+		"noise": {func(t *testing.T, p *Pool) {
 			_, err := p.ExecuteAnonymous(t.Context(), "noise", nil)
 			failure(t, err, ErrProtocol)
 		}, "killed by pypool: it broke the protocol: the line is not a JSON object"},
-		"deaf": {func(p *Pool) {
+		"deaf": {func(t *testing.T, p *Pool) {
 			_, err := p.ExecuteAnonymous(t.Context(), "deaf", nil)
 			failure(t, err, ErrProtocol)
 		}, "killed by pypool: it closed its channel and went on"},
-		"stream": {func(p *Pool) { _ = stream(p, func() {}) },
+		"stream": {func(t *testing.T, p *Pool) { _ = stream(p, func() {}) },
 			"killed by pypool: the loop over the stream was left, and the generator did not stop within StopGrace"},
-		"panic": {func(p *Pool) { require.Panics(t, func() { _ = stream(p, func() { panic("body") }) }) },
+		"panic": {func(t *testing.T, p *Pool) { require.Panics(t, func() { _ = stream(p, func() { panic("body") }) }) },
 			"killed by pypool: the loop over the stream was left, and the generator did not stop within StopGrace"},
-		"sabotage": {func(p *Pool) {
+		"sabotage": {func(t *testing.T, p *Pool) {
 			_, err := p.ExecuteAnonymous(t.Context(), "sabotage", nil)
 			require.NoError(t, err)
 			_, err = p.ExecuteAnonymous(t.Context(), "fine", nil)
 			failure(t, err, ErrInternal)
 		}, "killed by pypool: its runtime failed"},
-		"ping": {func(p *Pool) {
+		"ping": {func(t *testing.T, p *Pool) {
 			require.NoError(t, syscall.Kill(p.Workers()[0].PID, syscall.SIGSTOP))
 			_, err := p.HealthCheck(t.Context())
 			require.Error(t, err)
 		}, "killed by pypool: it did not answer a ping"},
-		"close": {func(p *Pool) {
+		"close": {func(t *testing.T, p *Pool) {
 			wait := inBackground(1, func(int) (Result, error) { return p.ExecuteAnonymous(t.Context(), "loop", nil) })
 			eventually(t, "the call runs", func() bool { return p.Stats().Busy == 1 })
 			require.NoError(t, p.Close())
 			failure(t, wait()[0].err, ErrPoolClosed)
 		}, "killed by pypool: the pool was closed"},
-		"map": {func(p *Pool) {
+		"map": {func(t *testing.T, p *Pool) {
 			for _, err := range Map[int](t.Context(), p, "loop", func(yield func([]int) bool) { yield(nil) }, WithTimeout(50*time.Millisecond)) {
 				failure(t, err, ErrOperationTimeout)
 			}
@@ -392,7 +393,7 @@ def fine(): return 1
 				Script: source, Python: realPython(), Size: 1, Overflow: -1, StopGrace: 100 * time.Millisecond, RestartBackoff: Backoff{time.Hour, time.Hour},
 				Logger: logs.logger(slog.LevelDebug), Observer: &Observer{Event: events.add},
 			})
-			tc.do(p)
+			tc.do(t, p)
 			eventually(t, "the exit is told", func() bool { return len(events.of(EventWorkerExited)) > 0 })
 			// A Map's items do not know their timeout when they are lost: the line says how long it was.
 			require.Regexp(t, "^"+strings.ReplaceAll(regexp.QuoteMeta(tc.want), "50ms", `\d+ms`)+"$", events.of(EventWorkerExited)[0].Cause)

@@ -125,8 +125,12 @@ def watch_host(fd: int) -> None:
     poll.register(fd, select.POLLHUP)
 
     def watch() -> None:
-        while not poll.poll():
-            pass
+        while True:
+            events = poll.poll()
+            if events:
+                break
+        if events[0][1] & select.POLLNVAL:  # a handler has closed it before this thread came to wait
+            host_gone("the channel to the host is closed")
         # What was written before the host closed its end is still in the pipe, and may be `shutdown`: an idle loop reads it,
         # and the end of file behind it, by itself.
         while WATCH.armed:
