@@ -48,7 +48,8 @@ func (m *mapper[Out]) fly(res *resource, batch []int) *flight[Out] {
 	return f
 }
 
-// finish serves what was begun, and more as long as there is more and nobody else waits for a worker. It releases the worker.
+// finish serves what was begun, and more as long as there is more, nobody else waits for a worker, and this one is not to be replaced. It
+// releases the worker.
 // Code of the caller's may end its goroutine in read: then it is called again on another.
 func (f *flight[Out]) finish() (lost *Error) {
 	m := f.m
@@ -63,7 +64,7 @@ func (f *flight[Out]) finish() (lost *Error) {
 		if f.err == nil {
 			f.err = f.read()
 		}
-		if f.err == nil && len(f.sent) < m.flight()/2+1 && m.p.desk.waiting.Load() == 0 {
+		if f.err == nil && len(f.sent) < m.flight()/2+1 && m.p.desk.waiting.Load() == 0 && !f.w.retired.Load() {
 			f.add(m.take(m.flight()-len(f.sent), false, nil))
 		}
 	}
@@ -298,6 +299,9 @@ func (f *flight[Out]) land(now time.Time) {
 	f.m.mu.Unlock()
 	f.m.finish(f.done, now)
 	f.done = f.done[:0]
+	if limit, calls := f.m.p.cfg.MaxCalls, f.w.calls.Load(); limit > 0 && calls >= limit && calls-int64(n) < limit {
+		f.m.p.sup.kick() // it has done its share, and is not given back before the replacement is there
+	}
 }
 
 // crash judges the unanswered requests after the exchange failed. The worker is killed and its output drained to the end
