@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from . import _life
 from ._dispatch import send_item
 from ._protocol import encode
 
@@ -58,6 +59,8 @@ def _told(channel: Channel, control: bytes) -> bool:
     while poll is not None and poll.poll(0):
         chunk = os.read(channel.fd_in, 1 << 16)
         if not chunk:
+            if os.getpid() != _life.WATCH.pid:
+                _life.end(0)  # a child that the generator has forked: nobody takes its items, nor tells it to stop
             break  # the loop's end of file, soon
         channel.take(chunk)
     if control in channel.lines:
