@@ -82,67 +82,69 @@ class Worker:
         unended, context = OPEN, copy_context
         while True:
             id, line, writing = 0, None, False
-            try:
-                if lines:
-                    line = lines[-1]  # not pop: a signal handler that raises could strike before it is stored
-                    del lines[-1]
-                else:
-                    line = next_line()
-                if line is None:
-                    _life.host_gone()
-                running.began = began = monotonic_ns()
-                request = line if isinstance(line, tuple) else parse_request(line)
-                id, name, args, _, _, stream, _ = request
-                running.request = request
-                handler = direct(name)
-                if handler is None or stream:
-                    answer = self._other(request)
-                else:
-                    self.calls += 1
-                    try:
-                        if type(args) is dict:
-                            result = handler(**args)
-                        elif args is None:
-                            result = handler()
-                        elif type(args) is list:
-                            result = handler(*args)
-                        else:
-                            raise TypeError
-                        text = encode(result)
-                        if len(text) < small:
-                            answer = f'{{"id":{id},"success":true,"result":{text}}}\n'  # SUCCESS, in half its time
-                        else:
-                            answer = self.succeeded(id, text)
-                    except ResultError as error:
-                        answer = self._unusual(id, name, result, error)
-                    except BaseException as error:
-                        answer = self.failed(id, error, COMMANDS[name], args)
-                writing = True
-                write(answer)
-                if unended:
-                    from . import _output
-
-                    _output.end_lines()
-                # The host waits for no more than the answer: what follows costs it nothing. With requests at hand it would.
-                if not lines:
-                    page[WORKED] = (monotonic_ns() - began) & MAX_NS
-                    foresee(id, name)
-                # Nothing of a call stays alive while the loop waits.
-                running.request = line = request = args = handler = result = text = answer = None  # type: ignore[assignment]
+            try:  # around the clauses too: one that is struck by a signal handler may have lost what it had in hand
                 try:
-                    if context() != base:
-                        return
-                except Exception:
-                    return  # some value of a variable cannot be compared
-            except Several as several:
-                lines.extend(several.requests)
-            except Control:
-                pass  # for a call that is over
-            except RequestError as error:
-                from . import _failure
+                    if lines:
+                        line = lines[-1]  # not pop: a signal handler that raises could strike before it is stored
+                        del lines[-1]
+                    else:
+                        line = next_line()
+                    if line is None:
+                        _life.host_gone()
+                    running.began = began = monotonic_ns()
+                    request = line if isinstance(line, tuple) else parse_request(line)
+                    id, name, args, _, _, stream, _ = request
+                    running.request = request
+                    handler = direct(name)
+                    if handler is None or stream:
+                        answer = self._other(request)
+                    else:
+                        self.calls += 1
+                        try:
+                            if type(args) is dict:
+                                result = handler(**args)
+                            elif args is None:
+                                result = handler()
+                            elif type(args) is list:
+                                result = handler(*args)
+                            else:
+                                raise TypeError
+                            text = encode(result)
+                            if len(text) < small:
+                                answer = f'{{"id":{id},"success":true,"result":{text}}}\n'  # SUCCESS, in half its time
+                            else:
+                                answer = self.succeeded(id, text)
+                        except ResultError as error:
+                            answer = self._unusual(id, name, result, error)
+                        except BaseException as error:
+                            answer = self.failed(id, error, COMMANDS[name], args)
+                    writing = True
+                    write(answer)
+                    if unended:
+                        from . import _output
 
-                write(_failure.refusal(error))
-                running.request = None
+                        _output.end_lines()
+                    # The host waits for no more than the answer: what follows costs it nothing. With requests at hand it would.
+                    if not lines:
+                        page[WORKED] = (monotonic_ns() - began) & MAX_NS
+                        foresee(id, name)
+                    # Nothing of a call stays alive while the loop waits.
+                    running.request = line = request = args = handler = result = text = answer = None  # type: ignore[assignment]
+                    try:
+                        if context() != base:
+                            return
+                    except Exception:
+                        return  # some value of a variable cannot be compared
+                except Several as several:
+                    lines.extend(several.requests)
+                except Control:
+                    pass  # for a call that is over
+                except RequestError as error:
+                    from . import _failure
+
+                    refusal, writing = _failure.refusal(error), True
+                    write(refusal)
+                    running.request = None
             except BaseException as error:
                 self._escaped(line, id, error, writing)
 
