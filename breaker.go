@@ -217,7 +217,7 @@ func (e *commandBreaker) lose(err *Error) {
 	e.streak++
 	e.last = loss{time.Now(), err.forStrangers()}
 	var exit *ExitError
-	if errors.As(err.Err, &exit) && exit.byItself() {
+	if errors.As(err.Err, &exit) && byItself(exit.Code, exit.Signal) {
 		e.exits = append(e.exits, e.last.at)
 		e.exits = e.exits[max(0, len(e.exits)-e.manyExits()):]
 	}

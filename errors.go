@@ -362,13 +362,13 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("exited with code %d", e.Code)
 }
 
-// byItself reports whether the process ended of its own doing: by exiting, or by a crash. Who has sent a KILL or a TERM is not known.
-func (e *ExitError) byItself() bool {
-	switch e.Signal {
+// byItself reports whether a process that ended so did it of its own: by exiting, or by a crash. Who has sent a KILL or a TERM is not known.
+func byItself(code int, signal syscall.Signal) bool {
+	switch signal {
 	case syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGILL:
 		return true
 	}
-	return e.Signal == 0 && e.Code >= 0
+	return signal == 0 && code >= 0
 }
 
 // StartError is the detail of a worker that never became ready.

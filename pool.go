@@ -251,7 +251,7 @@ func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep re
 		return reply{}, refused.error()
 	}
 	evidence := noEvidence
-	defer func() { // also when the loop body of a stream panics
+	defer func() { // also when code of the caller panics
 		if !c.detached {
 			c.admitted.end(evidence, err)
 		}

@@ -222,7 +222,10 @@ func (s *supervisor) chargeAnswered(w *worker, to CallInfo) {
 // chargeable reports whether a worker that has ended without a call did so by itself and soon after an answer, and names the call
 // that had it.
 func (w *worker) chargeable(ended bool) (bool, CallInfo) {
-	if !ended || w.proc.exit().ours || !w.exitError().byItself() {
+	if !ended {
+		return false, CallInfo{}
+	}
+	if exit := w.proc.exit(); exit.ours || !byItself(exit.code, exit.signal) { // its stderr, for which exitError waits, need not be there yet
 		return false, CallInfo{}
 	}
 	last, at := w.current.lastAnswered()

@@ -188,7 +188,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	stop := w.conn.arm(ctx, deadline, j.polling)
 	j.open = true
 	defer func() {
-		if w.conn.armed() { // the loop body of a stream has panicked: ctx must not keep hold of the worker
+		if w.conn.armed() { // a method of ctx has panicked: ctx must not keep hold of the worker
 			w.conn.disarm(stop)
 		}
 	}()
