@@ -405,15 +405,7 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 			w.blame("its call was abandoned: a function of the caller panicked, or ended its goroutine")
 		}
 		ran := time.Since(c.given)
-		var answered time.Time
-		if err == nil || err.Delivery != NotExecuted { // else what the worker may have said before has not been looked for
-			w.freed, w.took = c.given.Add(ran), ran
-			answered = w.freed
-		}
-		w.doneWith(answered)
-		if err != nil && err.Type == TypeUnknownCommand {
-			w.pace = nil // names that no worker knows are not remembered
-		}
+		w.doneWith(w.served(err, c.given.Add(ran), ran))
 		p.paces.end()
 		c.ran += ran
 		p.counters.run.add(ran)

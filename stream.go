@@ -168,14 +168,8 @@ func (x *exchange) run(c *call) (reply, *Error) {
 		}
 	}
 	rep, failed := x.judge(c, &f, err)
-	var answered time.Time
-	if failed == nil || failed.Delivery != NotExecuted { // else what the worker may have said before has not been looked for
-		answered = time.Now()
-		w.freed, w.took = answered, answered.Sub(x.start)
-	}
-	if failed != nil && failed.Type == TypeUnknownCommand {
-		w.pace = nil // names that no worker knows are not remembered
-	}
+	now := time.Now()
+	answered := w.served(failed, now, now.Sub(x.start))
 	x.ours = false
 	x.giveBack(answered)
 	return rep, failed

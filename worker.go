@@ -230,6 +230,19 @@ func (w *worker) lastTook() time.Duration {
 	return took
 }
 
+// served takes in the end of a call that the worker had, and returns when it had its answer; zero: the request was not executed, and what
+// the worker may have said before has not been looked for.
+func (w *worker) served(err *Error, end time.Time, took time.Duration) (answered time.Time) {
+	if err != nil && err.Type == TypeUnknownCommand {
+		w.pace = nil // names that no worker knows are not remembered
+	}
+	if err != nil && err.Delivery == NotExecuted {
+		return time.Time{}
+	}
+	w.freed, w.took = end, took
+	return end
+}
+
 // doneWith ends the current job, whose answer came then. A worker in doubt keeps it: its exit and its last output are still told as that job's.
 func (w *worker) doneWith(answered time.Time) {
 	if w.conn.broken == nil {
