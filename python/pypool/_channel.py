@@ -54,6 +54,10 @@ def _linger(poller: Any, ns: int) -> None:
         give_way()
 
 
+#: In place of a line while next_line looks for it.
+READING: Any = object()
+
+
 class Channel:
     """The private descriptors. Only the loop's thread uses it, so it needs no lock."""
 
@@ -78,7 +82,7 @@ class Channel:
             if poller is None:
                 pass
             elif not linger:
-                poller[0]()  # to read first, and be told that nothing is there, would cost as much again
+                self._sleep()  # to read first, and be told that nothing is there, would cost as much again
             elif page[ALONE]:
                 self._listen(linger)
             else:
@@ -98,6 +102,9 @@ class Channel:
                     return line  # one line, as a rule
             self.take(chunk)
         return lines.pop()
+
+    def _sleep(self) -> None:
+        self._poller[0]()
 
     def _listen(self, ns: int) -> None:
         """`_linger` while calls run one at a time: nobody else needs the processor, and the host rings the bell just before it
@@ -126,6 +133,17 @@ class Channel:
         elif not any(ready(0) for _ in LOOKS):
             ready()
             self._heard = self.page[BELL]
+
+    def struck_waiting(self, error: BaseException) -> bool:
+        """Whether `error`, which came out of next_line, was raised before anything was read: a chunk that was read, and not kept
+        yet, is lost with it.
+        """
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code in WAITING:
+                return True
+            trace = trace.tb_next
+        return False
 
     def take(self, chunk: bytes) -> None:
         """Keep what has been read: complete lines in `lines`, the beginning of another in `parts`."""
@@ -164,3 +182,7 @@ class Channel:
     def _write_rest(self, data: memoryview) -> None:
         while data:
             data = data[os.write(self.fd_out, data) :]
+
+
+#: Where next_line waits.
+WAITING = {_linger.__code__, Channel._sleep.__code__, Channel._listen.__code__, Channel._await.__code__}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import _errors, _life
 from ._call import RUNNING
+from ._channel import READING
 from ._protocol import EACH, MAX_ID, ResultError, encode_raw, scan
 
 TYPE_CHECKING = False
@@ -75,7 +76,7 @@ def refusal(error: RequestError) -> str:
 def escaped(worker: Worker, line: Optional[Line], id: int, error: BaseException, writing: bool) -> None:
     """An exception no handler raised: a signal handler's, that struck the loop itself; no memory for a line; a broken channel.
 
-    `line` is the request's, None while none was in hand; `id` is 0 until it has been read as a whole.
+    `line` is the request's, READING while it was looked for, None while none was in hand; `id` is 0 until it has been read as a whole.
     """
     if isinstance(error, OSError) and _in_channel(error):
         _errors.note("the channel to the host is closed: %s" % error)  # the host looks for these words
@@ -84,9 +85,11 @@ def escaped(worker: Worker, line: Optional[Line], id: int, error: BaseException,
     if lines and lines[-1] is line:
         del lines[-1]  # struck while it was taken
     several = isinstance(line, bytes) and line.startswith(EACH.encode())
-    if writing or several or (line is None and isinstance(error, MemoryError)):
+    if line is READING and worker.channel.struck_waiting(error) and not isinstance(error, MemoryError):
+        line = None
+    if writing or several or line is READING:
         # Whether the answer is out cannot be known, and a second one would be worse than none. Or a line was too long to be
-        # kept, or not yet taken apart into its requests: what has been read of it is lost, so the worker is.
+        # kept, or not stored yet, or not yet taken apart into its requests: what has been read of it is lost, so the worker is.
         try:
             trace = _errors.format_traceback(error, whole=True)
             _errors.note("the worker ends, because a line was read or written only in part:\n" + trace)

@@ -24,7 +24,7 @@ except ImportError:
 
 from . import _life
 from ._call import RUNNING
-from ._channel import WORKED
+from ._channel import READING, WORKED
 from ._commands import COMMANDS, DIRECT
 from ._protocol import SPLIT_WRITE, SUCCESS, Control, RequestError, ResultError, Several, encode, escape, foresee, parse_request
 from ._stdio import OPEN
@@ -70,8 +70,9 @@ class Worker:
         while True:
             try:
                 base.copy().run(self._serve, base)
-            except BaseException as error:  # struck by a signal handler between two lines of the handling of something else
-                _life.note("raised between two calls, by a signal handler perhaps:\n" + _plain(0, error))
+            except BaseException as error:  # struck by a signal handler where it was handling something else
+                _life.note("the worker ends: raised between two calls, by a signal handler perhaps:\n" + _plain(0, error))
+                _life.end(1)
 
     def _serve(self, base: Context) -> None:
         """Answer requests until one has set a context variable."""
@@ -88,6 +89,7 @@ class Worker:
                         line = lines[-1]  # not pop: a signal handler that raises could strike before it is stored
                         del lines[-1]
                     else:
+                        line = READING
                         line = next_line()
                     if line is None:
                         _life.host_gone()

@@ -388,3 +388,22 @@ def test_signal_handler_that_raises_while_a_result_is_written(start: Start) -> N
     assert host.wait() == 1
     rest = first + b"".join(iter(lambda: os.read(host.fd_in, 1 << 20), b""))
     assert rest.startswith(b'{"id":') and b"\n" not in rest and rest.count(b'"id"') == 1
+
+
+def test_signals_that_strike_while_requests_are_read_lose_none(start: Start) -> None:
+    """Each request is answered, or the worker ends: one that was read and forgotten would be waited for in vain."""
+    source = """
+        import signal
+        def strike(*_): raise RuntimeError("struck")
+        signal.signal(signal.SIGALRM, strike)
+        @command
+        def arm(seconds): signal.setitimer(signal.ITIMER_REAL, seconds)
+        """
+    host = start(source)
+    for n in range(600):
+        try:
+            host.send(host.request("arm", [0.00001 + n % 37 * 0.000005]))
+            host.receive()  # waits, for ever if need be
+        except (BrokenPipeError, EOFError):
+            assert host.wait() != 0
+            host = start(source)
