@@ -76,7 +76,8 @@ def refusal(error: RequestError) -> str:
 def escaped(worker: Worker, line: Optional[Line], id: int, error: BaseException, writing: bool) -> None:
     """An exception no handler raised: a signal handler's, that struck the loop itself; no memory for a line; a broken channel.
 
-    `line` is the request's, READING while it was looked for, None while none was in hand; `id` is 0 until it has been read as a whole.
+    `line` is the request's, READING while it was looked for, None while none was in hand; `id` is 0 until it has been read as a
+    whole.
     """
     if isinstance(error, OSError) and _in_channel(error):
         _errors.note("the channel to the host is closed: %s" % error)  # the host looks for these words
