@@ -88,14 +88,11 @@ func (c *call) evidence(ctx context.Context, cfg *Config, err *Error) evidence {
 	case err.Delivery == NotExecuted:
 		return noEvidence
 	}
-	switch err.Type {
-	case TypeWorkerExited, TypeProtocol, TypeInternal:
+	if err.Type == TypeOperationTimeout && (cfg.OperationTimeout <= 0 || c.timeout < cfg.OperationTimeout || ctx.Err() != nil) {
+		return noEvidence
+	}
+	if err.Type.row().losesWorker {
 		return lostWorker
-	case TypeOperationTimeout:
-		poolsOwn := cfg.OperationTimeout > 0 && c.timeout >= cfg.OperationTimeout
-		if poolsOwn && ctx.Err() == nil {
-			return lostWorker
-		}
 	}
 	return noEvidence
 }

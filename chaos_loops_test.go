@@ -131,7 +131,7 @@ func (c *chaos) streamer(r *rand.Rand) {
 	}
 }
 
-func sentinelOf(err error) error { return &sentinel{typ: err.(*Error).Type} }
+func sentinelOf(err error) error { return err.(*Error).Type.row() }
 
 // mapper runs Maps.
 func (c *chaos) mapper(r *rand.Rand) {

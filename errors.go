@@ -50,61 +50,110 @@ const (
 	TypeInternal         ErrorType = "unexpected_error"
 )
 
-// sentinel is what errors.Is compares an *Error with: by type, never by text.
-type sentinel struct {
-	typ  ErrorType
-	text string
-}
-
-func (s *sentinel) Error() string { return "pypool: " + s.text }
-
 // The sentinels, one for each [ErrorType]; match them with errors.Is.
 var (
 	// ErrCheckoutTimeout: no worker fell free in time. Not executed.
-	ErrCheckoutTimeout error = &sentinel{TypeCheckoutTimeout, "no worker fell free in time"}
+	ErrCheckoutTimeout error = TypeCheckoutTimeout.row()
 	// ErrOperationTimeout: the call ran out of time; its worker was killed. Detail: [HangError].
-	ErrOperationTimeout error = &sentinel{TypeOperationTimeout, "the call ran out of time"}
+	ErrOperationTimeout error = TypeOperationTimeout.row()
 	// ErrCanceled: the caller's context was canceled. The error also matches ctx.Err(). Detail once it ran: [HangError].
-	ErrCanceled error = &sentinel{TypeCanceled, "the caller canceled"}
+	ErrCanceled error = TypeCanceled.row()
 	// ErrStalled: the body of a loop over a stream took longer than StallTimeout for one item, and the worker was taken away.
-	ErrStalled error = &sentinel{TypeStreamStalled, "the loop over a stream stalled"}
+	ErrStalled error = TypeStreamStalled.row()
 	// ErrPoolClosed: the pool is closed, or was closed during the call.
-	ErrPoolClosed error = &sentinel{TypePoolNotAvailable, "the pool is closed"}
+	ErrPoolClosed error = TypePoolNotAvailable.row()
 	// ErrQueueFull: Config.MaxQueue callers wait already. Not executed.
-	ErrQueueFull error = &sentinel{TypeQueueFull, "the queue is full"}
+	ErrQueueFull error = TypeQueueFull.row()
 	// ErrCircuitOpen: workers cannot start, or this command keeps costing workers. Not executed. Detail: [CircuitError].
-	ErrCircuitOpen error = &sentinel{TypeCircuitOpen, "the circuit is open"}
+	ErrCircuitOpen error = TypeCircuitOpen.row()
 	// ErrWorkerStart: a worker did not become ready. Detail: [StartError].
-	ErrWorkerStart error = &sentinel{TypeWorkerStart, "a worker did not start"}
+	ErrWorkerStart error = TypeWorkerStart.row()
 	// ErrWorkerExited: the worker's process ended during the call. Detail: [ExitError].
-	ErrWorkerExited error = &sentinel{TypeWorkerExited, "the worker exited"}
+	ErrWorkerExited error = TypeWorkerExited.row()
 	// ErrProtocol: the worker sent what is not an answer. Detail: [ProtocolError].
-	ErrProtocol error = &sentinel{TypeProtocol, "the worker broke the protocol"}
+	ErrProtocol error = TypeProtocol.row()
 	// ErrMessageTooLarge: the request or the result is over Config.MaxMessageBytes.
-	ErrMessageTooLarge error = &sentinel{TypeMessageTooLarge, "the message is too large"}
+	ErrMessageTooLarge error = TypeMessageTooLarge.row()
 	// ErrInvalidArguments: the arguments are not JSON, do not fit the command's signature, or an option or id is invalid. Not executed.
 	// Detail, when Python refused them: [ArgumentError].
-	ErrInvalidArguments error = &sentinel{TypeInvalidArguments, "invalid arguments"}
+	ErrInvalidArguments error = TypeInvalidArguments.row()
 	// ErrUnknownCommand: no command or program of that name. Not executed. Detail: [UnknownCommandError].
-	ErrUnknownCommand error = &sentinel{TypeUnknownCommand, "unknown command"}
+	ErrUnknownCommand error = TypeUnknownCommand.row()
 	// ErrPython: the command raised an exception. Detail: [PythonError].
-	ErrPython error = &sentinel{TypePython, "the command raised an exception"}
+	ErrPython error = TypePython.row()
 	// ErrInvalidResult: the command finished, and its result is not JSON. Detail: [InvalidResultError].
-	ErrInvalidResult error = &sentinel{TypeInvalidResult, "the result is not JSON"}
+	ErrInvalidResult error = TypeInvalidResult.row()
 	// ErrDecode: the command finished, and its result does not fit the Go type asked for.
-	ErrDecode error = &sentinel{TypeDecode, "the result does not fit the Go type"}
+	ErrDecode error = TypeDecode.row()
 	// ErrInternal: a fault of pypool itself.
-	ErrInternal error = &sentinel{TypeInternal, "unexpected error"}
+	ErrInternal error = TypeInternal.row()
 )
 
-var categories = map[ErrorType]Category{
-	TypeCheckoutTimeout: CategoryTimeout, TypeOperationTimeout: CategoryTimeout, TypeCanceled: CategoryTimeout, TypeStreamStalled: CategoryTimeout,
-	TypePoolNotAvailable: CategoryResource, TypeQueueFull: CategoryResource, TypeCircuitOpen: CategoryResource, TypeWorkerStart: CategoryResource,
-	TypeWorkerExited: CategoryCommunication, TypeProtocol: CategoryCommunication, TypeMessageTooLarge: CategoryCommunication,
-	TypeInvalidArguments: CategoryExecution, TypeUnknownCommand: CategoryExecution, TypePython: CategoryExecution,
-	TypeInvalidResult: CategoryExecution, TypeDecode: CategoryExecution,
-	TypeInternal: CategorySystem,
+// errorRow is all that the package knows of one [ErrorType]. It is what errors.Is compares an *Error
+// with, too: by type, never by text.
+type errorRow struct {
+	typ      ErrorType
+	category Category
+	text     string // of the sentinel
+
+	// wire is the kind of the answers that become this type (empty: none do), proves what such an
+	// answer says of the handler, and read takes the message and the detail out of it.
+	wire   string
+	proves Delivery
+	read   func(*wireError, CallInfo) (message string, detail error)
+
+	infrastructure bool // counts toward the error rate, and is logged
+	losesWorker    bool // is charged to the command's circuit, unless NotExecuted
+	repeated       bool // has the call repeated at once on another worker, if NotExecuted
 }
+
+func (r *errorRow) Error() string { return "pypool: " + r.text }
+
+// errorTypes is the one table of the error types.
+var errorTypes = [...]errorRow{
+	{typ: TypeCheckoutTimeout, category: CategoryTimeout, text: "no worker fell free in time",
+		infrastructure: true},
+	{typ: TypeOperationTimeout, category: CategoryTimeout, text: "the call ran out of time",
+		infrastructure: true, losesWorker: true},
+	{typ: TypeCanceled, category: CategoryTimeout, text: "the caller canceled"},
+	{typ: TypeStreamStalled, category: CategoryTimeout, text: "the loop over a stream stalled"},
+	{typ: TypePoolNotAvailable, category: CategoryResource, text: "the pool is closed"},
+	{typ: TypeQueueFull, category: CategoryResource, text: "the queue is full",
+		infrastructure: true},
+	{typ: TypeCircuitOpen, category: CategoryResource, text: "the circuit is open",
+		infrastructure: true},
+	{typ: TypeWorkerStart, category: CategoryResource, text: "a worker did not start",
+		infrastructure: true},
+	{typ: TypeWorkerExited, category: CategoryCommunication, text: "the worker exited",
+		infrastructure: true, losesWorker: true, repeated: true},
+	{typ: TypeProtocol, category: CategoryCommunication, text: "the worker broke the protocol",
+		infrastructure: true, losesWorker: true, repeated: true},
+	{typ: TypeMessageTooLarge, category: CategoryCommunication, text: "the message is too large",
+		wire: "message_too_large", proves: Executed, read: (*wireError).tooLarge},
+	{typ: TypeInvalidArguments, category: CategoryExecution, text: "invalid arguments",
+		wire: "invalid_arguments", proves: NotExecuted, read: (*wireError).badArguments},
+	{typ: TypeUnknownCommand, category: CategoryExecution, text: "unknown command",
+		wire: "unknown_command", proves: NotExecuted, read: (*wireError).unknown},
+	{typ: TypePython, category: CategoryExecution, text: "the command raised an exception",
+		wire: "python_exception", proves: Executed, read: (*wireError).raised},
+	{typ: TypeInvalidResult, category: CategoryExecution, text: "the result is not JSON",
+		wire: "invalid_result", proves: Executed, read: (*wireError).badResult},
+	{typ: TypeDecode, category: CategoryExecution, text: "the result does not fit the Go type"},
+	{typ: TypeInternal, category: CategorySystem, text: "unexpected error",
+		infrastructure: true, losesWorker: true},
+}
+
+// index is the type's place in errorTypes; that of TypeInternal, the last, for a type of nobody's.
+func (t ErrorType) index() int {
+	for i := range errorTypes {
+		if errorTypes[i].typ == t {
+			return i
+		}
+	}
+	return len(errorTypes) - 1
+}
+
+func (t ErrorType) row() *errorRow { return &errorTypes[t.index()] }
 
 // Delivery says what is known about the handler of a failed call.
 type Delivery int
@@ -170,11 +219,12 @@ type ErrorContext struct {
 }
 
 func newError(t ErrorType, d Delivery, message string, err error) *Error {
-	return &Error{Category: categories[t], Type: t, Message: oneLine(message), Delivery: d, Err: err}
+	return &Error{Category: t.row().category, Type: t, Message: oneLine(message), Delivery: d, Err: err}
 }
 
-// again returns a copy, for another call that ends the same way. An error that others can see already is not written to any more.
-func (e *Error) again() *Error {
+// clone returns a copy, for another call that ends the same way: what others can see already is not
+// written to any more.
+func (e *Error) clone() *Error {
 	c := *e
 	return &c
 }
@@ -296,8 +346,8 @@ func (e *Error) LogValue() slog.Value {
 
 // Is matches the sentinel of the error's type.
 func (e *Error) Is(target error) bool {
-	s, ok := target.(*sentinel)
-	return ok && s.typ == e.Type
+	row, ok := target.(*errorRow)
+	return ok && row.typ == e.Type
 }
 
 // SafeToRetry reports whether err proves that the handler never began, so that repeating the call cannot execute it twice.

@@ -349,7 +349,7 @@ func (f *flight[Out]) crash(err error) (e *Error, book func()) {
 	case e.Delivery == NotExecuted && retry:
 		return e, func() { f.m.requeue(f.sent, e) }
 	}
-	behind := e.again()
+	behind := e.clone()
 	behind.Delivery = NotExecuted
 	return e, func() {
 		f.m.fail(first, e)

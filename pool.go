@@ -221,7 +221,7 @@ func (p *Pool) tell(ctx context.Context, c *call, err *Error, now time.Time) err
 		at.Pool, at.Session, at.Command, at.Program, at.RequestID = p.cfg.Name, c.info.Session, c.info.Command, c.info.Program, c.id
 		at.Elapsed = now.Sub(c.begun)
 		out = err
-		if err.Type.infrastructure() {
+		if err.Type.row().infrastructure {
 			p.sup.logFailure(c, err)
 		}
 	}
@@ -307,7 +307,7 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 			return reply{}, err
 		}
 		rep, err = p.use(ctx, c, res)
-		if err == nil || err.Delivery != NotExecuted || err.Category != CategoryCommunication || err.Type == TypeMessageTooLarge {
+		if err == nil || err.Delivery != NotExecuted || !err.Type.row().repeated {
 			return rep, err
 		}
 	}

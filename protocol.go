@@ -1,11 +1,13 @@
 package pypool
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -164,6 +166,82 @@ type wireError struct {
 	Function  string   `json:"function"`
 
 	Errors []FieldError `json:"errors"`
+}
+
+func (e *wireError) Error() string { return e.Kind + ": " + e.Message }
+
+// toError turns an error answer to a call into an *Error.
+func (e *wireError) toError(info CallInfo) *Error {
+	for i := range errorTypes {
+		if row := &errorTypes[i]; row.wire != "" && row.wire == e.Kind {
+			message, detail := row.read(e, info)
+			return newError(row.typ, row.proves, message, detail)
+		}
+	}
+	return newError(TypeInternal, MaybeExecuted, "the worker's runtime failed: "+e.Kind+": "+e.Message, e.exception())
+}
+
+// startCause is the cause of a start that the runtime refused.
+func (e *wireError) startCause() error {
+	if e.Kind == "protocol_mismatch" {
+		highest := 0
+		for _, v := range e.Supported {
+			highest = max(highest, v)
+		}
+		return versionMismatch(highest, "")
+	}
+	return e.exception()
+}
+
+func (e *wireError) exception() *PythonError {
+	return &PythonError{Type: e.Type, Module: e.Module, Message: e.Message, Traceback: e.Traceback, Notes: e.Notes, File: e.File, Line: e.Line, Function: e.Function}
+}
+
+// The readers of errorTypes.
+
+func (e *wireError) raised(CallInfo) (string, error) {
+	py := e.exception()
+	return py.Error(), py
+}
+
+// badArguments has no detail where the runtime says no more than the line.
+func (e *wireError) badArguments(info CallInfo) (message string, detail error) {
+	name := cmp.Or(info.Program, info.Command) // the message begins with it, and so will the error's line
+	message = strings.TrimPrefix(e.Message, name+": ")
+	if len(e.Errors) == 0 {
+		return message, nil
+	}
+	for _, field := range e.Errors {
+		for i, part := range field.Loc {
+			if index, ok := part.(float64); ok {
+				field.Loc[i] = int(index)
+			}
+		}
+	}
+	return message, &ArgumentError{e.Errors}
+}
+
+func (e *wireError) unknown(info CallInfo) (string, error) {
+	name := info.Command
+	if e.What == "program" {
+		name = info.Program
+	}
+	unknown := &UnknownCommandError{Name: name, Names: e.Names}
+	return unknown.Error(), unknown
+}
+
+func (e *wireError) badResult(CallInfo) (string, error) {
+	bad := &InvalidResultError{Path: e.Path, Reason: e.Message}
+	message := bad.Error()
+	switch e.Message {
+	case "nan is not JSON", "inf is not JSON", "-inf is not JSON":
+		message += `: put None in its place, or use @command(nan="null")`
+	}
+	return message, bad
+}
+
+func (e *wireError) tooLarge(CallInfo) (string, error) {
+	return fmt.Sprintf("the result is %d bytes, MaxMessageBytes is %d", e.Size, e.Limit), nil
 }
 
 // parseFrame reads one line, without its newline. Keys are matched exactly and must not repeat: encoding/json would match

@@ -101,32 +101,16 @@ type ErrorRateAlert struct {
 	Window    time.Duration
 }
 
-// errorTypes gives each type its counter.
-var errorTypes = []ErrorType{
-	TypeCheckoutTimeout, TypeOperationTimeout, TypeCanceled, TypeStreamStalled, TypePoolNotAvailable, TypeQueueFull, TypeCircuitOpen, TypeWorkerStart,
-	TypeWorkerExited, TypeProtocol, TypeMessageTooLarge, TypeInvalidArguments, TypeUnknownCommand, TypePython, TypeInvalidResult,
-	TypeInternal,
-}
-
-// infrastructure reports whether an error of this type counts toward the error rate.
-func (t ErrorType) infrastructure() bool {
-	switch t {
-	case TypeCheckoutTimeout, TypeOperationTimeout, TypeQueueFull, TypeCircuitOpen, TypeWorkerStart, TypeWorkerExited, TypeProtocol, TypeInternal:
-		return true
-	}
-	return false
-}
-
 // counters are the pool's running figures.
 type counters struct {
 	started, succeeded atomic.Int64
-	failed             []atomic.Int64 // parallel to errorTypes
+	failed             [len(errorTypes)]atomic.Int64
 	wait, run          histogram
 	rate               rateWindow
 }
 
 func newCounters(window time.Duration) *counters {
-	c := &counters{failed: make([]atomic.Int64, len(errorTypes))}
+	c := &counters{}
 	c.rate.init(window)
 	return c
 }
@@ -139,14 +123,9 @@ func (c *counters) succeed(n int64, now time.Duration) {
 
 // fail counts one that did not.
 func (c *counters) fail(err *Error, now time.Duration) {
-	at := len(errorTypes) - 1 // unexpected_error
-	for i, t := range errorTypes {
-		if t == err.Type {
-			at = i
-		}
-	}
-	c.failed[at].Add(1)
-	c.rate.add(1, now, err.Type.infrastructure())
+	i := err.Type.index()
+	c.failed[i].Add(1)
+	c.rate.add(1, now, errorTypes[i].infrastructure)
 }
 
 // snapshot fills the call counters. Ends are read before starts, so that InFlight cannot come out negative; and again when
@@ -155,9 +134,9 @@ func (c *counters) snapshot(s *Stats) {
 	for range 10 {
 		before := c.started.Load()
 		s.Failed, s.ByType = 0, map[ErrorType]int64{}
-		for i, t := range errorTypes {
+		for i := range errorTypes {
 			if n := c.failed[i].Load(); n > 0 {
-				s.ByType[t] = n
+				s.ByType[errorTypes[i].typ] = n
 				s.Failed += n
 			}
 		}

@@ -316,7 +316,7 @@ func (x *exchange) detach(c *call) *Error {
 	}
 	x.w.place(e, &c.job, x.start)
 	if c.evidence(x.ctx, &x.p.cfg, e) == lostWorker {
-		x.charge = e.again()
+		x.charge = e.clone()
 	}
 	c.detached, x.ours = true, false
 	x.p.winding.Go(x.windUp)
