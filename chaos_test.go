@@ -124,8 +124,8 @@ func runChaos(t *testing.T, seed uint64, duration time.Duration) {
 	c.meet()
 	eventually(t, "the pool is at its full size after the meeting", func() bool { return serving(p) })
 	eventually(t, "every worker given back: a destroyed one holds its place until its destructor is done", func() bool {
-		st := p.desk.puddle.Stat()
-		return st.AcquiredResources() == int32(c.cfg.Size) && st.ConstructingResources() == 0 && p.desk.idleNow() == c.cfg.Size
+		st := p.sup.checkout.puddle.Stat()
+		return st.AcquiredResources() == int32(c.cfg.Size) && st.ConstructingResources() == 0 && p.sup.checkout.idleNow() == c.cfg.Size
 	})
 
 	// I9: the counters add up, and agree with what the callers saw.

@@ -14,12 +14,12 @@ import (
 
 func never() bool { return false }
 
-// bareDesk is a desk with so many idle workers, which nobody will call.
-func bareDesk(t *testing.T, workers int) *desk {
+// bareCheckout is a checkout with so many idle workers, which nobody will call.
+func bareCheckout(t *testing.T, workers int) *checkout {
 	construct := func(context.Context) (*worker, error) {
 		return &worker{proc: &fakeProcess{done: make(chan struct{})}}, nil
 	}
-	d, err := newDesk(10, &Config{MaxQueue: 1 << 20, MaxQueueBytes: 1 << 30}, construct, func() {}, func() {})
+	d, err := newCheckout(10, &Config{MaxQueue: 1 << 20, MaxQueueBytes: 1 << 30}, construct, func() {}, func() {})
 	require.NoError(t, err)
 	for range workers {
 		require.NoError(t, d.create(t.Context()))
@@ -27,12 +27,12 @@ func bareDesk(t *testing.T, workers int) *desk {
 	return d
 }
 
-// queueUp has a caller wait at the desk and returns what becomes of it.
-func queueUp(d *desk, ctx context.Context, deadline time.Time) <-chan verdict {
-	outcome := make(chan verdict, 1)
+// queueUp has a caller wait and returns what becomes of it.
+func queueUp(d *checkout, ctx context.Context, deadline time.Time) <-chan grant {
+	outcome := make(chan grant, 1)
 	go func() {
-		res, err := d.take(ctx, deadline, 1, never)
-		outcome <- verdict{res, err}
+		res, err := d.wait(ctx, deadline, 1, never)
+		outcome <- grant{res, err}
 	}()
 	synctest.Wait()
 	return outcome
@@ -40,12 +40,12 @@ func queueUp(d *desk, ctx context.Context, deadline time.Time) <-chan verdict {
 
 func TestDeskServesInTheOrderOfArrival(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := bareDesk(t, 2)
+		d := bareCheckout(t, 2)
 		cold, warm := d.idle[0], d.idle[1]
 		require.Same(t, warm, d.tryTake())
 		require.Same(t, cold, d.tryTake())
 		require.Nil(t, d.tryTake())
-		var waiting []<-chan verdict
+		var waiting []<-chan grant
 		for range 5 {
 			waiting = append(waiting, queueUp(d, t.Context(), time.Time{}))
 		}
@@ -54,7 +54,7 @@ func TestDeskServesInTheOrderOfArrival(t *testing.T) {
 			d.put(warm)
 			synctest.Wait()
 			require.Len(t, first, 1)
-			require.Equal(t, verdict{res: warm}, <-first)
+			require.Equal(t, grant{res: warm}, <-first)
 			require.EqualValues(t, len(waiting)-1-i, d.waiting.Load())
 		}
 		require.Nil(t, d.tryTake())
@@ -68,14 +68,14 @@ func TestDeskServesInTheOrderOfArrival(t *testing.T) {
 // One timer serves all deadlines, in whatever order they come and go.
 func TestDeskEndsEachWaitAtItsOwnDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := bareDesk(t, 1)
+		d := bareCheckout(t, 1)
 		only := d.tryTake()
 		begun := time.Now()
 		var callers sync.WaitGroup
 		for _, ms := range rand.Perm(100) {
 			callers.Go(func() {
 				limit := time.Duration(ms) * time.Millisecond
-				_, err := d.take(t.Context(), begun.Add(limit), 1, never)
+				_, err := d.wait(t.Context(), begun.Add(limit), 1, never)
 				assert.ErrorIs(t, err, errTimeout)
 				assert.Equal(t, limit, time.Since(begun))
 			})
@@ -90,7 +90,7 @@ func TestDeskEndsEachWaitAtItsOwnDeadline(t *testing.T) {
 		require.Empty(t, forever, "one without a deadline waits on")
 		later := queueUp(d, t.Context(), time.Now().Add(time.Second))
 		d.put(only)
-		require.Equal(t, verdict{res: only}, <-forever)
+		require.Equal(t, grant{res: only}, <-forever)
 		require.ErrorIs(t, (<-later).err, errTimeout)
 		require.Equal(t, begun.Add(time.Hour+99*time.Millisecond+time.Second), time.Now())
 		d.close()
@@ -99,20 +99,20 @@ func TestDeskEndsEachWaitAtItsOwnDeadline(t *testing.T) {
 
 func TestDeskTurnsAllAwayAndTakesCareOfThoseWhoComeTooLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := bareDesk(t, 0)
+		d := bareCheckout(t, 0)
 		waiting := queueUp(d, t.Context(), time.Now().Add(time.Minute))
-		d.turnAway()
+		d.rejectWaiters()
 		require.ErrorIs(t, (<-waiting).err, errStopped)
-		_, err := d.take(t.Context(), time.Time{}, 1, func() bool { return true })
+		_, err := d.wait(t.Context(), time.Time{}, 1, func() bool { return true })
 		require.ErrorIs(t, err, errStopped)
 		require.Zero(t, d.waiting.Load())
 		d.close() // the timer is still set: synctest fails when it is left
 	})
 }
 
-// A closed desk leaves the workers to puddle, whose Close waits for them.
+// A closed checkout leaves the workers to puddle, whose Close waits for them.
 func TestDeskGivesItsWorkersBackWhenClosed(t *testing.T) {
-	d := bareDesk(t, 2)
+	d := bareCheckout(t, 2)
 	busy := d.tryTake()
 	d.close()
 	require.EqualValues(t, 1, d.puddle.Stat().AcquiredResources())
@@ -124,7 +124,7 @@ func TestDeskGivesItsWorkersBackWhenClosed(t *testing.T) {
 // A caller that leaves in the instant in which it is given a worker gets one outcome, and the worker is not lost.
 func TestDeskLosesNoWorkerToCallersThatLeave(t *testing.T) {
 	const callers, workers, rounds = 8, 3, 3000
-	d := bareDesk(t, workers)
+	d := bareCheckout(t, workers)
 	var all sync.WaitGroup
 	for range callers {
 		all.Go(func() {
@@ -133,7 +133,7 @@ func TestDeskLosesNoWorkerToCallersThatLeave(t *testing.T) {
 				res := d.tryTake()
 				if res == nil {
 					deadline := time.Now().Add(time.Duration(rand.IntN(20)) * time.Microsecond)
-					res, _ = d.take(ctx, deadline, 1, func() bool { return rand.IntN(10) == 0 })
+					res, _ = d.wait(ctx, deadline, 1, func() bool { return rand.IntN(10) == 0 })
 				}
 				if res != nil {
 					d.put(res)

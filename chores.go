@@ -67,7 +67,7 @@ func (s *supervisor) doChores(now time.Time) time.Time {
 
 // pingQuiet pings the idle workers that have served nothing since they were last looked at. Only those are held meanwhile.
 func (s *supervisor) pingQuiet() {
-	for _, res := range s.desk.inspect(func(res *resource) bool {
+	for _, res := range s.checkout.inspect(func(res *resource) bool {
 		w := res.Value()
 		return w.pinged.Swap(w.calls.Load()) == w.calls.Load()
 	}) {
@@ -87,7 +87,7 @@ func (s *supervisor) pingHeld(res *resource) WorkerHealth {
 	}
 	rtt, err := w.ping(s.ctx, pingTimeout)
 	if err == nil {
-		s.desk.put(res)
+		s.checkout.put(res)
 		return WorkerHealth{WorkerInfo: info, Responsive: true, RTT: rtt}
 	}
 	s.discard(res)
@@ -118,7 +118,7 @@ func (s *supervisor) retireOverflow() {
 	if surplus <= 0 {
 		return
 	}
-	for _, res := range s.desk.inspect(func(res *resource) bool {
+	for _, res := range s.checkout.inspect(func(res *resource) bool {
 		if surplus > 0 && time.Since(res.Value().freed) >= s.cfg.overflowIdle {
 			surplus--
 			return true
@@ -172,7 +172,7 @@ func share(part, whole int64) float64 {
 // checkAll pings all idle workers and describes the busy ones. At ctx's end it reports those that have not answered yet as
 // unresponsive; their pings go on, and have them replaced if they do not answer at all.
 func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
-	held := s.desk.inspect(func(*resource) bool { return true })
+	held := s.checkout.inspect(func(*resource) bool { return true })
 	results := make(chan WorkerHealth, len(held))
 	waiting := map[string]WorkerInfo{}
 	for _, res := range held {

@@ -298,7 +298,7 @@ func unread(w *worker) (n int) {
 func raw(t *testing.T, p *Pool, line string) []byte {
 	t.Helper()
 	eventually(t, "a worker is idle", func() bool { return p.Stats().Idle > 0 })
-	res, err := p.desk.take(context.Background(), time.Now().Add(5*time.Second), 0, p.refusing)
+	res, err := p.sup.checkout.wait(context.Background(), time.Now().Add(5*time.Second), 0, p.refusing)
 	require.NoError(t, err)
 	w := res.Value()
 	defer func() {

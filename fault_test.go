@@ -222,7 +222,7 @@ func (r *rig) epilogue(t *testing.T) {
 	require.Equal(t, st.Started, st.Succeeded+st.Failed)
 	require.EqualValues(t, st.Workers, st.WorkersStarted-st.WorkersExited)
 	eventually(t, "every worker given back: a destroyed one holds its place until its destructor is done", func() bool {
-		return p.desk.puddle.Stat().AcquiredResources() == int32(st.Size) && p.desk.idleNow() == st.Size
+		return p.sup.checkout.puddle.Stat().AcquiredResources() == int32(st.Size) && p.sup.checkout.idleNow() == st.Size
 	})
 }
 

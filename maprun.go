@@ -64,7 +64,7 @@ func (f *flight[Out]) finish() (lost *Error) {
 		if f.err == nil {
 			f.err = f.read()
 		}
-		if f.err == nil && len(f.sent) < m.flight()/2+1 && m.p.desk.waiting.Load() == 0 && !f.w.retired.Load() {
+		if f.err == nil && len(f.sent) < m.flight()/2+1 && m.p.sup.checkout.waiting.Load() == 0 && !f.w.retired.Load() {
 			f.add(m.take(m.flight()-len(f.sent), false, nil))
 		}
 	}

@@ -17,7 +17,6 @@ type Pool struct {
 	cfg      Config
 	born     time.Time
 	sup      *supervisor
-	desk     *desk // the supervisor's, kept here for the hot path
 	sessions *sessionTable
 	counters *counters
 	paces    *paces
@@ -75,7 +74,6 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, newError(TypeInternal, NotExecuted, err.Error(), err)
 	}
-	p.desk = p.sup.desk
 	go p.sup.run()
 	opened := false
 	defer func() {
@@ -274,7 +272,7 @@ func (p *Pool) refusal(key string) *Error {
 	if why := p.sup.breakers.refuses(key); why != nil {
 		return why.error()
 	}
-	if err := p.desk.full(); err != nil {
+	if err := p.sup.checkout.full(); err != nil {
 		return queueFull(err)
 	}
 	return nil
@@ -321,7 +319,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	defer func() {
 		p.counters.wait.add(c.queued - queued)
 		if held != nil { // ctx.Err panics
-			p.desk.put(held)
+			p.sup.checkout.put(held)
 		}
 	}()
 	for {
@@ -331,7 +329,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 		if ctx.Err() != nil {
 			return nil, queueError(ctx, c)
 		}
-		res := p.desk.tryTake()
+		res := p.sup.checkout.tryTake()
 		if res == nil {
 			var err error
 			switch res, err = p.queue(ctx, c); {
@@ -358,7 +356,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 		if !over {
 			return res, nil
 		}
-		p.desk.put(res)
+		p.sup.checkout.put(res)
 	}
 }
 
@@ -370,7 +368,7 @@ func (p *Pool) queue(ctx context.Context, c *call) (*resource, error) {
 	if c.checkout > 0 {
 		deadline = begun.Add(c.checkout - c.queued)
 	}
-	return p.desk.take(ctx, deadline, c.req.size(), p.refusing)
+	return p.sup.checkout.wait(ctx, deadline, c.req.size(), p.refusing)
 }
 
 // refusing tells those who are about to wait that nobody would wake them.
@@ -423,7 +421,7 @@ func (p *Pool) release(res *resource) {
 		p.sup.discard(res)
 		return
 	}
-	p.desk.put(res)
+	p.sup.checkout.put(res)
 	if limit := p.cfg.MaxCalls; limit > 0 && w.calls.Load() >= limit {
 		p.sup.kick()
 	}
@@ -444,7 +442,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	}
 	p.closeOnce.Do(func() {
 		close(p.closing)
-		p.desk.turnAway()
+		p.sup.checkout.rejectWaiters()
 		p.sup.announceClosing()
 		go p.dismantle()
 	})
@@ -477,7 +475,7 @@ func (p *Pool) Close() error {
 // repossess takes the workers from calls in the midst of which code of the caller runs: it may never come back, or wait for this very
 // close. It runs once killing is closed, so that no such code begins any more.
 func (p *Pool) repossess() {
-	for w, res := range p.desk.all() {
+	for w, res := range p.sup.checkout.all() {
 		if l := w.lease.Load(); l != nil && l.revoke(revokedClosed) {
 			w.conn.broken = errStopped
 			p.release(res)
@@ -499,11 +497,11 @@ func (p *Pool) killAll() {
 func (p *Pool) dismantle() {
 	defer close(p.closed)
 	p.sup.close() // no more starts and pings
-	p.desk.close()
+	p.sup.checkout.close()
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		p.desk.puddle.Close() // returns when every worker has been released and stopped
+		p.sup.checkout.puddle.Close() // returns when every worker has been released and stopped
 	}()
 	select {
 	case <-stopped:

@@ -13,7 +13,7 @@ import (
 
 // How the supervisor has workers constructed, and what it makes of constructions that fail.
 
-// construct is puddle's constructor, reached through desk.create alone.
+// construct is puddle's constructor, reached through checkout.create alone.
 func (s *supervisor) construct(ctx context.Context) (w *worker, err error) {
 	defer func() {
 		if r := recover(); r != nil { // puddle calls this; a panic would end the host
@@ -44,7 +44,7 @@ func (s *supervisor) brokenLocked() bool { return s.broken > s.generation.Load()
 func (s *supervisor) startLocked(settle func(error)) {
 	s.starting++
 	s.jobs.Go(func() {
-		err := s.desk.create(s.ctx)
+		err := s.checkout.create(s.ctx)
 		s.started(err, settle)
 		s.kick()
 	})
@@ -138,7 +138,7 @@ func (s *supervisor) publishLocked() {
 	}
 	why := &CircuitError{RetryAt: s.notBefore, Cause: s.lastErr}
 	s.circuit.why.Store(why)
-	s.desk.turnAway()
+	s.checkout.rejectWaiters()
 	if was == nil {
 		s.circuitChanged("open", s.lastErr)
 	}

@@ -11,7 +11,7 @@ import (
 func (p *Pool) Stats() Stats {
 	st := Stats{
 		Size: p.cfg.Size, Overflow: p.cfg.Overflow, MaxSize: p.cfg.Size + p.cfg.Overflow,
-		Waiting: int(p.desk.waiting.Load()), Sessions: p.sessions.size(), Uptime: time.Since(p.born), Unreapable: int(p.unreapable.Load()),
+		Waiting: int(p.sup.checkout.waiting.Load()), Sessions: p.sessions.size(), Uptime: time.Since(p.born), Unreapable: int(p.unreapable.Load()),
 	}
 	p.counters.snapshot(&st)
 	p.sup.snapshot(&st)

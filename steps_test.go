@@ -124,8 +124,8 @@ func playStep(t *testing.T, event string, at boundary, want cell) {
 	synctest.Wait()
 	require.True(t, serving(p))
 	require.Equal(t, want.worker == kept, p.Workers()[0].ID == first, "whether the worker was kept")
-	require.EqualValues(t, 1, p.desk.puddle.Stat().AcquiredResources())
-	require.Equal(t, 1, p.desk.idleNow())
+	require.EqualValues(t, 1, p.sup.checkout.puddle.Stat().AcquiredResources())
+	require.Equal(t, 1, p.sup.checkout.idleNow())
 }
 
 // step is one cell being played.

@@ -20,7 +20,7 @@ import (
 type supervisor struct {
 	cfg      *Config
 	env      *workerEnv
-	desk     *desk
+	checkout *checkout
 	circuit  *startCircuit
 	breakers *breakers
 	sessions *sessionTable
@@ -76,7 +76,7 @@ func newSupervisor(cfg *Config, env *workerEnv, sessions *sessionTable, counters
 	// Beyond Size and Overflow: a replacement made before the old one goes, and slots that dying workers still hold.
 	slots := cfg.Size + cfg.Overflow + 1 + max(maxStarting, cfg.Size)
 	var err error
-	s.desk, err = newDesk(slots, cfg, s.construct, s.callerWaits, s.lookForDead)
+	s.checkout, err = newCheckout(slots, cfg, s.construct, s.callerWaits, s.lookForDead)
 	s.chores = s.newChores(time.Now())
 	return s, err
 }
@@ -262,7 +262,7 @@ func (s *supervisor) reconcile(now time.Time) time.Time {
 	s.announceLocked()
 	s.mu.Unlock()
 	if s.dirty.Swap(false) {
-		for _, res := range s.desk.inspect(func(res *resource) bool { return !res.Value().reusable() }) {
+		for _, res := range s.checkout.inspect(func(res *resource) bool { return !res.Value().reusable() }) {
 			res.Destroy()
 		}
 	}
@@ -290,7 +290,7 @@ func (s *supervisor) frozenLocked() bool {
 	s.canGrow.Store(false)
 	if s.readyLocked() == 0 && s.circuit.refuses() == nil {
 		s.circuit.why.Store(&CircuitError{Cause: err})
-		s.desk.turnAway()
+		s.checkout.rejectWaiters()
 		s.circuitChanged("open", err)
 	}
 	return true
@@ -307,7 +307,7 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 	ready, worn := s.readyLocked(), len(s.wornLocked(now))
 	ceiling := s.cfg.Size + s.cfg.Overflow
 	want := s.cfg.Size
-	if waiting := int(s.desk.waiting.Load()); waiting > 0 {
+	if waiting := int(s.checkout.waiting.Load()); waiting > 0 {
 		want = max(want, min(ceiling, ready+waiting))
 	}
 	missing := want - ready - s.starting

@@ -302,7 +302,7 @@ func TestHealthPingsReplaceAWorkerThatDoesNotAnswer(t *testing.T) {
 	require.NoError(t, syscall.Kill(stopped, syscall.SIGSTOP))
 	held := 0
 	eventually(t, "the check holds the stopped one, and not for a healthy ping's moment", func() bool {
-		if held++; p.desk.idleNow() == 2 {
+		if held++; p.sup.checkout.idleNow() == 2 {
 			held = 0
 		}
 		return held > 50

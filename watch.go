@@ -89,7 +89,7 @@ func (w *sourceWatch) look() {
 // than that worker: no stamp can tell which version it has read.
 func (w *sourceWatch) learn() (changed []string) {
 	chosen := false
-	for _, res := range w.s.desk.inspect(func(res *resource) bool {
+	for _, res := range w.s.checkout.inspect(func(res *resource) bool {
 		worker := res.Value()
 		at := worker.calls.Load() + 1
 		if chosen || w.asked[worker.id] == at {
@@ -104,7 +104,7 @@ func (w *sourceWatch) learn() (changed []string) {
 			w.s.discard(res)
 			continue
 		}
-		w.s.desk.put(res)
+		w.s.checkout.put(res)
 		changed = append(changed, w.meet(sources, worker.started)...)
 	}
 	return changed
