@@ -22,8 +22,7 @@ import (
 func Check(ctx context.Context, cfg Config) error {
 	r, err := resolveWithin(ctx, cfg)
 	if err != nil {
-		w := &worker{env: &workerEnv{cfg: &cfg}, started: time.Now()}
-		return w.startError("spawn", err)
+		return startError(&cfg, "", "spawn", time.Now(), err)
 	}
 	if r.err != nil {
 		return r.err
@@ -67,7 +66,7 @@ func Check(ctx context.Context, cfg Config) error {
 		return place{env, pythonFrom(&cfg), wanted != "" && !sameFile(wanted, env)}
 	})
 	if err != nil {
-		return (&worker{env: p.sup.env, started: begun}).startError("spawn", err)
+		return startError(&full, python, "spawn", begun, err)
 	}
 	log.InfoContext(ctx, "check: interpreter", slog.String("path", runs), slog.String("version", version),
 		slog.String("from", at.from), slog.String("virtual_env", at.env))

@@ -42,8 +42,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	born := time.Now()
 	r, err := resolveWithin(ctx, cfg)
 	if err != nil {
-		w := &worker{env: &workerEnv{cfg: &cfg}, started: born}
-		return nil, w.startError("spawn", err)
+		return nil, startError(&cfg, "", "spawn", born, err)
 	}
 	if r.err != nil {
 		return nil, r.err
@@ -55,22 +54,18 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	}
 	// A random base keeps ids of different pools, and of one pool before and after a restart of the host, apart in logs.
 	p.ids.Store(rand.Uint64N(1 << 32))
-	env := &workerEnv{cfg: &p.cfg, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable}
 	if r.pyErr != nil {
-		w := &worker{id: "", env: env, started: time.Now()}
-		env.spec.path = r.python
-		return nil, w.startError("spawn", fmt.Errorf("no Python interpreter: %w (set Config.Python)", r.pyErr))
+		return nil, startError(&cfg, r.python, "spawn", born, fmt.Errorf("no Python interpreter: %w (set Config.Python)", r.pyErr))
 	}
 	args, environ, _ := pythonCommand(&cfg)
-	env.spec = spawnSpec{path: throughShim(watchable(ctx), r.python, cfg.Dir, cfg.Env), args: args, dir: cfg.Dir, env: environ, dirIsHosts: cfg.dirIsHosts}
+	spec := spawnSpec{path: throughShim(watchable(ctx), r.python, cfg.Dir, cfg.Env), args: args, dir: cfg.Dir, env: environ, dirIsHosts: cfg.dirIsHosts}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
 	if cfg.target() == "" {
 		p.reporter.log(slog.LevelWarn, noScript)
 	}
 	p.spawner = newSpawner()
-	env.reporter, env.spawner = p.reporter, p.spawner
 	p.sessions = newSessionTable(cfg.MaxSessions, p.sessionGone)
-	p.sup, err = newSupervisor(&p.cfg, env, p.sessions, p.counters)
+	p.sup, err = newSupervisor(p, spec)
 	if err != nil {
 		return nil, newError(TypeInternal, NotExecuted, err.Error(), err)
 	}
@@ -84,8 +79,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	if err := p.sup.await(ctx, cfg.MinReady); err != nil {
 		var e *Error
 		if !errors.As(err, &e) {
-			w := &worker{env: env, started: p.born}
-			e = w.startError("spawn", fmt.Errorf("not ready before New's context ended: %w", err))
+			e = startError(&cfg, spec.path, "spawn", born, fmt.Errorf("not ready before New's context ended: %w", err))
 			if errors.Is(err, context.Canceled) {
 				e.Type, e.Category = TypeCanceled, CategoryTimeout
 			}

@@ -221,25 +221,26 @@ func isShortWrite(err error) bool {
 	return errors.As(err, &short)
 }
 
-// startError builds the error of a failed start.
 func (w *worker) startError(stage string, cause error) *Error {
-	cfg := w.env.cfg
 	python := w.env.spec.path
 	if w.python != "" {
 		python += " (" + w.python + ")"
 	}
-	detail := &StartError{Stage: stage, Python: python, Err: cause}
-	e := newError(TypeWorkerStart, NotExecuted, detail.Error(), detail)
-	what := cfg.Script
-	if what == "" {
-		what = cfg.Module
-	}
-	if what != "" {
-		e.Message = oneLine(what) + ": " + e.Message
-	}
-	e.Context = ErrorContext{Pool: cfg.Name, Worker: w.id, Elapsed: time.Since(w.started)}
+	e := startError(w.env.cfg, python, stage, w.started, cause)
+	e.Context.Worker = w.id
 	if w.proc != nil {
 		e.Context.PID = w.proc.pid()
 	}
+	return e
+}
+
+// startError is the error of a worker, or of a pool before it has any, that did not start.
+func startError(cfg *Config, python, stage string, begun time.Time, cause error) *Error {
+	detail := &StartError{Stage: stage, Python: python, Err: cause}
+	e := newError(TypeWorkerStart, NotExecuted, detail.Error(), detail)
+	if target := cfg.target(); target != "" {
+		e.Message = oneLine(target) + ": " + e.Message
+	}
+	e.Context = ErrorContext{Pool: cfg.Name, Elapsed: time.Since(begun)}
 	return e
 }

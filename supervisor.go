@@ -63,16 +63,21 @@ type supervisor struct {
 
 const pingTimeout = 5 * time.Second
 
-func newSupervisor(cfg *Config, env *workerEnv, sessions *sessionTable, counters *counters) (*supervisor, error) {
+// newSupervisor makes the supervisor of a pool whose other parts are there.
+func newSupervisor(p *Pool, spec spawnSpec) (*supervisor, error) {
+	cfg := &p.cfg
 	s := &supervisor{
-		cfg: cfg, env: env, sessions: sessions, counters: counters,
+		cfg: cfg, sessions: p.sessions, counters: p.counters,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}),
 		live: map[*worker]struct{}{}, startWait: newBackoff(cfg.RestartBackoff), idleWait: newBackoff(cfg.RestartBackoff),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.circuit = newStartCircuit(cfg.RestartBackoff.Min, s.tripLocked)
 	s.breakers = &breakers{cfg: cfg.Breaker, changed: s.commandCircuit}
-	env.onSpawn, env.onReady, env.onExit, env.onStuck, env.onEndBetween = s.onSpawn, s.onReady, s.onExit, s.onStuck, s.onEndBetween
+	s.env = &workerEnv{
+		cfg: cfg, spec: spec, spawner: p.spawner, reporter: p.reporter, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable,
+		onSpawn: s.onSpawn, onReady: s.onReady, onExit: s.onExit, onEndBetween: s.onEndBetween, onStuck: s.onStuck,
+	}
 	// Beyond Size and Overflow: a replacement made before the old one goes, and slots that dying workers still hold.
 	slots := cfg.Size + cfg.Overflow + 1 + max(maxStarting, cfg.Size)
 	var err error
