@@ -274,15 +274,6 @@ func (p *Pool) refusal(key string) *Error {
 
 func queueFull(why error) *Error { return newError(TypeQueueFull, NotExecuted, why.Error(), nil) }
 
-// refusedCommand refuses the names that no worker may be asked for.
-func (p *Pool) refusedCommand(name string) *Error {
-	if name != "hello" && name != "shutdown" && name != "" && len(name) <= 256 {
-		return nil
-	}
-	unknown := &UnknownCommandError{Name: name, Names: p.commandNames()}
-	return newError(TypeUnknownCommand, NotExecuted, unknown.Error(), unknown)
-}
-
 // sequenceError is the last error of a Map whose context ended.
 func (p *Pool) sequenceError(ctx context.Context, info CallInfo) *Error {
 	e := contextError(ctx, NotExecuted, nil)

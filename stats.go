@@ -1,7 +1,6 @@
 package pypool
 
 import (
-	"encoding/json"
 	"math/bits"
 	"sync/atomic"
 	"time"
@@ -38,67 +37,33 @@ type WorkerInfo struct {
 	Overflow      bool
 }
 
-// Health is the result of [Pool.HealthCheck].
-type Health struct {
-	Healthy    bool // at least Size workers respond and the circuit is closed
-	Workers    int
-	Responsive int // idle ones that answered a ping, and busy ones, but for those that a stalled stream holds
-	Breaker    string
-	LastError  error // the last failed start or lost worker since Size workers were last ready
-	Checks     []WorkerHealth
-}
-
-// WorkerHealth is one worker's part of [Health].
-type WorkerHealth struct {
-	WorkerInfo
-	Responsive bool
-	RTT        time.Duration // of the ping; 0 for a busy worker, which is not pinged
-	Err        error
-}
-
-// CommandInfo describes a registered command or program.
-type CommandInfo struct {
-	Name      string      `json:"name"`
-	Doc       string      `json:"doc"`
-	Signature string      `json:"signature"`
-	Kind      string      `json:"kind"` // function, generator or program
-	Params    []ParamInfo `json:"params"`
-	Returns   string      `json:"returns"`
-}
-
-// ParamInfo describes one parameter of a command.
-type ParamInfo struct {
-	Name     string          `json:"name"`
-	Type     string          `json:"type"` // the annotation as written
-	Required bool            `json:"required"`
-	Default  json.RawMessage `json:"default,omitempty"` // nil when there is none, or JSON cannot carry it
-}
-
 // Distribution summarises durations since the pool's start. The quantiles are exact to 1/16 of their value.
 type Distribution struct {
 	Count              int64
 	P50, P95, P99, Max time.Duration
 }
 
-// ErrorRate configures the watch over the share of calls that the infrastructure failed (timeouts, lost or missing workers,
-// a full queue; never exceptions, bad arguments or cancellations). Func is called when the share over Window, with at
-// least MinCalls calls in it, comes to Threshold or more, and again when it falls below. Zero values: 1 min, 0.5, 20.
-type ErrorRate struct {
-	Window    time.Duration
-	Threshold float64
-	MinCalls  int
-	Func      func(ErrorRateAlert)
+// Stats returns a snapshot.
+func (p *Pool) Stats() Stats {
+	st := Stats{
+		Size: p.cfg.Size, Overflow: p.cfg.Overflow, MaxSize: p.cfg.Size + p.cfg.Overflow,
+		Waiting: int(p.sup.checkout.waiting.Load()), Sessions: p.sessions.size(), Uptime: time.Since(p.born), Unreapable: int(p.unreapable.Load()),
+	}
+	p.counters.snapshot(&st)
+	p.sup.snapshot(&st)
+	st.LogsDropped, st.EventsDropped = p.reporter.logsDropped.Load(), p.reporter.eventsDropped.Load()
+	calls, failures := p.counters.rate.sum(time.Since(p.born))
+	st.ErrorRate = share(failures, calls)
+	return st
 }
 
-// ErrorRateAlert is one crossing of the threshold.
-type ErrorRateAlert struct {
-	Pool      string
-	Above     bool // crossed upward
-	Rate      float64
-	Threshold float64
-	Calls     int64 // finished in the window
-	Failures  int64
-	Window    time.Duration
+// Workers describes the live processes, oldest first.
+func (p *Pool) Workers() []WorkerInfo {
+	list := []WorkerInfo{}
+	for _, w := range p.sup.workers() {
+		list = append(list, w.info())
+	}
+	return list
 }
 
 // counters are the pool's running figures.

@@ -61,8 +61,6 @@ type supervisor struct {
 	frozen    bool // as many processes as Size cannot be ended: nothing is started
 }
 
-const pingTimeout = 5 * time.Second
-
 // newSupervisor makes the supervisor of a pool whose other parts are there.
 func newSupervisor(p *Pool, spec spawnSpec) (*supervisor, error) {
 	cfg := &p.cfg
@@ -342,48 +340,6 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 	return again
 }
 
-// wornLocked returns the ready workers that are to be replaced.
-func (s *supervisor) wornLocked(now time.Time) (worn []*worker) {
-	generation := s.generation.Load()
-	for _, w := range s.readyWorkersLocked() {
-		if w.worn(generation, now) {
-			worn = append(worn, w)
-		}
-	}
-	return worn
-}
-
-// worn reports whether the worker has done its share.
-func (w *worker) worn(generation int64, now time.Time) bool {
-	cfg := w.env.cfg
-	return w.generation < generation ||
-		cfg.MaxCalls > 0 && w.calls.Load() >= cfg.MaxCalls ||
-		w.lifetime > 0 && now.Sub(w.started) >= w.lifetime ||
-		cfg.MaxRSS > 0 && !w.heavy && w.rss.Load() > cfg.MaxRSS
-}
-
-// retireWornLocked lets worn-out workers go, as far as Size ready ones remain without them.
-func (s *supervisor) retireWornLocked() {
-	spare := s.readyLocked() - s.cfg.Size
-	if spare <= 0 {
-		return
-	}
-	for _, w := range s.wornLocked(time.Now()) {
-		if spare == 0 {
-			return
-		}
-		spare--
-		s.recycled++
-		s.retire(w)
-	}
-}
-
-// retire makes the worker end at its next release, or now when it is idle.
-func (s *supervisor) retire(w *worker) {
-	w.retired.Store(true)
-	s.lookForDead()
-}
-
 // markOverflowLocked calls the youngest beyond Size overflow.
 func (s *supervisor) markOverflowLocked() {
 	ready := s.readyWorkersLocked()
@@ -454,40 +410,23 @@ func (s *supervisor) await(ctx context.Context, n int) error {
 	}
 }
 
-// reload has every worker that is there now replaced, and returns when the last of them is gone. A replacement that does not
-// start ends it with that error: the old workers go on serving, and the supervisor goes on trying.
-func (s *supervisor) reload(ctx context.Context) error {
-	generation := s.generation.Add(1)
-	s.mu.Lock()
-	failed := s.failed
-	s.mu.Unlock()
-	s.kick()
-	for {
-		s.mu.Lock()
-		stale, err, changed := 0, error(nil), s.changed
-		for w := range s.live {
-			if w.generation < generation {
-				stale++
-			}
-		}
-		if s.failed > failed {
-			err = s.startErr
-		}
-		s.mu.Unlock()
-		switch {
-		case stale == 0:
-			return nil
-		case err != nil:
-			return err
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.ctx.Done():
-			return errStopped
-		}
+// discard destroys a held worker; the supervisor replaces it when Size asks for it.
+func (s *supervisor) discard(res *resource) {
+	w := res.Value()
+	switch {
+	case w.conn.broken != nil:
+		w.lost.Store(true)
+	case !w.isExited(): // else it has ended of itself, and that is told
+		w.retired.Store(true)
 	}
+	res.Destroy()
+	s.kick()
+}
+
+func (s *supervisor) lastError() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lastErr
 }
 
 // workers lists the live processes, oldest first.

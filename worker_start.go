@@ -105,6 +105,60 @@ func (w *worker) greet() (stage string, err error) {
 	return "", nil
 }
 
+// helloArgs is docs/protocol.md, "Hello".
+type helloArgs struct {
+	Protocol        []int    `json:"protocol"`
+	Version         string   `json:"version"`
+	Capabilities    []string `json:"capabilities"`
+	Pool            string   `json:"pool"`
+	WorkerID        string   `json:"worker_id"`
+	PID             int      `json:"pid"`
+	MaxMessageBytes int      `json:"max_message_bytes"`
+	Script          *string  `json:"script"`
+	Module          *string  `json:"module"`
+	Args            []string `json:"args"`
+	LogLevel        int      `json:"log_level"`
+	StackFD         int      `json:"stack_fd,omitempty"`
+	PageFD          int      `json:"page_fd,omitempty"`
+	LeashFD         int      `json:"leash_fd,omitempty"`
+	Runtime         string   `json:"runtime"`
+	LogWord         string   `json:"log_word"` // behind the sources, so that no sample of this line has it
+
+	Environ map[string]string `json:"environ,omitempty"`
+}
+
+func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (request, error) {
+	_, packed := pythonRuntime()
+	_, _, hidden := pythonCommand(cfg)
+	hello := helloArgs{
+		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "each"},
+		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
+		Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packed, LogWord: word, Environ: hidden,
+	}
+	if cfg.Script != "" {
+		hello.Script = &cfg.Script
+	}
+	if cfg.Module != "" {
+		hello.Module = &cfg.Module
+	}
+	if extraFiles {
+		hello.StackFD, hello.PageFD, hello.LeashFD = 3, 4, 5
+	}
+	return encodeRequest(nil, "hello", hello, "", false)
+}
+
+// versionMismatch says which side to update.
+func versionMismatch(protocol int, version string) error {
+	if protocol != protocolVersion {
+		side := "the Python package pypool"
+		if protocol > protocolVersion {
+			side = "the Go module github.com/pypool/pypool"
+		}
+		return fmt.Errorf("the worker speaks protocol %d, this library %d: update %s", protocol, protocolVersion, side)
+	}
+	return fmt.Errorf("the worker runs the runtime %s, this library embeds %s: remove the other one", version, Version)
+}
+
 // converse is one exchange of the start: a line out, its answer in. An error answer comes back as *wireError.
 func (w *worker) converse(line []byte, id uint64, into any) error {
 	var err error

@@ -2,9 +2,8 @@ package pypool
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
-	"slices"
 	"time"
 )
 
@@ -77,39 +76,6 @@ func (s *supervisor) pingQuiet() {
 	}
 }
 
-// pingHeld pings a worker that is held and gives it back, or has it replaced. The result is for its caller to report.
-func (s *supervisor) pingHeld(res *resource) WorkerHealth {
-	w := res.Value()
-	info := w.info()
-	if !w.reusable() {
-		s.discard(res)
-		return WorkerHealth{WorkerInfo: info, Err: newError(TypeWorkerExited, NotExecuted, "the worker has exited", nil)}
-	}
-	rtt, err := w.ping(s.ctx, pingTimeout)
-	if err == nil {
-		s.checkout.put(res)
-		return WorkerHealth{WorkerInfo: info, Responsive: true, RTT: rtt}
-	}
-	s.discard(res)
-	if s.ctx.Err() == nil {
-		s.env.reporter.log(slog.LevelWarn, "an idle worker did not answer a ping and is replaced", slog.String("worker", w.id), slog.Int("pid", w.proc.pid()), slog.String("cause", logCause(err, err.Error())))
-	}
-	return WorkerHealth{WorkerInfo: info, Err: err}
-}
-
-// discard destroys a held worker; the supervisor replaces it when Size asks for it.
-func (s *supervisor) discard(res *resource) {
-	w := res.Value()
-	switch {
-	case w.conn.broken != nil:
-		w.lost.Store(true)
-	case !w.isExited(): // else it has ended of itself, and that is told
-		w.retired.Store(true)
-	}
-	res.Destroy()
-	s.kick()
-}
-
 // retireOverflow lets workers beyond Size go that were idle for overflowIdle.
 func (s *supervisor) retireOverflow() {
 	s.mu.Lock()
@@ -169,51 +135,105 @@ func share(part, whole int64) float64 {
 	return float64(part) / float64(whole)
 }
 
-// checkAll pings all idle workers and describes the busy ones. At ctx's end it reports those that have not answered yet as
-// unresponsive; their pings go on, and have them replaced if they do not answer at all.
-func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
-	held := s.checkout.inspect(func(*resource) bool { return true })
-	results := make(chan WorkerHealth, len(held))
-	waiting := map[string]WorkerInfo{}
-	for _, res := range held {
-		waiting[res.Value().id] = res.Value().info()
-		if !s.goJob(func() { results <- s.pingHeld(res) }) {
-			delete(waiting, res.Value().id)
-			s.discard(res)
+// --- replacing what is worn, or old ----------------------------------------------------------------------------------
+
+// wornLocked returns the ready workers that are to be replaced.
+func (s *supervisor) wornLocked(now time.Time) (worn []*worker) {
+	generation := s.generation.Load()
+	for _, w := range s.readyWorkersLocked() {
+		if w.worn(generation, now) {
+			worn = append(worn, w)
 		}
 	}
-	checks := []WorkerHealth{}
-	seen := map[string]bool{}
-	for len(waiting) > 0 {
-		select {
-		case h := <-results:
-			delete(waiting, h.ID)
-			seen[h.ID] = true
-			checks = append(checks, h)
-		case <-ctx.Done():
-			for id, info := range waiting {
-				seen[id] = true
-				checks = append(checks, WorkerHealth{WorkerInfo: info, Err: contextError(ctx, NotExecuted, nil)})
-			}
-			waiting = nil
-		}
-	}
-	for _, w := range s.workers() {
-		if state := w.state(); !seen[w.id] && (state == "busy" || state == "idle") {
-			h := WorkerHealth{WorkerInfo: w.info(), Responsive: true} // it is serving, or was a moment ago
-			if d := w.lease.Load().lent(time.Now()); d > pingTimeout {
-				h.Responsive = false
-				h.Err = newError(TypeStreamStalled, MaybeExecuted, fmt.Sprintf("a stalled stream of %v: the loop has not come back to read on", d.Round(time.Second)), nil)
-			}
-			checks = append(checks, h)
-		}
-	}
-	slices.SortFunc(checks, func(a, b WorkerHealth) int { return a.StartedAt.Compare(b.StartedAt) })
-	return checks
+	return worn
 }
 
-func (s *supervisor) lastError() error {
+// worn reports whether the worker has done its share.
+func (w *worker) worn(generation int64, now time.Time) bool {
+	cfg := w.env.cfg
+	return w.generation < generation ||
+		cfg.MaxCalls > 0 && w.calls.Load() >= cfg.MaxCalls ||
+		w.lifetime > 0 && now.Sub(w.started) >= w.lifetime ||
+		cfg.MaxRSS > 0 && !w.heavy && w.rss.Load() > cfg.MaxRSS
+}
+
+// retireWornLocked lets worn-out workers go, as far as Size ready ones remain without them.
+func (s *supervisor) retireWornLocked() {
+	spare := s.readyLocked() - s.cfg.Size
+	if spare <= 0 {
+		return
+	}
+	for _, w := range s.wornLocked(time.Now()) {
+		if spare == 0 {
+			return
+		}
+		spare--
+		s.recycled++
+		s.retire(w)
+	}
+}
+
+// retire makes the worker end at its next release, or now when it is idle.
+func (s *supervisor) retire(w *worker) {
+	w.retired.Store(true)
+	s.lookForDead()
+}
+
+// Reload replaces every worker, rolling: a new one is ready before an old one goes, so that at no time fewer than Size are
+// ready, and no call fails for it. It returns when the last old worker is gone; one that a stalled stream holds is taken after StallTimeout. If a new one does not start, it returns that
+// error: the old ones go on serving, and the pool goes on trying.
+func (p *Pool) Reload(ctx context.Context) error {
+	err := errStopped
+	if !isClosed(p.closing) {
+		err = p.sup.reload(ctx)
+	}
+	var e *Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, errStopped):
+		e = newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
+	default:
+		e = contextError(ctx, NotExecuted, nil)
+	}
+	e.Context.Pool = p.cfg.Name
+	return e
+}
+
+// reload has every worker that is there now replaced, and returns when the last of them is gone. A replacement that does not
+// start ends it with that error: the old workers go on serving, and the supervisor goes on trying.
+func (s *supervisor) reload(ctx context.Context) error {
+	generation := s.generation.Add(1)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.lastErr
+	failed := s.failed
+	s.mu.Unlock()
+	s.kick()
+	for {
+		s.mu.Lock()
+		stale, err, changed := 0, error(nil), s.changed
+		for w := range s.live {
+			if w.generation < generation {
+				stale++
+			}
+		}
+		if s.failed > failed {
+			err = s.startErr
+		}
+		s.mu.Unlock()
+		switch {
+		case stale == 0:
+			return nil
+		case err != nil:
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.ctx.Done():
+			return errStopped
+		}
+	}
 }

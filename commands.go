@@ -1,0 +1,51 @@
+package pypool
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+)
+
+// CommandInfo describes a registered command or program.
+type CommandInfo struct {
+	Name      string      `json:"name"`
+	Doc       string      `json:"doc"`
+	Signature string      `json:"signature"`
+	Kind      string      `json:"kind"` // function, generator or program
+	Params    []ParamInfo `json:"params"`
+	Returns   string      `json:"returns"`
+}
+
+// ParamInfo describes one parameter of a command.
+type ParamInfo struct {
+	Name     string          `json:"name"`
+	Type     string          `json:"type"` // the annotation as written
+	Required bool            `json:"required"`
+	Default  json.RawMessage `json:"default,omitempty"` // nil when there is none, or JSON cannot carry it
+}
+
+// Commands describes the registered commands and programs, as a worker tells them.
+func (p *Pool) Commands(ctx context.Context) ([]CommandInfo, error) {
+	return Call[[]CommandInfo](ctx, p, "list_commands", nil)
+}
+
+// commandNames lists the commands that a ready worker has registered.
+func (p *Pool) commandNames() []string {
+	for _, w := range p.sup.workers() {
+		if isClosed(w.ready) {
+			names := slices.Clone(w.commands)
+			slices.Sort(names)
+			return names
+		}
+	}
+	return nil
+}
+
+// refusedCommand refuses the names that no worker may be asked for.
+func (p *Pool) refusedCommand(name string) *Error {
+	if name != "hello" && name != "shutdown" && name != "" && len(name) <= 256 {
+		return nil
+	}
+	unknown := &UnknownCommandError{Name: name, Names: p.commandNames()}
+	return newError(TypeUnknownCommand, NotExecuted, unknown.Error(), unknown)
+}

@@ -1,0 +1,134 @@
+package pypool
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+)
+
+const pingTimeout = 5 * time.Second
+
+// Health is the result of [Pool.HealthCheck].
+type Health struct {
+	Healthy    bool // at least Size workers respond and the circuit is closed
+	Workers    int
+	Responsive int // idle ones that answered a ping, and busy ones, but for those that a stalled stream holds
+	Breaker    string
+	LastError  error // the last failed start or lost worker since Size workers were last ready
+	Checks     []WorkerHealth
+}
+
+// WorkerHealth is one worker's part of [Health].
+type WorkerHealth struct {
+	WorkerInfo
+	Responsive bool
+	RTT        time.Duration // of the ping; 0 for a busy worker, which is not pinged
+	Err        error
+}
+
+// HealthCheck pings every idle worker, side by side; a busy one counts as responsive, unless the loop over its stream has not come back to
+// read on for more than 5 s. One that does not answer within 5 s is replaced. The error is nil exactly when the pool can serve: Health.Healthy asks for more, all of Size and a closed circuit.
+func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
+	if !p.wasStarted() {
+		return Health{Breaker: "closed"}, neverStarted(CallInfo{})
+	}
+	if isClosed(p.closing) {
+		e := newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
+		e.Context.Pool = p.cfg.Name
+		return Health{Breaker: "closed"}, e
+	}
+	checks := p.sup.checkAll(ctx)
+	st := p.Stats()
+	h := Health{Workers: st.Workers, Breaker: st.Breaker, Checks: checks, LastError: p.sup.lastError()}
+	var failed error
+	for _, c := range checks {
+		if c.Responsive {
+			h.Responsive++
+		} else if failed == nil {
+			failed = c.Err
+		}
+	}
+	h.Healthy = h.Responsive >= p.cfg.Size && h.Breaker == "closed"
+	if h.LastError == nil {
+		h.LastError = failed
+	}
+	if h.Responsive > 0 {
+		return h, nil
+	}
+	e := newError(TypeCheckoutTimeout, NotExecuted, "no worker is ready", failed)
+	switch why := p.sup.circuit.refuses(); {
+	case why != nil:
+		e = why.error()
+	case failed != nil:
+		e = newError(TypeOperationTimeout, NotExecuted, "no worker answers: "+failed.Error(), failed)
+	case h.LastError != nil:
+		e = newError(TypeWorkerStart, NotExecuted, "no worker is ready: "+h.LastError.Error(), h.LastError)
+	}
+	e.Context.Pool = p.cfg.Name
+	return h, e
+}
+
+// checkAll pings all idle workers and describes the busy ones. At ctx's end it reports those that have not answered yet as
+// unresponsive; their pings go on, and have them replaced if they do not answer at all.
+func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
+	held := s.checkout.inspect(func(*resource) bool { return true })
+	results := make(chan WorkerHealth, len(held))
+	waiting := map[string]WorkerInfo{}
+	for _, res := range held {
+		waiting[res.Value().id] = res.Value().info()
+		if !s.goJob(func() { results <- s.pingHeld(res) }) {
+			delete(waiting, res.Value().id)
+			s.discard(res)
+		}
+	}
+	checks := []WorkerHealth{}
+	seen := map[string]bool{}
+	for len(waiting) > 0 {
+		select {
+		case h := <-results:
+			delete(waiting, h.ID)
+			seen[h.ID] = true
+			checks = append(checks, h)
+		case <-ctx.Done():
+			for id, info := range waiting {
+				seen[id] = true
+				checks = append(checks, WorkerHealth{WorkerInfo: info, Err: contextError(ctx, NotExecuted, nil)})
+			}
+			waiting = nil
+		}
+	}
+	for _, w := range s.workers() {
+		if state := w.state(); !seen[w.id] && (state == "busy" || state == "idle") {
+			h := WorkerHealth{WorkerInfo: w.info(), Responsive: true} // it is serving, or was a moment ago
+			if d := w.lease.Load().lent(time.Now()); d > pingTimeout {
+				h.Responsive = false
+				h.Err = newError(TypeStreamStalled, MaybeExecuted, fmt.Sprintf("a stalled stream of %v: the loop has not come back to read on", d.Round(time.Second)), nil)
+			}
+			checks = append(checks, h)
+		}
+	}
+	slices.SortFunc(checks, func(a, b WorkerHealth) int { return a.StartedAt.Compare(b.StartedAt) })
+	return checks
+}
+
+// pingHeld pings a worker that is held and gives it back, or has it replaced. The result is for its caller to report.
+func (s *supervisor) pingHeld(res *resource) WorkerHealth {
+	w := res.Value()
+	info := w.info()
+	if !w.reusable() {
+		s.discard(res)
+		return WorkerHealth{WorkerInfo: info, Err: newError(TypeWorkerExited, NotExecuted, "the worker has exited", nil)}
+	}
+	rtt, err := w.ping(s.ctx, pingTimeout)
+	if err == nil {
+		s.checkout.put(res)
+		return WorkerHealth{WorkerInfo: info, Responsive: true, RTT: rtt}
+	}
+	s.discard(res)
+	if s.ctx.Err() == nil {
+		s.env.reporter.log(slog.LevelWarn, "an idle worker did not answer a ping and is replaced", slog.String("worker", w.id), slog.Int("pid", w.proc.pid()), slog.String("cause", logCause(err, err.Error())))
+	}
+	return WorkerHealth{WorkerInfo: info, Err: err}
+}
