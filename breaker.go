@@ -10,6 +10,13 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
+// The states of a circuit, as Stats, Health and events name them.
+const (
+	circuitClosed   = "closed"
+	circuitOpen     = "open"
+	circuitHalfOpen = "half-open"
+)
+
 // startCircuit is the pool's own circuit, over workers' starts. While it is open, calls fail fast.
 type startCircuit struct {
 	cb  *gobreaker.TwoStepCircuitBreaker[any]

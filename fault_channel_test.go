@@ -303,7 +303,7 @@ func raw(t *testing.T, p *Pool, line string) []byte {
 	w := res.Value()
 	defer func() {
 		w.conn.broken = syscall.EPROTO
-		p.release(res)
+		p.sup.release(res)
 	}()
 	id, _ := json.Marshal(p.ids.Add(1))
 	require.NoError(t, w.conn.t.SetDeadline(time.Now().Add(5*time.Second)))

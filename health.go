@@ -32,12 +32,12 @@ type WorkerHealth struct {
 // read on for more than 5 s. One that does not answer within 5 s is replaced. The error is nil exactly when the pool can serve: Health.Healthy asks for more, all of Size and a closed circuit.
 func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 	if !p.wasStarted() {
-		return Health{Breaker: "closed"}, neverStarted(CallInfo{})
+		return Health{Breaker: circuitClosed}, neverStarted(CallInfo{})
 	}
 	if isClosed(p.closing) {
 		e := newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
 		e.Context.Pool = p.cfg.Name
-		return Health{Breaker: "closed"}, e
+		return Health{Breaker: circuitClosed}, e
 	}
 	checks := p.sup.checkAll(ctx)
 	st := p.Stats()
@@ -50,7 +50,7 @@ func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 			failed = c.Err
 		}
 	}
-	h.Healthy = h.Responsive >= p.cfg.Size && h.Breaker == "closed"
+	h.Healthy = h.Responsive >= p.cfg.Size && h.Breaker == circuitClosed
 	if h.LastError == nil {
 		h.LastError = failed
 	}
@@ -77,10 +77,10 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 	results := make(chan WorkerHealth, len(held))
 	waiting := map[string]WorkerInfo{}
 	for _, res := range held {
-		waiting[res.Value().id] = res.Value().info()
+		waiting[res.Value().id] = s.info(res.Value())
 		if !s.goJob(func() { results <- s.pingHeld(res) }) {
 			delete(waiting, res.Value().id)
-			s.discard(res)
+			s.release(res)
 		}
 	}
 	checks := []WorkerHealth{}
@@ -100,8 +100,8 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 		}
 	}
 	for _, w := range s.workers() {
-		if state := w.state(); !seen[w.id] && (state == "busy" || state == "idle") {
-			h := WorkerHealth{WorkerInfo: w.info(), Responsive: true} // it is serving, or was a moment ago
+		if state := w.state(); !seen[w.id] && (state == workerBusy || state == workerIdle) {
+			h := WorkerHealth{WorkerInfo: s.info(w), Responsive: true} // it is serving, or was a moment ago
 			if d := w.lease.Load().lent(time.Now()); d > pingTimeout {
 				h.Responsive = false
 				h.Err = newError(TypeStreamStalled, MaybeExecuted, fmt.Sprintf("a stalled stream of %v: the loop has not come back to read on", d.Round(time.Second)), nil)
@@ -116,17 +116,16 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 // pingHeld pings a worker that is held and gives it back, or has it replaced. The result is for its caller to report.
 func (s *supervisor) pingHeld(res *resource) WorkerHealth {
 	w := res.Value()
-	info := w.info()
+	info := s.info(w)
 	if !w.reusable() {
-		s.discard(res)
+		s.release(res)
 		return WorkerHealth{WorkerInfo: info, Err: newError(TypeWorkerExited, NotExecuted, "the worker has exited", nil)}
 	}
 	rtt, err := w.ping(s.ctx, pingTimeout)
+	s.release(res)
 	if err == nil {
-		s.checkout.put(res)
 		return WorkerHealth{WorkerInfo: info, Responsive: true, RTT: rtt}
 	}
-	s.discard(res)
 	if s.ctx.Err() == nil {
 		s.env.reporter.log(slog.LevelWarn, "an idle worker did not answer a ping and is replaced", slog.String("worker", w.id), slog.Int("pid", w.proc.pid()), slog.String("cause", logCause(err, err.Error())))
 	}

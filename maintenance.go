@@ -71,7 +71,7 @@ func (s *supervisor) pingQuiet() {
 		return w.pinged.Swap(w.calls.Load()) == w.calls.Load()
 	}) {
 		if !s.goJob(func() { s.pingHeld(res) }) {
-			s.discard(res)
+			s.release(res)
 		}
 	}
 }
@@ -91,7 +91,10 @@ func (s *supervisor) retireOverflow() {
 		}
 		return false
 	}) {
-		s.discard(res)
+		if w := res.Value(); !w.isExited() { // else it has ended of itself, and that is told
+			w.retired.Store(true)
+		}
+		s.release(res)
 	}
 }
 
@@ -207,7 +210,7 @@ func (p *Pool) Reload(ctx context.Context) error {
 func (s *supervisor) reload(ctx context.Context) error {
 	generation := s.generation.Add(1)
 	s.mu.Lock()
-	failed := s.failed
+	failed := s.history.failed
 	s.mu.Unlock()
 	s.kick()
 	for {
@@ -218,8 +221,8 @@ func (s *supervisor) reload(ctx context.Context) error {
 				stale++
 			}
 		}
-		if s.failed > failed {
-			err = s.startErr
+		if s.history.failed > failed {
+			err = s.history.last
 		}
 		s.mu.Unlock()
 		switch {

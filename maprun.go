@@ -87,7 +87,7 @@ func (f *flight[Out]) finish() (lost *Error) {
 		f.w.lease.Store(nil)
 		f.w.freed = time.Now()
 		f.w.doneWith(f.w.freed)
-		m.p.release(f.res)
+		m.p.sup.release(f.res)
 	}
 	book()
 	return lost

@@ -304,7 +304,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	defer func() {
 		p.counters.wait.add(c.queued - queued)
 		if held != nil { // ctx.Err panics
-			p.sup.checkout.put(held)
+			p.sup.release(held)
 		}
 	}()
 	for {
@@ -332,7 +332,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 			}
 		}
 		if !res.Value().reusable() {
-			p.sup.discard(res)
+			p.sup.release(res)
 			continue
 		}
 		held = res
@@ -341,7 +341,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 		if !over {
 			return res, nil
 		}
-		p.sup.checkout.put(res)
+		p.sup.release(res)
 	}
 }
 
@@ -392,24 +392,11 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 		p.paces.end()
 		c.ran += ran
 		p.counters.run.add(ran)
-		p.release(res)
+		p.sup.release(res)
 	}()
 	rep, err = w.call(ctx, &c.job)
 	ended = true
 	return rep, err
-}
-
-// release alone decides whether a worker serves again. Doubt destroys.
-func (p *Pool) release(res *resource) {
-	w := res.Value()
-	if !w.reusable() {
-		p.sup.discard(res)
-		return
-	}
-	p.sup.checkout.put(res)
-	if limit := p.cfg.MaxCalls; limit > 0 && w.calls.Load() >= limit {
-		p.sup.kick()
-	}
 }
 
 // --- the end --------------------------------------------------------------------------------------------------------
@@ -463,7 +450,7 @@ func (p *Pool) repossess() {
 	for w, res := range p.sup.checkout.all() {
 		if l := w.lease.Load(); l != nil && l.revoke(revokedClosed) {
 			w.conn.broken = errStopped
-			p.release(res)
+			p.sup.release(res)
 		}
 	}
 }
@@ -505,6 +492,6 @@ func (p *Pool) dismantle() {
 			p.spawner.close()
 		}()
 	}
-	p.sup.event(Event{Kind: EventPoolState, State: "closed"})
+	p.sup.event(Event{Kind: EventPoolState, State: stateClosed})
 	p.reporter.close()
 }

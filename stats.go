@@ -61,7 +61,7 @@ func (p *Pool) Stats() Stats {
 func (p *Pool) Workers() []WorkerInfo {
 	list := []WorkerInfo{}
 	for _, w := range p.sup.workers() {
-		list = append(list, w.info())
+		list = append(list, p.sup.info(w))
 	}
 	return list
 }

@@ -411,5 +411,5 @@ func (x *exchange) giveBack(answered time.Time) {
 	x.w.doneWith(answered)
 	x.w.lease.Store(nil)
 	x.p.paces.end()
-	x.p.release(x.res)
+	x.p.sup.release(x.res)
 }

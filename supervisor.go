@@ -14,6 +14,15 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
+// The states of a pool, as events name them.
+const (
+	stateServing     = "serving"     // Size workers are ready
+	stateDegraded    = "degraded"    // fewer are
+	stateUnavailable = "unavailable" // none is
+	stateClosing     = "closing"
+	stateClosed      = "closed"
+)
+
 // supervisor is the pool's one background goroutine and what it owns: it alone has workers constructed, and it keeps Size of
 // them ready. It is woken by a channel of capacity 1 and by one timer. What it starts (constructions, pings) runs on
 // goroutines that it joins.
@@ -40,25 +49,19 @@ type supervisor struct {
 
 	heavyKnown bool // said that MaxRSS is too small; the goroutine's own
 
-	mu        sync.Mutex // guards the fields below; it is held while gobreaker's callbacks run
-	live      map[*worker]struct{}
-	spawned   int64
-	exited    int64
-	recycled  int64
-	starting  int // constructions under way
-	failures  []time.Time
-	lastErr   error                       // what kept Size workers from being ready; nil once they are
-	startErr  error                       // the last failed start
-	told      toldStart                   // what the log says of it
-	broken    int64                       // with WatchScripts: one more than the last generation whose source files failed to start
-	startWait *backoff.ExponentialBackOff // after failed starts
-	idleWait  *backoff.ExponentialBackOff // after workers that ended idle, and young
-	notBefore time.Time                   // the next start, because of failed ones
-	notAgain  time.Time                   // the next start, because of workers that ended idle, and young
-	changed   chan struct{}               // closed and replaced whenever a construction has ended or a worker is gone
-	failed    int                         // constructions that failed since New
-	state     string
-	frozen    bool // as many processes as Size cannot be ended: nothing is started
+	mu       sync.Mutex // guards the fields below; it is held while gobreaker's callbacks run
+	live     map[*worker]struct{}
+	spawned  int64
+	exited   int64
+	recycled int64
+	starting int // constructions under way
+	history  startHistory
+	broken   int64                       // with WatchScripts: one more than the last generation whose source files failed to start
+	idleWait *backoff.ExponentialBackOff // after workers that ended idle, and young
+	notAgain time.Time                   // the next start, because of such workers
+	changed  chan struct{}               // closed and replaced whenever a construction has ended or a worker is gone
+	state    string                      // a pool state; empty: none was announced
+	frozen   *Error                      // why nothing is started: as many processes as Size cannot be ended; nil: something is
 }
 
 // newSupervisor makes the supervisor of a pool whose other parts are there.
@@ -67,7 +70,7 @@ func newSupervisor(p *Pool, spec spawnSpec) (*supervisor, error) {
 	s := &supervisor{
 		cfg: cfg, sessions: p.sessions, counters: p.counters,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}),
-		live: map[*worker]struct{}{}, startWait: newBackoff(cfg.RestartBackoff), idleWait: newBackoff(cfg.RestartBackoff),
+		live: map[*worker]struct{}{}, history: startHistory{wait: newBackoff(cfg.RestartBackoff)}, idleWait: newBackoff(cfg.RestartBackoff),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.circuit = newStartCircuit(cfg.RestartBackoff.Min, s.tripLocked)
@@ -261,12 +264,11 @@ func (s *supervisor) reconcile(now time.Time) time.Time {
 		again = s.startMissingLocked(now)
 	}
 	s.retireWornLocked()
-	s.markOverflowLocked()
 	s.announceLocked()
 	s.mu.Unlock()
 	if s.dirty.Swap(false) {
 		for _, res := range s.checkout.inspect(func(res *resource) bool { return !res.Value().reusable() }) {
-			res.Destroy()
+			s.release(res)
 		}
 	}
 	return again
@@ -277,8 +279,8 @@ func (s *supervisor) reconcile(now time.Time) time.Time {
 func (s *supervisor) frozenLocked() bool {
 	stuck := int(s.env.unreapable.Load())
 	if stuck < s.cfg.Size {
-		if s.frozen {
-			s.frozen = false
+		if s.frozen != nil {
+			s.frozen = nil
 			s.publishLocked()
 		}
 		return false
@@ -286,15 +288,15 @@ func (s *supervisor) frozenLocked() bool {
 	err := newError(TypeWorkerStart, NotExecuted, fmt.Sprintf("%d killed processes do not end (they sleep in the kernel, on a disk or mount that does not answer?): "+
 		"no worker is started until one of them does", stuck), nil)
 	err.Context.Pool = s.cfg.Name
-	if !s.frozen {
+	if s.frozen == nil {
 		s.env.reporter.log(slog.LevelError, "no worker is started", slog.String("cause", err.Message))
 	}
-	s.frozen, s.lastErr = true, err
+	s.frozen = err
 	s.canGrow.Store(false)
 	if s.readyLocked() == 0 && s.circuit.refuses() == nil {
 		s.circuit.why.Store(&CircuitError{Cause: err})
 		s.checkout.rejectWaiters()
-		s.circuitChanged("open", err)
+		s.circuitChanged(circuitOpen, err)
 	}
 	return true
 }
@@ -321,10 +323,10 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 	if missing <= 0 {
 		return again
 	}
-	if wait := later(s.notBefore, s.notAgain); now.Before(wait) {
+	if wait := later(s.history.notBefore, s.notAgain); now.Before(wait) {
 		return wait
 	}
-	if s.spawned > 0 || s.failed > 0 { // New starts them all side by side; later starts a few at a time
+	if s.spawned > 0 || s.history.failed > 0 { // New starts them all side by side; later starts a few at a time
 		missing = min(missing, maxStarting-s.starting)
 	}
 	for range missing {
@@ -340,47 +342,38 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 	return again
 }
 
-// markOverflowLocked calls the youngest beyond Size overflow.
-func (s *supervisor) markOverflowLocked() {
-	ready := s.readyWorkersLocked()
-	slices.SortFunc(ready, bySeq)
-	for i, w := range ready {
-		w.overflow.Store(i >= s.cfg.Size)
-	}
-}
-
-func bySeq(a, b *worker) int { return cmp.Compare(a.seq, b.seq) }
-
 // announceClosing says that the pool is closing: no other state is announced after it but the end.
 func (s *supervisor) announceClosing() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.state = "closing"
+	s.state = stateClosing
 	s.event(Event{Kind: EventPoolState, State: s.state})
 }
 
 // announceLocked says when the pool begins or ceases to serve at its full size.
 func (s *supervisor) announceLocked() {
-	if s.state == "closing" {
+	if s.state == stateClosing {
 		return
 	}
 	ready := s.readyLocked()
-	state := "degraded"
+	state := stateDegraded
 	switch {
 	case ready >= s.cfg.Size:
-		state = "serving"
-		s.lastErr = nil
+		state = stateServing
+		s.history.mended = true
 	case ready == 0:
-		state = "unavailable"
+		state = stateUnavailable
 	}
-	if state == s.state || s.state == "" && state != "serving" && s.failed == 0 {
+	silent, nothingFailed := s.state == "", s.history.failed == 0
+	if state == s.state || silent && nothingFailed && state != stateServing {
 		return // or New is still starting them
 	}
+	comingUp := nothingFailed && state == stateDegraded && s.spawned <= int64(s.cfg.Size)
 	level := slog.LevelInfo
 	switch {
-	case s.state == "serving":
+	case s.state == stateServing:
 		level = slog.LevelWarn
-	case s.state == "", state == "degraded" && s.failed == 0 && s.spawned <= int64(s.cfg.Size): // New is still starting them
+	case silent, comingUp:
 		level = slog.LevelDebug
 	}
 	s.state = state
@@ -392,7 +385,7 @@ func (s *supervisor) announceLocked() {
 func (s *supervisor) await(ctx context.Context, n int) error {
 	for {
 		s.mu.Lock()
-		ready, failed, err, changed := s.readyLocked(), s.failed, s.lastErr, s.changed
+		ready, failed, err, changed := s.readyLocked(), s.history.failed, s.history.last, s.changed
 		s.mu.Unlock()
 		switch {
 		case ready >= n:
@@ -410,23 +403,35 @@ func (s *supervisor) await(ctx context.Context, n int) error {
 	}
 }
 
-// discard destroys a held worker; the supervisor replaces it when Size asks for it.
-func (s *supervisor) discard(res *resource) {
-	w := res.Value()
-	switch {
-	case w.conn.broken != nil:
-		w.lost.Store(true)
-	case !w.isExited(): // else it has ended of itself, and that is told
-		w.retired.Store(true)
-	}
-	res.Destroy()
-	s.kick()
-}
-
+// lastError is what has kept Size workers from being ready since they last were; nil: nothing.
 func (s *supervisor) lastError() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.lastErr
+	switch {
+	case s.frozen != nil && s.state != stateServing:
+		return s.frozen
+	case s.history.mended:
+		return nil
+	}
+	return s.history.last
+}
+
+// release gives a worker back that somebody held, and alone decides whether it serves again. Doubt
+// destroys; what is destroyed is replaced when Size asks for it.
+func (s *supervisor) release(res *resource) {
+	w := res.Value()
+	if w.reusable() {
+		s.checkout.put(res)
+		if limit := s.cfg.MaxCalls; limit > 0 && w.calls.Load() >= limit {
+			s.kick()
+		}
+		return
+	}
+	if w.conn.broken != nil {
+		w.lost.Store(true)
+	}
+	res.Destroy()
+	s.kick()
 }
 
 // workers lists the live processes, oldest first.
@@ -437,8 +442,26 @@ func (s *supervisor) workers() []*worker {
 	for w := range s.live {
 		list = append(list, w)
 	}
-	slices.SortFunc(list, bySeq)
+	slices.SortFunc(list, func(a, b *worker) int { return cmp.Compare(a.seq, b.seq) })
 	return list
+}
+
+// info describes a worker. The youngest beyond Size are overflow.
+func (s *supervisor) info(w *worker) WorkerInfo {
+	info := w.info()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.live) <= s.cfg.Size || info.State == workerStarting {
+		return info
+	}
+	older := 0
+	for other := range s.live {
+		if other.seq < w.seq && other.isReady() {
+			older++
+		}
+	}
+	info.Overflow = older >= s.cfg.Size
+	return info
 }
 
 // snapshot fills the worker counts, all of one moment.
@@ -448,11 +471,11 @@ func (s *supervisor) snapshot(st *Stats) {
 	st.Workers = len(s.live)
 	for w := range s.live {
 		switch w.state() {
-		case "idle":
+		case workerIdle:
 			st.Idle++
-		case "busy":
+		case workerBusy:
 			st.Busy++
-		case "starting":
+		case workerStarting:
 			st.Starting++
 		}
 	}
@@ -463,12 +486,12 @@ func (s *supervisor) snapshot(st *Stats) {
 // breakerLocked names the state of the pool's circuit: half-open is the time of a probe.
 func (s *supervisor) breakerLocked() string {
 	switch {
-	case s.frozen && s.circuit.refuses() != nil:
-		return "open"
+	case s.frozen != nil && s.circuit.refuses() != nil:
+		return circuitOpen
 	case s.circuit.closed():
-		return "closed"
+		return circuitClosed
 	case s.starting > 0:
-		return "half-open"
+		return circuitHalfOpen
 	}
-	return "open"
+	return circuitOpen
 }

@@ -5,13 +5,41 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/puddle/v2"
 )
 
 // How the supervisor has workers constructed, and what it makes of constructions that fail.
+
+// startHistory is what has become of starts. The supervisor's mu guards it.
+type startHistory struct {
+	failed    int         // since New
+	inARow    []time.Time // the latest MaxRestarts failures since a start went well, or since an edit
+	last      error       // the last failure; nil: there was none
+	mended    bool        // Size workers have been ready since
+	told      toldStart   // what the log has said of it
+	wait      *backoff.ExponentialBackOff
+	notBefore time.Time // the next start
+}
+
+// fail books a start that failed now.
+func (h *startHistory) fail(err error, now time.Time, kept int) {
+	h.failed++
+	h.last, h.mended = err, false
+	h.inARow = append(h.inARow, now)
+	h.inARow = h.inARow[max(0, len(h.inARow)-kept):]
+	if !now.Before(h.notBefore) { // one step for starts that fail side by side
+		h.notBefore = now.Add(h.wait.NextBackOff())
+	}
+}
+
+// forgive has earlier failures delay the next start no more.
+func (h *startHistory) forgive() {
+	h.inARow, h.notBefore = nil, time.Time{}
+	h.wait.Reset()
+}
 
 // construct is puddle's constructor, reached through checkout.create alone.
 func (s *supervisor) construct(ctx context.Context) (w *worker, err error) {
@@ -62,23 +90,13 @@ func (s *supervisor) started(err error, settle func(error)) {
 		settle(errNoOutcome)
 	case err == nil:
 		settle(nil)
-		s.failures = s.failures[:0]
-		s.startWait.Reset()
-		s.notBefore = time.Time{}
+		s.history.forgive()
 		s.publishLocked()
 	case errors.Is(err, puddle.ErrNotAvailable):
 		settle(errNoOutcome) // workers on their way out still hold their slots
-		s.notBefore = later(s.notBefore, now.Add(10*time.Millisecond))
+		s.history.notBefore = later(s.history.notBefore, now.Add(10*time.Millisecond))
 	default:
-		s.failed++
-		s.lastErr, s.startErr = err, err
-		s.failures = append(s.failures, now)
-		if excess := len(s.failures) - s.cfg.MaxRestarts; excess > 0 {
-			s.failures = slices.Delete(s.failures, 0, excess)
-		}
-		if !now.Before(s.notBefore) { // one step for starts that fail side by side
-			s.notBefore = now.Add(s.startWait.NextBackOff())
-		}
+		s.history.fail(err, now, s.cfg.MaxRestarts)
 		settle(err)
 		s.publishLocked()
 		s.reportFailedStartLocked(err)
@@ -89,17 +107,17 @@ func (s *supervisor) started(err error, settle func(error)) {
 // once for each edit.
 func (s *supervisor) reportFailedStartLocked(err error) {
 	told := toldStart{s.generation.Load(), err.Error()}
-	again := s.told == told
-	s.told = told
+	again := s.history.told == told
+	s.history.told = told
 	level := slog.LevelError
 	if again && s.cfg.WatchScripts {
 		level = slog.LevelDebug
 	}
-	attrs := []slog.Attr{slog.String("cause", told.cause), slog.Int("failures_in_a_row", len(s.failures))}
+	attrs := []slog.Attr{slog.String("cause", told.cause), slog.Int("failures_in_a_row", len(s.history.inARow))}
 	if s.brokenLocked() && s.readyLocked() >= s.cfg.Size {
 		attrs = append(attrs, slog.String("next_try", "when a source file changes"))
 	} else {
-		attrs = append(attrs, slog.Time("next_try", s.notBefore))
+		attrs = append(attrs, slog.Time("next_try", s.history.notBefore))
 	}
 	var py *PythonError
 	if errors.As(err, &py) && !again {
@@ -119,11 +137,11 @@ type toldStart struct {
 
 // tripLocked decides whether a failed start opens the circuit: MaxRestarts in a row, none too old, and no worker ready.
 func (s *supervisor) tripLocked() bool {
-	if len(s.failures) < s.cfg.MaxRestarts || s.readyLocked() > 0 {
+	if len(s.history.inARow) < s.cfg.MaxRestarts || s.readyLocked() > 0 {
 		return false
 	}
 	window := max(s.cfg.RestartWindow, time.Duration(s.cfg.MaxRestarts)*s.cfg.StartTimeout)
-	return time.Since(s.failures[0]) <= window
+	return time.Since(s.history.inARow[0]) <= window
 }
 
 // publishLocked tells callers what the circuit's state is.
@@ -132,15 +150,15 @@ func (s *supervisor) publishLocked() {
 	if s.circuit.closed() {
 		if was != nil {
 			s.circuit.why.Store(nil)
-			s.circuitChanged("closed", nil)
+			s.circuitChanged(circuitClosed, nil)
 		}
 		return
 	}
-	why := &CircuitError{RetryAt: s.notBefore, Cause: s.lastErr}
+	why := &CircuitError{RetryAt: s.history.notBefore, Cause: s.history.last}
 	s.circuit.why.Store(why)
 	s.checkout.rejectWaiters()
 	if was == nil {
-		s.circuitChanged("open", s.lastErr)
+		s.circuitChanged(circuitOpen, s.history.last)
 	}
 }
 

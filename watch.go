@@ -41,8 +41,8 @@ func stampOf(ctx context.Context, path string) stamp {
 }
 
 const (
-	settleStep = 50 * time.Millisecond // a file that is being written is left alone until it has not changed for so long
-	settleMost = 2 * time.Second
+	debounceStep = 50 * time.Millisecond // a file that is being written is left alone until it has not changed for so long
+	debounceMost = 2 * time.Second
 )
 
 // newSourceWatch knows the script already: a worker that never starts cannot tell of it.
@@ -76,7 +76,7 @@ func (w *sourceWatch) look() {
 			changed = append(changed, path)
 		}
 	}
-	if len(changed) == 0 || !w.settle(changed) {
+	if len(changed) == 0 || !w.debounce(changed) {
 		return
 	}
 	slices.Sort(changed)
@@ -101,10 +101,10 @@ func (w *sourceWatch) learn() (changed []string) {
 		worker := res.Value()
 		sources, err := worker.sources(w.s.ctx, pingTimeout)
 		if err != nil {
-			w.s.discard(res)
+			w.s.release(res)
 			continue
 		}
-		w.s.checkout.put(res)
+		w.s.release(res)
 		changed = append(changed, w.meet(sources, worker.started)...)
 	}
 	return changed
@@ -128,7 +128,7 @@ func (w *sourceWatch) meet(paths []string, since time.Time) (changed []string) {
 // learnFromFailure watches, while workers fail to start, the files that the traceback names, and the folders of all files.
 func (w *sourceWatch) learnFromFailure() (changed []string) {
 	w.s.mu.Lock()
-	failing, err := len(w.s.failures) > 0, w.s.startErr
+	failing, err := len(w.s.history.inARow) > 0, w.s.history.last
 	w.s.mu.Unlock()
 	if !failing {
 		w.dirs = nil
@@ -158,13 +158,13 @@ func (w *sourceWatch) learnFromFailure() (changed []string) {
 	return changed
 }
 
-// settle waits until the changed files stay as they are, so that nobody imports half of one; false: the pool is closing.
-func (w *sourceWatch) settle(changed []string) bool {
-	for end := time.Now().Add(settleMost); time.Now().Before(end); {
+// debounce waits until the changed files stay as they are, so that nobody imports half of one; false: the pool is closing.
+func (w *sourceWatch) debounce(changed []string) bool {
+	for end := time.Now().Add(debounceMost); time.Now().Before(end); {
 		select {
 		case <-w.s.ctx.Done():
 			return false
-		case <-time.After(settleStep):
+		case <-time.After(debounceStep):
 		}
 		still := true
 		for _, path := range changed {
@@ -187,9 +187,7 @@ func (s *supervisor) sourcesChanged(files []string) {
 	s.env.reporter.log(slog.LevelInfo, "sources changed: the workers are being replaced", slog.Any("files", files))
 	s.generation.Add(1)
 	s.mu.Lock()
-	s.startWait.Reset()
-	s.notBefore = time.Time{}
-	s.failures = s.failures[:0]
+	s.history.forgive()
 	s.mu.Unlock()
 	s.kick()
 }

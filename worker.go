@@ -41,7 +41,6 @@ type worker struct {
 
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration
-	overflow   atomic.Bool
 	retired    atomic.Bool            // nothing is wrong with it, and it is to end
 	lost       atomic.Bool            // it is in doubt, and being killed
 	blamed     atomic.Pointer[string] // why pypool kills it: the first reason given
@@ -530,24 +529,32 @@ func (w *worker) logLine(line logLine) {
 	w.env.reporter.log(line.level, line.text, append(attrs, slog.String("source", source))...)
 }
 
+// The states of a worker, as WorkerInfo names them.
+const (
+	workerStarting = "starting"
+	workerIdle     = "idle"
+	workerBusy     = "busy"
+	workerStopping = "stopping"
+)
+
 // state names what the worker is doing.
 func (w *worker) state() string {
 	switch {
 	case w.retired.Load(), w.lost.Load():
-		return "stopping"
+		return workerStopping
 	case !isClosed(w.ready):
-		return "starting"
+		return workerStarting
 	case w.current.now() != nil:
-		return "busy"
+		return workerBusy
 	}
-	return "idle"
+	return workerIdle
 }
 
 // info is the worker's snapshot.
 func (w *worker) info() WorkerInfo {
 	info := WorkerInfo{
 		ID: w.id, PID: w.proc.pid(), State: w.state(), StartedAt: w.started, Calls: w.calls.Load(), Errors: w.errs.Load(),
-		RSS: residentBytes(w.proc.pid()), Overflow: w.overflow.Load(), Interpreter: w.env.spec.path,
+		RSS: residentBytes(w.proc.pid()), Interpreter: w.env.spec.path,
 	}
 	if isClosed(w.ready) {
 		info.Python, info.Interpreter = w.python, cmp.Or(w.runs, w.env.spec.path)
