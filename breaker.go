@@ -23,7 +23,7 @@ type startCircuit struct {
 	why atomic.Pointer[CircuitError] // calls are refused; nil while closed
 }
 
-// errNoOutcome settles what says nothing about the circuit it was asked of: a call that was canceled or never ran, a start
+// errNoOutcome ends what says nothing about the circuit it was asked of: a call that was canceled or never ran, a start
 // that found no room or was ended by the pool's close.
 var errNoOutcome = errors.New("no outcome")
 
@@ -90,6 +90,8 @@ const (
 // pool would, has not shown that the command hangs.
 func (c *call) evidence(ctx context.Context, cfg *Config, err *Error) evidence {
 	switch {
+	case err == nil && c.stopped: // a stream whose loop was left
+		return noEvidence
 	case err == nil || err.Delivery == Executed || err.Category == CategoryExecution:
 		return answered
 	case err.Delivery == NotExecuted:
@@ -108,25 +110,37 @@ func (c *call) evidence(ctx context.Context, cfg *Config, err *Error) evidence {
 type admission struct {
 	b       *breakers
 	command string
-	settle  func(evidence, *Error) // nil: the command had no circuit then
+	circuit *commandBreaker // nil: the command had none then
+	done    func(error)     // gobreaker's
 }
 
-// enter lets a call of the command in, or says why not.
-func (b *breakers) enter(command string) (a admission, refused *CircuitError) {
-	a = admission{b: b, command: command}
-	if e := b.known(command); e != nil {
-		a.settle, refused = e.enter()
+// enter asks the command's circuit to let the call in; an error says why it does not.
+func (b *breakers) enter(c *call, command string) *Error {
+	a := admission{b: b, command: command}
+	if a.circuit = b.known(a.command); a.circuit != nil {
+		var err error
+		if a.done, err = a.circuit.cb.Allow(); err != nil {
+			return a.circuit.refusal().error()
+		}
 	}
-	return a, refused
+	c.admitted = a
+	return nil
 }
 
 // end tells the circuit how the call ended.
 func (a admission) end(v evidence, err *Error) {
 	switch {
-	case a.settle != nil:
-		a.settle(v, err)
-	case v == lostWorker:
+	case a.circuit == nil && v == lostWorker:
 		a.b.charge(a.command, err)
+	case a.circuit == nil:
+	case v == lostWorker:
+		a.circuit.lose(err)
+		a.done(errLost)
+	case v == answered:
+		a.circuit.answer()
+		a.done(nil)
+	default:
+		a.done(errNoOutcome)
 	}
 }
 
@@ -152,8 +166,10 @@ func (b *breakers) charge(command string, err *Error) {
 	if b.cfg.Failures <= 0 {
 		return
 	}
-	if settle, refused := b.entry(command).enter(); refused == nil {
-		settle(lostWorker, err)
+	e := b.entry(command)
+	if done, open := e.cb.Allow(); open == nil {
+		e.lose(err)
+		done(errLost)
 	}
 }
 
@@ -185,25 +201,6 @@ func (b *breakers) entry(command string) *commandBreaker {
 	}
 	b.count.Add(1)
 	return e
-}
-
-func (e *commandBreaker) enter() (settle func(evidence, *Error), refused *CircuitError) {
-	done, err := e.cb.Allow()
-	if err != nil {
-		return nil, e.refusal()
-	}
-	return func(v evidence, err *Error) {
-		switch v {
-		case lostWorker:
-			e.lose(err)
-			done(errLost)
-		case answered:
-			e.answer()
-			done(nil)
-		default:
-			done(errNoOutcome)
-		}
-	}, nil
 }
 
 func (e *commandBreaker) refusal() *CircuitError {
@@ -259,7 +256,7 @@ func (e *commandBreaker) lastLoss() loss {
 	return e.last
 }
 
-// inFlight counts the calls that the circuit has let in and that have not settled.
+// inFlight counts the calls that the circuit has let in and that have not ended.
 func (e *commandBreaker) inFlight() int64 {
 	c := e.cb.Counts()
 	return int64(c.Requests) - int64(c.TotalSuccesses) - int64(c.TotalFailures) - int64(c.TotalExclusions)

@@ -140,7 +140,7 @@ type call struct {
 	checkout time.Duration // timeout; 0: none
 	stall    time.Duration // timeout of a turn of a stream's loop; 0: none
 	refused  *Error        // it ends before it begins
-	settled  bool          // the session is fixed by the method: WithSession may only repeat it
+	fixed    bool          // the session is fixed by the method: WithSession may only repeat it
 	session  *session
 	buffer   *[]byte   // what req is written into, to be given back
 	admitted admission // to the command's circuit
@@ -165,7 +165,7 @@ func (c *call) apply(cfg *Config, opts []CallOption) *Error {
 			c.stall = max(o.d, 0)
 		case optionSession:
 			switch {
-			case c.settled && o.session != c.info.Session:
+			case c.fixed && o.session != c.info.Session:
 				return invalid("WithSession contradicts the method: it names another session, or none")
 			case !validLabel(o.session):
 				return invalidSession(o.session)

@@ -372,10 +372,9 @@ func itemArgs(item any) any {
 
 // lane serves slots until there are no more. Its worker is taken for a run of them, and given back when others wait.
 type lane[Out any] struct {
-	m        *mapper[Out]
-	run      *flight[Out] // under way, or nil
-	call     call         // for all of the run
-	admitted admission
+	m    *mapper[Out]
+	run  *flight[Out] // under way, or nil
+	call call         // for all of the run
 }
 
 // serve is the lane's goroutine. When code of the caller's ends it, another goes on in its place: nothing that it is in the midst of is lost.
@@ -404,10 +403,8 @@ func (l *lane[Out]) begin() bool {
 	l.call = m.template
 	l.call.info.Pool = m.p.cfg.Name
 	l.call.id = m.slot(batch[0]).call.id
-	var refused *CircuitError
-	l.admitted, refused = m.p.sup.breakers.enter(l.call.info.breakerKey())
-	if refused != nil {
-		m.fail(batch, refused.error())
+	if err := m.p.sup.breakers.enter(&l.call, l.call.info.breakerKey()); err != nil {
+		m.fail(batch, err)
 		return true
 	}
 	res, err := m.p.acquire(m.ctx, &l.call)
@@ -423,7 +420,7 @@ func (l *lane[Out]) begin() bool {
 // end tells the command's circuit how the run has ended.
 func (l *lane[Out]) end(err *Error) {
 	l.run = nil
-	l.admitted.end(l.call.evidence(l.m.ctx, &l.m.p.cfg, err), err)
+	l.call.admitted.end(l.call.evidence(l.m.ctx, &l.m.p.cfg, err), err)
 }
 
 // take hands out up to n slots, in order. With wait it waits for the first one; none means that the work is over.

@@ -101,7 +101,7 @@ func (p *Pool) sessionGone(id, why string) {
 // The call waits for a worker in the order of arrival, at most CheckoutTimeout, then runs for at most OperationTimeout;
 // ctx bounds both together, and its end stops a running call by killing its worker. The error, if any, is an *Error.
 func (p *Pool) ExecuteInSession(ctx context.Context, sessionID, command string, args any, opts ...CallOption) (Result, error) {
-	c := call{job: job{info: CallInfo{Command: command, Session: sessionID}}, args: args, settled: true}
+	c := call{job: job{info: CallInfo{Command: command, Session: sessionID}}, args: args, fixed: true}
 	if !validLabel(sessionID) {
 		return p.refuse(ctx, &c, invalidSession(sessionID))
 	}
@@ -110,7 +110,7 @@ func (p *Pool) ExecuteInSession(ctx context.Context, sessionID, command string, 
 
 // ExecuteAnonymous is ExecuteInSession without a session.
 func (p *Pool) ExecuteAnonymous(ctx context.Context, command string, args any, opts ...CallOption) (Result, error) {
-	c := call{job: job{info: CallInfo{Command: command}}, args: args, settled: true}
+	c := call{job: job{info: CallInfo{Command: command}}, args: args, fixed: true}
 	return p.execute(ctx, &c, opts)
 }
 
@@ -238,9 +238,8 @@ func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep re
 	if err := c.encode(&p.cfg); err != nil {
 		return reply{}, err
 	}
-	var refused *CircuitError
-	if c.admitted, refused = p.sup.breakers.enter(key); refused != nil {
-		return reply{}, refused.error()
+	if err := p.sup.breakers.enter(c, key); err != nil {
+		return reply{}, err
 	}
 	evidence := noEvidence
 	defer func() { // also when code of the caller panics
@@ -249,9 +248,7 @@ func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep re
 		}
 	}()
 	rep, err = p.serve(ctx, c)
-	if err != nil || !c.stopped {
-		evidence = c.evidence(ctx, &p.cfg, err)
-	}
+	evidence = c.evidence(ctx, &p.cfg, err)
 	return rep, err
 }
 

@@ -333,11 +333,11 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 		if s.starting > 0 && !s.circuit.closed() {
 			break // one probe at a time
 		}
-		settle, err := s.circuit.cb.Allow()
+		done, err := s.circuit.cb.Allow()
 		if err != nil {
 			return now.Add(max(s.cfg.RestartBackoff.Min, time.Millisecond))
 		}
-		s.startLocked(settle)
+		s.startLocked(done)
 	}
 	return again
 }

@@ -69,17 +69,17 @@ func raisedByPython(err error) bool {
 func (s *supervisor) brokenLocked() bool { return s.broken > s.generation.Load() }
 
 // startLocked has one worker constructed, on a goroutine that close joins.
-func (s *supervisor) startLocked(settle func(error)) {
+func (s *supervisor) startLocked(done func(error)) {
 	s.starting++
 	s.jobs.Go(func() {
 		err := s.checkout.create(s.ctx)
-		s.started(err, settle)
+		s.started(err, done)
 		s.kick()
 	})
 }
 
 // started books the end of a construction.
-func (s *supervisor) started(err error, settle func(error)) {
+func (s *supervisor) started(err error, done func(error)) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,17 +87,17 @@ func (s *supervisor) started(err error, settle func(error)) {
 	s.starting--
 	switch {
 	case s.ctx.Err() != nil:
-		settle(errNoOutcome)
+		done(errNoOutcome)
 	case err == nil:
-		settle(nil)
+		done(nil)
 		s.history.forgive()
 		s.publishLocked()
 	case errors.Is(err, puddle.ErrNotAvailable):
-		settle(errNoOutcome) // workers on their way out still hold their slots
+		done(errNoOutcome) // workers on their way out still hold their slots
 		s.history.notBefore = later(s.history.notBefore, now.Add(10*time.Millisecond))
 	default:
 		s.history.fail(err, now, s.cfg.MaxRestarts)
-		settle(err)
+		done(err)
 		s.publishLocked()
 		s.reportFailedStartLocked(err)
 	}
