@@ -149,30 +149,49 @@ const noScript = "neither Config.Script nor Config.Module is set: there are only
 
 const maxStarting = 4 // restarts at once: an import is heavy, and callers are still being served beside it
 
-// resolve returns a copy with all defaults filled in, "off" turned into the value that the code reads as off, and paths
-// made absolute; or one error that names every bad field.
+// faults collects what is wrong with a Config.
+type faults []error
+
+func (f *faults) add(field, format string, args ...any) {
+	*f = append(*f, fmt.Errorf("Config."+field+": "+format, args...))
+}
+
+// resolve returns a copy with all defaults filled in, "off" turned into the value that the code reads
+// as off, and paths made absolute; or one error that names every bad field.
 func (c Config) resolve() (Config, error) {
-	var bad []error
-	fault := func(field, format string, args ...any) {
-		bad = append(bad, fmt.Errorf("Config."+field+": "+format, args...))
+	var bad faults
+	c.resolveSizes(&bad)
+	c.resolveTimes(&bad)
+	c.resolveWatchers(&bad)
+	c.resolveEnvironment(&bad)
+	c.resolvePaths(&bad)
+	if c.spawn == nil {
+		c.spawn = execSpawn
 	}
-	if c.Script != "" && c.Module != "" {
-		fault("Script", "Script and Module are both set; set one")
+	if len(bad) == 0 {
+		return c, nil
 	}
+	cause := errors.Join(bad...)
+	e := newError(TypeInvalidArguments, NotExecuted, "", cause)
+	e.Message = "invalid Config: " + strings.ReplaceAll(cause.Error(), "\n", "; ")
+	e.Context.Pool = c.Name
+	return c, e
+}
+
+// resolveSizes resolves what is counted, in workers, callers, failures or bytes.
+func (c *Config) resolveSizes(bad *faults) {
 	if c.Size < 0 {
-		fault("Size", "%d workers are not possible; 0 means the default", c.Size)
+		bad.add("Size", "%d workers are not possible; 0 means the default", c.Size)
 	}
 	intDefault(&c.Size, 2*runtime.GOMAXPROCS(0))
-	intDefault(&c.Overflow, 2)
-	c.Overflow = max(c.Overflow, 0)
+	offInt(&c.Overflow, 2, 0)
 	if c.Size > 4096 || c.Overflow > 4096 {
-		fault("Size", "Size %d and Overflow %d are beyond 4096 workers", c.Size, c.Overflow)
+		bad.add("Size", "Size %d and Overflow %d are beyond 4096 workers", c.Size, c.Overflow)
 	}
 	if c.MinReady > max(c.Size, 0) { // a negative Size has been named already
-		fault("MinReady", "%d is more than Size, %d", c.MinReady, c.Size)
+		bad.add("MinReady", "%d is more than Size, %d", c.MinReady, c.Size)
 	}
-	intDefault(&c.MinReady, c.Size)
-	c.MinReady = max(c.MinReady, 0)
+	offInt(&c.MinReady, c.Size, 0)
 	offInt(&c.MaxQueue, 1024, math.MaxInt32)
 	offInt(&c.MaxQueueBytes, 256<<20, math.MaxInt)
 	offInt(&c.MaxSessions, 10_000, math.MaxInt32)
@@ -180,48 +199,69 @@ func (c Config) resolve() (Config, error) {
 	offInt(&c.Breaker.Failures, 5, 0)
 	intDefault(&c.MaxMessageBytes, 64<<20)
 	if c.MaxMessageBytes < 1024 {
-		fault("MaxMessageBytes", "%d is less than 1024", c.MaxMessageBytes)
+		bad.add("MaxMessageBytes", "%d is less than 1024", c.MaxMessageBytes)
 	}
 	c.MaxMessageBytes = min(c.MaxMessageBytes, math.MaxInt/4) // no memory holds more, and what is added to it must not overflow
-	c.MaxCalls, c.MaxRSS, c.MaxLifetime = max(c.MaxCalls, 0), max(c.MaxRSS, 0), max(c.MaxLifetime, 0)
+	c.MaxCalls, c.MaxRSS = max(c.MaxCalls, 0), max(c.MaxRSS, 0)
+}
 
-	c.tooBrief(fault)
-	offDuration(&c.CheckoutTimeout, 45*time.Second)
-	offDuration(&c.OperationTimeout, 120*time.Second)
-	if c.StallTimeout == 0 {
-		c.StallTimeout = c.OperationTimeout
+// resolveTimes resolves the durations, and refuses those that nobody can mean: a bare number is nanoseconds.
+func (c *Config) resolveTimes(bad *faults) {
+	const ms, us = time.Millisecond, time.Microsecond
+	operation := c.OperationTimeout
+	offDuration(&operation, 120*time.Second)
+	for _, d := range []struct {
+		field string
+		value *time.Duration
+		def   time.Duration
+		least time.Duration
+	}{
+		{"CheckoutTimeout", &c.CheckoutTimeout, 45 * time.Second, ms},
+		{"OperationTimeout", &c.OperationTimeout, operation, ms},
+		{"StallTimeout", &c.StallTimeout, operation, ms},
+		{"StartTimeout", &c.StartTimeout, defaultStartTimeout, ms},
+		{"KillGrace", &c.KillGrace, 250 * ms, ms},
+		{"StopGrace", &c.StopGrace, 2 * time.Second, ms},
+		{"HealthCheckInterval", &c.HealthCheckInterval, 30 * time.Second, ms},
+		{"SessionCleanupInterval", &c.SessionCleanupInterval, 5 * time.Minute, ms},
+		{"SessionTTL", &c.SessionTTL, time.Hour, ms},
+		{"MaxLifetime", &c.MaxLifetime, 0, ms},
+		{"RestartWindow", &c.RestartWindow, 30 * time.Second, ms},
+		{"Breaker.OpenFor", &c.Breaker.OpenFor, 10 * time.Second, ms},
+		{"ErrorRate.Window", &c.ErrorRate.Window, time.Minute, ms},
+		{"RestartBackoff.Min", &c.RestartBackoff.Min, 100 * ms, us},
+		{"RestartBackoff.Max", &c.RestartBackoff.Max, 30 * time.Second, us},
+		{"overflowIdle", &c.overflowIdle, 30 * time.Second, 0},
+		{"watchEvery", &c.watchEvery, 500 * ms, 0},
+	} {
+		if v := *d.value; v > 0 && v < d.least {
+			unit := "time.Second"
+			if v >= 1000 {
+				unit = "time.Millisecond"
+			}
+			bad.add(d.field, "%v is less than %v: did you mean %d*%s?", v, d.least, int64(v), unit)
+		}
+		offDuration(d.value, d.def)
 	}
-	c.StallTimeout = max(c.StallTimeout, 0)
-	offDuration(&c.StartTimeout, defaultStartTimeout)
-	offDuration(&c.KillGrace, 250*time.Millisecond)
-	offDuration(&c.StopGrace, 2*time.Second)
-	offDuration(&c.HealthCheckInterval, 30*time.Second)
-	offDuration(&c.SessionCleanupInterval, 5*time.Minute)
-	offDuration(&c.SessionTTL, time.Hour)
-	offDuration(&c.RestartWindow, 30*time.Second)
-	offDuration(&c.Breaker.OpenFor, 10*time.Second)
-	offDuration(&c.RestartBackoff.Min, 100*time.Millisecond)
-	offDuration(&c.RestartBackoff.Max, 30*time.Second)
-	offDuration(&c.overflowIdle, 30*time.Second)
-	offDuration(&c.watchEvery, 500*time.Millisecond)
 	if c.RestartBackoff.Min > c.RestartBackoff.Max {
-		fault("RestartBackoff", "Min %v is more than Max %v", c.RestartBackoff.Min, c.RestartBackoff.Max)
+		bad.add("RestartBackoff", "Min %v is more than Max %v", c.RestartBackoff.Min, c.RestartBackoff.Max)
 	}
+}
 
-	offDuration(&c.ErrorRate.Window, time.Minute)
+// resolveWatchers resolves who is told what, and under which name.
+func (c *Config) resolveWatchers(bad *faults) {
 	intDefault(&c.ErrorRate.MinCalls, 20)
 	if c.ErrorRate.Threshold == 0 {
 		c.ErrorRate.Threshold = 0.5
 	}
-	if c.ErrorRate.Threshold > 1 || c.ErrorRate.Threshold != c.ErrorRate.Threshold {
-		fault("ErrorRate", "Threshold %v is not a share of 0 to 1", c.ErrorRate.Threshold)
+	if c.ErrorRate.Threshold > 1 || math.IsNaN(c.ErrorRate.Threshold) {
+		bad.add("ErrorRate", "Threshold %v is not a share of 0 to 1", c.ErrorRate.Threshold)
 	}
-
 	if c.Name == "" {
 		c.Name = "pypool"
 	}
 	if !validLabel(c.Name) {
-		fault("Name", "%q is not 1 to 256 bytes of printable UTF-8", c.Name)
+		bad.add("Name", "%q is not 1 to 256 bytes of printable UTF-8", c.Name)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -229,6 +269,10 @@ func (c Config) resolve() (Config, error) {
 	if c.Observer == nil {
 		c.Observer = &Observer{}
 	}
+}
+
+// resolveEnvironment resolves what the workers are given: the caller's slices are copied.
+func (c *Config) resolveEnvironment(bad *faults) {
 	for _, list := range []struct {
 		field   string
 		entries []string
@@ -236,63 +280,32 @@ func (c Config) resolve() (Config, error) {
 		for _, entry := range list.entries {
 			if i := strings.IndexByte(entry, '='); i < 0 || strings.ContainsRune(entry, 0) {
 				// The value may be a secret: only what stands before it is shown.
-				fault(list.field, "the entry that begins with %q is not KEY=value without NUL", entry[:min(len(entry), 16)])
+				bad.add(list.field, "the entry that begins with %q is not KEY=value without NUL", entry[:min(len(entry), 16)])
 			}
 		}
 	}
 	c.Args = append([]string(nil), c.Args...)
 	c.Env = append([]string{}, c.environ()...) // never nil: to os/exec that means inherit
 	c.ExtraEnv = nil
+}
 
+// resolvePaths makes paths absolute. It asks the file system, which may not answer.
+func (c *Config) resolvePaths(bad *faults) {
 	if c.Dir == "" {
 		c.Dir, c.dirIsHosts = workingDirectory(), true
 	} else {
-		absolute(&c.Dir, "Dir", fault)
+		absolute(&c.Dir, "Dir", bad)
 		if info, err := os.Stat(c.Dir); err != nil {
-			fault("Dir", "%v", err)
+			bad.add("Dir", "%v", err)
 		} else if !info.IsDir() {
-			fault("Dir", "%s is not a directory", c.Dir)
+			bad.add("Dir", "%s is not a directory", c.Dir)
 		}
+	}
+	if c.Script != "" && c.Module != "" {
+		bad.add("Script", "Script and Module are both set; set one")
 	}
 	if c.Script != "" {
-		absolute(&c.Script, "Script", fault)
-	}
-	if c.spawn == nil {
-		c.spawn = execSpawn
-	}
-	if len(bad) > 0 {
-		cause := errors.Join(bad...)
-		e := newError(TypeInvalidArguments, NotExecuted, "", cause)
-		e.Message = "invalid Config: " + strings.ReplaceAll(cause.Error(), "\n", "; ")
-		e.Context.Pool = c.Name
-		return c, e
-	}
-	return c, nil
-}
-
-// tooBrief refuses durations that nobody can mean: a bare number is nanoseconds.
-func (c *Config) tooBrief(fault func(field, format string, args ...any)) {
-	for _, d := range []struct {
-		field string
-		value time.Duration
-		least time.Duration
-	}{
-		{"CheckoutTimeout", c.CheckoutTimeout, time.Millisecond}, {"OperationTimeout", c.OperationTimeout, time.Millisecond},
-		{"StallTimeout", c.StallTimeout, time.Millisecond},
-		{"StartTimeout", c.StartTimeout, time.Millisecond}, {"KillGrace", c.KillGrace, time.Millisecond}, {"StopGrace", c.StopGrace, time.Millisecond},
-		{"HealthCheckInterval", c.HealthCheckInterval, time.Millisecond}, {"SessionCleanupInterval", c.SessionCleanupInterval, time.Millisecond},
-		{"SessionTTL", c.SessionTTL, time.Millisecond}, {"MaxLifetime", c.MaxLifetime, time.Millisecond}, {"RestartWindow", c.RestartWindow, time.Millisecond},
-		{"Breaker.OpenFor", c.Breaker.OpenFor, time.Millisecond}, {"ErrorRate.Window", c.ErrorRate.Window, time.Millisecond},
-		{"RestartBackoff.Min", c.RestartBackoff.Min, time.Microsecond}, {"RestartBackoff.Max", c.RestartBackoff.Max, time.Microsecond},
-	} {
-		if d.value <= 0 || d.value >= d.least {
-			continue
-		}
-		unit := "time.Second"
-		if d.value >= 1000 {
-			unit = "time.Millisecond"
-		}
-		fault(d.field, "%v is less than %v: did you mean %d*%s?", d.value, d.least, int64(d.value), unit)
+		absolute(&c.Script, "Script", bad)
 	}
 }
 
@@ -315,10 +328,10 @@ func workingDirectory() string {
 	return path
 }
 
-func absolute(path *string, field string, fault func(string, string, ...any)) {
+func absolute(path *string, field string, bad *faults) {
 	abs, err := filepath.Abs(*path)
 	if err != nil {
-		fault(field, "%v", err)
+		bad.add(field, "%v", err)
 		return
 	}
 	*path = abs

@@ -19,7 +19,7 @@ const (
 	mapKept     = 4 << 10              // a request's buffer up to this size waits in its slot for the next item
 	mapPublish  = 32                   // items fed before the feeder looks for room, unless a lane is hungry
 	mapAttempts = 3                    // workers that may die before they begin one and the same item
-	mapCrowd    = 128                  // so many items under way, or done, need not be looked at one by one as they come
+	mapCrowd    = 128                  // from so many items under way, or done, on, wake-ups are batched
 	mapFlight   = 2048                 // requests in flight on one worker; on all together half of those that are fed at most
 	mapLine     = 16 << 10             // of many requests in one line; one that is longer has its own
 	mapBuffer   = 32 << 10             // for the answers that have come together

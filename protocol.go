@@ -181,6 +181,18 @@ func (e *wireError) toError(info CallInfo) *Error {
 	return newError(TypeInternal, MaybeExecuted, "the worker's runtime failed: "+e.Kind+": "+e.Message, e.exception())
 }
 
+// versionMismatch says which side to update.
+func versionMismatch(protocol int, version string) error {
+	if protocol != protocolVersion {
+		side := "the Python package pypool"
+		if protocol > protocolVersion {
+			side = "the Go module github.com/pypool/pypool"
+		}
+		return fmt.Errorf("the worker speaks protocol %d, this library %d: update %s", protocol, protocolVersion, side)
+	}
+	return fmt.Errorf("the worker runs the runtime %s, this library embeds %s: remove the other one", version, Version)
+}
+
 // startCause is the cause of a start that the runtime refused.
 func (e *wireError) startCause() error {
 	if e.Kind == "protocol_mismatch" {

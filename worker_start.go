@@ -147,19 +147,8 @@ func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (r
 	return encodeRequest(nil, "hello", hello, "", false)
 }
 
-// versionMismatch says which side to update.
-func versionMismatch(protocol int, version string) error {
-	if protocol != protocolVersion {
-		side := "the Python package pypool"
-		if protocol > protocolVersion {
-			side = "the Go module github.com/pypool/pypool"
-		}
-		return fmt.Errorf("the worker speaks protocol %d, this library %d: update %s", protocol, protocolVersion, side)
-	}
-	return fmt.Errorf("the worker runs the runtime %s, this library embeds %s: remove the other one", version, Version)
-}
-
-// converse is one exchange of the start: a line out, its answer in. An error answer comes back as *wireError.
+// converse is one exchange outside calls (of the start, a ping, the watch, the stop): a line out, its answer in.
+// An error answer comes back as *wireError.
 func (w *worker) converse(line []byte, id uint64, into any) error {
 	var err error
 	if id == 0 { // a banner may have come already: that is no noise yet
