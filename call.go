@@ -223,15 +223,12 @@ type programArgs struct {
 	source any // what Inputs was made of
 }
 
-const (
-	commandExecuteProgram = "execute_program"
-	keptBuffer            = 16 << 20 // larger request buffers are left to the garbage collector
-)
+const keptBuffer = 16 << 20 // larger request buffers are left to the garbage collector
 
 var requestBuffers sync.Pool // of *[]byte
 
-// forget gives the request's buffer back. No worker has it any more.
-func (c *call) forget() {
+// recycleBuffer gives the request's buffer back. No worker has it any more.
+func (c *call) recycleBuffer() {
 	if c.buffer == nil || cap(c.req.buf) > keptBuffer {
 		return
 	}

@@ -22,7 +22,7 @@ import (
 func Check(ctx context.Context, cfg Config) error {
 	r, err := resolveWithin(ctx, cfg)
 	if err != nil {
-		return startError(&cfg, "", "spawn", time.Now(), err)
+		return startError(&cfg, "", stageSpawn, time.Now(), err)
 	}
 	if r.err != nil {
 		return r.err
@@ -66,7 +66,7 @@ func Check(ctx context.Context, cfg Config) error {
 		return place{env, pythonFrom(&cfg), wanted != "" && !sameFile(wanted, env)}
 	})
 	if err != nil {
-		return startError(&full, python, "spawn", begun, err)
+		return startError(&full, python, stageSpawn, begun, err)
 	}
 	log.InfoContext(ctx, "check: interpreter", slog.String("path", runs), slog.String("version", version),
 		slog.String("from", at.from), slog.String("virtual_env", at.env))
@@ -95,7 +95,7 @@ func Check(ctx context.Context, cfg Config) error {
 		log.WarnContext(ctx, "check: "+noScript)
 	}
 	if len(names) == 0 && full.target() != "" {
-		detail := &StartError{Stage: "import", Python: python, Err: errors.New("no command is registered")}
+		detail := &StartError{Stage: stageImport, Python: python, Err: errors.New("no command is registered")}
 		e := newError(TypeWorkerStart, NotExecuted, full.target()+" registers no command: decorate a function with @command, and import the modules that hold commands", detail)
 		e.Context.Pool = full.Name
 		return e
@@ -176,7 +176,7 @@ func advice(start *StartError, cfg, full *Config) string {
 	switch {
 	case strings.Contains(start.Error(), "is too old: pypool needs"):
 		return "The interpreter " + python + " comes from " + from + ": name a newer one in Config.Python"
-	case start.Stage == "spawn":
+	case start.Stage == stageSpawn:
 		return noInterpreter(from, python)
 	case full.Script != "" && !isFile(full.Script):
 		text := "There is no file " + full.Script
@@ -227,7 +227,7 @@ func pythonAdvice(py *PythonError, start *StartError, python, from string, full 
 		return "The script ended itself while it was imported: put what is not for the pool under `if __name__ == \"__main__\":`"
 	}
 	what := "It was raised while the script was imported"
-	if start.Stage == "setup" {
+	if start.Stage == stageSetup {
 		what = "It was raised by a @setup function"
 	}
 	return what + ", at " + where(py.Traceback, "an unknown place") + "; StartError.Stderr holds the whole traceback"

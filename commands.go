@@ -6,6 +6,16 @@ import (
 	"slices"
 )
 
+// Commands of the runtime's own; the first two are the pool's alone.
+const (
+	commandHello          = "hello"
+	commandShutdown       = "shutdown"
+	commandPing           = "ping"
+	commandStats          = "get_stats"
+	commandList           = "list_commands"
+	commandExecuteProgram = "execute_program"
+)
+
 // CommandInfo describes a registered command or program.
 type CommandInfo struct {
 	Name      string      `json:"name"`
@@ -26,7 +36,7 @@ type ParamInfo struct {
 
 // Commands describes the registered commands and programs, as a worker tells them.
 func (p *Pool) Commands(ctx context.Context) ([]CommandInfo, error) {
-	return Call[[]CommandInfo](ctx, p, "list_commands", nil)
+	return Call[[]CommandInfo](ctx, p, commandList, nil)
 }
 
 // commandNames lists the commands that a ready worker has registered.
@@ -43,7 +53,7 @@ func (p *Pool) commandNames() []string {
 
 // refusedCommand refuses the names that no worker may be asked for.
 func (p *Pool) refusedCommand(name string) *Error {
-	if name != "hello" && name != "shutdown" && name != "" && len(name) <= 256 {
+	if name != commandHello && name != commandShutdown && name != "" && len(name) <= 256 {
 		return nil
 	}
 	unknown := &UnknownCommandError{Name: name, Names: p.commandNames()}

@@ -421,6 +421,15 @@ func byItself(code int, signal syscall.Signal) bool {
 	return signal == 0 && code >= 0
 }
 
+// The stages of a start, as StartError names them.
+const (
+	stageSpawn  = "spawn"
+	stageHello  = "hello"
+	stageImport = "import" // as the runtime says, and so is the next
+	stageSetup  = "setup"
+	stagePing   = "ping"
+)
+
 // StartError is the detail of a worker that never became ready.
 type StartError struct {
 	Stage  string // spawn, bootstrap (Python too old), hello, import, setup or ping

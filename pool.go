@@ -42,7 +42,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	born := time.Now()
 	r, err := resolveWithin(ctx, cfg)
 	if err != nil {
-		return nil, startError(&cfg, "", "spawn", born, err)
+		return nil, startError(&cfg, "", stageSpawn, born, err)
 	}
 	if r.err != nil {
 		return nil, r.err
@@ -55,7 +55,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	// A random base keeps ids of different pools, and of one pool before and after a restart of the host, apart in logs.
 	p.ids.Store(rand.Uint64N(1 << 32))
 	if r.pyErr != nil {
-		return nil, startError(&cfg, r.python, "spawn", born, fmt.Errorf("no Python interpreter: %w (set Config.Python)", r.pyErr))
+		return nil, startError(&cfg, r.python, stageSpawn, born, fmt.Errorf("no Python interpreter: %w (set Config.Python)", r.pyErr))
 	}
 	args, environ, _ := pythonCommand(&cfg)
 	spec := spawnSpec{path: throughShim(watchable(ctx), r.python, cfg.Dir, cfg.Env), args: args, dir: cfg.Dir, env: environ, dirIsHosts: cfg.dirIsHosts}
@@ -79,7 +79,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	if err := p.sup.await(ctx, cfg.MinReady); err != nil {
 		var e *Error
 		if !errors.As(err, &e) {
-			e = startError(&cfg, spec.path, "spawn", born, fmt.Errorf("not ready before New's context ended: %w", err))
+			e = startError(&cfg, spec.path, stageSpawn, born, fmt.Errorf("not ready before New's context ended: %w", err))
 			if errors.Is(err, context.Canceled) {
 				e.Type, e.Category = TypeCanceled, CategoryTimeout
 			}
@@ -163,7 +163,7 @@ func (p *Pool) execute(ctx context.Context, c *call, opts []CallOption) (Result,
 	p.begin(&ctx, c)
 	rep, err := p.admit(ctx, c, invalidOption)
 	ended = true
-	c.forget()
+	c.recycleBuffer()
 	if err != nil {
 		return Result{}, p.finish(ctx, c, err, time.Now())
 	}

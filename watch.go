@@ -195,7 +195,7 @@ func (s *supervisor) sourcesChanged(files []string) {
 // sources asks an idle worker for the source files that it has imported. The caller holds the worker; after an error it is in doubt.
 func (w *worker) sources(ctx context.Context, d time.Duration) ([]string, error) {
 	id := w.env.ids.Add(1)
-	req, err := encodeRequest(nil, "get_stats", map[string]bool{"sources": true}, "", false)
+	req, err := encodeRequest(nil, commandStats, map[string]bool{"sources": true}, "", false)
 	if err != nil {
 		return nil, err
 	}

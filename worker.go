@@ -165,7 +165,7 @@ func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, 
 	if w.conn.broken == nil {
 		w.conn.broken = err
 	}
-	j := &job{info: CallInfo{Command: "ping"}}
+	j := &job{info: CallInfo{Command: commandPing}}
 	return time.Since(start), w.failure(ctx, j, err, start)
 }
 
@@ -476,7 +476,7 @@ func (w *worker) stopPolitely() {
 	grace := w.env.cfg.StopGrace
 	stop := w.conn.arm(context.Background(), time.Now().Add(grace), asleep)
 	id := w.env.ids.Add(1)
-	if req, err := encodeRequest(nil, "shutdown", nil, "", false); err == nil {
+	if req, err := encodeRequest(nil, commandShutdown, nil, "", false); err == nil {
 		var bye any
 		_ = w.converse(req.seal(id, 0, false), id, &bye)
 	}

@@ -24,7 +24,7 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	}
 	proc, err := w.spawn(ctx)
 	if err != nil {
-		return nil, w.startError("spawn", err)
+		return nil, w.startError(stageSpawn, err)
 	}
 	w.proc = proc
 	w.conn = newConn(proc.transport(), env.cfg.MaxMessageBytes)
@@ -76,7 +76,7 @@ func (w *worker) watch() {
 func (w *worker) greet() (stage string, err error) {
 	hello, err := helloRequest(w.env.cfg, w.id, w.word, w.proc.pid(), w.env.reporter)
 	if err != nil {
-		return "hello", err
+		return stageHello, err
 	}
 	var answer struct {
 		Protocol     int      `json:"protocol"`
@@ -88,19 +88,19 @@ func (w *worker) greet() (stage string, err error) {
 		Capabilities []string `json:"capabilities"`
 	}
 	if err := w.converse(hello.seal(0, 0, false), 0, &answer); err != nil {
-		return "hello", err
+		return stageHello, err
 	}
 	if answer.Protocol != protocolVersion || answer.Runtime != Version {
-		return "hello", versionMismatch(answer.Protocol, answer.Runtime)
+		return stageHello, versionMismatch(answer.Protocol, answer.Runtime)
 	}
 	if err := w.proc.adopt(answer.PID); err != nil {
-		return "hello", err
+		return stageHello, err
 	}
 	w.python, w.runs, w.commands = answer.Python, answer.Executable, answer.Commands
 	w.paged = slices.Contains(answer.Capabilities, "page")
 	w.several = slices.Contains(answer.Capabilities, "each")
 	if err := w.exchangePing(); err != nil {
-		return "ping", err
+		return stagePing, err
 	}
 	return "", nil
 }
@@ -144,7 +144,7 @@ func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (r
 	if extraFiles {
 		hello.StackFD, hello.PageFD, hello.LeashFD = 3, 4, 5
 	}
-	return encodeRequest(nil, "hello", hello, "", false)
+	return encodeRequest(nil, commandHello, hello, "", false)
 }
 
 // converse is one exchange outside calls (of the start, a ping, the watch, the stop): a line out, its answer in.
@@ -196,7 +196,7 @@ func (w *worker) converse(line []byte, id uint64, into any) error {
 
 func (w *worker) exchangePing() error {
 	id := w.env.ids.Add(1)
-	req, err := encodeRequest(nil, "ping", nil, "", false)
+	req, err := encodeRequest(nil, commandPing, nil, "", false)
 	if err != nil {
 		return err
 	}
@@ -236,9 +236,9 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 		if w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {
 			exit := w.exitError()
 			cause = exit
-			if failed := w.env.spec.failedExec(exit); failed != nil && stage == "hello" {
-				stage, cause = "spawn", failed
-			} else if stage == "hello" {
+			if failed := w.env.spec.failedExec(exit); failed != nil && stage == stageHello {
+				stage, cause = stageSpawn, failed
+			} else if stage == stageHello {
 				var old error
 				if w.python, old = tooOld(ctx, w.env.spec); old != nil {
 					cause = joinDetail(old, cause)
