@@ -35,9 +35,7 @@ func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 		return Health{Breaker: circuitClosed}, neverStarted(CallInfo{})
 	}
 	if isClosed(p.closing) {
-		e := newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
-		e.Context.Pool = p.cfg.Name
-		return Health{Breaker: circuitClosed}, e
+		return Health{Breaker: circuitClosed}, p.isClosedError()
 	}
 	checks := p.sup.checkAll(ctx)
 	st := p.Stats()

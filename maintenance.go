@@ -186,10 +186,10 @@ func (s *supervisor) retire(w *worker) {
 // ready, and no call fails for it. It returns when the last old worker is gone; one that a stalled stream holds is taken after StallTimeout. If a new one does not start, it returns that
 // error: the old ones go on serving, and the pool goes on trying.
 func (p *Pool) Reload(ctx context.Context) error {
-	err := errStopped
-	if !isClosed(p.closing) {
-		err = p.sup.reload(ctx)
+	if isClosed(p.closing) {
+		return p.isClosedError()
 	}
+	err := p.sup.reload(ctx)
 	var e *Error
 	switch {
 	case err == nil:
@@ -197,10 +197,9 @@ func (p *Pool) Reload(ctx context.Context) error {
 	case errors.As(err, &e):
 		return e
 	case errors.Is(err, errStopped):
-		e = newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
-	default:
-		e = contextError(ctx, NotExecuted, nil)
+		return p.isClosedError()
 	}
+	e = contextError(ctx, NotExecuted, nil)
 	e.Context.Pool = p.cfg.Name
 	return e
 }

@@ -255,7 +255,7 @@ func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep re
 // refusal is what any call of the command would get now.
 func (p *Pool) refusal(key string) *Error {
 	if isClosed(p.closing) {
-		return newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
+		return p.isClosedError()
 	}
 	if why := p.sup.circuit.refuses(); why != nil {
 		return why.error()
@@ -267,6 +267,12 @@ func (p *Pool) refusal(key string) *Error {
 		return queueFull(err)
 	}
 	return nil
+}
+
+func (p *Pool) isClosedError() *Error {
+	e := newError(TypePoolNotAvailable, NotExecuted, "the pool is closed", nil)
+	e.Context.Pool = p.cfg.Name
+	return e
 }
 
 func queueFull(why error) *Error { return newError(TypeQueueFull, NotExecuted, why.Error(), nil) }

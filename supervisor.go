@@ -293,11 +293,7 @@ func (s *supervisor) frozenLocked() bool {
 	}
 	s.frozen = err
 	s.canGrow.Store(false)
-	if s.readyLocked() == 0 && s.circuit.refuses() == nil {
-		s.circuit.why.Store(&CircuitError{Cause: err})
-		s.checkout.rejectWaiters()
-		s.circuitChanged(circuitOpen, err)
-	}
+	s.publishLocked()
 	return true
 }
 

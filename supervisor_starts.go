@@ -144,21 +144,23 @@ func (s *supervisor) tripLocked() bool {
 	return time.Since(s.history.inARow[0]) <= window
 }
 
-// publishLocked tells callers what the circuit's state is.
+// publishLocked tells callers whether workers can be started.
 func (s *supervisor) publishLocked() {
-	was := s.circuit.refuses()
-	if s.circuit.closed() {
-		if was != nil {
-			s.circuit.why.Store(nil)
-			s.circuitChanged(circuitClosed, nil)
-		}
-		return
+	var why *CircuitError
+	switch {
+	case s.frozen != nil && s.readyLocked() == 0:
+		why = &CircuitError{Cause: s.frozen}
+	case !s.circuit.closed():
+		why = &CircuitError{RetryAt: s.history.notBefore, Cause: s.history.last}
 	}
-	why := &CircuitError{RetryAt: s.history.notBefore, Cause: s.history.last}
-	s.circuit.why.Store(why)
-	s.checkout.rejectWaiters()
-	if was == nil {
-		s.circuitChanged(circuitOpen, s.history.last)
+	switch was := s.circuit.why.Swap(why); {
+	case why == nil && was != nil:
+		s.circuitChanged(circuitClosed, nil)
+	case why != nil && was == nil:
+		s.circuitChanged(circuitOpen, why.Cause)
+	}
+	if why != nil {
+		s.checkout.rejectWaiters()
 	}
 }
 
