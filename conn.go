@@ -11,6 +11,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"github.com/pypool/pypool/internal/spin"
 )
 
 // conn is one exchange at a time over a transport. It is not safe for concurrent use. Once broken is set, the stream is in
@@ -27,9 +29,9 @@ type conn struct {
 	// Of the exchange under way, from arm to disarm.
 	ctx      context.Context
 	deadline time.Time
-	current  bool    // the transport has this deadline
-	dirty    bool    // the transport has some deadline
-	polling  polling // once an exchange, until it parks
+	current  bool      // the transport has this deadline
+	dirty    bool      // the transport has some deadline
+	spin     spin.Mode // once an exchange, until it parks
 
 	interrupt func()        // moves the transport's deadline into the past; made once, so that arming allocates no closure
 	hooked    chan struct{} // the interrupt has run
@@ -69,13 +71,13 @@ const aMoment = 5 * time.Microsecond
 // errNoise says that the worker had sent something unasked before the request was written.
 var errNoise = errors.New("output that no request asked for")
 
-// arm makes ctx's end and the deadline (zero: none) interrupt the exchange; disarm must follow. Who polls waits for an answer
+// arm makes ctx's end and the deadline (zero: none) interrupt the exchange; disarm must follow. Who spins waits for an answer
 // that comes soon without parking.
-func (c *conn) arm(ctx context.Context, deadline time.Time, how polling) (stop func() bool) {
+func (c *conn) arm(ctx context.Context, deadline time.Time, how spin.Mode) (stop func() bool) {
 	if ctx.Done() != nil {
 		stop = context.AfterFunc(watchable(ctx), c.interrupt)
 	}
-	c.ctx, c.deadline, c.polling = ctx, deadline, how
+	c.ctx, c.deadline, c.spin = ctx, deadline, how
 	return stop
 }
 
@@ -112,9 +114,9 @@ func (c *conn) disarm(stop func() bool) {
 
 // await reads what comes next: at first it polls, because to be parked and woken costs more than a short wait; then it parks.
 func (c *conn) await(p []byte) (int, error) {
-	if c.polling != asleep {
+	if c.spin != spin.Park {
 		c.t.Unwatch()
-		looks, end := c.polling.looks(), time.Now().Add(spinLimit)
+		looks, end := c.spin.Looks(), time.Now().Add(spin.Limit)
 		for look := 1; look <= maxPolls; look++ { // so that it ends also where the clock stands still, as in a synctest bubble
 			n, err := c.t.TryRead(p)
 			if n > 0 || err != nil {
@@ -124,10 +126,10 @@ func (c *conn) await(p []byte) (int, error) {
 				break
 			}
 			if look%looks == 0 {
-				giveWay() // the worker may be waiting for this very processor
+				spin.Yield() // the worker may be waiting for this very processor
 			}
 		}
-		c.polling = asleep
+		c.spin = spin.Park
 	}
 	c.patient()
 	return c.t.Read(p)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"github.com/pypool/pypool/internal/spin"
 )
 
 // flight is the pipelined exchange of one lane with one worker. No sequence of pipe sizes can make both sides wait for each other:
@@ -42,7 +44,7 @@ func (m *mapper[Out]) fly(res *resource, batch []int) *flight[Out] {
 	f := &flight[Out]{m: m, w: w, res: res, last: time.Now(), lease: lease{killing: m.p.killing}}
 	w.lease.Store(&f.lease)
 	w.conn.reserve(mapBuffer)
-	f.stop = w.conn.arm(m.ctx, f.deadline(), asleep)
+	f.stop = w.conn.arm(m.ctx, f.deadline(), spin.Park)
 	f.err = w.conn.quiet(true)
 	f.add(batch)
 	return f
@@ -286,7 +288,7 @@ func (f *flight[Out]) land(now time.Time) {
 	}
 	each := now.Sub(f.last) / time.Duration(n)
 	f.last = now
-	f.m.p.counters.run.addMany(each, int64(n))
+	f.m.p.counters.run.AddMany(each, int64(n))
 	if f.succeeded > 0 {
 		f.m.p.counters.succeed(f.succeeded, now.Sub(f.m.p.born))
 		f.succeeded = 0

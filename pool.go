@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pypool/pypool/internal/spin"
 )
 
 // Pool is a pool of Python worker processes. It is safe for concurrent use. Shutdown or Close must be called; after
@@ -20,7 +22,7 @@ type Pool struct {
 	desk     *desk // the supervisor's, kept here for the hot path
 	sessions *sessionTable
 	counters *counters
-	paces    *paces
+	spin     *spin.Policy
 	reporter *reporter
 	spawner  *spawner
 
@@ -51,7 +53,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	}
 	cfg = r.cfg
 	p := &Pool{
-		cfg: cfg, born: born, counters: newCounters(cfg.ErrorRate.Window), paces: newPaces(),
+		cfg: cfg, born: born, counters: newCounters(cfg.ErrorRate.Window), spin: spin.NewPolicy(),
 		closing: make(chan struct{}), killing: make(chan struct{}), closed: make(chan struct{}),
 	}
 	// A random base keeps ids of different pools, and of one pool before and after a restart of the host, apart in logs.
@@ -319,7 +321,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	queued := c.queued // on the way to another worker, since it has not been executed
 	var held *resource
 	defer func() {
-		p.counters.wait.add(c.queued - queued)
+		p.counters.wait.Add(c.queued - queued)
 		if held != nil { // ctx.Err panics
 			p.desk.put(held)
 		}
@@ -390,11 +392,11 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 	w := res.Value()
 	c.worker, c.pid = w.id, w.proc.pid()
 	c.given = time.Now()
-	w.pace.learn(w.lastTook())
-	w.pace = p.paces.of(c.info.Command, w.pace)
+	w.service.Learn(w.lastTook())
+	w.service = p.spin.Of(c.info.Command, w.service)
 	c.idle = c.given.Sub(w.freed)
-	c.polling = p.paces.begin(w.pace, c.given, c.idle)
-	w.proc.linger(c.polling.linger(), c.polling == alone)
+	c.spin = p.spin.Begin(w.service, c.given, c.idle)
+	w.proc.linger(c.spin.Worker(), c.spin == spin.Spin)
 	if c.item != nil {
 		return p.stream(ctx, c, res)
 	}
@@ -406,9 +408,9 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 		}
 		ran := time.Since(c.given)
 		w.doneWith(w.served(err, c.given.Add(ran), ran))
-		p.paces.end()
+		p.spin.End()
 		c.ran += ran
-		p.counters.run.add(ran)
+		p.counters.run.Add(ran)
 		p.release(res)
 	}()
 	rep, err = w.call(ctx, &c.job)

@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/spin"
 )
 
 // bytesTransport reads what it was given.
@@ -27,7 +29,7 @@ func (*bytesTransport) Close() error                   { return nil }
 
 func connOf(text string) *conn {
 	c := newConn(&bytesTransport{bytes.NewReader([]byte(text))}, 1<<20)
-	c.arm(context.Background(), time.Time{}, asleep)
+	c.arm(context.Background(), time.Time{}, spin.Park)
 	return c
 }
 

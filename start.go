@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pypool/pypool/internal/spin"
 )
 
 // How a worker becomes ready, or why it does not.
@@ -37,7 +39,7 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	if d := env.cfg.StartTimeout; d > 0 {
 		deadline = w.started.Add(d)
 	}
-	stop := w.conn.arm(ctx, deadline, asleep)
+	stop := w.conn.arm(ctx, deadline, spin.Park)
 	stage, err := w.greet()
 	w.conn.disarm(stop)
 	if err == nil {

@@ -16,7 +16,7 @@ func (p *Pool) Stats() Stats {
 	p.counters.snapshot(&st)
 	p.sup.snapshot(&st)
 	st.LogsDropped, st.EventsDropped = p.reporter.logsDropped.Load(), p.reporter.eventsDropped.Load()
-	calls, failures := p.counters.rate.sum(time.Since(p.born))
+	calls, failures := p.counters.rate.Sum(time.Since(p.born))
 	st.ErrorRate = share(failures, calls)
 	return st
 }

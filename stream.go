@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/pypool/pypool/internal/spin"
 )
 
 // Stream runs a generator command and yields its items as they come; a command that is no generator yields its result as
@@ -94,7 +96,7 @@ func (p *Pool) stream(ctx context.Context, c *call, res *resource) (rep reply, e
 		}
 		ran := time.Since(c.given)
 		c.ran += ran
-		p.counters.run.add(ran)
+		p.counters.run.Add(ran)
 	}()
 	rep, err = x.run(c)
 	ended = true
@@ -124,7 +126,7 @@ func (x *exchange) arm(c *call) {
 	if c.timeout > 0 {
 		deadline = x.start.Add(c.timeout)
 	}
-	x.disarm = x.w.conn.arm(x.ctx, deadline, c.polling)
+	x.disarm = x.w.conn.arm(x.ctx, deadline, c.spin)
 	watched := watchable(x.ctx)
 	if watched.Done() == nil {
 		return
@@ -386,7 +388,7 @@ func (x *exchange) stop() (err error) {
 	if w.conn.broken != nil {
 		return w.conn.broken
 	}
-	stop := w.conn.arm(context.Background(), time.Now().Add(grace), asleep)
+	stop := w.conn.arm(context.Background(), time.Now().Add(grace), spin.Park)
 	defer func() { w.conn.disarm(stop) }()
 	if !x.canceled {
 		err = w.conn.cancel(x.id, grace)
@@ -410,6 +412,6 @@ func (x *exchange) stop() (err error) {
 func (x *exchange) giveBack(answered time.Time) {
 	x.w.doneWith(answered)
 	x.w.lease.Store(nil)
-	x.p.paces.end()
+	x.p.spin.End()
 	x.p.release(x.res)
 }

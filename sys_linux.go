@@ -401,10 +401,6 @@ func isEnding(pid int) bool {
 	return err == nil && flags&exiting != 0
 }
 
-// giveWay lets another thread that waits for this processor have it. Go's scheduler need not know: it might give what this thread
-// has to another, and to get that back takes longer.
-func giveWay() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
-
 // residentBytes reads a process's resident memory; 0 when it is gone.
 func residentBytes(pid int) int64 {
 	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))

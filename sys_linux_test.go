@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/spin"
 )
 
 func TestAProcessThatIsNotReapedYetIsSeenToBeEnding(t *testing.T) {
@@ -32,10 +34,10 @@ func TestBellRingsForAWorkerThatListens(t *testing.T) {
 	defer page.close()
 	bell := page.word(wordBell)
 	page.ring()
-	page.linger(lingerLimit, false)
+	page.linger(spin.WorkerLimit, false)
 	page.ring()
 	require.Zero(t, *bell)
-	page.linger(lingerLimit, true)
+	page.linger(spin.WorkerLimit, true)
 	page.ring()
 	require.EqualValues(t, 1, *bell)
 }

@@ -52,8 +52,6 @@ func cpuLimit(int) time.Duration { return 0 }
 
 func oomKills() (uint64, bool) { return 0, false }
 
-func giveWay() {}
-
 func isEnding(int) bool { return false }
 
 // residentBytes: not known here, and so MaxRSS has no effect.

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/pypool/pypool/internal/spin"
 )
 
 // sourceWatch is Config.WatchScripts: it learns from the workers which source files are theirs, looks at those files regularly, and has
@@ -204,7 +206,7 @@ func (w *worker) sources(ctx context.Context, d time.Duration) ([]string, error)
 	var answer struct {
 		Sources []string `json:"sources"`
 	}
-	stop := w.conn.arm(ctx, time.Now().Add(d), asleep)
+	stop := w.conn.arm(ctx, time.Now().Add(d), spin.Park)
 	err = w.converse(req.seal(id, 0, false), id, &answer)
 	w.conn.disarm(stop)
 	if err != nil {

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/pypool/pypool/internal/spin"
 )
 
 // worker is one Python process, from spawn to reap. It serves one job at a time. Its state is computed, never stored:
@@ -51,10 +53,10 @@ type worker struct {
 	charged    atomic.Bool           // its end, to the command of its last answer
 	calls      atomic.Int64
 	errs       atomic.Int64
-	freed      time.Time     // the end of its last call that was sent, or when it was ready; whoever holds the worker may use this and the next two
-	took       time.Duration // for that call; 0 once lastTook has told
-	pace       *pace         // of that call's command
-	pinged     atomic.Int64  // calls when it was last pinged
+	freed      time.Time         // the end of its last call that was sent, or when it was ready; whoever holds the worker may use this and the next two
+	took       time.Duration     // for that call; 0 once lastTook has told
+	service    *spin.ServiceTime // of that call's command
+	pinged     atomic.Int64      // calls when it was last pinged
 	rss        atomic.Int64
 }
 
@@ -129,7 +131,7 @@ type job struct {
 	timeout time.Duration    // of the operation; 0: none
 	given   time.Time        // when the worker got it
 	idle    time.Duration    // how long the worker had been free by then
-	polling polling          // for the answer, before parking
+	spin    spin.Mode        // for the answer, before parking
 	item    func(reply) bool // takes a stream's items; false stops the stream. nil: items are not expected
 	stopped bool             // item has returned false
 	open    bool             // the exchange has begun, and did not end in an answer
@@ -157,7 +159,7 @@ const (
 // ping proves that an idle worker answers within d. The caller holds the worker.
 func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, err error) {
 	start := time.Now()
-	stop := w.conn.arm(ctx, start.Add(d), asleep)
+	stop := w.conn.arm(ctx, start.Add(d), spin.Park)
 	err = w.exchangePing()
 	w.conn.disarm(stop)
 	if err == nil {
@@ -185,7 +187,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	line := j.req.seal(j.id, left, limited)
 
 	w.current.begin(&j.info)
-	stop := w.conn.arm(ctx, deadline, j.polling)
+	stop := w.conn.arm(ctx, deadline, j.spin)
 	j.open = true
 	defer func() {
 		if w.conn.armed() { // a method of ctx has panicked: ctx must not keep hold of the worker
@@ -224,7 +226,7 @@ func (w *worker) lastTook() time.Duration {
 	switch {
 	case !w.paged:
 		return 0
-	case took > briefWork:
+	case took > spin.Brief:
 		return w.proc.worked()
 	}
 	return took
@@ -234,7 +236,7 @@ func (w *worker) lastTook() time.Duration {
 // the worker may have said before has not been looked for.
 func (w *worker) served(err *Error, end time.Time, took time.Duration) (answered time.Time) {
 	if err != nil && err.Type == TypeUnknownCommand {
-		w.pace = nil // names that no worker knows are not remembered
+		w.service = nil // names that no worker knows are not remembered
 	}
 	if err != nil && err.Delivery == NotExecuted {
 		return time.Time{}
@@ -475,7 +477,7 @@ func (w *worker) stop() {
 
 func (w *worker) stopPolitely() {
 	grace := w.env.cfg.StopGrace
-	stop := w.conn.arm(context.Background(), time.Now().Add(grace), asleep)
+	stop := w.conn.arm(context.Background(), time.Now().Add(grace), spin.Park)
 	id := w.env.ids.Add(1)
 	if req, err := encodeRequest(nil, "shutdown", nil, "", false); err == nil {
 		var bye any
