@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // Check tries a configuration without opening a pool. It starts one worker as New would, asks it for its commands, and stops it; what it
@@ -35,7 +37,7 @@ func Check(ctx context.Context, cfg Config) error {
 	begun := time.Now()
 	p, err := New(ctx, one)
 	if err != nil {
-		better, hung := bounded(ctx, func() error { return advised(err, &cfg, &full) })
+		better, hung := proc.Bounded(ctx, func() error { return advised(err, &cfg, &full) })
 		if hung != nil {
 			return err
 		}
@@ -43,7 +45,7 @@ func Check(ctx context.Context, cfg Config) error {
 	}
 	defer p.Close()
 	took := time.Since(begun)
-	python := p.sup.env.spec.path
+	python := p.sup.env.spec.Path
 	version, runs := "", python
 	if workers := p.Workers(); len(workers) > 0 {
 		version, runs = workers[0].Python, workers[0].Interpreter
@@ -61,7 +63,7 @@ func Check(ctx context.Context, cfg Config) error {
 		env, from string
 		foreign   bool // VIRTUAL_ENV is another
 	}
-	at, err := bounded(ctx, func() place {
+	at, err := proc.Bounded(ctx, func() place {
 		env := virtualEnv(python)
 		wanted := os.Getenv("VIRTUAL_ENV")
 		return place{env, pythonFrom(&cfg), wanted != "" && !sameFile(wanted, env)}

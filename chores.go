@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pypool/pypool/internal/metrics"
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // chore is something the supervisor does regularly.
@@ -94,7 +95,7 @@ func (s *supervisor) pingHeld(res *resource) WorkerHealth {
 	}
 	s.discard(res)
 	if s.ctx.Err() == nil {
-		s.env.reporter.log(slog.LevelWarn, "an idle worker did not answer a ping and is replaced", slog.String("worker", w.id), slog.Int("pid", w.proc.pid()), slog.String("cause", logCause(err, err.Error())))
+		s.env.reporter.log(slog.LevelWarn, "an idle worker did not answer a ping and is replaced", slog.String("worker", w.id), slog.Int("pid", w.proc.PID()), slog.String("cause", logCause(err, err.Error())))
 	}
 	return WorkerHealth{WorkerInfo: info, Err: err}
 }
@@ -140,7 +141,7 @@ func (s *supervisor) sampleMemory() {
 	workers := s.readyWorkersLocked()
 	s.mu.Unlock()
 	for _, w := range workers {
-		rss := residentBytes(w.proc.pid())
+		rss := proc.ResidentBytes(w.proc.PID())
 		w.rss.Store(rss)
 		if w.heavy && !s.heavyKnown {
 			s.heavyKnown = true

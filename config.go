@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // Config says what to run and how. The zero value of a field means its default; a negative number means off, or none. A duration
@@ -105,10 +107,10 @@ type Config struct {
 	// first panic of it is logged, with its stack.
 	ErrorRate ErrorRate
 
-	dirIsHosts   bool          // Dir was not set
-	overflowIdle time.Duration // how long an overflow worker stays; tests shorten it
-	watchEvery   time.Duration // how often WatchScripts looks; tests shorten it
-	spawn        spawnFunc     // where processes come from; tests replace it
+	dirIsHosts   bool           // Dir was not set
+	overflowIdle time.Duration  // how long an overflow worker stays; tests shorten it
+	watchEvery   time.Duration  // how often WatchScripts looks; tests shorten it
+	spawn        proc.SpawnFunc // where processes come from; tests replace it
 }
 
 // Backoff is an exponential delay from Min to Max.
@@ -258,7 +260,7 @@ func (c Config) resolve() (Config, error) {
 		absolute(&c.Script, "Script", fault)
 	}
 	if c.spawn == nil {
-		c.spawn = execSpawn
+		c.spawn = proc.Start
 	}
 	if len(bad) > 0 {
 		cause := errors.Join(bad...)

@@ -12,13 +12,14 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
 )
 
 // conn is one exchange at a time over a transport. It is not safe for concurrent use. Once broken is set, the stream is in
 // doubt: nothing more is sent or read.
 type conn struct {
-	t      transport
+	t      proc.Transport
 	max    int // bytes of one frame
 	large  int // length of the last large frame: the next one's buffer is made so large at once
 	buf    []byte
@@ -39,7 +40,7 @@ type conn struct {
 	readNow   func([]byte) (int, error)
 }
 
-func newConn(t transport, maxMessage int) *conn {
+func newConn(t proc.Transport, maxMessage int) *conn {
 	c := &conn{t: t, max: min(maxMessage, math.MaxInt/4) + frameSlack, buf: make([]byte, 4096), hooked: make(chan struct{}, 1)}
 	c.interrupt = func() {
 		_ = c.t.SetDeadline(time.Unix(1, 0))

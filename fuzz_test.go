@@ -18,6 +18,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // FuzzEnvelope holds the envelope scanner against encoding/json: it never panics, and what it accepts is valid to
@@ -329,10 +331,10 @@ func playScript(t *testing.T, program []byte, size int) {
 		case 6:
 			return p.hang()
 		case 7:
-			p.end(exitState{code: 3})
+			p.end(proc.ExitState{Code: 3})
 		case 8:
 			p.say(answer)
-			p.end(exitState{})
+			p.end(proc.ExitState{})
 		case 9:
 			p.say(answer[:3])
 			p.killed()

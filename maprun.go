@@ -40,7 +40,7 @@ func (m *mapper[Out]) fly(res *resource, batch []int) *flight[Out] {
 	info := m.template.info
 	info.RequestID = m.slot(batch[0]).call.id
 	w.current.begin(&info)
-	w.proc.linger(0, false)
+	w.proc.Spin(0, false)
 	f := &flight[Out]{m: m, w: w, res: res, last: time.Now(), lease: lease{killing: m.p.killing}}
 	w.lease.Store(&f.lease)
 	w.conn.reserve(mapBuffer)
@@ -125,7 +125,7 @@ func (f *flight[Out]) add(batch []int) {
 		}
 		for _, i := range batch[:n] {
 			c := &f.m.slot(i).call
-			c.worker, c.pid = f.w.id, f.w.proc.pid()
+			c.worker, c.pid = f.w.id, f.w.proc.PID()
 			f.sent = append(f.sent, i)
 			f.ends = append(f.ends, f.written+len(f.out))
 		}

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
 )
 
@@ -24,7 +25,7 @@ type Pool struct {
 	counters *counters
 	spin     *spin.Policy
 	reporter *reporter
-	spawner  *spawner
+	spawner  *proc.Spawner
 
 	ids         atomic.Uint64 // request ids: one number names a call here, in Python and in the logs
 	unreapable  atomic.Int64
@@ -61,16 +62,16 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	env := &workerEnv{cfg: &p.cfg, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable}
 	if r.pyErr != nil {
 		w := &worker{id: "", env: env, started: time.Now()}
-		env.spec.path = r.python
+		env.spec.Path = r.python
 		return nil, w.startError("spawn", fmt.Errorf("no Python interpreter: %w (set Config.Python)", r.pyErr))
 	}
 	args, environ, _ := pythonCommand(&cfg)
-	env.spec = spawnSpec{path: throughShim(watchable(ctx), r.python, cfg.Dir, cfg.Env), args: args, dir: cfg.Dir, env: environ, dirIsHosts: cfg.dirIsHosts}
+	env.spec = proc.Spec{Path: throughShim(watchable(ctx), r.python, cfg.Dir, cfg.Env), Args: args, Dir: cfg.Dir, Env: environ, DirIsHosts: cfg.dirIsHosts}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
 	if cfg.target() == "" {
 		p.reporter.log(slog.LevelWarn, noScript)
 	}
-	p.spawner = newSpawner()
+	p.spawner = proc.NewSpawner()
 	env.reporter, env.spawner = p.reporter, p.spawner
 	p.sessions = newSessionTable(cfg.MaxSessions, p.sessionGone)
 	p.sup, err = newSupervisor(&p.cfg, env, p.sessions, p.counters)
@@ -390,13 +391,13 @@ func queueError(ctx context.Context, c *call) *Error {
 // use runs the call on a worker that it holds, and releases it.
 func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err *Error) {
 	w := res.Value()
-	c.worker, c.pid = w.id, w.proc.pid()
+	c.worker, c.pid = w.id, w.proc.PID()
 	c.given = time.Now()
 	w.service.Learn(w.lastTook())
 	w.service = p.spin.Of(c.info.Command, w.service)
 	c.idle = c.given.Sub(w.freed)
 	c.spin = p.spin.Begin(w.service, c.given, c.idle)
-	w.proc.linger(c.spin.Worker(), c.spin == spin.Spin)
+	w.proc.Spin(c.spin.Worker(), c.spin == spin.Spin)
 	if c.item != nil {
 		return p.stream(ctx, c, res)
 	}
@@ -493,7 +494,7 @@ func (p *Pool) killAll() {
 		p.sup.cancel()
 	})
 	for _, w := range p.sup.workers() {
-		w.proc.kill()
+		w.proc.Kill()
 	}
 }
 
@@ -515,13 +516,13 @@ func (p *Pool) dismantle() {
 	}
 	p.winding.Wait()
 	if stuck := p.sup.workers(); len(stuck) == 0 {
-		p.spawner.close() // its thread's end would kill what it started
+		p.spawner.Close() // its thread's end would kill what it started
 	} else {
 		go func() { // given up, but not forgotten
 			for _, w := range stuck {
 				<-w.watched
 			}
-			p.spawner.close()
+			p.spawner.Close()
 		}()
 	}
 	p.sup.event(Event{Kind: EventPoolState, State: "closed"})

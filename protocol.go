@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -19,20 +18,6 @@ const (
 	maxPolls        = 1024     // of one wait for an answer: more than spin.Limit has room for
 	largeFrame      = 64 << 10 // from here on the read buffer is given away with the frame instead of being copied
 )
-
-// transport is a byte stream to a worker and back. Deadlines apply to reads and writes that are under way, too.
-type transport interface {
-	io.Reader
-	io.Writer
-	// TryRead reads what is there without waiting: 0, nil when that is nothing. TryWrite writes what is accepted without
-	// waiting. After a deadline they may fail with os.ErrDeadlineExceeded, as Read and Write do.
-	TryRead(p []byte) (int, error)
-	TryWrite(p []byte) (int, error)
-	// Unwatch says that TryRead will do for now: until the next Read nothing need be woken by what comes. It is a hint.
-	Unwatch()
-	SetDeadline(t time.Time) error
-	Close() error
-}
 
 // --- requests -------------------------------------------------------------------------------------------------------
 

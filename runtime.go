@@ -20,6 +20,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // Version is the version of this library and of the Python runtime that it embeds.
@@ -31,7 +33,7 @@ const Version = "0.1.0"
 var pythonFiles embed.FS
 
 // pythonRuntime is the embedded package, ready to be sent: no file is ever written. The bootstrap is given to `python -c`;
-// it reads the hello line, and in it the other modules' sources: packed, so that the line fits into the pipe (helloRoom).
+// it reads the hello line, and in it the other modules' sources: packed, so that the line fits into the pipe (proc.RequestRoom).
 var pythonRuntime = sync.OnceValues(func() (boot, packed string) {
 	modules := map[string]string{}
 	_ = fs.WalkDir(pythonFiles, ".", func(path string, d fs.DirEntry, err error) error {
@@ -204,8 +206,8 @@ func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (r
 	if cfg.Module != "" {
 		hello.Module = &cfg.Module
 	}
-	if extraFiles {
-		hello.StackFD, hello.PageFD, hello.LeashFD = 3, 4, 5
+	if proc.ExtraFiles {
+		hello.StackFD, hello.PageFD, hello.LeashFD = proc.StackFD, proc.PageFD, proc.LeashFD
 	}
 	return encodeRequest(nil, "hello", hello, "", false)
 }
@@ -302,7 +304,7 @@ func resolveWithin(ctx context.Context, cfg Config) (r resolved, err error) {
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	return bounded(ctx, func() (r resolved) {
+	return proc.Bounded(ctx, func() (r resolved) {
 		if r.cfg, r.err = cfg.resolve(); r.err == nil {
 			r.python, r.pyErr = findPython(&r.cfg)
 		}
@@ -366,25 +368,16 @@ func throughShim(ctx context.Context, path, dir string, env []string) string {
 func askPython(ctx context.Context, path, dir string, env []string, code string) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	out, _ := bounded(ctx, func() string {
-		l := spawnSpec{path: path, args: []string{"-E", "-s", "-c", code}, dir: dir, env: env, dirIsHosts: true}.prepare()
-		if l.err != nil {
-			return ""
-		}
-		cmd := exec.CommandContext(ctx, l.path, l.args...)
-		cmd.Dir, cmd.Env, cmd.WaitDelay = l.dir, l.env, time.Second
-		out, err := cmd.Output()
-		if err != nil {
-			return ""
-		}
-		return strings.TrimSpace(string(out))
-	})
-	return out
+	out, err := proc.Spec{Path: path, Args: []string{"-E", "-s", "-c", code}, Dir: dir, Env: env, DirIsHosts: true}.Output(ctx)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // tooOld says so when an interpreter that ended before hello is not one that pypool supports: Python 2 does not even know -I.
-func tooOld(ctx context.Context, spec spawnSpec) (version string, err error) {
-	version = askPython(ctx, spec.path, spec.dir, spec.env, "import sys; sys.stdout.write('.'.join(map(str, sys.version_info[:3])))")
+func tooOld(ctx context.Context, spec proc.Spec) (version string, err error) {
+	version = askPython(ctx, spec.Path, spec.Dir, spec.Env, "import sys; sys.stdout.write('.'.join(map(str, sys.version_info[:3])))")
 	var major, minor int
 	if n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor); n == 2 && (major < 3 || major == 3 && minor < 8) {
 		return version, fmt.Errorf("this Python %s is too old: pypool needs Python 3.8 or later", version)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
 )
 
@@ -24,14 +25,14 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	if d := env.cfg.MaxLifetime; d > 0 {
 		w.lifetime = jitter(d)
 	}
-	proc, err := w.spawn(ctx)
+	process, err := w.spawn(ctx)
 	if err != nil {
 		return nil, w.startError("spawn", err)
 	}
-	w.proc = proc
-	w.conn = newConn(proc.transport(), env.cfg.MaxMessageBytes)
+	w.proc = process
+	w.conn = newConn(process.Transport(), env.cfg.MaxMessageBytes)
 	w.word = rand.Text()
-	w.log = newStderrLog(proc.stderr(), w.word, w.logLine)
+	w.log = newStderrLog(process.Stderr(), w.word, w.logLine)
 	env.onSpawn(w)
 	go w.watch()
 
@@ -43,7 +44,7 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	stage, err := w.greet()
 	w.conn.disarm(stop)
 	if err == nil {
-		w.heavy = env.cfg.MaxRSS > 0 && residentBytes(proc.pid()) > env.cfg.MaxRSS
+		w.heavy = env.cfg.MaxRSS > 0 && proc.ResidentBytes(process.PID()) > env.cfg.MaxRSS
 		w.env.onReady(w)
 		w.readyAt = time.Now()
 		w.freed = w.readyAt
@@ -54,7 +55,7 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 }
 
 // spawn starts the process, within StartTimeout and ctx.
-func (w *worker) spawn(ctx context.Context) (process, error) {
+func (w *worker) spawn(ctx context.Context) (proc.Process, error) {
 	cfg := w.env.cfg
 	if d := cfg.StartTimeout; d > 0 {
 		var cancel context.CancelFunc
@@ -67,7 +68,7 @@ func (w *worker) spawn(ctx context.Context) (process, error) {
 // watch tells the pool of the process's end. stop joins it.
 func (w *worker) watch() {
 	defer close(w.watched)
-	<-w.proc.exited()
+	<-w.proc.Exited()
 	if w.end.Swap(endReached) == endGivenUp {
 		w.env.unreapable.Add(-1)
 	}
@@ -76,7 +77,7 @@ func (w *worker) watch() {
 
 // greet sends hello, which has the runtime import the user's code, and a first ping.
 func (w *worker) greet() (stage string, err error) {
-	hello, err := helloRequest(w.env.cfg, w.id, w.word, w.proc.pid(), w.env.reporter)
+	hello, err := helloRequest(w.env.cfg, w.id, w.word, w.proc.PID(), w.env.reporter)
 	if err != nil {
 		return "hello", err
 	}
@@ -95,7 +96,7 @@ func (w *worker) greet() (stage string, err error) {
 	if answer.Protocol != protocolVersion || answer.Runtime != Version {
 		return "hello", versionMismatch(answer.Protocol, answer.Runtime)
 	}
-	if err := w.proc.adopt(answer.PID); err != nil {
+	if err := w.proc.Adopt(answer.PID); err != nil {
 		return "hello", err
 	}
 	w.python, w.runs, w.commands = answer.Python, answer.Executable, answer.Commands
@@ -195,7 +196,7 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 		if w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {
 			exit := w.exitError()
 			cause = exit
-			if failed := w.env.spec.failedExec(exit); failed != nil && stage == "hello" {
+			if failed := w.env.spec.FailedExec(exit.Code, exit.Stderr); failed != nil && stage == "hello" {
 				stage, cause = "spawn", failed
 			} else if stage == "hello" {
 				var old error
@@ -226,7 +227,7 @@ func isShortWrite(err error) bool {
 // startError builds the error of a failed start.
 func (w *worker) startError(stage string, cause error) *Error {
 	cfg := w.env.cfg
-	python := w.env.spec.path
+	python := w.env.spec.Path
 	if w.python != "" {
 		python += " (" + w.python + ")"
 	}
@@ -241,7 +242,7 @@ func (w *worker) startError(stage string, cause error) *Error {
 	}
 	e.Context = ErrorContext{Pool: cfg.Name, Worker: w.id, Elapsed: time.Since(w.started)}
 	if w.proc != nil {
-		e.Context.PID = w.proc.pid()
+		e.Context.PID = w.proc.PID()
 	}
 	return e
 }

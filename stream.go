@@ -307,7 +307,7 @@ func (x *exchange) detach(c *call) *Error {
 	hang := &HangError{}
 	ended := x.ctx.Err()
 	if !errors.Is(ended, context.Canceled) { // who cancels does not ask where the time went
-		hang.Stacks, hang.NoStacks = x.w.proc.stacks(x.w.env.cfg.KillGrace / 2)
+		hang.Stacks, hang.NoStacks = x.w.proc.Stacks(x.w.env.cfg.KillGrace / 2)
 	}
 	var e *Error
 	if ended != nil {

@@ -169,9 +169,9 @@ func (s *supervisor) onReady(w *worker) {
 	if _, alive := s.live[w]; !alive {
 		return
 	}
-	s.env.reporter.log(slog.LevelDebug, "worker started", slog.String("worker", w.id), slog.Int("pid", w.proc.pid()),
+	s.env.reporter.log(slog.LevelDebug, "worker started", slog.String("worker", w.id), slog.Int("pid", w.proc.PID()),
 		slog.String("python", w.python), slog.Duration("took", time.Since(w.started)))
-	s.event(Event{Kind: EventWorkerStarted, Worker: w.id, PID: w.proc.pid()})
+	s.event(Event{Kind: EventWorkerStarted, Worker: w.id, PID: w.proc.PID()})
 }
 
 // young is how long a worker must have been ready for its end to say nothing of the next one's.
@@ -225,7 +225,7 @@ func (w *worker) chargeable(ended bool) (bool, CallInfo) {
 	if !ended {
 		return false, CallInfo{}
 	}
-	if exit := w.proc.exit(); exit.ours || !byItself(exit.code, exit.signal) { // its stderr, for which exitError waits, need not be there yet
+	if exit := w.proc.Exit(); exit.Ours || !byItself(exit.Code, exit.Signal) { // its stderr, for which exitError waits, need not be there yet
 		return false, CallInfo{}
 	}
 	last, at := w.current.lastAnswered()
@@ -298,7 +298,7 @@ func (s *supervisor) frozenLocked() bool {
 
 // onStuck has the next turn count the processes that cannot be ended.
 func (s *supervisor) onStuck(w *worker) {
-	s.env.reporter.log(slog.LevelError, "a killed process does not end and is given up", slog.String("worker", w.id), slog.Int("pid", w.proc.pid()))
+	s.env.reporter.log(slog.LevelError, "a killed process does not end and is given up", slog.String("worker", w.id), slog.Int("pid", w.proc.PID()))
 	s.kick()
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
 )
 
@@ -32,7 +33,7 @@ type stamp struct{ modified, size int64 }
 
 // stampOf looks at a file; when that takes beyond ctx's end, there is none.
 func stampOf(ctx context.Context, path string) stamp {
-	s, _ := bounded(ctx, func() stamp {
+	s, _ := proc.Bounded(ctx, func() stamp {
 		info, err := os.Stat(path)
 		if err != nil {
 			return stamp{}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
 )
 
@@ -25,7 +26,7 @@ type worker struct {
 	id      string
 	seq     int64 // counts up in the pool
 	env     *workerEnv
-	proc    process
+	proc    proc.Process
 	conn    *conn
 	log     *stderrLog
 	word    string // of its records on stderr: nobody else knows it
@@ -63,8 +64,8 @@ type worker struct {
 // workerEnv is what all workers of a pool share.
 type workerEnv struct {
 	cfg      *Config
-	spec     spawnSpec
-	spawner  *spawner
+	spec     proc.Spec
+	spawner  *proc.Spawner
 	reporter *reporter
 	ids      *atomic.Uint64  // request ids
 	killing  <-chan struct{} // closed when nothing is waited for any more
@@ -227,7 +228,7 @@ func (w *worker) lastTook() time.Duration {
 	case !w.paged:
 		return 0
 	case took > spin.Brief:
-		return w.proc.worked()
+		return w.proc.ServiceTime()
 	}
 	return took
 }
@@ -263,7 +264,7 @@ func (w *worker) failure(ctx context.Context, j *job, err error, start time.Time
 	var e *Error
 	select {
 	case <-w.env.killing:
-		w.proc.kill()
+		w.proc.Kill()
 		e = newError(TypePoolNotAvailable, delivery, "the pool was closed during the call", nil)
 		return w.place(e, j, start)
 	default:
@@ -328,7 +329,7 @@ func (w *worker) blame(why string) { w.blamed.CompareAndSwap(nil, &why) }
 // kill ends a worker that may not serve again, and says why.
 func (w *worker) kill(why string) {
 	w.blame(why)
-	w.proc.kill()
+	w.proc.Kill()
 }
 
 // hang collects the Python stacks and kills the group. No answer counts any more. It takes at most KillGrace. While nothing has been
@@ -337,7 +338,7 @@ func (w *worker) hang(why string) *HangError {
 	if w.conn.broken == nil {
 		return nil
 	}
-	stacks, none := w.proc.stacks(w.env.cfg.KillGrace / 2)
+	stacks, none := w.proc.Stacks(w.env.cfg.KillGrace / 2)
 	w.kill(why)
 	return &HangError{Stacks: stacks, NoStacks: none, Killed: true}
 }
@@ -353,17 +354,17 @@ func (w *worker) gone(ctx context.Context, j *job, delivery Delivery, start time
 		patience = min(patience, time.Until(end)+w.env.cfg.KillGrace)
 	}
 	if !w.awaitExit(max(patience, w.env.cfg.KillGrace, 100*time.Millisecond)) {
-		ending := w.proc.ending() // on a busy machine that takes time; asked before the kill makes it true
+		ending := w.proc.Ending() // on a busy machine that takes time; asked before the kill makes it true
 		if !ending {
 			w.blame("it closed its channel and went on")
 		}
-		w.proc.kill()
+		w.proc.Kill()
 		if !ending {
 			v := &ProtocolError{Reason: "the worker closed its channel and went on"}
 			return newError(TypeProtocol, delivery, v.Error(), v)
 		}
 	}
-	if unread, known := w.proc.unread(); known && unread > w.conn.behind {
+	if unread, known := w.proc.Unread(); known && unread > w.conn.behind {
 		delivery = NotExecuted // nobody has read the request's newline, which is the commit point
 	}
 	exit := w.exitError()
@@ -375,9 +376,9 @@ func (w *worker) gone(ctx context.Context, j *job, delivery Delivery, start time
 
 // exitError describes a process that has exited, or is about to.
 func (w *worker) exitError() *ExitError {
-	state := exitState{code: -1}
+	state := proc.ExitState{Code: -1}
 	if w.isExited() {
-		state = w.proc.exit()
+		state = w.proc.Exit()
 		select {
 		case <-w.log.done:
 		case <-time.After(drainWait):
@@ -385,8 +386,8 @@ func (w *worker) exitError() *ExitError {
 	}
 	stderr := w.log.text()
 	e := &ExitError{
-		Code: state.code, Signal: state.signal, OOM: !state.ours && state.signal == syscall.SIGKILL && !state.noOOM && !state.overtime && !strings.Contains(stderr, channelClosed),
-		Stderr: stderr, Uptime: time.Since(w.started), Calls: w.calls.Load(), ours: state.ours, overtime: state.overtime,
+		Code: state.Code, Signal: state.Signal, OOM: !state.Ours && state.Signal == syscall.SIGKILL && !state.NoOOM && !state.Overtime && !strings.Contains(stderr, channelClosed),
+		Stderr: stderr, Uptime: time.Since(w.started), Calls: w.calls.Load(), ours: state.Ours, overtime: state.Overtime,
 	}
 	if i := strings.LastIndex(stderr, "Fatal Python error"); i >= 0 {
 		e.Stacks = stderr[i:]
@@ -398,7 +399,7 @@ func (w *worker) awaitExit(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
-	case <-w.proc.exited():
+	case <-w.proc.Exited():
 		return true
 	case <-timer.C:
 		return false
@@ -408,7 +409,7 @@ func (w *worker) awaitExit(d time.Duration) bool {
 // place fills in the context of an error.
 func (w *worker) place(e *Error, j *job, start time.Time) *Error {
 	e.Context = ErrorContext{
-		Pool: w.env.cfg.Name, Worker: w.id, PID: w.proc.pid(), Session: j.info.Session, Command: j.info.Command,
+		Pool: w.env.cfg.Name, Worker: w.id, PID: w.proc.PID(), Session: j.info.Session, Command: j.info.Command,
 		Program: j.info.Program, RequestID: j.id, Elapsed: time.Since(start),
 	}
 	return e
@@ -436,7 +437,7 @@ func (w *worker) reusable() bool {
 	return w.conn.broken == nil && !w.retired.Load() && !w.isExited()
 }
 
-func (w *worker) isExited() bool { return isClosed(w.proc.exited()) }
+func (w *worker) isExited() bool { return isClosed(w.proc.Exited()) }
 func (w *worker) isReady() bool {
 	return isClosed(w.ready) && !w.isExited() && !w.retired.Load() && !w.lost.Load()
 }
@@ -459,7 +460,7 @@ func (w *worker) stop() {
 			w.stopPolitely()
 		}
 	}
-	w.proc.kill()
+	w.proc.Kill()
 	if w.awaitExit(reapWait) {
 		<-w.watched
 		select {
@@ -472,7 +473,7 @@ func (w *worker) stop() {
 			w.env.onStuck(w)
 		}
 	}
-	w.proc.release()
+	w.proc.Release()
 }
 
 func (w *worker) stopPolitely() {
@@ -485,11 +486,11 @@ func (w *worker) stopPolitely() {
 	}
 	w.conn.disarm(stop)
 	_ = w.conn.t.Close()
-	for _, step := range []func(){func() {}, w.proc.terminate} {
+	for _, step := range []func(){func() {}, w.proc.Terminate} {
 		step()
 		timer := time.NewTimer(grace)
 		select {
-		case <-w.proc.exited():
+		case <-w.proc.Exited():
 		case <-w.env.killing:
 		case <-timer.C:
 		}
@@ -511,7 +512,7 @@ func (w *worker) logLine(line logLine) {
 	if !w.env.reporter.takes(line.level) {
 		return
 	}
-	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.pid())}
+	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.PID())}
 	if line.command != "" {
 		attrs = append(attrs, slog.String("command", line.command))
 	}
@@ -548,11 +549,11 @@ func (w *worker) state() string {
 // info is the worker's snapshot.
 func (w *worker) info() WorkerInfo {
 	info := WorkerInfo{
-		ID: w.id, PID: w.proc.pid(), State: w.state(), StartedAt: w.started, Calls: w.calls.Load(), Errors: w.errs.Load(),
-		RSS: residentBytes(w.proc.pid()), Overflow: w.overflow.Load(), Interpreter: w.env.spec.path,
+		ID: w.id, PID: w.proc.PID(), State: w.state(), StartedAt: w.started, Calls: w.calls.Load(), Errors: w.errs.Load(),
+		RSS: proc.ResidentBytes(w.proc.PID()), Overflow: w.overflow.Load(), Interpreter: w.env.spec.Path,
 	}
 	if isClosed(w.ready) {
-		info.Python, info.Interpreter = w.python, cmp.Or(w.runs, w.env.spec.path)
+		info.Python, info.Interpreter = w.python, cmp.Or(w.runs, w.env.spec.Path)
 	}
 	return info
 }
