@@ -14,6 +14,7 @@ import (
 
 	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
+	"github.com/pypool/pypool/internal/wire"
 )
 
 // conn is one exchange at a time over a transport. It is not safe for concurrent use. Once broken is set, the stream is in
@@ -193,14 +194,14 @@ func (c *conn) unwritten(short *errShortWrite) error {
 }
 
 // receive reads the next frame and checks that it answers id.
-func (c *conn) receive(id uint64, f *frame) error {
+func (c *conn) receive(id uint64, f *wire.Frame) error {
 	return c.received(id, f, c.receiveFrame(f, c.readNext))
 }
 
 // received judges what receiveFrame returned.
-func (c *conn) received(id uint64, f *frame, err error) error {
-	if err == nil && f.id != id {
-		err = c.violation(fmt.Errorf("an answer to request %d, not %d", f.id, id), f.body)
+func (c *conn) received(id uint64, f *wire.Frame, err error) error {
+	if err == nil && f.ID != id {
+		err = c.violation(fmt.Errorf("an answer to request %d, not %d", f.ID, id), f.Body)
 	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		c.broken = err
@@ -209,23 +210,23 @@ func (c *conn) received(id uint64, f *frame, err error) error {
 }
 
 // receiveFinal is receive for a call that is no stream.
-func (c *conn) receiveFinal(id uint64, f *frame) error {
+func (c *conn) receiveFinal(id uint64, f *wire.Frame) error {
 	err := c.receive(id, f)
-	if err == nil && f.kind == frameItem {
-		return c.violation(errors.New("an item for a call that is no stream"), f.body)
+	if err == nil && f.Kind == wire.KindItem {
+		return c.violation(errors.New("an item for a call that is no stream"), f.Body)
 	}
 	return err
 }
 
 // receiveNow is receive without waiting; os.ErrDeadlineExceeded: no whole frame is there.
-func (c *conn) receiveNow(id uint64, f *frame) error {
+func (c *conn) receiveNow(id uint64, f *wire.Frame) error {
 	return c.received(id, f, c.receiveFrame(f, c.readNow))
 }
 
 // receiveLast looks, without waiting, whether the frame is there after all: called when the deadline has passed.
-func (c *conn) receiveLast(id uint64, f *frame) bool {
+func (c *conn) receiveLast(id uint64, f *wire.Frame) bool {
 	err := c.receiveFrame(f, c.readNow)
-	return err == nil && f.id == id
+	return err == nil && f.ID == id
 }
 
 // skipBanner reads up to the first answer's beginning, and returns what stands before it: what a sitecustomize or .pth file
@@ -265,13 +266,13 @@ func (c *conn) skipBanner(sent []byte) (banner []byte, err error) {
 
 // answerIn finds where in a line a frame begins that reaches to its end: output without a newline may stand before it.
 func answerIn(line []byte) int {
-	var f frame
+	var f wire.Frame
 	for at := 0; at < len(line); at++ {
 		i := bytes.IndexByte(line[at:], '{')
 		if i < 0 {
 			break
 		}
-		if at += i; parseFrame(line[at:], &f) == nil {
+		if at += i; wire.Parse(line[at:], &f) == nil {
 			return at
 		}
 	}
@@ -279,15 +280,15 @@ func answerIn(line []byte) int {
 }
 
 // receiveFrame reads up to the next newline with read, and parses the line.
-func (c *conn) receiveFrame(f *frame, read func([]byte) (int, error)) error {
+func (c *conn) receiveFrame(f *wire.Frame, read func([]byte) (int, error)) error {
 	scanned := c.r
 	for {
 		if i := bytes.IndexByte(c.buf[scanned:c.w], '\n'); i >= 0 {
 			line := c.buf[c.r : scanned+i]
 			c.r = scanned + i + 1
-			switch err := parseFrame(line, f); {
-			case errors.Is(err, errTooDeep):
-				f.refuseDeep()
+			switch err := wire.Parse(line, f); {
+			case errors.Is(err, wire.ErrTooDeep):
+				f.RefuseDeep()
 			case err != nil:
 				return c.violation(err, line)
 			}
@@ -332,11 +333,11 @@ func (c *conn) makeRoom() int {
 
 // take returns the frame's body for keeps, in memory of about its own size: a copy of a small one; for a large one the read buffer itself,
 // which is replaced by a fresh one, unless half of that would lie fallow for as long as the body is kept.
-func (c *conn) take(f *frame) json.RawMessage {
-	if len(f.body) < largeFrame {
-		return bytes.Clone(f.body)
+func (c *conn) take(f *wire.Frame) json.RawMessage {
+	if len(f.Body) < largeFrame {
+		return bytes.Clone(f.Body)
 	}
-	body := f.body[:len(f.body):len(f.body)]
+	body := f.Body[:len(f.Body):len(f.Body)]
 	if len(c.buf) > 2*len(body) {
 		body = bytes.Clone(body)
 	}

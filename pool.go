@@ -373,7 +373,7 @@ func (p *Pool) queue(ctx context.Context, c *call) (*resource, error) {
 	if c.checkout > 0 {
 		deadline = begun.Add(c.checkout - c.queued)
 	}
-	return p.desk.take(ctx, deadline, c.req.size(), p.refusing)
+	return p.desk.take(ctx, deadline, c.req.Size(), p.refusing)
 }
 
 // refusing tells those who are about to wait that nobody would wake them.

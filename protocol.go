@@ -1,15 +1,13 @@
 package pypool
 
 import (
-	"encoding/json"
-	"errors"
+	"cmp"
 	"fmt"
 	"strconv"
-	"time"
-	"unicode/utf8"
+	"strings"
 )
 
-// The wire: docs/protocol.md. This file knows neither processes nor pools.
+// What the wire means: docs/protocol.md. Its lines are package wire's. This file knows neither processes nor pools.
 
 const (
 	protocolVersion = 1
@@ -18,116 +16,6 @@ const (
 	maxPolls        = 1024     // of one wait for an answer: more than spin.Limit has room for
 	largeFrame      = 64 << 10 // from here on the read buffer is given away with the frame instead of being copied
 )
-
-// --- requests -------------------------------------------------------------------------------------------------------
-
-// requestHead is the room kept before a request for `{"id":` and the digits, which are known last.
-const requestHead = 32
-
-// request is one encoded line, complete but for its id, timeout and trace: those are set by seal, when a worker is at hand.
-type request struct {
-	buf   []byte
-	start int // where the sealed line begins in buf
-	body  int // len(buf) before seal appended its tail
-	trace string
-}
-
-// encodeRequest encodes everything that does not depend on a worker. args is encoded with encoding/json, without HTML escapes.
-func encodeRequest(buf []byte, command string, args any, sessionID string, stream bool) (request, error) {
-	b := beginRequest(buf, command)
-	if args != nil {
-		var err error
-		if b, err = encodeArgs(append(b, `,"args":`...), args); err != nil {
-			return request{}, err
-		}
-		b = appendBytesPaths(b, args)
-	}
-	return endRequest(b, sessionID, stream), nil
-}
-
-func beginRequest(buf []byte, command string) []byte {
-	b := append(buf[:0], make([]byte, requestHead)...)
-	return appendString(append(b, `,"command":`...), command)
-}
-
-func endRequest(b []byte, sessionID string, stream bool) request {
-	if sessionID != "" {
-		b = appendString(append(b, `,"session_id":`...), sessionID)
-	}
-	if stream {
-		b = append(b, `,"stream":true`...)
-	}
-	return request{buf: b, body: len(b)}
-}
-
-// seal completes the line. It may be called again for another worker.
-func (r *request) seal(id uint64, timeout time.Duration, hasTimeout bool) []byte {
-	var head [requestHead]byte
-	h := strconv.AppendUint(append(head[:0], `{"id":`...), id, 10)
-	r.start = requestHead - len(h)
-	copy(r.buf[r.start:], h)
-	r.buf = r.buf[:r.body]
-	if hasTimeout {
-		r.buf = appendTimeout(r.buf, timeout)
-	}
-	r.buf = endLine(r.buf, r.trace)
-	return r.buf[r.start:]
-}
-
-// severalKey begins a line of several requests to one command: docs/protocol.md, `each`.
-const severalKey = `{"each":[`
-
-// endSeveral is what follows the ids and arguments in such a line, up to endLine; tail is endRequest's.
-func endSeveral(command string, tail []byte, timeout time.Duration) []byte {
-	b := append(appendString([]byte(`],"command":`), command), tail...)
-	if timeout > 0 {
-		b = appendTimeout(b, timeout)
-	}
-	return b
-}
-
-// endLine ends a line of one or several requests.
-func endLine(b []byte, trace string) []byte {
-	if trace != "" {
-		b = appendString(append(b, `,"trace":`...), trace)
-	}
-	return append(b, '}', '\n')
-}
-
-func appendTimeout(b []byte, timeout time.Duration) []byte {
-	return strconv.AppendInt(append(b, `,"timeout_ms":`...), max(timeout.Milliseconds(), 1), 10)
-}
-
-// size is the length of the line, at least.
-func (r *request) size() int { return r.body - requestHead }
-
-func appendString(b []byte, s string) []byte {
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' {
-			quoted, _ := json.Marshal(s) // a string always encodes
-			return append(b, quoted...)
-		}
-	}
-	return append(append(append(b, '"'), s...), '"')
-}
-
-// --- frames ---------------------------------------------------------------------------------------------------------
-
-type frameKind int
-
-const (
-	frameResult frameKind = iota
-	frameError
-	frameItem
-)
-
-// frame is one line from a worker. body aliases the read buffer until take is called.
-type frame struct {
-	id     uint64
-	kind   frameKind
-	body   []byte // raw JSON: the result, the error or the item
-	bigInt bool   // an integer of more than 15 digits is in it
-}
 
 // wireError is the error object of a response.
 type wireError struct {
@@ -151,126 +39,79 @@ type wireError struct {
 	Errors []FieldError `json:"errors"`
 }
 
-// parseFrame reads one line, without its newline. Keys are matched exactly and must not repeat: encoding/json would match
-// them in any case and keep the last. A nil error means that the line is valid JSON and valid UTF-8 throughout.
-func parseFrame(line []byte, f *frame) error {
-	const (
-		hasID = 1 << iota
-		hasSuccess
-		hasResult
-		hasError
-		hasItem
-	)
-	if !utf8.Valid(line) {
-		return errors.New("the line is not valid UTF-8")
+// versionMismatch says which side to update.
+func versionMismatch(protocol int, version string) error {
+	if protocol != protocolVersion {
+		side := "the Python package pypool"
+		if protocol > protocolVersion {
+			side = "the Go module github.com/pypool/pypool"
+		}
+		return fmt.Errorf("the worker speaks protocol %d, this library %d: update %s", protocol, protocolVersion, side)
 	}
-	*f = frame{}
-	if f.parseSuccess(line) {
+	return fmt.Errorf("the worker runs the runtime %s, this library embeds %s: remove the other one", version, Version)
+}
+
+// startCause is the cause of a start that the runtime refused.
+func (e *wireError) startCause() error {
+	if e.Kind == "protocol_mismatch" {
+		highest := 0
+		for _, v := range e.Supported {
+			highest = max(highest, v)
+		}
+		return versionMismatch(highest, "")
+	}
+	return e.exception()
+}
+
+func (e *wireError) Error() string { return e.Kind + ": " + e.Message }
+
+func (e *wireError) exception() *PythonError {
+	return &PythonError{Type: e.Type, Module: e.Module, Message: e.Message, Traceback: e.Traceback, Notes: e.Notes, File: e.File, Line: e.Line, Function: e.Function}
+}
+
+// refusal is the detail of refused arguments; nil where the runtime says no more than the line.
+func (e *wireError) refusal() error {
+	if len(e.Errors) == 0 {
 		return nil
 	}
-	*f = frame{}
-	s := scanner{b: line}
-	var seen int
-	var success bool
-	if !s.byte('{') {
-		return errors.New("the line is not a JSON object")
+	for _, field := range e.Errors {
+		for i, part := range field.Loc {
+			if index, ok := part.(float64); ok {
+				field.Loc[i] = int(index)
+			}
+		}
 	}
-	for {
-		key, ok := s.plainKey()
-		if !ok || !s.byte(':') {
-			return fmt.Errorf("malformed envelope at byte %d", s.i)
-		}
-		var bit int
-		s.space()
-		start := s.i
-		switch string(key) {
-		case "id":
-			bit = hasID
-			f.id, ok = s.uint()
-		case "success":
-			bit = hasSuccess
-			success, ok = s.bool()
-		case "result":
-			bit, ok = hasResult, s.value(0)
-			f.body = s.b[start:s.i]
-		case "error":
-			bit, ok = hasError, s.peek() == '{' && s.value(0)
-			f.body = s.b[start:s.i]
-		case "item":
-			bit, ok = hasItem, s.value(0)
-			f.body = s.b[start:s.i]
-		default:
-			return fmt.Errorf("unknown envelope key at byte %d", s.i-len(key)-2)
-		}
-		if s.deep && seen&hasID != 0 {
-			return errTooDeep
-		}
-		if !ok {
-			return fmt.Errorf("bad value of the envelope key %q at byte %d", key, s.i)
-		}
-		if seen&bit != 0 {
-			return fmt.Errorf("the envelope key %q stands twice", key)
-		}
-		seen |= bit
-		if s.byte(',') {
-			continue
-		}
-		if s.byte('}') && s.end() {
-			break
-		}
-		return fmt.Errorf("malformed envelope at byte %d", s.i)
-	}
-	f.bigInt = s.bigInt
-	switch {
-	case seen == hasID|hasSuccess|hasResult && success:
-		f.kind = frameResult
-	case seen == hasID|hasSuccess|hasError && !success:
-		f.kind = frameError
-	case seen == hasID|hasItem:
-		f.kind = frameItem
-	default:
-		return errors.New("the envelope is neither a result, an error nor an item: " + whatLacks(seen&hasID != 0, seen&hasSuccess != 0, success))
-	}
-	return nil
+	return &ArgumentError{e.Errors}
 }
 
-// parseSuccess reads a result as the runtime writes it, which is how most lines look; whether any other line is right is not said.
-func (f *frame) parseSuccess(line []byte) (ok bool) {
-	const idKey, resultKey = `{"id":`, `,"success":true,"result":`
-	s := scanner{b: line}
-	if !s.literal(idKey) {
-		return false
+// toError turns an error answer to a call into an *Error.
+func (e *wireError) toError(info CallInfo) *Error {
+	switch e.Kind {
+	case "python_exception":
+		py := e.exception()
+		return newError(TypePython, Executed, py.Error(), py)
+	case "invalid_arguments":
+		name := cmp.Or(info.Program, info.Command) // the message begins with it, and so will the error's line
+		return newError(TypeInvalidArguments, NotExecuted, strings.TrimPrefix(e.Message, name+": "), e.refusal())
+	case "unknown_command":
+		name := info.Command
+		if e.What == "program" {
+			name = info.Program
+		}
+		unknown := &UnknownCommandError{Name: name, Names: e.Names}
+		return newError(TypeUnknownCommand, NotExecuted, unknown.Error(), unknown)
+	case "invalid_result":
+		bad := &InvalidResultError{Path: e.Path, Reason: e.Message}
+		message := bad.Error()
+		switch e.Message {
+		case "nan is not JSON", "inf is not JSON", "-inf is not JSON":
+			message += `: put None in its place, or use @command(nan="null")`
+		}
+		return newError(TypeInvalidResult, Executed, message, bad)
+	case "message_too_large":
+		return newError(TypeMessageTooLarge, Executed, fmt.Sprintf("the result is %d bytes, MaxMessageBytes is %d", e.Size, e.Limit), nil)
 	}
-	if f.id, ok = s.uint(); !ok || !s.literal(resultKey) || s.peek() <= ' ' {
-		return false
-	}
-	start := s.i
-	if !s.value(0) || s.i != len(line)-1 || line[s.i] != '}' {
-		return false
-	}
-	f.body, f.bigInt = line[start:s.i], s.bigInt
-	return true
-}
-
-// whatLacks names the key that a response of no known shape lacks, or has too much.
-func whatLacks(hasID, hasSuccess, success bool) string {
-	switch {
-	case !hasID:
-		return "it has no id"
-	case !hasSuccess:
-		return "it has no success"
-	case success:
-		return "success is true, and it has not just a result"
-	}
-	return "success is false, and it has not just an error"
-}
-
-// errTooDeep says that a frame, whole and with a known id, holds a value nested deeper than Go's JSON reads.
-var errTooDeep = errors.New("nested too deeply")
-
-// refuseDeep turns such a frame into the error that its result is: the stream itself is in order.
-func (f *frame) refuseDeep() {
-	f.kind, f.body = frameError, []byte(`{"kind":"invalid_result","message":"the result is nested too deeply","path":"$"}`)
+	return newError(TypeInternal, MaybeExecuted, "the worker's runtime failed: "+e.Kind+": "+e.Message, e.exception())
 }
 
 func quoteSample(b []byte) string {

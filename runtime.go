@@ -2,7 +2,6 @@ package pypool
 
 import (
 	"bytes"
-	"cmp"
 	"compress/zlib"
 	"context"
 	"embed"
@@ -168,123 +167,6 @@ func ignoredVars(env []string) (names []string) {
 	}
 	slices.Sort(names)
 	return names
-}
-
-// helloArgs is docs/protocol.md, "Hello".
-type helloArgs struct {
-	Protocol        []int    `json:"protocol"`
-	Version         string   `json:"version"`
-	Capabilities    []string `json:"capabilities"`
-	Pool            string   `json:"pool"`
-	WorkerID        string   `json:"worker_id"`
-	PID             int      `json:"pid"`
-	MaxMessageBytes int      `json:"max_message_bytes"`
-	Script          *string  `json:"script"`
-	Module          *string  `json:"module"`
-	Args            []string `json:"args"`
-	LogLevel        int      `json:"log_level"`
-	StackFD         int      `json:"stack_fd,omitempty"`
-	PageFD          int      `json:"page_fd,omitempty"`
-	LeashFD         int      `json:"leash_fd,omitempty"`
-	Runtime         string   `json:"runtime"`
-	LogWord         string   `json:"log_word"` // behind the sources, so that no sample of this line has it
-
-	Environ map[string]string `json:"environ,omitempty"`
-}
-
-func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (request, error) {
-	_, packed := pythonRuntime()
-	_, _, hidden := pythonCommand(cfg)
-	hello := helloArgs{
-		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "each"},
-		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
-		Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packed, LogWord: word, Environ: hidden,
-	}
-	if cfg.Script != "" {
-		hello.Script = &cfg.Script
-	}
-	if cfg.Module != "" {
-		hello.Module = &cfg.Module
-	}
-	if proc.ExtraFiles {
-		hello.StackFD, hello.PageFD, hello.LeashFD = proc.StackFD, proc.PageFD, proc.LeashFD
-	}
-	return encodeRequest(nil, "hello", hello, "", false)
-}
-
-// versionMismatch says which side to update.
-func versionMismatch(protocol int, version string) error {
-	if protocol != protocolVersion {
-		side := "the Python package pypool"
-		if protocol > protocolVersion {
-			side = "the Go module github.com/pypool/pypool"
-		}
-		return fmt.Errorf("the worker speaks protocol %d, this library %d: update %s", protocol, protocolVersion, side)
-	}
-	return fmt.Errorf("the worker runs the runtime %s, this library embeds %s: remove the other one", version, Version)
-}
-
-// startCause is the cause of a start that the runtime refused.
-func (e *wireError) startCause() error {
-	if e.Kind == "protocol_mismatch" {
-		highest := 0
-		for _, v := range e.Supported {
-			highest = max(highest, v)
-		}
-		return versionMismatch(highest, "")
-	}
-	return e.exception()
-}
-
-func (e *wireError) Error() string { return e.Kind + ": " + e.Message }
-
-func (e *wireError) exception() *PythonError {
-	return &PythonError{Type: e.Type, Module: e.Module, Message: e.Message, Traceback: e.Traceback, Notes: e.Notes, File: e.File, Line: e.Line, Function: e.Function}
-}
-
-// refusal is the detail of refused arguments; nil where the runtime says no more than the line.
-func (e *wireError) refusal() error {
-	if len(e.Errors) == 0 {
-		return nil
-	}
-	for _, field := range e.Errors {
-		for i, part := range field.Loc {
-			if index, ok := part.(float64); ok {
-				field.Loc[i] = int(index)
-			}
-		}
-	}
-	return &ArgumentError{e.Errors}
-}
-
-// toError turns an error answer to a call into an *Error.
-func (e *wireError) toError(info CallInfo) *Error {
-	switch e.Kind {
-	case "python_exception":
-		py := e.exception()
-		return newError(TypePython, Executed, py.Error(), py)
-	case "invalid_arguments":
-		name := cmp.Or(info.Program, info.Command) // the message begins with it, and so will the error's line
-		return newError(TypeInvalidArguments, NotExecuted, strings.TrimPrefix(e.Message, name+": "), e.refusal())
-	case "unknown_command":
-		name := info.Command
-		if e.What == "program" {
-			name = info.Program
-		}
-		unknown := &UnknownCommandError{Name: name, Names: e.Names}
-		return newError(TypeUnknownCommand, NotExecuted, unknown.Error(), unknown)
-	case "invalid_result":
-		bad := &InvalidResultError{Path: e.Path, Reason: e.Message}
-		message := bad.Error()
-		switch e.Message {
-		case "nan is not JSON", "inf is not JSON", "-inf is not JSON":
-			message += `: put None in its place, or use @command(nan="null")`
-		}
-		return newError(TypeInvalidResult, Executed, message, bad)
-	case "message_too_large":
-		return newError(TypeMessageTooLarge, Executed, fmt.Sprintf("the result is %d bytes, MaxMessageBytes is %d", e.Size, e.Limit), nil)
-	}
-	return newError(TypeInternal, MaybeExecuted, "the worker's runtime failed: "+e.Kind+": "+e.Message, e.exception())
 }
 
 // resolved is a Config with its defaults and its interpreter.

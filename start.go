@@ -14,6 +14,7 @@ import (
 
 	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
+	"github.com/pypool/pypool/internal/wire"
 )
 
 // How a worker becomes ready, or why it does not.
@@ -90,7 +91,7 @@ func (w *worker) greet() (stage string, err error) {
 		Commands     []string `json:"commands"`
 		Capabilities []string `json:"capabilities"`
 	}
-	if err := w.converse(hello.seal(0, 0, false), 0, &answer); err != nil {
+	if err := w.converse(hello.Seal(0, 0, false), 0, &answer); err != nil {
 		return "hello", err
 	}
 	if answer.Protocol != protocolVersion || answer.Runtime != Version {
@@ -106,6 +107,48 @@ func (w *worker) greet() (stage string, err error) {
 		return "ping", err
 	}
 	return "", nil
+}
+
+// helloArgs is docs/protocol.md, "Hello".
+type helloArgs struct {
+	Protocol        []int    `json:"protocol"`
+	Version         string   `json:"version"`
+	Capabilities    []string `json:"capabilities"`
+	Pool            string   `json:"pool"`
+	WorkerID        string   `json:"worker_id"`
+	PID             int      `json:"pid"`
+	MaxMessageBytes int      `json:"max_message_bytes"`
+	Script          *string  `json:"script"`
+	Module          *string  `json:"module"`
+	Args            []string `json:"args"`
+	LogLevel        int      `json:"log_level"`
+	StackFD         int      `json:"stack_fd,omitempty"`
+	PageFD          int      `json:"page_fd,omitempty"`
+	LeashFD         int      `json:"leash_fd,omitempty"`
+	Runtime         string   `json:"runtime"`
+	LogWord         string   `json:"log_word"` // behind the sources, so that no sample of this line has it
+
+	Environ map[string]string `json:"environ,omitempty"`
+}
+
+func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (wire.Request, error) {
+	_, packed := pythonRuntime()
+	_, _, hidden := pythonCommand(cfg)
+	hello := helloArgs{
+		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "each"},
+		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
+		Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packed, LogWord: word, Environ: hidden,
+	}
+	if cfg.Script != "" {
+		hello.Script = &cfg.Script
+	}
+	if cfg.Module != "" {
+		hello.Module = &cfg.Module
+	}
+	if proc.ExtraFiles {
+		hello.StackFD, hello.PageFD, hello.LeashFD = proc.StackFD, proc.PageFD, proc.LeashFD
+	}
+	return wire.Encode(nil, "hello", hello, "", false)
 }
 
 // converse is one exchange of the start: a line out, its answer in. An error answer comes back as *wireError.
@@ -134,20 +177,20 @@ func (w *worker) converse(line []byte, id uint64, into any) error {
 			return err
 		}
 	}
-	var f frame
+	var f wire.Frame
 	if err := w.conn.receive(id, &f); err != nil {
 		return err
 	}
-	switch f.kind {
-	case frameResult:
-		if err := json.Unmarshal(f.body, into); err != nil {
-			return &ProtocolError{Reason: "unexpected answer: " + err.Error(), Sample: quoteSample(f.body)}
+	switch f.Kind {
+	case wire.KindResult:
+		if err := json.Unmarshal(f.Body, into); err != nil {
+			return &ProtocolError{Reason: "unexpected answer: " + err.Error(), Sample: quoteSample(f.Body)}
 		}
 		return nil
-	case frameError:
+	case wire.KindError:
 		e := &wireError{}
-		if err := json.Unmarshal(f.body, e); err != nil {
-			return &ProtocolError{Reason: "unexpected error: " + err.Error(), Sample: quoteSample(f.body)}
+		if err := json.Unmarshal(f.Body, e); err != nil {
+			return &ProtocolError{Reason: "unexpected error: " + err.Error(), Sample: quoteSample(f.Body)}
 		}
 		return e
 	}
@@ -156,14 +199,14 @@ func (w *worker) converse(line []byte, id uint64, into any) error {
 
 func (w *worker) exchangePing() error {
 	id := w.env.ids.Add(1)
-	req, err := encodeRequest(nil, "ping", nil, "", false)
+	req, err := wire.Encode(nil, "ping", nil, "", false)
 	if err != nil {
 		return err
 	}
 	var pong struct {
 		Status string `json:"status"`
 	}
-	if err := w.converse(req.seal(id, 0, false), id, &pong); err != nil {
+	if err := w.converse(req.Seal(id, 0, false), id, &pong); err != nil {
 		return err
 	}
 	if pong.Status != "ok" {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
+	"github.com/pypool/pypool/internal/wire"
 )
 
 // sourceWatch is Config.WatchScripts: it learns from the workers which source files are theirs, looks at those files regularly, and has
@@ -200,7 +201,7 @@ func (s *supervisor) sourcesChanged(files []string) {
 // sources asks an idle worker for the source files that it has imported. The caller holds the worker; after an error it is in doubt.
 func (w *worker) sources(ctx context.Context, d time.Duration) ([]string, error) {
 	id := w.env.ids.Add(1)
-	req, err := encodeRequest(nil, "get_stats", map[string]bool{"sources": true}, "", false)
+	req, err := wire.Encode(nil, "get_stats", map[string]bool{"sources": true}, "", false)
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +209,7 @@ func (w *worker) sources(ctx context.Context, d time.Duration) ([]string, error)
 		Sources []string `json:"sources"`
 	}
 	stop := w.conn.arm(ctx, time.Now().Add(d), spin.Park)
-	err = w.converse(req.seal(id, 0, false), id, &answer)
+	err = w.converse(req.Seal(id, 0, false), id, &answer)
 	w.conn.disarm(stop)
 	if err != nil {
 		why := "it did not say what its source files are"

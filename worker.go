@@ -15,6 +15,7 @@ import (
 
 	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
+	"github.com/pypool/pypool/internal/wire"
 )
 
 // worker is one Python process, from spawn to reap. It serves one job at a time. Its state is computed, never stored:
@@ -128,7 +129,7 @@ type job struct {
 	id      uint64
 	info    CallInfo
 	trace   string // W3C traceparent; empty: none
-	req     request
+	req     wire.Request
 	timeout time.Duration    // of the operation; 0: none
 	given   time.Time        // when the worker got it
 	idle    time.Duration    // how long the worker had been free by then
@@ -185,7 +186,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	if end, ok := ctx.Deadline(); ok && (!limited || end.Before(deadline)) {
 		left, limited = end.Sub(start), true // the interrupt keeps this one
 	}
-	line := j.req.seal(j.id, left, limited)
+	line := j.req.Seal(j.id, left, limited)
 
 	w.current.begin(&j.info)
 	stop := w.conn.arm(ctx, deadline, j.spin)
@@ -196,12 +197,12 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 		}
 	}()
 	err := w.conn.send(line, j.idle > aMoment)
-	var f frame
+	var f wire.Frame
 	if err == nil {
 		err = w.conn.receiveFinal(j.id, &f)
 	}
 	w.conn.disarm(stop)
-	if errors.Is(err, os.ErrDeadlineExceeded) && w.conn.broken == nil && w.conn.receiveLast(j.id, &f) && f.kind != frameItem {
+	if errors.Is(err, os.ErrDeadlineExceeded) && w.conn.broken == nil && w.conn.receiveLast(j.id, &f) && f.Kind != wire.KindItem {
 		err = nil // the answer was there in the same instant: it wins
 	}
 	j.open = err != nil && !nothingWritten(err)
@@ -212,11 +213,11 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 		return reply{}, w.failure(ctx, j, err, start)
 	}
 	w.calls.Add(1)
-	if f.kind == frameError {
+	if f.Kind == wire.KindError {
 		w.errs.Add(1)
 		return reply{}, w.answered(j, &f, start)
 	}
-	return reply{w.conn.take(&f), f.bigInt}, nil
+	return reply{w.conn.take(&f), f.BigInt}, nil
 }
 
 // lastTook is how long the last call took, 0 where that has been asked before or there is no page: nobody polls there. One that was not
@@ -416,12 +417,12 @@ func (w *worker) place(e *Error, j *job, start time.Time) *Error {
 }
 
 // answered turns an error answer into an *Error. The worker is fine, except after a fault of its runtime.
-func (w *worker) answered(j *job, f *frame, start time.Time) *Error {
+func (w *worker) answered(j *job, f *wire.Frame, start time.Time) *Error {
 	var we wireError
-	if err := json.Unmarshal(f.body, &we); err != nil {
+	if err := json.Unmarshal(f.Body, &we); err != nil {
 		w.conn.broken = err
 		w.blame("it broke the protocol: unreadable error")
-		v := &ProtocolError{Reason: "unreadable error: " + err.Error(), Sample: quoteSample(f.body)}
+		v := &ProtocolError{Reason: "unreadable error: " + err.Error(), Sample: quoteSample(f.Body)}
 		return w.place(newError(TypeProtocol, MaybeExecuted, v.Error(), v), j, start)
 	}
 	e := we.toError(j.info)
@@ -480,9 +481,9 @@ func (w *worker) stopPolitely() {
 	grace := w.env.cfg.StopGrace
 	stop := w.conn.arm(context.Background(), time.Now().Add(grace), spin.Park)
 	id := w.env.ids.Add(1)
-	if req, err := encodeRequest(nil, "shutdown", nil, "", false); err == nil {
+	if req, err := wire.Encode(nil, "shutdown", nil, "", false); err == nil {
 		var bye any
-		_ = w.converse(req.seal(id, 0, false), id, &bye)
+		_ = w.converse(req.Seal(id, 0, false), id, &bye)
 	}
 	w.conn.disarm(stop)
 	_ = w.conn.t.Close()

@@ -203,7 +203,7 @@ func TestHelloFitsIntoAPipe(t *testing.T) {
 	defer rep.close()
 	hello, err := helloRequest(&cfg, "w1", "word", 4711, rep)
 	require.NoError(t, err)
-	require.Less(t, len(hello.seal(0, 0, false)), proc.RequestRoom-(8<<10))
+	require.Less(t, len(hello.Seal(0, 0, false)), proc.RequestRoom-(8<<10))
 }
 
 func TestVersionIsThePythonPackages(t *testing.T) {
