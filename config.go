@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pypool/pypool/internal/interp"
 	"github.com/pypool/pypool/internal/proc"
 )
 
@@ -272,6 +274,31 @@ func (c Config) resolve() (Config, error) {
 	return c, nil
 }
 
+// resolved is a Config with its defaults and its interpreter.
+type resolved struct {
+	cfg    Config
+	err    error // of cfg
+	python interp.Interpreter
+	pyErr  error // of python
+}
+
+// resolveWithin looks up what a Config names, for as long as ctx and StartTimeout allow.
+func resolveWithin(ctx context.Context, cfg Config) (r resolved, err error) {
+	limit := cfg.StartTimeout
+	offDuration(&limit, defaultStartTimeout)
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	return proc.Bounded(ctx, func() (r resolved) {
+		if r.cfg, r.err = cfg.resolve(); r.err == nil {
+			r.python, r.pyErr = interp.Find(r.cfg.Python, r.cfg.Dir)
+		}
+		return r
+	})
+}
+
 // tooBrief refuses durations that nobody can mean: a bare number is nanoseconds.
 func (c *Config) tooBrief(fault func(field, format string, args ...any)) {
 	for _, d := range []struct {
@@ -315,6 +342,15 @@ func workingDirectory() string {
 		return ""
 	}
 	return path
+}
+
+func sameFile(a, b string) bool {
+	left, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	right, err := os.Stat(b)
+	return err == nil && os.SameFile(left, right)
 }
 
 func absolute(path *string, field string, fault func(string, string, ...any)) {

@@ -12,6 +12,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/pypool/pypool/internal/interp"
 	"github.com/pypool/pypool/internal/proc"
 )
 
@@ -379,6 +380,8 @@ type StartError struct {
 	Stderr string // its standard error, and the Python traceback when there is one
 	Python string // the interpreter, and its version when known
 	Err    error  // the cause: *PythonError, *ExitError, *HangError, *ProtocolError or an operating system error
+
+	interpreter interp.Interpreter // Python
 }
 
 func (e *StartError) Error() string {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pypool/pypool/internal/interp"
 	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
 )
@@ -62,11 +63,13 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	env := &workerEnv{cfg: &p.cfg, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable}
 	if r.pyErr != nil {
 		w := &worker{id: "", env: env, started: time.Now()}
-		env.spec.Path = r.python
+		env.python = r.python
 		return nil, w.startError("spawn", fmt.Errorf("no Python interpreter: %w (set Config.Python)", r.pyErr))
 	}
-	args, environ, _ := pythonCommand(&cfg)
-	env.spec = proc.Spec{Path: throughShim(watchable(ctx), r.python, cfg.Dir, cfg.Env), Args: args, Dir: cfg.Dir, Env: environ, DirIsHosts: cfg.dirIsHosts}
+	boot, _ := pythonRuntime()
+	args, environ, _ := interp.Command(boot, cfg.Env, cfg.WatchScripts)
+	env.python = r.python.ThroughShim(watchable(ctx), cfg.Dir, cfg.Env)
+	env.spec = proc.Spec{Path: env.python.Path, Args: args, Dir: cfg.Dir, Env: environ, DirIsHosts: cfg.dirIsHosts}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
 	if cfg.target() == "" {
 		p.reporter.log(slog.LevelWarn, noScript)

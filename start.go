@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pypool/pypool/internal/interp"
 	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
 	"github.com/pypool/pypool/internal/wire"
@@ -133,7 +134,7 @@ type helloArgs struct {
 
 func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (wire.Request, error) {
 	_, packed := pythonRuntime()
-	_, _, hidden := pythonCommand(cfg)
+	_, _, hidden := interp.Command("", cfg.Env, cfg.WatchScripts)
 	hello := helloArgs{
 		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "each"},
 		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
@@ -243,7 +244,7 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 				stage, cause = "spawn", failed
 			} else if stage == "hello" {
 				var old error
-				if w.python, old = tooOld(ctx, w.env.spec); old != nil {
+				if w.python, old = interp.AskVersion(ctx, w.env.spec); old != nil {
 					cause = joinDetail(old, cause)
 				}
 			}
@@ -270,11 +271,9 @@ func isShortWrite(err error) bool {
 // startError builds the error of a failed start.
 func (w *worker) startError(stage string, cause error) *Error {
 	cfg := w.env.cfg
-	python := w.env.spec.Path
-	if w.python != "" {
-		python += " (" + w.python + ")"
-	}
-	detail := &StartError{Stage: stage, Python: python, Err: cause}
+	python := w.env.python
+	python.Version = w.python
+	detail := &StartError{Stage: stage, Python: python.String(), Err: cause, interpreter: python}
 	e := newError(TypeWorkerStart, NotExecuted, detail.Error(), detail)
 	what := cfg.Script
 	if what == "" {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pypool/pypool/internal/interp"
 	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
 	"github.com/pypool/pypool/internal/wire"
@@ -65,7 +66,8 @@ type worker struct {
 // workerEnv is what all workers of a pool share.
 type workerEnv struct {
 	cfg      *Config
-	spec     proc.Spec
+	python   interp.Interpreter
+	spec     proc.Spec // which starts it
 	spawner  *proc.Spawner
 	reporter *reporter
 	ids      *atomic.Uint64  // request ids
@@ -551,10 +553,10 @@ func (w *worker) state() string {
 func (w *worker) info() WorkerInfo {
 	info := WorkerInfo{
 		ID: w.id, PID: w.proc.PID(), State: w.state(), StartedAt: w.started, Calls: w.calls.Load(), Errors: w.errs.Load(),
-		RSS: proc.ResidentBytes(w.proc.PID()), Overflow: w.overflow.Load(), Interpreter: w.env.spec.Path,
+		RSS: proc.ResidentBytes(w.proc.PID()), Overflow: w.overflow.Load(), Interpreter: w.env.python.Path,
 	}
 	if isClosed(w.ready) {
-		info.Python, info.Interpreter = w.python, cmp.Or(w.runs, w.env.spec.Path)
+		info.Python, info.Interpreter = w.python, cmp.Or(w.runs, w.env.python.Path)
 	}
 	return info
 }
