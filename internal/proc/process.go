@@ -18,7 +18,8 @@ import (
 )
 
 // Process is all that a worker sees of its operating system process. There is one real implementation, which Start
-// returns; tests script another, and a fork server can become a third. Its methods are safe for concurrent use.
+// returns; tests script another, and a fork server can become a third. Its methods are safe for concurrent use, but for Stacks, which one
+// goroutine at a time may call, and Release.
 type Process interface {
 	// PID is the interpreter's: the process's own, or what Adopt was told.
 	PID() int

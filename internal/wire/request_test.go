@@ -76,3 +76,23 @@ type nested struct {
 	Rows   []map[string]*string
 	Hidden string `json:"-"`
 }
+
+func TestATemplatesRequestsAreThoseOfEncode(t *testing.T) {
+	t.Parallel()
+	tmpl := NewTemplate("c", "s", time.Second)
+	whole, err := Encode(nil, "c", []int{1}, "s", false)
+	require.NoError(t, err)
+	var requests []Request
+	for _, text := range []string{`[1]`, `{"a":2}`} {
+		requests = append(requests, tmpl.Finish(append(tmpl.Begin(nil), text...), "t"))
+	}
+	whole.Trace = "t"
+	assert.Equal(t, string(whole.Seal(7, time.Second, true)), string(requests[0].Seal(7, time.Second, true)))
+	var b []byte
+	for i := range requests {
+		assert.Equal(t, []string{`[1]`, `{"a":2}`}[i], string(tmpl.Args(&requests[i])), "sealed or not")
+		b = AppendPacked(b, i > 0, uint64(7+i), tmpl.Args(&requests[i]))
+	}
+	b = tmpl.EndPacked(b, "t")
+	assert.Equal(t, `{"each":[7,[1],8,{"a":2}],"command":"c","session_id":"s","timeout_ms":1000,"trace":"t"}`+"\n", string(b))
+}
