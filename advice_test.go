@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/interp"
 )
 
 // TestTheAdviceOfCheckHelps: what each error advises is done, and then the same configuration is found to serve.
@@ -42,7 +44,7 @@ func TestTheAdviceOfCheckHelps(t *testing.T) {
 				cfg.ExtraEnv = []string{"PYTHONPATH=" + filepath.Join(dir, "lib")}
 			}},
 		"a package installed for this interpreter": {"import package_of_this_test\n" + command,
-			func(t *testing.T, cfg *Config, _ string) { cfg.Python = envPython(environment(t)) },
+			func(t *testing.T, cfg *Config, _ string) { cfg.Python = interp.In(environment(t)) },
 			"install the package that provides package_of_this_test for this interpreter, with ",
 			func(t *testing.T, cfg *Config, _ string) {
 				out, err := exec.Command(cfg.Python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'), end='')").Output()
@@ -53,12 +55,12 @@ func TestTheAdviceOfCheckHelps(t *testing.T) {
 			func(t *testing.T, cfg *Config, _ string) {
 				env := environment(t)
 				t.Setenv("VIRTUAL_ENV", env)
-				out, err := exec.Command(envPython(env), "-c", "import sysconfig; print(sysconfig.get_path('purelib'), end='')").Output()
+				out, err := exec.Command(interp.In(env), "-c", "import sysconfig; print(sysconfig.get_path('purelib'), end='')").Output()
 				require.NoError(t, err)
 				write(t, filepath.Join(string(out), "package_of_this_test.py"), "")
 			},
 			"the packages of VIRTUAL_ENV",
-			func(_ *testing.T, cfg *Config, _ string) { cfg.Python = envPython(os.Getenv("VIRTUAL_ENV")) }},
+			func(_ *testing.T, cfg *Config, _ string) { cfg.Python = interp.In(os.Getenv("VIRTUAL_ENV")) }},
 		"the script's place": {command, func(_ *testing.T, cfg *Config, _ string) { cfg.Script = "worker.py" },
 			"Config.Script is relative to the host's working directory", func(_ *testing.T, cfg *Config, dir string) { cfg.Script = filepath.Join(dir, "worker.py") }},
 		"StartTimeout": {"import time\ntime.sleep(0.5)\n" + command, func(_ *testing.T, cfg *Config, _ string) { cfg.StartTimeout = 300 * time.Millisecond },

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/pypool/pypool/internal/wire"
 )
 
 // CallOption changes one call.
@@ -133,6 +135,14 @@ func Call[Out any](ctx context.Context, p *Pool, command string, args any, opts 
 	return out, nil
 }
 
+// Valuer is a value that encodes as another one: its MarshalJSON must be json.Marshal(v.PythonValue()). The types that pypoolgen
+// writes are Valuers, so that a []byte inside them is found. A []byte inside any other json.Marshaler arrives in Python as
+// whatever it wrote, mostly base64 text.
+type Valuer interface {
+	json.Marshaler
+	PythonValue() any
+}
+
 // call is one request on its way through the pool.
 type call struct {
 	job
@@ -188,29 +198,29 @@ func invalidSession(id string) *Error {
 func (c *call) encode(cfg *Config) *Error {
 	args := c.args
 	if c.info.Command == commandExecuteProgram && c.info.Program != "" {
-		args = programArgs{c.info.Program, c.args, c.args}
+		args = wire.Program{ID: c.info.Program, Inputs: c.args, Source: c.args}
 		if c.args != nil {
-			probe, err := encodeArgs(nil, c.args) // inputs obey the same rule as arguments
+			probe, err := wire.EncodeArgs(nil, c.args) // inputs obey the same rule as arguments
 			if err != nil {
 				return newError(TypeInvalidArguments, NotExecuted, err.Error(), err)
 			}
-			args = programArgs{c.info.Program, json.RawMessage(probe), c.args}
+			args = wire.Program{ID: c.info.Program, Inputs: json.RawMessage(probe), Source: c.args}
 		}
 	}
 	c.buffer, _ = requestBuffers.Get().(*[]byte)
 	if c.buffer == nil {
 		c.buffer = new([]byte)
 	}
-	req, err := encodeRequest(*c.buffer, c.info.Command, args, c.info.Session, c.item != nil)
+	req, err := wire.Encode(*c.buffer, c.info.Command, args, c.info.Session, c.item != nil)
 	if err != nil {
 		return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
 	}
-	c.req, c.req.trace = req, c.trace
+	c.req, c.req.Trace = req, c.trace
 	return c.checkSize(cfg)
 }
 
 func (c *call) checkSize(cfg *Config) *Error {
-	if size := c.req.size(); size > cfg.MaxMessageBytes {
+	if size := c.req.Size(); size > cfg.MaxMessageBytes {
 		return newError(TypeMessageTooLarge, NotExecuted, fmt.Sprintf("the request is %d bytes, MaxMessageBytes is %d", size, cfg.MaxMessageBytes), nil)
 	}
 	return nil
@@ -229,13 +239,13 @@ var requestBuffers sync.Pool // of *[]byte
 
 // recycleBuffer gives the request's buffer back. No worker has it any more.
 func (c *call) recycleBuffer() {
-	if c.buffer == nil || cap(c.req.buf) > keptBuffer {
+	if c.buffer == nil || cap(c.req.Buf) > keptBuffer {
 		return
 	}
-	if c.req.buf != nil {
-		*c.buffer = c.req.buf
+	if c.req.Buf != nil {
+		*c.buffer = c.req.Buf
 	}
-	c.req.buf = nil
+	c.req.Buf = nil
 	requestBuffers.Put(c.buffer)
 }
 

@@ -360,7 +360,7 @@ func TestShutdownLetsRunningCallsFinishAndReleasesTheQueueAtOnce(t *testing.T) {
 		require.NoError(t, <-done)
 		assert.Empty(t, f.alive())
 		assert.Contains(t, strings.Join(f.procs[0].lines(), "\n"), `"command":"shutdown"`, "it was asked, not killed")
-		assert.Zero(t, f.procs[0].exit().signal)
+		assert.Zero(t, f.procs[0].Exit().Signal)
 	})
 }
 
@@ -393,8 +393,8 @@ func TestTheStopLadderAsksThenTerminatesThenKills(t *testing.T) {
 		begun := time.Now()
 		require.NoError(t, p.Shutdown(t.Context()))
 		assert.InDelta(t, 3, time.Since(begun).Seconds(), 0.1, "a grace for each rung, side by side")
-		assert.Equal(t, syscall.SIGTERM, f.nth(1).exit().signal)
-		assert.Equal(t, syscall.SIGKILL, f.nth(2).exit().signal)
+		assert.Equal(t, syscall.SIGTERM, f.nth(1).Exit().Signal)
+		assert.Equal(t, syscall.SIGKILL, f.nth(2).Exit().Signal)
 	})
 }
 

@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pypool/pypool/internal/interp"
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // Check tries a configuration without opening a pool. It starts one worker as New would, asks it for its commands, and stops it; what it
@@ -22,7 +24,7 @@ import (
 func Check(ctx context.Context, cfg Config) error {
 	r, err := resolveWithin(ctx, cfg)
 	if err != nil {
-		return startError(&cfg, "", stageSpawn, time.Now(), err)
+		return startError(&cfg, interp.Interpreter{}, stageSpawn, time.Now(), err)
 	}
 	if r.err != nil {
 		return r.err
@@ -34,7 +36,7 @@ func Check(ctx context.Context, cfg Config) error {
 	begun := time.Now()
 	p, err := New(ctx, one)
 	if err != nil {
-		better, hung := bounded(ctx, func() error { return advised(err, &cfg, &full) })
+		better, hung := proc.Bounded(ctx, func() error { return advised(err, &cfg, &r) })
 		if hung != nil {
 			return err
 		}
@@ -42,7 +44,7 @@ func Check(ctx context.Context, cfg Config) error {
 	}
 	defer p.Close()
 	took := time.Since(begun)
-	python := p.sup.env.spec.path
+	python := p.sup.env.python.Path
 	version, runs := "", python
 	if workers := p.Workers(); len(workers) > 0 {
 		version, runs = workers[0].Python, workers[0].Interpreter
@@ -57,27 +59,27 @@ func Check(ctx context.Context, cfg Config) error {
 
 	log := full.Logger.With(slog.String("pool", full.Name))
 	type place struct {
-		env, from string
-		foreign   bool // VIRTUAL_ENV is another
+		env     string
+		foreign bool // VIRTUAL_ENV is another
 	}
-	at, err := bounded(ctx, func() place {
-		env := virtualEnv(python)
+	at, err := proc.Bounded(ctx, func() place {
+		env := interp.EnvOf(python)
 		wanted := os.Getenv("VIRTUAL_ENV")
-		return place{env, pythonFrom(&cfg), wanted != "" && !sameFile(wanted, env)}
+		return place{env, wanted != "" && !sameFile(wanted, env)}
 	})
 	if err != nil {
-		return startError(&full, python, stageSpawn, begun, err)
+		return startError(&full, p.sup.env.python, stageSpawn, begun, err)
 	}
 	log.InfoContext(ctx, "check: interpreter", slog.String("path", runs), slog.String("version", version),
-		slog.String("from", at.from), slog.String("virtual_env", at.env))
+		slog.String("from", string(r.python.From)), slog.String("virtual_env", at.env))
 	if at.foreign {
 		log.WarnContext(ctx, "check: VIRTUAL_ENV is not the interpreter's environment, its packages are not seen",
-			slog.String("VIRTUAL_ENV", os.Getenv("VIRTUAL_ENV")), slog.String("from", at.from))
+			slog.String("VIRTUAL_ENV", os.Getenv("VIRTUAL_ENV")), slog.String("from", string(r.python.From)))
 	}
-	if names := ignoredVars(full.Env); len(names) > 0 {
+	if names := interp.Ignored(full.Env); len(names) > 0 {
 		log.WarnContext(ctx, "check: environment variables of Python that have no effect in a worker", slog.Any("names", names))
 	}
-	for _, entry := range filepath.SplitList(pythonVars(full.Env)["PYTHONPATH"]) {
+	for _, entry := range filepath.SplitList(interp.Vars(full.Env)["PYTHONPATH"]) {
 		if path := filepath.Join(entry, "sitecustomize.py"); isFile(path) {
 			log.WarnContext(ctx, "check: a sitecustomize on PYTHONPATH is not run in a worker: import it in the script", slog.String("path", path))
 		}
@@ -111,52 +113,14 @@ func (c *Config) target() string {
 	return c.Module
 }
 
-// pythonFrom says where findPython looks up the interpreter of cfg.
-func pythonFrom(cfg *Config) string {
-	switch {
-	case cfg.Python != "":
-		return "Config.Python"
-	case os.Getenv("PYPOOL_PYTHON") != "":
-		return "$PYPOOL_PYTHON"
-	}
-	path, err := findPython(cfg)
-	switch env := virtualEnv(path); {
-	case err != nil || env == "":
-		return "PATH"
-	case sameFile(env, os.Getenv("VIRTUAL_ENV")):
-		return "$VIRTUAL_ENV"
-	case sameFile(env, filepath.Join(cfg.Dir, ".venv")):
-		return ".venv"
-	}
-	return "PATH"
-}
-
-// virtualEnv is the folder of the virtual environment that the interpreter belongs to; empty when it belongs to none.
-func virtualEnv(python string) string {
-	env := filepath.Dir(filepath.Dir(python))
-	if _, err := os.Stat(filepath.Join(env, "pyvenv.cfg")); err != nil {
-		return ""
-	}
-	return env
-}
-
-func sameFile(a, b string) bool {
-	left, err := os.Stat(a)
-	if err != nil {
-		return false
-	}
-	right, err := os.Stat(b)
-	return err == nil && os.SameFile(left, right)
-}
-
-// advised adds to a failed start what its reader can do. cfg is as the caller gave it, full as resolved.
-func advised(err error, cfg, full *Config) error {
+// advised adds to a failed start what its reader can do. cfg is as the caller gave it, r as resolved.
+func advised(err error, cfg *Config, r *resolved) error {
 	var e *Error
 	var start *StartError
 	if !errors.As(err, &e) || e.Type != TypeWorkerStart || !errors.As(err, &start) {
 		return err
 	}
-	advice := advice(start, cfg, full)
+	advice := advice(start, cfg, r)
 	if advice == "" {
 		return err
 	}
@@ -167,17 +131,17 @@ func advised(err error, cfg, full *Config) error {
 
 var quotedName = regexp.MustCompile(`'([^']+)'`)
 
-func advice(start *StartError, cfg, full *Config) string {
+func advice(start *StartError, cfg *Config, r *resolved) string {
 	var py *PythonError
 	var exit *ExitError
 	var hang *HangError
-	from := pythonFrom(cfg)
-	python, _, _ := strings.Cut(start.Python, " (")
+	var old *interp.TooOldError
+	from, python, full := string(r.python.From), start.interpreter.Path, &r.cfg
 	switch {
-	case strings.Contains(start.Error(), "is too old: pypool needs"):
+	case errors.As(start.Err, &old):
 		return "The interpreter " + python + " comes from " + from + ": name a newer one in Config.Python"
 	case start.Stage == stageSpawn:
-		return noInterpreter(from, python)
+		return noInterpreter(r.python.From, python)
 	case full.Script != "" && !isFile(full.Script):
 		text := "There is no file " + full.Script
 		if !filepath.IsAbs(cfg.Script) {
@@ -198,8 +162,8 @@ func advice(start *StartError, cfg, full *Config) string {
 	return ""
 }
 
-func noInterpreter(from, python string) string {
-	if from == "PATH" {
+func noInterpreter(from interp.Source, python string) string {
+	if from == interp.Path {
 		return "Install Python 3.8 or later, or name its interpreter in Config.Python"
 	}
 	return fmt.Sprintf("%s names %s, which cannot be started: correct it; it must be the path of a CPython 3.8 or later", from, python)
@@ -217,8 +181,8 @@ func pythonAdvice(py *PythonError, start *StartError, python, from string, full 
 			return "Config.Module is found as `python -m` finds it: in Config.Dir, on PYTHONPATH, or installed"
 		}
 		text := "If it is a package, " + installAdvice(python, name) + "; if it is a file of yours, put it beside the script or its folder on PYTHONPATH"
-		if env := os.Getenv("VIRTUAL_ENV"); env != "" && !sameFile(env, virtualEnv(python)) {
-			text += fmt.Sprintf("; the packages of VIRTUAL_ENV, %s, are not seen, because the interpreter comes from %s: use %s", env, from, envPython(env))
+		if env := os.Getenv("VIRTUAL_ENV"); env != "" && !sameFile(env, interp.EnvOf(python)) {
+			text += fmt.Sprintf("; the packages of VIRTUAL_ENV, %s, are not seen, because the interpreter comes from %s: use %s", env, from, interp.In(env))
 		}
 		return text
 	case "SyntaxError", "IndentationError", "TabError":
@@ -231,13 +195,6 @@ func pythonAdvice(py *PythonError, start *StartError, python, from string, full 
 		what = "It was raised by a @setup function"
 	}
 	return what + ", at " + where(py.Traceback, "an unknown place") + "; StartError.Stderr holds the whole traceback"
-}
-
-func envPython(env string) string {
-	if runtime.GOOS == "windows" {
-		return filepath.Join(env, "Scripts", "python.exe")
-	}
-	return filepath.Join(env, "bin", "python")
 }
 
 var tracebackLine = regexp.MustCompile(`File "([^"]+)", line (\d+)`)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/interp"
 )
 
 func TestCheckListsWhatItFinds(t *testing.T) {
@@ -79,7 +81,7 @@ func TestCheckNamesTheUnusedEnvironment(t *testing.T) {
 	env := t.TempDir()
 	t.Setenv("VIRTUAL_ENV", env)
 	err := Check(t.Context(), Config{Python: "python3", Script: script(t, "import no_such_package\n"), Logger: testLogger(t)})
-	require.ErrorContains(t, err, "the packages of VIRTUAL_ENV, "+env+", are not seen, because the interpreter comes from Config.Python: use "+envPython(env))
+	require.ErrorContains(t, err, "the packages of VIRTUAL_ENV, "+env+", are not seen, because the interpreter comes from Config.Python: use "+interp.In(env))
 }
 
 func TestCheckRefusesAndCancels(t *testing.T) {

@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,9 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/pypool/pypool/internal/interp"
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // Config says what to run and how. The zero value of a field means its default; a negative number means off, or none. A duration
@@ -105,10 +109,10 @@ type Config struct {
 	// first panic of it is logged, with its stack.
 	ErrorRate ErrorRate
 
-	dirIsHosts   bool          // Dir was not set
-	overflowIdle time.Duration // how long an overflow worker stays; tests shorten it
-	watchEvery   time.Duration // how often WatchScripts looks; tests shorten it
-	spawn        spawnFunc     // where processes come from; tests replace it
+	dirIsHosts   bool           // Dir was not set
+	overflowIdle time.Duration  // how long an overflow worker stays; tests shorten it
+	watchEvery   time.Duration  // how often WatchScripts looks; tests shorten it
+	spawn        proc.SpawnFunc // where processes come from; tests replace it
 }
 
 // Backoff is an exponential delay from Min to Max.
@@ -166,7 +170,7 @@ func (c Config) resolve() (Config, error) {
 	c.resolveEnvironment(&bad)
 	c.resolvePaths(&bad)
 	if c.spawn == nil {
-		c.spawn = execSpawn
+		c.spawn = proc.Start
 	}
 	if len(bad) == 0 {
 		return c, nil
@@ -309,6 +313,31 @@ func (c *Config) resolvePaths(bad *faults) {
 	}
 }
 
+// resolved is a Config with its defaults and its interpreter.
+type resolved struct {
+	cfg    Config
+	err    error // of cfg
+	python interp.Interpreter
+	pyErr  error // of python
+}
+
+// resolveWithin looks up what a Config names, for as long as ctx and StartTimeout allow.
+func resolveWithin(ctx context.Context, cfg Config) (r resolved, err error) {
+	limit := cfg.StartTimeout
+	offDuration(&limit, defaultStartTimeout)
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	return proc.Bounded(ctx, func() (r resolved) {
+		if r.cfg, r.err = cfg.resolve(); r.err == nil {
+			r.python, r.pyErr = interp.Find(r.cfg.Python, r.cfg.Dir)
+		}
+		return r
+	})
+}
+
 // environ is the workers' environment: Env, or the host's when that is nil, and ExtraEnv.
 func (c *Config) environ() []string {
 	env := c.Env
@@ -326,6 +355,15 @@ func workingDirectory() string {
 		return ""
 	}
 	return path
+}
+
+func sameFile(a, b string) bool {
+	left, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	right, err := os.Stat(b)
+	return err == nil && os.SameFile(left, right)
 }
 
 func absolute(path *string, field string, bad *faults) {

@@ -11,12 +11,16 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"github.com/pypool/pypool/internal/proc"
+	"github.com/pypool/pypool/internal/spin"
+	"github.com/pypool/pypool/internal/wire"
 )
 
 // conn is one exchange at a time over a transport. It is not safe for concurrent use. Once broken is set, the stream is in
 // doubt: nothing more is sent or read.
 type conn struct {
-	t      transport
+	t      proc.Transport
 	max    int // bytes of one frame
 	large  int // length of the last large frame: the next one's buffer is made so large at once
 	buf    []byte
@@ -27,9 +31,9 @@ type conn struct {
 	// Of the exchange under way, from arm to disarm.
 	ctx      context.Context
 	deadline time.Time
-	current  bool    // the transport has this deadline
-	dirty    bool    // the transport has some deadline
-	polling  polling // once an exchange, until it parks
+	current  bool      // the transport has this deadline
+	dirty    bool      // the transport has some deadline
+	spin     spin.Mode // once an exchange, until it parks
 
 	interrupt func()        // moves the transport's deadline into the past; made once, so that arming allocates no closure
 	hooked    chan struct{} // the interrupt has run
@@ -37,7 +41,7 @@ type conn struct {
 	readNow   func([]byte) (int, error)
 }
 
-func newConn(t transport, maxMessage int) *conn {
+func newConn(t proc.Transport, maxMessage int) *conn {
 	c := &conn{t: t, max: min(maxMessage, math.MaxInt/4) + frameSlack, buf: make([]byte, 4096), hooked: make(chan struct{}, 1)}
 	c.interrupt = func() {
 		_ = c.t.SetDeadline(time.Unix(1, 0))
@@ -69,13 +73,13 @@ const aMoment = 5 * time.Microsecond
 // errNoise says that the worker had sent something unasked before the request was written.
 var errNoise = errors.New("output that no request asked for")
 
-// arm makes ctx's end and the deadline (zero: none) interrupt the exchange; disarm must follow. Who polls waits for an answer
+// arm makes ctx's end and the deadline (zero: none) interrupt the exchange; disarm must follow. Who spins waits for an answer
 // that comes soon without parking.
-func (c *conn) arm(ctx context.Context, deadline time.Time, how polling) (stop func() bool) {
+func (c *conn) arm(ctx context.Context, deadline time.Time, how spin.Mode) (stop func() bool) {
 	if ctx.Done() != nil {
 		stop = context.AfterFunc(watchable(ctx), c.interrupt)
 	}
-	c.ctx, c.deadline, c.polling = ctx, deadline, how
+	c.ctx, c.deadline, c.spin = ctx, deadline, how
 	return stop
 }
 
@@ -112,9 +116,9 @@ func (c *conn) disarm(stop func() bool) {
 
 // await reads what comes next: at first it polls, because to be parked and woken costs more than a short wait; then it parks.
 func (c *conn) await(p []byte) (int, error) {
-	if c.polling != asleep {
+	if c.spin != spin.Park {
 		c.t.Unwatch()
-		looks, end := c.polling.looks(), time.Now().Add(spinLimit)
+		looks, end := c.spin.Looks(), time.Now().Add(spin.Limit)
 		for look := 1; look <= maxPolls; look++ { // so that it ends also where the clock stands still, as in a synctest bubble
 			n, err := c.t.TryRead(p)
 			if n > 0 || err != nil {
@@ -124,10 +128,10 @@ func (c *conn) await(p []byte) (int, error) {
 				break
 			}
 			if look%looks == 0 {
-				giveWay() // the worker may be waiting for this very processor
+				spin.Yield() // the worker may be waiting for this very processor
 			}
 		}
-		c.polling = asleep
+		c.spin = spin.Park
 	}
 	c.patient()
 	return c.t.Read(p)
@@ -190,14 +194,14 @@ func (c *conn) unwritten(short *errShortWrite) error {
 }
 
 // receive reads the next frame and checks that it answers id.
-func (c *conn) receive(id uint64, f *frame) error {
+func (c *conn) receive(id uint64, f *wire.Frame) error {
 	return c.received(id, f, c.receiveFrame(f, c.readNext))
 }
 
 // received judges what receiveFrame returned.
-func (c *conn) received(id uint64, f *frame, err error) error {
-	if err == nil && f.id != id {
-		err = c.violation(fmt.Errorf("an answer to request %d, not %d", f.id, id), f.body)
+func (c *conn) received(id uint64, f *wire.Frame, err error) error {
+	if err == nil && f.ID != id {
+		err = c.violation(fmt.Errorf("an answer to request %d, not %d", f.ID, id), f.Body)
 	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		c.broken = err
@@ -206,23 +210,23 @@ func (c *conn) received(id uint64, f *frame, err error) error {
 }
 
 // receiveFinal is receive for a call that is no stream.
-func (c *conn) receiveFinal(id uint64, f *frame) error {
+func (c *conn) receiveFinal(id uint64, f *wire.Frame) error {
 	err := c.receive(id, f)
-	if err == nil && f.kind == frameItem {
-		return c.violation(errors.New("an item for a call that is no stream"), f.body)
+	if err == nil && f.Kind == wire.KindItem {
+		return c.violation(errors.New("an item for a call that is no stream"), f.Body)
 	}
 	return err
 }
 
 // receiveNow is receive without waiting; os.ErrDeadlineExceeded: no whole frame is there.
-func (c *conn) receiveNow(id uint64, f *frame) error {
+func (c *conn) receiveNow(id uint64, f *wire.Frame) error {
 	return c.received(id, f, c.receiveFrame(f, c.readNow))
 }
 
 // receiveLast looks, without waiting, whether the frame is there after all: called when the deadline has passed.
-func (c *conn) receiveLast(id uint64, f *frame) bool {
+func (c *conn) receiveLast(id uint64, f *wire.Frame) bool {
 	err := c.receiveFrame(f, c.readNow)
-	return err == nil && f.id == id
+	return err == nil && f.ID == id
 }
 
 // skipBanner reads up to the first answer's beginning, and returns what stands before it: what a sitecustomize or .pth file
@@ -262,13 +266,13 @@ func (c *conn) skipBanner(sent []byte) (banner []byte, err error) {
 
 // answerIn finds where in a line a frame begins that reaches to its end: output without a newline may stand before it.
 func answerIn(line []byte) int {
-	var f frame
+	var f wire.Frame
 	for at := 0; at < len(line); at++ {
 		i := bytes.IndexByte(line[at:], '{')
 		if i < 0 {
 			break
 		}
-		if at += i; parseFrame(line[at:], &f) == nil {
+		if at += i; wire.Parse(line[at:], &f) == nil {
 			return at
 		}
 	}
@@ -276,15 +280,15 @@ func answerIn(line []byte) int {
 }
 
 // receiveFrame reads up to the next newline with read, and parses the line.
-func (c *conn) receiveFrame(f *frame, read func([]byte) (int, error)) error {
+func (c *conn) receiveFrame(f *wire.Frame, read func([]byte) (int, error)) error {
 	scanned := c.r
 	for {
 		if i := bytes.IndexByte(c.buf[scanned:c.w], '\n'); i >= 0 {
 			line := c.buf[c.r : scanned+i]
 			c.r = scanned + i + 1
-			switch err := parseFrame(line, f); {
-			case errors.Is(err, errTooDeep):
-				f.refuseDeep()
+			switch err := wire.Parse(line, f); {
+			case errors.Is(err, wire.ErrTooDeep):
+				f.RefuseDeep()
 			case err != nil:
 				return c.violation(err, line)
 			}
@@ -329,11 +333,11 @@ func (c *conn) makeRoom() int {
 
 // take returns the frame's body for keeps, in memory of about its own size: a copy of a small one; for a large one the read buffer itself,
 // which is replaced by a fresh one, unless half of that would lie fallow for as long as the body is kept.
-func (c *conn) take(f *frame) json.RawMessage {
-	if len(f.body) < largeFrame {
-		return bytes.Clone(f.body)
+func (c *conn) take(f *wire.Frame) json.RawMessage {
+	if len(f.Body) < largeFrame {
+		return bytes.Clone(f.Body)
 	}
-	body := f.body[:len(f.body):len(f.body)]
+	body := f.Body[:len(f.Body):len(f.Body)]
 	if len(c.buf) > 2*len(body) {
 		body = bytes.Clone(body)
 	}

@@ -11,6 +11,9 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/pypool/pypool/internal/interp"
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // Category is the coarse class of an [Error].
@@ -384,7 +387,7 @@ type ExitError struct {
 	Uptime time.Duration
 	Calls  int64 // calls it had served
 
-	ours, overtime bool // as in exitState
+	ours, overtime bool // as in proc.ExitState
 }
 
 // channelClosed is what the runtime says on stderr before it ends itself because it can neither read nor answer any more.
@@ -401,7 +404,7 @@ func (e *ExitError) Error() string {
 	case e.Signal == syscall.SIGKILL && !e.ours:
 		return "killed by a SIGKILL that neither pypool nor the out-of-memory killer sent"
 	case e.Signal != 0:
-		text := "ended by signal " + signalName(e.Signal)
+		text := "ended by signal " + proc.SignalName(e.Signal)
 		if at := innermostFrame(e.Stacks); at != "" {
 			text += " in " + at
 		}
@@ -436,6 +439,8 @@ type StartError struct {
 	Stderr string // its standard error, and the Python traceback when there is one
 	Python string // the interpreter, and its version when known
 	Err    error  // the cause: *PythonError, *ExitError, *HangError, *ProtocolError or an operating system error
+
+	interpreter interp.Interpreter // Python
 }
 
 func (e *StartError) Error() string {

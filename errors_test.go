@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // errorCase provokes one type of error for real, on a pool of one worker.
@@ -148,7 +150,7 @@ var errorTable = map[string]errorCase{
 			exit := detail[*ExitError](t, e)
 			assert.Equal(t, syscall.SIGKILL, exit.Signal)
 			assert.Equal(t, -1, exit.Code)
-			_, counted := oomKills()
+			_, counted := proc.OOMKills()
 			assert.Equal(t, !counted, exit.OOM, "a suspicion, unless the kernel says that it has ended nothing for want of memory")
 		},
 	},

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // fleet spawns scripted processes in place of Python's, so that a synctest bubble can decide what happens when.
@@ -31,7 +33,7 @@ func (f *fleet) config(size int) Config {
 	return Config{Python: "/bin/sh", Size: size, Overflow: -1, Logger: quiet(), HealthCheckInterval: -1, spawn: f.spawn}
 }
 
-func (f *fleet) spawn(context.Context, *spawner, spawnSpec) (process, error) {
+func (f *fleet) spawn(context.Context, *proc.Spawner, proc.Spec) (proc.Process, error) {
 	f.mu.Lock()
 	f.spawns = append(f.spawns, time.Now())
 	n := len(f.spawns)
@@ -110,7 +112,7 @@ type fakeProcess struct {
 	left  int        // bytes that were written and not read
 	seen  []string   // the lines it was sent
 	done  chan struct{}
-	state exitState
+	state proc.ExitState
 }
 
 func (p *fakeProcess) run() {
@@ -121,7 +123,7 @@ func (p *fakeProcess) run() {
 			return
 		case chunk, ok := <-p.requests:
 			if !ok { // end of file on stdin: the host is gone
-				p.end(exitState{code: 1})
+				p.end(proc.ExitState{Code: 1})
 				return
 			}
 			partial = append(partial, chunk...)
@@ -158,7 +160,7 @@ func (p *fakeProcess) serve(line []byte) {
 		p.reply(req.ID, `{"status":"ok"}`)
 	case "shutdown":
 		p.reply(req.ID, `null`)
-		p.end(exitState{})
+		p.end(proc.ExitState{})
 	default:
 		p.reply(req.ID, fmt.Sprintf(`{"process":%d,"args":%s}`, p.n, orNull(req.Args)))
 	}
@@ -194,7 +196,7 @@ func (p *fakeProcess) hang() bool {
 }
 
 // end is the process's exit, by itself or by a signal. The first counts.
-func (p *fakeProcess) end(state exitState) {
+func (p *fakeProcess) end(state proc.ExitState) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if isClosed(p.done) {
@@ -206,7 +208,7 @@ func (p *fakeProcess) end(state exitState) {
 }
 
 // killed is what the test, or the kernel, does to it from outside.
-func (p *fakeProcess) killed() { p.end(exitState{code: -1, signal: syscall.SIGKILL}) }
+func (p *fakeProcess) killed() { p.end(proc.ExitState{Code: -1, Signal: syscall.SIGKILL}) }
 
 func (p *fakeProcess) lines() []string {
 	p.mu.Lock()
@@ -214,32 +216,32 @@ func (p *fakeProcess) lines() []string {
 	return append([]string(nil), p.seen...)
 }
 
-func (p *fakeProcess) pid() int                { return 1<<30 + p.n } // no process has it
-func (p *fakeProcess) transport() transport    { return &p.pipe }
-func (p *fakeProcess) exited() <-chan struct{} { return p.done }
-func (p *fakeProcess) exit() exitState         { return p.state }
-func (p *fakeProcess) ending() bool            { return p.slowExit || isClosed(p.done) }
-func (p *fakeProcess) release()                {}
-func (p *fakeProcess) kill()                   { p.end(exitState{code: -1, signal: syscall.SIGKILL, ours: true}) }
-func (p *fakeProcess) stderr() io.Reader       { return endOfFile{p.done} }
+func (p *fakeProcess) PID() int                  { return 1<<30 + p.n } // no process has it
+func (p *fakeProcess) Transport() proc.Transport { return &p.pipe }
+func (p *fakeProcess) Exited() <-chan struct{}   { return p.done }
+func (p *fakeProcess) Exit() proc.ExitState      { return p.state }
+func (p *fakeProcess) Ending() bool              { return p.slowExit || isClosed(p.done) }
+func (p *fakeProcess) Release()                  {}
+func (p *fakeProcess) Kill()                     { p.end(proc.ExitState{Code: -1, Signal: syscall.SIGKILL, Ours: true}) }
+func (p *fakeProcess) Stderr() io.Reader         { return endOfFile{p.done} }
 
-func (p *fakeProcess) terminate() {
+func (p *fakeProcess) Terminate() {
 	if !p.ignoreTerm {
-		p.end(exitState{code: -1, signal: syscall.SIGTERM, ours: true})
+		p.end(proc.ExitState{Code: -1, Signal: syscall.SIGTERM, Ours: true})
 	}
 }
 
-func (p *fakeProcess) linger(time.Duration, bool) {}
-func (p *fakeProcess) worked() time.Duration      { return time.Microsecond }
-func (p *fakeProcess) unread() (int, bool) {
+func (p *fakeProcess) Spin(time.Duration, bool)   {}
+func (p *fakeProcess) ServiceTime() time.Duration { return time.Microsecond }
+func (p *fakeProcess) Unread() (int, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.left, true
 }
 
-func (p *fakeProcess) adopt(int) error { return nil }
+func (p *fakeProcess) Adopt(int) error { return nil }
 
-func (p *fakeProcess) stacks(d time.Duration) (string, string) {
+func (p *fakeProcess) Stacks(d time.Duration) (string, string) {
 	time.Sleep(min(d, p.dumpTakes))
 	return p.dump, ""
 }

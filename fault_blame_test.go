@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/spin"
 )
 
 // Who is blamed for a fault, and who pays for it.
@@ -275,12 +278,12 @@ var blameFaults = []fault{
 	{name: "G20_names_that_do_not_exist_fill_no_table", run: func(t *testing.T, r *rig) {
 		cfg := blameConfig(t, r)
 		p := r.own(t, cfg)
-		for i := range 2 * maxPaces {
+		for i := range 2 * spin.MaxCommands {
 			_, err := p.ExecuteAnonymous(context.Background(), fmt.Sprintf("no_such_command_%d", i), nil)
 			failsWith(t, err, ErrUnknownCommand, NotExecuted)
 		}
 		known := func() (names []string) {
-			p.paces.known.Range(func(name, _ any) bool { names = append(names, name.(string)); return true })
+			names = slices.AppendSeq(names, maps.Keys(p.spin.Learned()))
 			return names
 		}
 		require.Empty(t, known())

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/proc"
 )
 
 const (
@@ -86,7 +88,7 @@ var callFaults = []fault{
 		err := ended(t, b.end).err
 		e := failsWith(t, err, ErrWorkerExited, MaybeExecuted)
 		exit := detail[*ExitError](t, err)
-		_, counted := oomKills()
+		_, counted := proc.OOMKills()
 		require.Equal(t, !counted, exit.OOM)
 		require.Equal(t, syscall.SIGKILL, exit.Signal)
 		require.Equal(t, pid, e.Context.PID)
@@ -310,7 +312,7 @@ var callFaults = []fault{
 				t.Error(err)
 			}
 			for _, w := range before {
-				<-w.proc.exited()
+				<-w.proc.Exited()
 			}
 		}
 		close(stop)
@@ -350,11 +352,11 @@ type immortal struct {
 	reaped chan struct{}
 }
 
-func (i *immortal) exited() <-chan struct{} { return i.reaped }
+func (i *immortal) Exited() <-chan struct{} { return i.reaped }
 
 // spawn makes the first process of the fleet immortal.
-func (m *immortals) spawn(f *fleet) spawnFunc {
-	return func(ctx context.Context, sp *spawner, spec spawnSpec) (process, error) {
+func (m *immortals) spawn(f *fleet) proc.SpawnFunc {
+	return func(ctx context.Context, sp *proc.Spawner, spec proc.Spec) (proc.Process, error) {
 		p, err := f.spawn(ctx, sp, spec)
 		if err != nil || len(m.all) > 0 {
 			return p, err

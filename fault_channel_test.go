@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 )
 
 // violates is a row of a worker that breaks the protocol in answer to a call: doubt destroys it.
@@ -289,8 +288,7 @@ func ptr[T any](v T) *T { return &v }
 
 // unread counts the bytes that a worker has sent and the host has not read.
 func unread(w *worker) (n int) {
-	out := w.proc.(*execProcess).pipes.out
-	_ = out.raw.Control(func(uintptr) { n, _ = unix.IoctlGetInt(out.pipe, unix.TIOCINQ) })
+	n, _ = w.proc.Transport().(interface{ Pending() (int, bool) }).Pending()
 	return n
 }
 

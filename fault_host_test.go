@@ -20,7 +20,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
+
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // Group D: the host's side. D13, D14 and D34 are in TestFaultHostDeath.
@@ -124,7 +125,7 @@ var hostFaults = []fault{
 	}},
 	{name: "D7_panic_while_a_worker_is_started_is_an_error", run: func(t *testing.T, r *rig) {
 		cfg := r.config(t)
-		cfg.spawn = func(context.Context, *spawner, spawnSpec) (process, error) { panic("no luck") }
+		cfg.spawn = func(context.Context, *proc.Spawner, proc.Spec) (proc.Process, error) { panic("no luck") }
 		_, err := New(t.Context(), cfg)
 		failsWith(t, err, ErrInternal, NotExecuted)
 		require.Contains(t, err.Error(), "no luck")
@@ -311,10 +312,10 @@ var hostFaults = []fault{
 		p := r.own(t, cfg)
 		for range 3 {
 			w := p.sup.workers()[0]
-			stop(t, w.proc.pid())
+			stop(t, w.proc.PID())
 			end := background(p, context.Background(), "echo", []any{secret})
 			eventually(t, "the request is in the pipe", func() bool { return unbegun(w) > 0 })
-			require.NoError(t, syscall.Kill(w.proc.pid(), syscall.SIGKILL))
+			require.NoError(t, syscall.Kill(w.proc.PID(), syscall.SIGKILL))
 			require.NoError(t, ended(t, end).err)
 			r.epilogue(t)
 		}
@@ -488,9 +489,9 @@ var hostFaults = []fault{
 	}},
 	{name: "D31_no_signal_is_sent_to_a_process_that_has_been_reaped", run: func(t *testing.T, r *rig) {
 		w := r.pool.sup.workers()[0]
-		require.NoError(t, syscall.Kill(w.proc.pid(), syscall.SIGKILL))
-		<-w.proc.exited()
-		w.proc.(*execProcess).signal(func(int) { t.Error("a signal would have been sent") })
+		require.NoError(t, syscall.Kill(w.proc.PID(), syscall.SIGKILL))
+		<-w.proc.Exited()
+		w.proc.(interface{ Signal(func(pid int)) }).Signal(func(int) { t.Error("a signal would have been sent") })
 	}},
 	{name: "D32_host_that_reaps_all_children_itself", run: func(t *testing.T, r *rig) {
 		runHelper(t, "host that reaps everything", r.mark)
@@ -540,10 +541,7 @@ func stop(t testing.TB, pid int) {
 
 // unbegun counts the bytes that the host has sent and the worker has not read.
 func unbegun(w *worker) (n int) {
-	in, err := w.proc.(*execProcess).pipes.in.SyscallConn()
-	if err == nil {
-		_ = in.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
-	}
+	n, _ = w.proc.Unread()
 	return n
 }
 
@@ -551,7 +549,7 @@ func unbegun(w *worker) (n int) {
 func productSources(t testing.TB) map[string]string {
 	t.Helper()
 	sources := map[string]string{}
-	for _, pattern := range []string{"*.go", "python/pypool/*.py"} {
+	for _, pattern := range []string{"*.go", "internal/*/*.go", "python/pypool/*.py"} {
 		paths, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		for _, path := range paths {

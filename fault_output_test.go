@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/interp"
 )
 
 // logged line of a worker, as slog's JSON handler writes it.
@@ -254,7 +256,7 @@ def facts():
 	require.Equal(t, seeded.Hash, ask("PYTHONHASHSEED=7").Hash)
 	require.Contains(t, seeded.Path, dir)
 	require.False(t, seeded.Cwd)
-	require.Equal(t, []string{"PYTHONHOME", "PYTHONMALLOC"}, ignoredVars([]string{"PYTHONHOME=/x", "PYTHONPATH=/y", "PYTHONMALLOC=debug", "PYTHONSTARTUP=", "HOME=/"}))
+	require.Equal(t, []string{"PYTHONHOME", "PYTHONMALLOC"}, interp.Ignored([]string{"PYTHONHOME=/x", "PYTHONPATH=/y", "PYTHONMALLOC=debug", "PYTHONSTARTUP=", "HOME=/"}))
 }
 
 // frames plays what a worker writes, in chunks of the given size, and returns what is told.

@@ -24,6 +24,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // Group G, the process and what it shares with the host: rows are named by the trial that found the first of their kind.
@@ -38,14 +40,6 @@ var processFaults = []fault{
 				require.NotZero(t, decoded[int](t, executed(t, p, "scribble", []any{value})))
 				require.Equal(t, i, decoded[int](t, executed(t, p, "echo", []any{i})))
 			}
-		}
-		page, file := newSharedPage()
-		require.NotNil(t, page)
-		defer file.Close()
-		defer page.close()
-		for _, value := range []uint64{math.MaxInt64 + 1, math.MaxUint64} {
-			*page.word(wordWorked) = value
-			require.Zero(t, page.worked())
 		}
 	}},
 	{name: "G13_a_handler_that_overwrites_the_page_and_exits_may_have_executed", run: func(t *testing.T, r *rig) {
@@ -79,7 +73,7 @@ var processFaults = []fault{
 		cfg.Size = 1
 		p := r.own(t, cfg)
 		w := p.sup.workers()[0]
-		stop(t, w.proc.pid())
+		stop(t, w.proc.PID())
 		path := filepath.Join(t.TempDir(), "notes")
 		in := slices.Repeat([]any{[]any{path, "return"}}, 50)
 		done := make(chan []error, 1)
@@ -90,8 +84,8 @@ var processFaults = []fault{
 			}
 			done <- errs
 		}()
-		eventually(t, "requests are in the pipe", func() bool { n, known := w.proc.unread(); return known && n > 0 })
-		require.NoError(t, syscall.Kill(w.proc.pid(), syscall.SIGKILL))
+		eventually(t, "requests are in the pipe", func() bool { n, known := w.proc.Unread(); return known && n > 0 })
+		require.NoError(t, syscall.Kill(w.proc.PID(), syscall.SIGKILL))
 		require.Equal(t, make([]error, len(in)), <-done)
 		require.Equal(t, len(in), notes(t, path), "each ran once")
 	}},
@@ -238,10 +232,10 @@ var processFaults = []fault{
 		stranger := pidIn(t, path)
 		w := p.sup.workers()[0]
 		// It dies while a large request is half written, which the stranger's end of the pipe keeps from failing.
-		stop(t, w.proc.pid())
+		stop(t, w.proc.PID())
 		large := background(p, context.Background(), "echo", []any{strings.Repeat("x", 900_000)}, WithTimeout(0))
-		eventually(t, "the pipe is full", func() bool { n, _ := w.proc.unread(); return n >= 64<<10 })
-		require.NoError(t, syscall.Kill(w.proc.pid(), syscall.SIGKILL))
+		eventually(t, "the pipe is full", func() bool { n, _ := w.proc.Unread(); return n >= 64<<10 })
+		require.NoError(t, syscall.Kill(w.proc.PID(), syscall.SIGKILL))
 		require.NoError(t, ended(t, large).err, "it was not executed, and is run by another")
 		// Map's items, too.
 		executed(t, p, "leave_a_stranger", []any{path})
@@ -395,7 +389,7 @@ var processFaults = []fault{
 		}
 	}},
 	{name: "G25_who_killed_a_worker", run: func(t *testing.T, r *rig) {
-		_, counted := oomKills()
+		_, counted := proc.OOMKills()
 		require.True(t, counted)
 		p := r.own(t, processConfig(t, r))
 		_, err := p.ExecuteAnonymous(context.Background(), "kill_self", nil)
@@ -407,7 +401,7 @@ var processFaults = []fault{
 		failsWith(t, err, ErrWorkerExited, MaybeExecuted)
 		require.False(t, detail[*ExitError](t, err).OOM)
 		require.ErrorContains(t, err, "RLIMIT_CPU")
-		for state, oom := range map[exitState]bool{{signal: syscall.SIGKILL}: true, {signal: syscall.SIGKILL, noOOM: true}: false, {signal: syscall.SIGKILL, ours: true}: false} {
+		for state, oom := range map[proc.ExitState]bool{{Signal: syscall.SIGKILL}: true, {Signal: syscall.SIGKILL, NoOOM: true}: false, {Signal: syscall.SIGKILL, Ours: true}: false} {
 			w := &worker{proc: &fakeProcess{state: state, done: make(chan struct{})}, log: &stderrLog{done: make(chan struct{})}}
 			close(w.proc.(*fakeProcess).done)
 			close(w.log.done)
@@ -422,8 +416,8 @@ type undead struct {
 	all []*immortal
 }
 
-func (u *undead) spawn(f *fleet) spawnFunc {
-	return func(ctx context.Context, sp *spawner, spec spawnSpec) (process, error) {
+func (u *undead) spawn(f *fleet) proc.SpawnFunc {
+	return func(ctx context.Context, sp *proc.Spawner, spec proc.Spec) (proc.Process, error) {
 		p, err := f.spawn(ctx, sp, spec)
 		if err != nil {
 			return nil, err
@@ -434,7 +428,7 @@ func (u *undead) spawn(f *fleet) spawnFunc {
 		u.all = append(u.all, i)
 		go func() { // one that ends in order is reaped; joined by the bubble
 			<-i.done
-			if !i.state.ours {
+			if !i.state.Ours {
 				close(i.reaped)
 			}
 		}()
@@ -671,8 +665,8 @@ func init() {
 				ends[i] = background(p, ctx, "echo", []any{strings.Repeat("x", 8<<20)})
 			}
 			for _, w := range p.sup.workers() {
-				until("the pipe is full", func() bool { n, _ := w.proc.unread(); return n >= 64<<10 })
-				if err := syscall.Kill(w.proc.pid(), syscall.SIGKILL); err != nil {
+				until("the pipe is full", func() bool { n, _ := w.proc.Unread(); return n >= 64<<10 })
+				if err := syscall.Kill(w.proc.PID(), syscall.SIGKILL); err != nil {
 					report(err)
 				}
 			}
@@ -684,14 +678,14 @@ func init() {
 			until("the pool is at its full size", func() bool { return serving(p) })
 		}
 		for _, w := range p.sup.workers() {
-			proc := w.proc.(*execProcess)
-			for _, f := range []*os.File{proc.pipes.in, proc.pipes.out.set, proc.errs, proc.stack, proc.leash} {
-				if raw, err := f.SyscallConn(); err != nil || raw.Control(func(fd uintptr) { err = lowFD(fd) }) != nil || err != nil {
-					report(fmt.Errorf("%s: %v", f.Name(), err))
-				}
+			numbers := w.proc.(interface{ Descriptors() []uintptr }).Descriptors()
+			if len(numbers) != 6 {
+				report(fmt.Errorf("%d descriptors of a worker's", len(numbers)))
 			}
-			if err := lowFD(uintptr(proc.pipes.out.pipe)); err != nil {
-				report(err)
+			for _, n := range numbers {
+				if err := lowFD(n); err != nil {
+					report(err)
+				}
 			}
 		}
 		report(p.Close())
@@ -762,8 +756,8 @@ func init() {
 		p, err := New(ctx, cfg)
 		must(err)
 		orphans := func() (n int) {
-			for _, proc := range processes() {
-				if proc.parent == os.Getpid() && proc.state == 'Z' && proc.pid != own.Process.Pid {
+			for _, p := range proc.All() {
+				if p.Parent == os.Getpid() && p.State == 'Z' && p.PID != own.Process.Pid {
 					n++
 				}
 			}

@@ -294,7 +294,7 @@ if 2 <= n <= 5:
 // killWorkers kills every worker of the pool from outside, and returns when the pool knows.
 func killWorkers(p *Pool) {
 	for _, w := range p.sup.workers() {
-		_ = syscall.Kill(w.proc.pid(), syscall.SIGKILL)
+		_ = syscall.Kill(w.proc.PID(), syscall.SIGKILL)
 		<-w.watched
 	}
 }

@@ -18,63 +18,10 @@ import (
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
-)
 
-// FuzzEnvelope holds the envelope scanner against encoding/json: it never panics, and what it accepts is valid to
-// encoding/json too, with the same id and the same body, and is exactly one of a result, an error and an item.
-func FuzzEnvelope(f *testing.F) {
-	for _, line := range []string{
-		`{"id":1,"success":true,"result":null}`, `{"id":18446744073709551615,"success":false,"error":{"kind":"x"}}`, `{"id":7,"item":[1,2.5e-3,"\u2028"]}`,
-		`{"id":1,"ID":2,"success":true,"result":1}`, `{"id":1,"id":1,"item":1}`, ` { "id" : 1 , "success" : true , "result" : { } } `, `{"id":01,"item":1}`,
-		`{"id":1,"success":true,"result":9007199254740993}`, `{"id":1,"item":"` + "\xff" + `"}`, `{"id":1,"item":"\ud800"}`, `{"id":1,"item":1}{}`, `{"id":-1,"item":1}`,
-		`{"id":1.0,"item":1}`, `{"i\u0064":1,"item":1}`, `{"id":1,"success":true,"result":1,"error":{}}`, `{"id":1,"item":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`,
-	} {
-		f.Add([]byte(line))
-	}
-	f.Fuzz(func(t *testing.T, line []byte) {
-		var got frame
-		if err := parseFrame(line, &got); err != nil {
-			return
-		}
-		if !utf8.Valid(line) || !json.Valid(line) {
-			t.Fatalf("accepted what is not JSON: %q", line)
-		}
-		dec := json.NewDecoder(bytes.NewReader(line))
-		_, _ = dec.Token()
-		fields := map[string]json.RawMessage{}
-		for dec.More() {
-			key, err := dec.Token()
-			if err != nil {
-				t.Fatal(err)
-			}
-			var value json.RawMessage
-			if err := dec.Decode(&value); err != nil {
-				t.Fatal(err)
-			}
-			if _, twice := fields[key.(string)]; twice {
-				t.Fatalf("accepted the key %q twice: %q", key, line)
-			}
-			fields[key.(string)] = value
-		}
-		var id uint64
-		if err := json.Unmarshal(fields["id"], &id); err != nil || id != got.id {
-			t.Fatalf("id %d, encoding/json has %d (%v): %q", got.id, id, err, line)
-		}
-		body, keys := "result", 3
-		switch got.kind {
-		case frameError:
-			body = "error"
-		case frameItem:
-			body, keys = "item", 2
-		}
-		if len(fields) != keys || !bytes.Equal(fields[body], got.body) {
-			t.Fatalf("%q is taken for a %s with body %q", line, body, got.body)
-		}
-		if keys == 3 && string(fields["success"]) != fmt.Sprint(got.kind == frameResult) {
-			t.Fatalf("success is %s: %q", fields["success"], line)
-		}
-	})
-}
+	"github.com/pypool/pypool/internal/proc"
+	"github.com/pypool/pypool/internal/wire"
+)
 
 // pieces is a transport that hands its stream out in pieces of the given sizes.
 type pieces struct {
@@ -118,7 +65,7 @@ func FuzzFrameReader(f *testing.F) {
 			c := newConn(&pieces{stream: stream, sizes: sizes}, 0)
 			c.max = int(limit)
 			for {
-				var got frame
+				var got wire.Frame
 				if err := c.receiveFrame(&got, c.t.Read); err != nil {
 					var violation *ProtocolError
 					if errors.As(err, &violation) {
@@ -126,7 +73,7 @@ func FuzzFrameReader(f *testing.F) {
 					}
 					return seen, err.Error()
 				}
-				seen = append(seen, fmt.Sprintf("%d %d %s %v", got.id, got.kind, c.take(&got), got.bigInt))
+				seen = append(seen, fmt.Sprintf("%d %d %s %v", got.ID, got.Kind, c.take(&got), got.BigInt))
 				if len(c.buf) > 2*(int(limit)+4096+256) {
 					t.Fatalf("the buffer has %d bytes, the limit is %d", len(c.buf), limit)
 				}
@@ -163,8 +110,8 @@ func FuzzEncodeRequest(f *testing.F) {
 	})
 	f.Fuzz(func(t *testing.T, document, text, id string) {
 		args := []any{[]any{json.RawMessage(document), text}}
-		if req, err := encodeRequest(nil, "echo", args, "", false); err == nil {
-			line := req.seal(1<<63, time.Second, true)
+		if req, err := wire.Encode(nil, "echo", args, "", false); err == nil {
+			line := req.Seal(1<<63, time.Second, true)
 			if bytes.Count(line, []byte("\n")) != 1 || !json.Valid(line) || !utf8.Valid(line) {
 				t.Fatalf("the line is %q", line)
 			}
@@ -268,12 +215,12 @@ func FuzzSessionID(f *testing.F) {
 		if !known || info.ID != id || info.Operations != 1 || info.Errors != 1 || !table.end(id) || table.size() != 0 {
 			t.Fatalf("%q: %+v", id, info)
 		}
-		req, err := encodeRequest(nil, "c", nil, id, false)
+		req, err := wire.Encode(nil, "c", nil, id, false)
 		require.NoError(t, err)
 		var back struct {
 			Session string `json:"session_id"`
 		}
-		require.NoError(t, json.Unmarshal(req.seal(1, 0, false), &back))
+		require.NoError(t, json.Unmarshal(req.Seal(1, 0, false), &back))
 		require.Equal(t, id, back.Session)
 	})
 }
@@ -329,10 +276,10 @@ func playScript(t *testing.T, program []byte, size int) {
 		case 6:
 			return p.hang()
 		case 7:
-			p.end(exitState{code: 3})
+			p.end(proc.ExitState{Code: 3})
 		case 8:
 			p.say(answer)
-			p.end(exitState{})
+			p.end(proc.ExitState{})
 		case 9:
 			p.say(answer[:3])
 			p.killed()

@@ -125,7 +125,7 @@ func (s *supervisor) pingHeld(res *resource) WorkerHealth {
 		return WorkerHealth{WorkerInfo: info, Responsive: true, RTT: rtt}
 	}
 	if s.ctx.Err() == nil {
-		s.env.reporter.log(slog.LevelWarn, "an idle worker did not answer a ping and is replaced", slog.String("worker", w.id), slog.Int("pid", w.proc.pid()), slog.String("cause", logCause(err, err.Error())))
+		s.env.reporter.log(slog.LevelWarn, "an idle worker did not answer a ping and is replaced", slog.String("worker", w.id), slog.Int("pid", w.proc.PID()), slog.String("cause", logCause(err, err.Error())))
 	}
 	return WorkerHealth{WorkerInfo: info, Err: err}
 }

@@ -94,7 +94,7 @@ func init() {
 			until("both workers have read their requests", func() bool {
 				n := 0
 				for _, w := range p.sup.workers() {
-					if left, _ := w.proc.unread(); w.current.now() != nil && left == 0 {
+					if left, _ := w.proc.Unread(); w.current.now() != nil && left == 0 {
 						n++
 					}
 				}

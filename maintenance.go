@@ -5,6 +5,9 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/pypool/pypool/internal/metrics"
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // chore is something the supervisor does regularly.
@@ -43,7 +46,7 @@ func (s *supervisor) newChores(now time.Time) (chores []chore) {
 	}
 	if s.cfg.ErrorRate.Func != nil {
 		above := false
-		add(max(s.cfg.ErrorRate.Window/rateSlots, 10*time.Millisecond), func(time.Time) { above = s.watchErrorRate(above) })
+		add(max(s.cfg.ErrorRate.Window/metrics.RateSlots, 10*time.Millisecond), func(time.Time) { above = s.watchErrorRate(above) })
 	}
 	return chores
 }
@@ -107,7 +110,7 @@ func (s *supervisor) sampleMemory() {
 	workers := s.readyWorkersLocked()
 	s.mu.Unlock()
 	for _, w := range workers {
-		rss := residentBytes(w.proc.pid())
+		rss := proc.ResidentBytes(w.proc.PID())
 		w.rss.Store(rss)
 		if w.heavy && !s.heavyKnown {
 			s.heavyKnown = true
@@ -120,7 +123,7 @@ func (s *supervisor) sampleMemory() {
 // watchErrorRate compares the rate with the threshold and reports a crossing. above is the side it was on, and the result the side it is on.
 func (s *supervisor) watchErrorRate(above bool) bool {
 	cfg := s.cfg.ErrorRate
-	calls, failures := s.counters.rate.sum(s.sessions.now())
+	calls, failures := s.counters.rate.Sum(s.sessions.now())
 	rate := share(failures, calls)
 	now := rate >= cfg.Threshold && (above || calls >= int64(cfg.MinCalls)) // few calls do not raise an alarm, nor end one
 	if now == above {

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pypool/pypool/internal/wire"
 )
 
 const (
@@ -106,9 +108,7 @@ type mapper[Out any] struct {
 	p          *Pool
 	ctx        context.Context
 	template   call
-	head       []byte // of every request, up to its arguments
-	tail       []byte // behind them, as far as no worker is needed to know it
-	rest       []byte // of a line with many requests, behind them
+	lines      wire.Template
 	refused    *Error // what every item gets, because of the options
 	blocks     [mapBlocks]*[mapBlock]mapSlot[Out]
 	fed        atomic.Int64   // slots filled
@@ -151,11 +151,8 @@ type mapSlot[Out any] struct {
 
 func newMapper[Out any](ctx context.Context, p *Pool, command string, opts []CallOption) *mapper[Out] {
 	m := &mapper[Out]{p: p, ctx: ctx, feederDone: make(chan struct{}), template: call{job: job{info: CallInfo{Command: command}}}}
-	m.head = append(beginRequest(nil, command), `,"args":`...)
 	m.refused = m.template.apply(&p.cfg, opts)
-	tail := endRequest(nil, m.template.info.Session, false)
-	m.tail = tail.buf
-	m.rest = endSeveral(command, m.tail, m.template.timeout)
+	m.lines = wire.NewTemplate(command, m.template.info.Session, m.template.timeout)
 	if m.refused == nil {
 		m.refused = p.refusedCommand(command)
 	}
@@ -272,7 +269,7 @@ func (m *mapper[Out]) feed(items iter.Seq[any]) {
 		filling = false
 		refused := s.done
 		if !refused {
-			bytes += s.call.req.size()
+			bytes += s.call.req.Size()
 		}
 		m.fed.Store(int64(next)) // from here on the slot is not the feeder's
 		if refused || m.hungry.Load() > 0 || next%mapPublish == 0 || bytes >= mapBytes/16 {
@@ -315,7 +312,7 @@ func (m *mapper[Out]) endFeed(next int, publish func(end bool)) {
 
 // fill begins the item's call and encodes it. One that cannot be sent is done.
 func (m *mapper[Out]) fill(s *mapSlot[Out], item any) {
-	kept := s.call.req.buf
+	kept := s.call.req.Buf
 	if s.observed == nil { // its first item
 		s.call = m.template
 	}
@@ -334,21 +331,20 @@ func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 	if m.refused != nil {
 		return m.refused.clone()
 	}
-	b := append(kept[:0], m.head...)
+	b := m.lines.Begin(kept)
 	if n, ok := item.(int); ok {
 		b = append(strconv.AppendInt(append(b, '['), int64(n), 10), ']')
 	} else {
 		var err error
 		args := itemArgs(item)
-		if b, err = encodeArgs(b, args); err != nil {
+		if b, err = wire.EncodeArgs(b, args); err != nil {
 			return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
 		}
 		end := len(b)
-		b = appendBytesPaths(b, args)
+		b = wire.AppendBytesPaths(b, args)
 		s.alone = len(b) > end
 	}
-	b = append(b, m.tail...)
-	s.call.req = request{buf: b, body: len(b), trace: s.call.trace}
+	s.call.req = m.lines.Finish(b, s.call.trace)
 	return s.call.checkSize(&m.p.cfg)
 }
 
@@ -362,7 +358,7 @@ func itemArgs(item any) any {
 	}
 	v := reflect.ValueOf(item)
 	switch k := v.Kind(); {
-	case k >= reflect.Bool && k <= reflect.Float64, k == reflect.String, v.IsValid() && isBytes(v.Type()):
+	case k >= reflect.Bool && k <= reflect.Float64, k == reflect.String, v.IsValid() && wire.IsBytes(v.Type()):
 		return [1]any{item}
 	}
 	return item
@@ -501,7 +497,7 @@ func (m *mapper[Out]) settle(s *mapSlot[Out], err *Error, now time.Time) {
 }
 
 // succeed books an answered item, whose success is counted already: what does not fit the caller's type is another matter.
-func (m *mapper[Out]) succeed(s *mapSlot[Out], fr *frame, now time.Time) {
+func (m *mapper[Out]) succeed(s *mapSlot[Out], fr *wire.Frame, now time.Time) {
 	decoded, ended := m.troubled.Load(), false
 	defer func() {
 		if !ended {
@@ -516,7 +512,7 @@ func (m *mapper[Out]) succeed(s *mapSlot[Out], fr *frame, now time.Time) {
 		ended = true
 	}()
 	if !decoded {
-		s.err = decodeReply(fr.body, fr.bigInt, &s.out)
+		s.err = decodeReply(fr.Body, fr.BigInt, &s.out)
 		decoded = true
 	}
 }
@@ -529,10 +525,10 @@ func (m *mapper[Out]) finish(batch []int, now time.Time) {
 	for _, i := range batch {
 		s := m.slot(i)
 		s.done = true
-		m.bytes -= s.call.req.size()
+		m.bytes -= s.call.req.Size()
 		m.held += s.size
-		if cap(s.call.req.buf) > mapKept {
-			s.call.req.buf = nil
+		if cap(s.call.req.Buf) > mapKept {
+			s.call.req.Buf = nil
 		}
 	}
 	if m.taken-m.flying-len(m.again)-m.yielded >= mapCrowd || now.Sub(m.shown) > mapTarget {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"os"
-	"strconv"
 	"time"
+
+	"github.com/pypool/pypool/internal/spin"
+	"github.com/pypool/pypool/internal/wire"
 )
 
 // flight is the pipelined exchange of one lane with one worker. No sequence of pipe sizes can make both sides wait for each other:
@@ -38,11 +40,11 @@ func (m *mapper[Out]) fly(res *resource, batch []int) *flight[Out] {
 	info := m.template.info
 	info.RequestID = m.slot(batch[0]).call.id
 	w.current.begin(&info)
-	w.proc.linger(0, false)
+	w.proc.Spin(0, false)
 	f := &flight[Out]{m: m, w: w, res: res, last: time.Now(), lease: lease{killing: m.p.killing}}
 	w.lease.Store(&f.lease)
 	w.conn.reserve(mapBuffer)
-	f.stop = w.conn.arm(m.ctx, f.deadline(), asleep)
+	f.stop = w.conn.arm(m.ctx, f.deadline(), spin.Park)
 	f.err = w.conn.quiet(true)
 	f.add(batch)
 	return f
@@ -119,11 +121,11 @@ func (f *flight[Out]) add(batch []int) {
 			n = f.appendSeveral(batch, room)
 		} else {
 			c := &f.m.slot(batch[0]).call
-			f.out = append(f.out, c.req.seal(c.id, timeout, timeout > 0)...)
+			f.out = append(f.out, c.req.Seal(c.id, timeout, timeout > 0)...)
 		}
 		for _, i := range batch[:n] {
 			c := &f.m.slot(i).call
-			c.worker, c.pid = f.w.id, f.w.proc.pid()
+			c.worker, c.pid = f.w.id, f.w.proc.PID()
 			f.sent = append(f.sent, i)
 			f.ends = append(f.ends, f.written+len(f.out))
 		}
@@ -140,27 +142,21 @@ func (f *flight[Out]) trace(slot int) string { return f.m.slot(slot).call.trace 
 
 // args is the arguments in the slot's request.
 func (f *flight[Out]) args(slot int) []byte {
-	req := &f.m.slot(slot).call.req
-	return req.buf[len(f.m.head) : req.body-len(f.m.tail)]
+	return f.m.lines.Args(&f.m.slot(slot).call.req)
 }
 
 // appendSeveral appends one line, of about so many bytes, with the first of the slots' requests, as far as they are alike.
 func (f *flight[Out]) appendSeveral(batch []int, room int) (n int) {
 	most, trace := len(f.out)+room, f.trace(batch[0])
-	f.out = append(f.out, severalKey...)
 	for _, i := range batch {
 		args := f.args(i)
-		if n > 0 {
-			if !f.alike(batch[0], i) || len(f.out)+len(args)+len(f.m.rest)+len(trace) > most {
-				break
-			}
-			f.out = append(f.out, ',')
+		if n > 0 && (!f.alike(batch[0], i) || len(f.out)+len(args)+f.m.lines.PackedEnd()+len(trace) > most) {
+			break
 		}
-		f.out = append(strconv.AppendUint(f.out, f.m.slot(i).call.id, 10), ',')
-		f.out = append(f.out, args...)
+		f.out = wire.AppendPacked(f.out, n > 0, f.m.slot(i).call.id, args)
 		n++
 	}
-	f.out = endLine(append(f.out, f.m.rest...), trace)
+	f.out = f.m.lines.EndPacked(f.out, trace)
 	return n
 }
 
@@ -204,12 +200,12 @@ func (f *flight[Out]) read() error {
 	}
 	var now time.Time // of the answers that have come together
 	for first := true; first || (f.whole > 0 && f.w.conn.lineBuffered()); first = false {
-		var fr frame
+		var fr wire.Frame
 		if err := f.w.conn.receive(f.m.slot(f.sent[0]).call.id, &fr); err != nil {
 			return err
 		}
-		if fr.kind == frameItem {
-			return f.w.conn.violation(errors.New("an item for a call that is no stream"), fr.body)
+		if fr.Kind == wire.KindItem {
+			return f.w.conn.violation(errors.New("an item for a call that is no stream"), fr.Body)
 		}
 		if first {
 			now = time.Now()
@@ -233,10 +229,10 @@ func (f *flight[Out]) gather() {
 }
 
 // answer books the answer to the oldest request. False: the pool has been closed, and may have taken the worker.
-func (f *flight[Out]) answer(fr *frame, now time.Time) (ours bool) {
+func (f *flight[Out]) answer(fr *wire.Frame, now time.Time) (ours bool) {
 	i := f.sent[0]
 	var failed *Error
-	if fr.kind == frameError {
+	if fr.Kind == wire.KindError {
 		failed = f.w.answered(&f.m.slot(i).call.job, fr, f.last)
 	}
 	if !f.lease.lend(now) {
@@ -249,7 +245,7 @@ func (f *flight[Out]) answer(fr *frame, now time.Time) (ours bool) {
 	f.sent, f.ends = f.sent[1:], f.ends[1:]
 	f.whole--
 	s := f.m.slot(i)
-	s.size = len(fr.body)
+	s.size = len(fr.Body)
 	f.w.calls.Add(1)
 	f.done = append(f.done, i)
 	if failed != nil {
@@ -266,7 +262,7 @@ func (f *flight[Out]) answer(fr *frame, now time.Time) (ours bool) {
 }
 
 // book runs code of the caller's: nothing of the flight may depend on its return.
-func (f *flight[Out]) book(s *mapSlot[Out], fr *frame, failed *Error, now time.Time) {
+func (f *flight[Out]) book(s *mapSlot[Out], fr *wire.Frame, failed *Error, now time.Time) {
 	if failed != nil {
 		f.m.settle(s, failed, now)
 	} else {
@@ -274,7 +270,7 @@ func (f *flight[Out]) book(s *mapSlot[Out], fr *frame, failed *Error, now time.T
 	}
 }
 
-func (f *flight[Out]) bookApart(s *mapSlot[Out], fr frame, failed *Error, now time.Time) {
+func (f *flight[Out]) bookApart(s *mapSlot[Out], fr wire.Frame, failed *Error, now time.Time) {
 	apart(func() { f.book(s, &fr, failed, now) })
 }
 
@@ -286,7 +282,7 @@ func (f *flight[Out]) land(now time.Time) {
 	}
 	each := now.Sub(f.last) / time.Duration(n)
 	f.last = now
-	f.m.p.counters.run.addMany(each, int64(n))
+	f.m.p.counters.run.AddMany(each, int64(n))
 	if f.succeeded > 0 {
 		f.m.p.counters.succeed(f.succeeded, now.Sub(f.m.p.born))
 		f.succeeded = 0
@@ -369,7 +365,7 @@ func (f *flight[Out]) drain(d time.Duration) bool {
 		f.m.show()
 	}()
 	for {
-		var fr frame
+		var fr wire.Frame
 		err := f.w.conn.receiveFrame(&fr, f.w.conn.t.Read)
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -379,8 +375,8 @@ func (f *flight[Out]) drain(d time.Duration) bool {
 		case err != nil:
 			f.w.conn.broken = err
 			return true
-		case f.whole == 0 || fr.id != f.m.slot(f.sent[0]).call.id || fr.kind == frameItem:
-			f.w.conn.broken = f.w.conn.violation(errors.New("an answer out of turn"), fr.body)
+		case f.whole == 0 || fr.ID != f.m.slot(f.sent[0]).call.id || fr.Kind == wire.KindItem:
+			f.w.conn.broken = f.w.conn.violation(errors.New("an answer out of turn"), fr.Body)
 			return true // the stream ends here
 		}
 		if !f.answer(&fr, time.Now()) {

@@ -145,8 +145,8 @@ type ErrorRateAlert struct {
 
 func (s *supervisor) reportExit(w *worker, call *CallInfo, wasReady, stopped bool) {
 	level, text := slog.LevelDebug, "worker stopped"
-	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.pid()), slog.Int64("calls", w.calls.Load()), slog.Duration("uptime", time.Since(w.started))}
-	ev := Event{Kind: EventWorkerExited, Worker: w.id, PID: w.proc.pid(), Cause: "stopped"}
+	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.PID()), slog.Int64("calls", w.calls.Load()), slog.Duration("uptime", time.Since(w.started))}
+	ev := Event{Kind: EventWorkerExited, Worker: w.id, PID: w.proc.PID(), Cause: "stopped"}
 	if !stopped {
 		exit := w.exitError()
 		level, text = slog.LevelWarn, "worker exited"
@@ -154,7 +154,7 @@ func (s *supervisor) reportExit(w *worker, call *CallInfo, wasReady, stopped boo
 			level, text = slog.LevelDebug, "worker ended before it was ready"
 		}
 		ev.Cause, ev.Err = exit.Error(), exit
-		switch ours := w.proc.exit().ours; {
+		switch ours := w.proc.Exit().Ours; {
 		case ours && (isClosed(w.env.killing) || w.whyKilled() == poolClosed || !wasReady && s.ctx.Err() != nil): // starts end first when a pool closes
 			level, ev.Cause = slog.LevelDebug, "killed by pypool: "+poolClosed
 		case ours && !wasReady:

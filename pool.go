@@ -9,6 +9,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pypool/pypool/internal/interp"
+	"github.com/pypool/pypool/internal/proc"
+	"github.com/pypool/pypool/internal/spin"
 )
 
 // Pool is a pool of Python worker processes. It is safe for concurrent use. Shutdown or Close must be called; after
@@ -19,9 +23,9 @@ type Pool struct {
 	sup      *supervisor
 	sessions *sessionTable
 	counters *counters
-	paces    *paces
+	spin     *spin.Policy
 	reporter *reporter
-	spawner  *spawner
+	spawner  *proc.Spawner
 
 	ids         atomic.Uint64 // request ids: one number names a call here, in Python and in the logs
 	unreapable  atomic.Int64
@@ -42,14 +46,14 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	born := time.Now()
 	r, err := resolveWithin(ctx, cfg)
 	if err != nil {
-		return nil, startError(&cfg, "", stageSpawn, born, err)
+		return nil, startError(&cfg, interp.Interpreter{}, stageSpawn, born, err)
 	}
 	if r.err != nil {
 		return nil, r.err
 	}
 	cfg = r.cfg
 	p := &Pool{
-		cfg: cfg, born: born, counters: newCounters(cfg.ErrorRate.Window), paces: newPaces(),
+		cfg: cfg, born: born, counters: newCounters(cfg.ErrorRate.Window), spin: spin.NewPolicy(),
 		closing: make(chan struct{}), killing: make(chan struct{}), closed: make(chan struct{}),
 	}
 	// A random base keeps ids of different pools, and of one pool before and after a restart of the host, apart in logs.
@@ -57,15 +61,17 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	if r.pyErr != nil {
 		return nil, startError(&cfg, r.python, stageSpawn, born, fmt.Errorf("no Python interpreter: %w (set Config.Python)", r.pyErr))
 	}
-	args, environ, _ := pythonCommand(&cfg)
-	spec := spawnSpec{path: throughShim(watchable(ctx), r.python, cfg.Dir, cfg.Env), args: args, dir: cfg.Dir, env: environ, dirIsHosts: cfg.dirIsHosts}
+	boot, _ := pythonRuntime()
+	args, environ, _ := interp.Command(boot, cfg.Env, cfg.WatchScripts)
+	python := r.python.ThroughShim(watchable(ctx), cfg.Dir, cfg.Env)
+	spec := proc.Spec{Path: python.Path, Args: args, Dir: cfg.Dir, Env: environ, DirIsHosts: cfg.dirIsHosts}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
 	if cfg.target() == "" {
 		p.reporter.log(slog.LevelWarn, noScript)
 	}
-	p.spawner = newSpawner()
+	p.spawner = proc.NewSpawner()
 	p.sessions = newSessionTable(cfg.MaxSessions, p.sessionGone)
-	p.sup, err = newSupervisor(p, spec)
+	p.sup, err = newSupervisor(p, python, spec)
 	if err != nil {
 		return nil, newError(TypeInternal, NotExecuted, err.Error(), err)
 	}
@@ -79,7 +85,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	if err := p.sup.await(ctx, cfg.MinReady); err != nil {
 		var e *Error
 		if !errors.As(err, &e) {
-			e = startError(&cfg, spec.path, stageSpawn, born, fmt.Errorf("not ready before New's context ended: %w", err))
+			e = startError(&cfg, python, stageSpawn, born, fmt.Errorf("not ready before New's context ended: %w", err))
 			if errors.Is(err, context.Canceled) {
 				e.Type, e.Category = TypeCanceled, CategoryTimeout
 			}
@@ -305,7 +311,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	queued := c.queued // on the way to another worker, since it has not been executed
 	var held *resource
 	defer func() {
-		p.counters.wait.add(c.queued - queued)
+		p.counters.wait.Add(c.queued - queued)
 		if held != nil { // ctx.Err panics
 			p.sup.release(held)
 		}
@@ -356,7 +362,7 @@ func (p *Pool) queue(ctx context.Context, c *call) (*resource, error) {
 	if c.checkout > 0 {
 		deadline = begun.Add(c.checkout - c.queued)
 	}
-	return p.sup.checkout.wait(ctx, deadline, c.req.size(), p.refusing)
+	return p.sup.checkout.wait(ctx, deadline, c.req.Size(), p.refusing)
 }
 
 // refusing tells those who are about to wait that nobody would wake them.
@@ -374,13 +380,13 @@ func queueError(ctx context.Context, c *call) *Error {
 // use runs the call on a worker that it holds, and releases it.
 func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err *Error) {
 	w := res.Value()
-	c.worker, c.pid = w.id, w.proc.pid()
+	c.worker, c.pid = w.id, w.proc.PID()
 	c.given = time.Now()
-	w.pace.learn(w.lastTook())
-	w.pace = p.paces.of(c.info.Command, w.pace)
+	w.service.Learn(w.lastTook())
+	w.service = p.spin.Of(c.info.Command, w.service)
 	c.idle = c.given.Sub(w.freed)
-	c.polling = p.paces.begin(w.pace, c.given, c.idle)
-	w.proc.linger(c.polling.linger(), c.polling == alone)
+	c.spin = p.spin.Begin(w.service, c.given, c.idle)
+	w.proc.Spin(c.spin.Worker(), c.spin == spin.Spin)
 	if c.item != nil {
 		return p.stream(ctx, c, res)
 	}
@@ -392,9 +398,9 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 		}
 		ran := time.Since(c.given)
 		w.doneWith(w.served(err, c.given.Add(ran), ran))
-		p.paces.end()
+		p.spin.End()
 		c.ran += ran
-		p.counters.run.add(ran)
+		p.counters.run.Add(ran)
 		p.sup.release(res)
 	}()
 	rep, err = w.call(ctx, &c.job)
@@ -464,7 +470,7 @@ func (p *Pool) killAll() {
 		p.sup.cancel()
 	})
 	for _, w := range p.sup.workers() {
-		w.proc.kill()
+		w.proc.Kill()
 	}
 }
 
@@ -486,13 +492,13 @@ func (p *Pool) dismantle() {
 	}
 	p.winding.Wait()
 	if stuck := p.sup.workers(); len(stuck) == 0 {
-		p.spawner.close() // its thread's end would kill what it started
+		p.spawner.Close() // its thread's end would kill what it started
 	} else {
 		go func() { // given up, but not forgotten
 			for _, w := range stuck {
 				<-w.watched
 			}
-			p.spawner.close()
+			p.spawner.Close()
 		}()
 	}
 	p.sup.event(Event{Kind: EventPoolState, State: stateClosed})

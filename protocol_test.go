@@ -13,6 +13,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/spin"
+	"github.com/pypool/pypool/internal/wire"
 )
 
 // bytesTransport reads what it was given.
@@ -27,24 +30,15 @@ func (*bytesTransport) Close() error                   { return nil }
 
 func connOf(text string) *conn {
 	c := newConn(&bytesTransport{bytes.NewReader([]byte(text))}, 1<<20)
-	c.arm(context.Background(), time.Time{}, asleep)
+	c.arm(context.Background(), time.Time{}, spin.Park)
 	return c
 }
 
 func encoded(t testing.TB, args any) string {
 	t.Helper()
-	req, err := encodeRequest(nil, "c", args, "", false)
+	req, err := wire.Encode(nil, "c", args, "", false)
 	require.NoError(t, err)
-	return string(req.seal(1, 0, false))
-}
-
-func TestProtocolARequestIsOneLineWithTheIDFirst(t *testing.T) {
-	t.Parallel()
-	req, err := encodeRequest(nil, "summarize", args{"text": "a<b & \"c\"\n\u2028 é"}, "user-42", true)
-	require.NoError(t, err)
-	line := string(req.seal(7, 1500*time.Millisecond, true))
-	assert.Equal(t, `{"id":7,"command":"summarize","args":{"text":"a<b & \"c\"\n\u2028 é"},"session_id":"user-42","stream":true,"timeout_ms":1500}`+"\n", line)
-	assert.Equal(t, 1, strings.Count(line, "\n"))
+	return string(req.Seal(1, 0, false))
 }
 
 func TestProtocolComplexArgumentsArriveInPythonAsTheyAre(t *testing.T) {
@@ -83,50 +77,6 @@ func TestProtocolNoArgumentsMeansNone(t *testing.T) {
 	}
 }
 
-func TestASealedRequestMayBeSealedAgainForAnotherWorker(t *testing.T) {
-	t.Parallel()
-	req, err := encodeRequest(nil, "c", args{"a": 1}, "s", false)
-	require.NoError(t, err)
-	assert.Equal(t, `{"id":18446744073709551615,"command":"c","args":{"a":1},"session_id":"s","timeout_ms":60000}`+"\n", string(req.seal(1<<64-1, time.Minute, true)))
-	assert.Equal(t, `{"id":5,"command":"c","args":{"a":1},"session_id":"s"}`+"\n", string(req.seal(5, 0, false)))
-	assert.Equal(t, `{"id":6,"command":"c","args":{"a":1},"session_id":"s","timeout_ms":1}`+"\n", string(req.seal(6, time.Nanosecond, true)), "never 0, which would be no time at all")
-	assert.LessOrEqual(t, len(`{"id":18446744073709551615`), requestHead, "the room before it is enough for any id")
-}
-
-func TestARequestBufferIsUsedAgainWithoutATraceOfTheLastRequest(t *testing.T) {
-	t.Parallel()
-	first, err := encodeRequest(nil, "c", args{"secret": strings.Repeat("s", 500)}, "s", false)
-	require.NoError(t, err)
-	first.seal(1, 0, false)
-	second, err := encodeRequest(first.buf, "d", nil, "", false)
-	require.NoError(t, err)
-	assert.Equal(t, `{"id":2,"command":"d"}`+"\n", string(second.seal(2, 0, false)))
-}
-
-type nested struct {
-	Rows   []map[string]*string
-	Hidden string `json:"-"`
-}
-
-func TestStringsThatAreNotUTF8AreRefusedAndFoundWhereverTheyAre(t *testing.T) {
-	t.Parallel()
-	bad := "a\xffb"
-	for path, in := range map[string]any{
-		`args["x"]`:                  args{"x": bad},
-		"args[\"a\ufffdb\"]":         args{bad: 1},
-		`args.Rows[1]["k"]`:          nested{Rows: []map[string]*string{nil, {"k": &bad}}},
-		`args["list"][2]["deep"][0]`: args{"list": []any{1, 2, args{"deep": []string{bad}}}},
-		`args["ptr"]`:                args{"ptr": &bad},
-	} {
-		_, err := encodeRequest(nil, "c", in, "", false)
-		require.Error(t, err, path)
-		assert.Contains(t, strings.ReplaceAll(err.Error(), `a\xffb`, "a\ufffdb"), path)
-	}
-	assert.Contains(t, encoded(t, args{"x": "a real \ufffd of the caller"}), "a real \ufffd of the caller")
-	assert.Contains(t, encoded(t, args{"x": `\ufffd`}), `\\ufffd`)
-	assert.Contains(t, encoded(t, args{"bytes": []byte("a\xff")}), `"Yf8="`, "bytes are base64")
-}
-
 func TestArgumentsThatCannotBeSentAreRefusedBeforeAnyWorkerIsTaken(t *testing.T) {
 	t.Parallel()
 	p := corePool(t, 1, 0)
@@ -147,11 +97,6 @@ func TestArgumentsThatCannotBeSentAreRefusedBeforeAnyWorkerIsTaken(t *testing.T)
 	}
 	h.finish(t)
 	assert.Zero(t, p.Stats().WorkersExited)
-}
-
-func TestRawArgumentsAreSentOnOneLine(t *testing.T) {
-	t.Parallel()
-	assert.Equal(t, `{"id":1,"command":"c","args":{"a":[1,"x\n"]}}`+"\n", encoded(t, json.RawMessage("{\n  \"a\": [1,\r\n \"x\\n\"]\n}\n")))
 }
 
 // transcript reads testdata/transcripts/name: the lines the host sends and those the worker answers.
@@ -215,10 +160,10 @@ func replayRequest(t *testing.T, path, line string) int {
 	if strings.TrimLeft(string(req.Args), `"0123456789`) != string(req.Args) {
 		return 0 // scalars are refused on this side
 	}
-	enc, err := encodeRequest(nil, req.Command, in, req.Session, req.Stream)
+	enc, err := wire.Encode(nil, req.Command, in, req.Session, req.Stream)
 	require.NoError(t, err, "%s: %s", path, line)
-	enc.trace = req.Trace
-	got := string(enc.seal(req.ID, time.Duration(req.Timeout)*time.Millisecond, req.Timeout > 0))
+	enc.Trace = req.Trace
+	got := string(enc.Seal(req.ID, time.Duration(req.Timeout)*time.Millisecond, req.Timeout > 0))
 	assert.JSONEq(t, line, got, path)
 	assert.True(t, strings.HasPrefix(got, `{"id":`))
 	assert.True(t, strings.HasSuffix(got, "}\n"))
@@ -227,8 +172,8 @@ func replayRequest(t *testing.T, path, line string) int {
 
 // replayAnswer reads a transcript's answer as a call would.
 func replayAnswer(t *testing.T, path, line string) int {
-	var f frame
-	err := parseFrame([]byte(line), &f)
+	var f wire.Frame
+	err := wire.Parse([]byte(line), &f)
 	if strings.HasPrefix(line, `{"id":null`) {
 		assert.Error(t, err, "an answer to no request of ours is a violation: %s", line)
 		return 1
@@ -236,15 +181,15 @@ func replayAnswer(t *testing.T, path, line string) int {
 	require.NoError(t, err, "%s: %s", path, line)
 	switch {
 	case strings.Contains(line, `"item":`):
-		assert.Equal(t, frameItem, f.kind, line)
+		assert.Equal(t, wire.KindItem, f.Kind, line)
 	case strings.Contains(line, `"success":true`):
-		assert.Equal(t, frameResult, f.kind, line)
+		assert.Equal(t, wire.KindResult, f.Kind, line)
 	default:
-		assert.Equal(t, frameError, f.kind, line)
+		assert.Equal(t, wire.KindError, f.Kind, line)
 		line = strings.NewReplacer(`"names":"*"`, `"names":[]`, `"notes":"*"`, `"notes":[]`, `"size":"*"`, `"size":1`, `"limit":"*"`, `"limit":1`, `"line":"*"`, `"line":1`).Replace(line)
-		require.NoError(t, parseFrame([]byte(line), &f))
+		require.NoError(t, wire.Parse([]byte(line), &f))
 		var we wireError
-		require.NoError(t, json.Unmarshal(f.body, &we), "%s: %s", path, line)
+		require.NoError(t, json.Unmarshal(f.Body, &we), "%s: %s", path, line)
 		want := map[string]ErrorType{
 			"python_exception": TypePython, "invalid_arguments": TypeInvalidArguments, "unknown_command": TypeUnknownCommand, "invalid_result": TypeInvalidResult,
 			"message_too_large": TypeMessageTooLarge, "start_failed": TypeInternal, "protocol_mismatch": TypeInternal, "invalid_request": TypeInternal, "internal": TypeInternal,
@@ -254,3 +199,6 @@ func replayAnswer(t *testing.T, path, line string) int {
 	}
 	return 1
 }
+
+// Valuer is wire's too: what pypoolgen writes is one of both.
+var _, _ = func(v Valuer) wire.Valuer { return v }, func(v wire.Valuer) Valuer { return v }

@@ -1,9 +1,10 @@
 package pypool
 
 import (
-	"math/bits"
 	"sync/atomic"
 	"time"
+
+	"github.com/pypool/pypool/internal/metrics"
 )
 
 // Stats is a snapshot of a pool. Its counters add up: Started == Succeeded + Failed + InFlight, ByType sums to Failed,
@@ -52,7 +53,7 @@ func (p *Pool) Stats() Stats {
 	p.counters.snapshot(&st)
 	p.sup.snapshot(&st)
 	st.LogsDropped, st.EventsDropped = p.reporter.logsDropped.Load(), p.reporter.eventsDropped.Load()
-	calls, failures := p.counters.rate.sum(time.Since(p.born))
+	calls, failures := p.counters.rate.Sum(time.Since(p.born))
 	st.ErrorRate = share(failures, calls)
 	return st
 }
@@ -70,27 +71,27 @@ func (p *Pool) Workers() []WorkerInfo {
 type counters struct {
 	started, succeeded atomic.Int64
 	failed             [len(errorTypes)]atomic.Int64
-	wait, run          histogram
-	rate               rateWindow
+	wait, run          metrics.Histogram
+	rate               metrics.Rate
 }
 
 func newCounters(window time.Duration) *counters {
 	c := &counters{}
-	c.rate.init(window)
+	c.rate.Init(window)
 	return c
 }
 
 // succeed counts n calls that ended well.
 func (c *counters) succeed(n int64, now time.Duration) {
 	c.succeeded.Add(n)
-	c.rate.add(n, now, false)
+	c.rate.Add(n, now, false)
 }
 
 // fail counts one that did not.
 func (c *counters) fail(err *Error, now time.Duration) {
 	i := err.Type.index()
 	c.failed[i].Add(1)
-	c.rate.add(1, now, errorTypes[i].infrastructure)
+	c.rate.Add(1, now, errorTypes[i].infrastructure)
 }
 
 // snapshot fills the call counters. Ends are read before starts, so that InFlight cannot come out negative; and again when
@@ -112,103 +113,5 @@ func (c *counters) snapshot(s *Stats) {
 		}
 	}
 	s.InFlight = s.Started - s.Succeeded - s.Failed
-	s.CheckoutWait, s.Run = c.wait.distribution(), c.run.distribution()
-}
-
-// histogram counts durations in log-linear buckets, 16 to each power of two.
-type histogram struct {
-	buckets [64 * 16]atomic.Int64
-	max     atomic.Int64
-}
-
-func bucketOf(ns uint64) int {
-	if ns < 16 {
-		return int(ns)
-	}
-	exp := bits.Len64(ns) - 5 // ns>>exp is 16..31
-	return exp*16 + int(ns>>exp)
-}
-
-// bucketTop is the largest value that falls into bucket i.
-func bucketTop(i int) time.Duration {
-	if i < 32 {
-		return time.Duration(i)
-	}
-	exp := i/16 - 1
-	return time.Duration((uint64(i%16+16)+1)<<exp - 1)
-}
-
-func (h *histogram) add(d time.Duration) { h.addMany(d, 1) }
-
-func (h *histogram) addMany(d time.Duration, n int64) {
-	d = max(d, 0)
-	h.buckets[bucketOf(uint64(d))].Add(n)
-	for {
-		m := h.max.Load()
-		if int64(d) <= m || h.max.CompareAndSwap(m, int64(d)) {
-			return
-		}
-	}
-}
-
-func (h *histogram) distribution() Distribution {
-	var counts [len(h.buckets)]int64
-	d := Distribution{Max: time.Duration(h.max.Load())}
-	for i := range counts {
-		counts[i] = h.buckets[i].Load()
-		d.Count += counts[i]
-	}
-	quantile := func(q float64) time.Duration {
-		rank := int64(q * float64(d.Count))
-		for i, n := range counts {
-			if rank -= n; rank < 0 {
-				return min(bucketTop(i), d.Max)
-			}
-		}
-		return d.Max
-	}
-	if d.Count > 0 {
-		d.P50, d.P95, d.P99 = quantile(0.50), quantile(0.95), quantile(0.99)
-	}
-	return d
-}
-
-const rateSlots = 20
-
-// rateWindow counts calls and failures over a sliding window, in slots. Two callers that meet at a slot's first use may
-// lose a count: it is a rate, not an account.
-type rateWindow struct {
-	width time.Duration
-	slots [rateSlots]struct{ epoch, calls, failures atomic.Int64 }
-}
-
-func (w *rateWindow) init(window time.Duration) {
-	w.width = max(window/rateSlots, time.Millisecond)
-	for i := range w.slots {
-		w.slots[i].epoch.Store(-1)
-	}
-}
-
-func (w *rateWindow) add(n int64, now time.Duration, failed bool) {
-	epoch := int64(now / w.width)
-	slot := &w.slots[epoch%rateSlots]
-	if old := slot.epoch.Load(); old != epoch && slot.epoch.CompareAndSwap(old, epoch) {
-		slot.calls.Store(0)
-		slot.failures.Store(0)
-	}
-	slot.calls.Add(n)
-	if failed {
-		slot.failures.Add(n)
-	}
-}
-
-func (w *rateWindow) sum(now time.Duration) (calls, failures int64) {
-	epoch := int64(now / w.width)
-	for i := range w.slots {
-		if slot := &w.slots[i]; slot.epoch.Load() > epoch-rateSlots {
-			calls += slot.calls.Load()
-			failures += slot.failures.Load()
-		}
-	}
-	return calls, failures
+	s.CheckoutWait, s.Run = Distribution(c.wait.Distribution()), Distribution(c.run.Distribution())
 }

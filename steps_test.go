@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // The step-boundary matrix: a call passes nine boundaries, and seven things can happen at each. Each of the 63 cells has one
@@ -154,7 +156,7 @@ func (s *step) newPool() *Pool {
 		return true
 	}
 	cfg := f.config(1)
-	cfg.spawn = func(ctx context.Context, sp *spawner, spec spawnSpec) (process, error) {
+	cfg.spawn = func(ctx context.Context, sp *proc.Spawner, spec proc.Spec) (proc.Process, error) {
 		proc, err := f.spawn(ctx, sp, spec)
 		if p := proc.(*fakeProcess); p.n == 1 {
 			s.process = p
@@ -182,7 +184,7 @@ func (s *step) reach(at boundary) {
 	}
 	switch s.event {
 	case "exit":
-		s.process.end(exitState{})
+		s.process.end(proc.ExitState{})
 	case "SIGKILL":
 		s.process.killed()
 	case "SIGSTOP":
@@ -220,11 +222,11 @@ type steppedProcess struct {
 	s *step
 }
 
-func (p *steppedProcess) transport() transport { return &steppedPipe{&p.pipe, p.s} }
+func (p *steppedProcess) Transport() proc.Transport { return &steppedPipe{&p.pipe, p.s} }
 
-func (p *steppedProcess) kill() {
+func (p *steppedProcess) Kill() {
 	p.s.reach(atDestroy)
-	p.fakeProcess.kill()
+	p.fakeProcess.Kill()
 }
 
 type steppedPipe struct {

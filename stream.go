@@ -9,6 +9,9 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/pypool/pypool/internal/spin"
+	"github.com/pypool/pypool/internal/wire"
 )
 
 // Stream runs a generator command and yields its items as they come; a command that is no generator yields its result as
@@ -94,7 +97,7 @@ func (p *Pool) stream(ctx context.Context, c *call, res *resource) (rep reply, e
 		}
 		ran := time.Since(c.given)
 		c.ran += ran
-		p.counters.run.add(ran)
+		p.counters.run.Add(ran)
 	}()
 	rep, err = x.run(c)
 	ended = true
@@ -124,7 +127,7 @@ func (x *exchange) arm(c *call) {
 	if c.timeout > 0 {
 		deadline = x.start.Add(c.timeout)
 	}
-	x.disarm = x.w.conn.arm(x.ctx, deadline, c.polling)
+	x.disarm = x.w.conn.arm(x.ctx, deadline, c.spin)
 	watched := watchable(x.ctx)
 	if watched.Done() == nil {
 		return
@@ -145,9 +148,9 @@ func (x *exchange) run(c *call) (reply, *Error) {
 	w := x.w
 	x.arm(c)
 	end, limited := x.ctx.Deadline() // the timeout is for each item: Python is told of the context's end alone
-	line := c.req.seal(x.id, end.Sub(x.start), limited)
+	line := c.req.Seal(x.id, end.Sub(x.start), limited)
 	x.begun = true
-	var f frame
+	var f wire.Frame
 	why, err := notRevoked, w.conn.send(line, c.idle > aMoment)
 	if err == nil {
 		why, err = x.receive(c, &f)
@@ -159,7 +162,7 @@ func (x *exchange) run(c *call) (reply, *Error) {
 	late := errors.Is(err, os.ErrDeadlineExceeded)
 	if late && w.conn.broken == nil && !nothingWritten(err) && !isClosed(x.killing) {
 		switch last := w.conn.receiveNow(x.id, &f); {
-		case last == nil && f.kind != frameItem:
+		case last == nil && f.Kind != wire.KindItem:
 			err = nil // the answer was there in the same instant: it wins
 		case w.conn.broken != nil, c.stopped && x.ctx.Err() == nil:
 			// the worker is in doubt, or its time is over
@@ -177,19 +180,19 @@ func (x *exchange) run(c *call) (reply, *Error) {
 
 // receive reads frames until the final one, and has the loop's body run for each item. A stream whose loop is left is canceled and read
 // to its end. It returns why the worker was taken away meanwhile, if it was.
-func (x *exchange) receive(c *call, f *frame) (revocation, error) {
+func (x *exchange) receive(c *call, f *wire.Frame) (revocation, error) {
 	conn := x.w.conn
 	for {
 		if err := conn.receive(x.id, f); err != nil {
 			return notRevoked, err
 		}
-		if f.kind != frameItem {
+		if f.Kind != wire.KindItem {
 			return notRevoked, nil
 		}
 		if c.stopped {
 			continue // what was on its way
 		}
-		item := reply{conn.take(f), f.bigInt}
+		item := reply{conn.take(f), f.BigInt}
 		if !x.enter(time.Now()) {
 			return notRevoked, os.ErrDeadlineExceeded
 		}
@@ -284,7 +287,7 @@ func (x *exchange) unarm() {
 }
 
 // judge turns the end of an exchange that is still the loop's into its outcome.
-func (x *exchange) judge(c *call, f *frame, err error) (reply, *Error) {
+func (x *exchange) judge(c *call, f *wire.Frame, err error) (reply, *Error) {
 	w := x.w
 	if err != nil {
 		if w.conn.broken == nil && !nothingWritten(err) {
@@ -293,11 +296,11 @@ func (x *exchange) judge(c *call, f *frame, err error) (reply, *Error) {
 		return reply{}, w.failure(x.ctx, &c.job, err, x.start)
 	}
 	w.calls.Add(1)
-	if f.kind == frameError {
+	if f.Kind == wire.KindError {
 		w.errs.Add(1)
 		return reply{}, w.answered(&c.job, f, x.start)
 	}
-	return reply{w.conn.take(f), f.bigInt}, nil
+	return reply{w.conn.take(f), f.BigInt}, nil
 }
 
 // detach ends the call at the end of its context or of an item's time, and leaves the worker to windUp.
@@ -305,7 +308,7 @@ func (x *exchange) detach(c *call) *Error {
 	hang := &HangError{}
 	ended := x.ctx.Err()
 	if !errors.Is(ended, context.Canceled) { // who cancels does not ask where the time went
-		hang.Stacks, hang.NoStacks = x.w.proc.stacks(x.w.env.cfg.KillGrace / 2)
+		hang.Stacks, hang.NoStacks = x.w.proc.Stacks(x.w.env.cfg.KillGrace / 2)
 	}
 	var e *Error
 	if ended != nil {
@@ -386,20 +389,20 @@ func (x *exchange) stop() (err error) {
 	if w.conn.broken != nil {
 		return w.conn.broken
 	}
-	stop := w.conn.arm(context.Background(), time.Now().Add(grace), asleep)
+	stop := w.conn.arm(context.Background(), time.Now().Add(grace), spin.Park)
 	defer func() { w.conn.disarm(stop) }()
 	if !x.canceled {
 		err = w.conn.cancel(x.id, grace)
 	}
-	f := frame{kind: frameItem}
-	for err == nil && f.kind == frameItem {
+	f := wire.Frame{Kind: wire.KindItem}
+	for err == nil && f.Kind == wire.KindItem {
 		err = w.conn.receive(x.id, &f)
 	}
 	if err != nil {
 		return err
 	}
 	w.calls.Add(1)
-	if f.kind == frameError { // its finally blocks raise
+	if f.Kind == wire.KindError { // its finally blocks raise
 		w.errs.Add(1)
 		w.answered(&job{id: x.id, info: x.info}, &f, x.start)
 	}
@@ -410,6 +413,6 @@ func (x *exchange) stop() (err error) {
 func (x *exchange) giveBack(answered time.Time) {
 	x.w.doneWith(answered)
 	x.w.lease.Store(nil)
-	x.p.paces.end()
+	x.p.spin.End()
 	x.p.sup.release(x.res)
 }

@@ -93,7 +93,7 @@ func TestAStallThatDoesNotStopIsKilledAfterStopGrace(t *testing.T) {
 				assert.Len(t, f.alive(), 1)
 				assert.Equal(t, 1, f.alive()[0].n)
 				time.Sleep(2 * time.Millisecond)
-				assert.Equal(t, syscall.SIGKILL, f.nth(1).exit().signal)
+				assert.Equal(t, syscall.SIGKILL, f.nth(1).Exit().Signal)
 			}
 		}
 		failure(t, last, ErrStalled)
@@ -201,7 +201,7 @@ func TestShutdownWaitsForAStalledStreamUntilItIsStalled(t *testing.T) {
 				require.NoError(t, p.Shutdown(t.Context())) // in the body
 				assert.Equal(t, 21*time.Second, time.Since(begun).Round(time.Millisecond))
 				assert.Empty(t, f.alive())
-				assert.Zero(t, f.nth(1).exit().signal, "it was asked, not killed")
+				assert.Zero(t, f.nth(1).Exit().Signal, "it was asked, not killed")
 			}
 		}
 		failure(t, last, ErrStalled)

@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/pypool/pypool/internal/interp"
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // The states of a pool, as events name them.
@@ -65,7 +68,7 @@ type supervisor struct {
 }
 
 // newSupervisor makes the supervisor of a pool whose other parts are there.
-func newSupervisor(p *Pool, spec spawnSpec) (*supervisor, error) {
+func newSupervisor(p *Pool, python interp.Interpreter, spec proc.Spec) (*supervisor, error) {
 	cfg := &p.cfg
 	s := &supervisor{
 		cfg: cfg, sessions: p.sessions, counters: p.counters,
@@ -76,7 +79,7 @@ func newSupervisor(p *Pool, spec spawnSpec) (*supervisor, error) {
 	s.circuit = newStartCircuit(cfg.RestartBackoff.Min, s.tripLocked)
 	s.breakers = &breakers{cfg: cfg.Breaker, changed: s.commandCircuit}
 	s.env = &workerEnv{
-		cfg: cfg, spec: spec, spawner: p.spawner, reporter: p.reporter, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable,
+		cfg: cfg, python: python, spec: spec, spawner: p.spawner, reporter: p.reporter, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable,
 		onSpawn: s.onSpawn, onReady: s.onReady, onExit: s.onExit, onEndBetween: s.onEndBetween, onStuck: s.onStuck,
 	}
 	// Beyond Size and Overflow: a replacement made before the old one goes, and slots that dying workers still hold.
@@ -175,9 +178,9 @@ func (s *supervisor) onReady(w *worker) {
 	if _, alive := s.live[w]; !alive {
 		return
 	}
-	s.env.reporter.log(slog.LevelDebug, "worker started", slog.String("worker", w.id), slog.Int("pid", w.proc.pid()),
+	s.env.reporter.log(slog.LevelDebug, "worker started", slog.String("worker", w.id), slog.Int("pid", w.proc.PID()),
 		slog.String("python", w.python), slog.Duration("took", time.Since(w.started)))
-	s.event(Event{Kind: EventWorkerStarted, Worker: w.id, PID: w.proc.pid()})
+	s.event(Event{Kind: EventWorkerStarted, Worker: w.id, PID: w.proc.PID()})
 }
 
 // young is how long a worker must have been ready for its end to say nothing of the next one's.
@@ -231,7 +234,7 @@ func (w *worker) chargeable(ended bool) (bool, CallInfo) {
 	if !ended {
 		return false, CallInfo{}
 	}
-	if exit := w.proc.exit(); exit.ours || !byItself(exit.code, exit.signal) { // its stderr, for which exitError waits, need not be there yet
+	if exit := w.proc.Exit(); exit.Ours || !byItself(exit.Code, exit.Signal) { // its stderr, for which exitError waits, need not be there yet
 		return false, CallInfo{}
 	}
 	last, at := w.current.lastAnswered()
@@ -299,7 +302,7 @@ func (s *supervisor) frozenLocked() bool {
 
 // onStuck has the next turn count the processes that cannot be ended.
 func (s *supervisor) onStuck(w *worker) {
-	s.env.reporter.log(slog.LevelError, "a killed process does not end and is given up", slog.String("worker", w.id), slog.Int("pid", w.proc.pid()))
+	s.env.reporter.log(slog.LevelError, "a killed process does not end and is given up", slog.String("worker", w.id), slog.Int("pid", w.proc.PID()))
 	s.kick()
 }
 

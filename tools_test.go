@@ -21,6 +21,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/interp"
 )
 
 // --- durations ------------------------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ func TestWorkersSayWhichInterpreterRuns(t *testing.T) {
 	t.Parallel()
 	env := filepath.Join(t.TempDir(), "env")
 	require.NoError(t, exec.Command(realPython(), "-m", "venv", "--without-pip", env).Run())
-	python := envPython(env)
+	python := interp.In(env)
 	p := newPool(t, Config{Python: python, Script: script(t, value("1")), Size: 1, Overflow: -1})
 	require.Equal(t, python, p.Workers()[0].Interpreter)
 	require.Regexp(t, `^3\.\d+\.\d+`, p.Workers()[0].Python)
@@ -187,7 +189,7 @@ func TestCheckNamesThePackageOfAnImport(t *testing.T) {
 	t.Parallel()
 	env := filepath.Join(t.TempDir(), "env") // without any package
 	require.NoError(t, exec.Command(realPython(), "-m", "venv", "--without-pip", env).Run())
-	python := envPython(env)
+	python := interp.In(env)
 	for module, want := range map[string]string{
 		"cv2":   "install it for this interpreter: " + python + " -m pip install opencv-python;",
 		"numpy": "install it for this interpreter: " + python + " -m pip install numpy;",

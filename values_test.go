@@ -8,7 +8,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +15,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/wire"
 )
 
 const valuesScript = `
@@ -234,42 +235,6 @@ func TestBytesArriveAsBytes(t *testing.T) {
 		require.Contains(t, got, `"Data":`+b+`,"Inner"`)
 		require.Contains(t, got, `"data2":"t"`)
 	})
-}
-
-// jsonMembers agrees with encoding/json about which field a name means, whatever is embedded in what.
-func TestJSONMembers(t *testing.T) {
-	type A struct{ X, Y []byte }
-	type B struct {
-		X []byte
-		Z []byte `json:"Y"`
-	}
-	type C struct {
-		A
-		*B
-		X []byte `json:"C"`
-	}
-	type D struct {
-		C `json:"named"`
-		A
-	}
-	type twice1 struct{ A }
-	type twice2 struct{ A }
-	type E struct {
-		twice1
-		twice2
-	}
-	for _, v := range []any{A{}, B{}, C{B: &B{}}, D{C: C{B: &B{}}}, E{}, record{shadowed: &shadowed{}, Empty: []byte{1}}} {
-		data, err := json.Marshal(v)
-		require.NoError(t, err)
-		var wrote map[string]any
-		require.NoError(t, json.Unmarshal(data, &wrote))
-		var names []string
-		for _, m := range jsonMembers(reflect.TypeOf(v)) {
-			names = append(names, m.name)
-		}
-		slices.Sort(names)
-		require.Equal(t, slices.Sorted(maps.Keys(wrote)), names, "%T", v)
-	}
 }
 
 // Bytes come back by value: a []byte anywhere in Out takes them; in an any they are base64 text.
@@ -562,15 +527,15 @@ func TestJSONRules(t *testing.T) {
 		text := rule.bytes(t)
 		for _, envelope := range []string{`{"id":7,"success":true,"result":%s}`, `{ "id" : 7 , "item" : %s }`} {
 			line := []byte(strings.Replace(envelope, "%s", string(text), 1))
-			var f frame
-			err := parseFrame(line, &f)
+			var f wire.Frame
+			err := wire.Parse(line, &f)
 			require.Equal(t, rule.Go, err == nil, "%s: %.100q: %v", rule.Name, text, err)
 			if rule.JSON != "either" {
 				require.Equal(t, rule.JSON == "yes", rule.Go, rule.Name)
 			}
 			if err == nil {
-				require.Equal(t, string(bytes.Trim(text, " \t\r\n")), string(bytes.Trim(f.body, " \t\r\n")), rule.Name)
-				require.True(t, json.Valid(f.body) && utf8.Valid(f.body), rule.Name)
+				require.Equal(t, string(bytes.Trim(text, " \t\r\n")), string(bytes.Trim(f.Body, " \t\r\n")), rule.Name)
+				require.True(t, json.Valid(f.Body) && utf8.Valid(f.Body), rule.Name)
 			}
 		}
 	}
@@ -588,11 +553,11 @@ func BenchmarkEncodeArgs(b *testing.B) {
 			var buf []byte
 			b.ReportAllocs()
 			for b.Loop() {
-				req, err := encodeRequest(buf, "f", args, "", false)
+				req, err := wire.Encode(buf, "f", args, "", false)
 				if err != nil {
 					b.Fatal(err)
 				}
-				buf = req.buf
+				buf = req.Buf
 			}
 		})
 	}

@@ -10,6 +10,10 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/pypool/pypool/internal/proc"
+	"github.com/pypool/pypool/internal/spin"
+	"github.com/pypool/pypool/internal/wire"
 )
 
 // sourceWatch is Config.WatchScripts: it learns from the workers which source files are theirs, looks at those files regularly, and has
@@ -30,7 +34,7 @@ type stamp struct{ modified, size int64 }
 
 // stampOf looks at a file; when that takes beyond ctx's end, there is none.
 func stampOf(ctx context.Context, path string) stamp {
-	s, _ := bounded(ctx, func() stamp {
+	s, _ := proc.Bounded(ctx, func() stamp {
 		info, err := os.Stat(path)
 		if err != nil {
 			return stamp{}
@@ -195,15 +199,15 @@ func (s *supervisor) sourcesChanged(files []string) {
 // sources asks an idle worker for the source files that it has imported. The caller holds the worker; after an error it is in doubt.
 func (w *worker) sources(ctx context.Context, d time.Duration) ([]string, error) {
 	id := w.env.ids.Add(1)
-	req, err := encodeRequest(nil, commandStats, map[string]bool{"sources": true}, "", false)
+	req, err := wire.Encode(nil, commandStats, map[string]bool{"sources": true}, "", false)
 	if err != nil {
 		return nil, err
 	}
 	var answer struct {
 		Sources []string `json:"sources"`
 	}
-	stop := w.conn.arm(ctx, time.Now().Add(d), asleep)
-	err = w.converse(req.seal(id, 0, false), id, &answer)
+	stop := w.conn.arm(ctx, time.Now().Add(d), spin.Park)
+	err = w.converse(req.Seal(id, 0, false), id, &answer)
 	w.conn.disarm(stop)
 	if err != nil {
 		why := "it did not say what its source files are"

@@ -12,6 +12,11 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/pypool/pypool/internal/interp"
+	"github.com/pypool/pypool/internal/proc"
+	"github.com/pypool/pypool/internal/spin"
+	"github.com/pypool/pypool/internal/wire"
 )
 
 // worker is one Python process, from spawn to reap. It serves one job at a time. Its state is computed, never stored:
@@ -23,7 +28,7 @@ type worker struct {
 	id      string
 	seq     int64 // counts up in the pool
 	env     *workerEnv
-	proc    process
+	proc    proc.Process
 	conn    *conn
 	log     *stderrLog
 	word    string // of its records on stderr: nobody else knows it
@@ -50,18 +55,19 @@ type worker struct {
 	charged    atomic.Bool           // its end, to the command of its last answer
 	calls      atomic.Int64
 	errs       atomic.Int64
-	freed      time.Time     // the end of its last call that was sent, or when it was ready; whoever holds the worker may use this and the next two
-	took       time.Duration // for that call; 0 once lastTook has told
-	pace       *pace         // of that call's command
-	pinged     atomic.Int64  // calls when it was last pinged
+	freed      time.Time         // the end of its last call that was sent, or when it was ready; whoever holds the worker may use this and the next two
+	took       time.Duration     // for that call; 0 once lastTook has told
+	service    *spin.ServiceTime // of that call's command
+	pinged     atomic.Int64      // calls when it was last pinged
 	rss        atomic.Int64
 }
 
 // workerEnv is what all workers of a pool share.
 type workerEnv struct {
 	cfg      *Config
-	spec     spawnSpec
-	spawner  *spawner
+	python   interp.Interpreter
+	spec     proc.Spec // which starts it
+	spawner  *proc.Spawner
 	reporter *reporter
 	ids      *atomic.Uint64  // request ids
 	killing  <-chan struct{} // closed when nothing is waited for any more
@@ -124,11 +130,11 @@ type job struct {
 	id      uint64
 	info    CallInfo
 	trace   string // W3C traceparent; empty: none
-	req     request
+	req     wire.Request
 	timeout time.Duration    // of the operation; 0: none
 	given   time.Time        // when the worker got it
 	idle    time.Duration    // how long the worker had been free by then
-	polling polling          // for the answer, before parking
+	spin    spin.Mode        // for the answer, before parking
 	item    func(reply) bool // takes a stream's items; false stops the stream. nil: items are not expected
 	stopped bool             // item has returned false
 	open    bool             // the exchange has begun, and did not end in an answer
@@ -156,7 +162,7 @@ const (
 // ping proves that an idle worker answers within d. The caller holds the worker.
 func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, err error) {
 	start := time.Now()
-	stop := w.conn.arm(ctx, start.Add(d), asleep)
+	stop := w.conn.arm(ctx, start.Add(d), spin.Park)
 	err = w.exchangePing()
 	w.conn.disarm(stop)
 	if err == nil {
@@ -181,10 +187,10 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	if end, ok := ctx.Deadline(); ok && (!limited || end.Before(deadline)) {
 		left, limited = end.Sub(start), true // the interrupt keeps this one
 	}
-	line := j.req.seal(j.id, left, limited)
+	line := j.req.Seal(j.id, left, limited)
 
 	w.current.begin(&j.info)
-	stop := w.conn.arm(ctx, deadline, j.polling)
+	stop := w.conn.arm(ctx, deadline, j.spin)
 	j.open = true
 	defer func() {
 		if w.conn.armed() { // a method of ctx has panicked: ctx must not keep hold of the worker
@@ -192,12 +198,12 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 		}
 	}()
 	err := w.conn.send(line, j.idle > aMoment)
-	var f frame
+	var f wire.Frame
 	if err == nil {
 		err = w.conn.receiveFinal(j.id, &f)
 	}
 	w.conn.disarm(stop)
-	if errors.Is(err, os.ErrDeadlineExceeded) && w.conn.broken == nil && w.conn.receiveLast(j.id, &f) && f.kind != frameItem {
+	if errors.Is(err, os.ErrDeadlineExceeded) && w.conn.broken == nil && w.conn.receiveLast(j.id, &f) && f.Kind != wire.KindItem {
 		err = nil // the answer was there in the same instant: it wins
 	}
 	j.open = err != nil && !nothingWritten(err)
@@ -208,11 +214,11 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 		return reply{}, w.failure(ctx, j, err, start)
 	}
 	w.calls.Add(1)
-	if f.kind == frameError {
+	if f.Kind == wire.KindError {
 		w.errs.Add(1)
 		return reply{}, w.answered(j, &f, start)
 	}
-	return reply{w.conn.take(&f), f.bigInt}, nil
+	return reply{w.conn.take(&f), f.BigInt}, nil
 }
 
 // lastTook is how long the last call took, 0 where that has been asked before or there is no page: nobody polls there. One that was not
@@ -223,8 +229,8 @@ func (w *worker) lastTook() time.Duration {
 	switch {
 	case !w.paged:
 		return 0
-	case took > briefWork:
-		return w.proc.worked()
+	case took > spin.Brief:
+		return w.proc.ServiceTime()
 	}
 	return took
 }
@@ -233,7 +239,7 @@ func (w *worker) lastTook() time.Duration {
 // the worker may have said before has not been looked for.
 func (w *worker) served(err *Error, end time.Time, took time.Duration) (answered time.Time) {
 	if err != nil && err.Type == TypeUnknownCommand {
-		w.pace = nil // names that no worker knows are not remembered
+		w.service = nil // names that no worker knows are not remembered
 	}
 	if err != nil && err.Delivery == NotExecuted {
 		return time.Time{}
@@ -260,7 +266,7 @@ func (w *worker) failure(ctx context.Context, j *job, err error, start time.Time
 	var e *Error
 	select {
 	case <-w.env.killing:
-		w.proc.kill()
+		w.proc.Kill()
 		e = newError(TypePoolNotAvailable, delivery, "the pool was closed during the call", nil)
 		return w.place(e, j, start)
 	default:
@@ -325,7 +331,7 @@ func (w *worker) blame(why string) { w.blamed.CompareAndSwap(nil, &why) }
 // kill ends a worker that may not serve again, and says why.
 func (w *worker) kill(why string) {
 	w.blame(why)
-	w.proc.kill()
+	w.proc.Kill()
 }
 
 // hang collects the Python stacks and kills the group. No answer counts any more. It takes at most KillGrace. While nothing has been
@@ -334,7 +340,7 @@ func (w *worker) hang(why string) *HangError {
 	if w.conn.broken == nil {
 		return nil
 	}
-	stacks, none := w.proc.stacks(w.env.cfg.KillGrace / 2)
+	stacks, none := w.proc.Stacks(w.env.cfg.KillGrace / 2)
 	w.kill(why)
 	return &HangError{Stacks: stacks, NoStacks: none, Killed: true}
 }
@@ -350,17 +356,17 @@ func (w *worker) gone(ctx context.Context, j *job, delivery Delivery, start time
 		patience = min(patience, time.Until(end)+w.env.cfg.KillGrace)
 	}
 	if !w.awaitExit(max(patience, w.env.cfg.KillGrace, 100*time.Millisecond)) {
-		ending := w.proc.ending() // on a busy machine that takes time; asked before the kill makes it true
+		ending := w.proc.Ending() // on a busy machine that takes time; asked before the kill makes it true
 		if !ending {
 			w.blame("it closed its channel and went on")
 		}
-		w.proc.kill()
+		w.proc.Kill()
 		if !ending {
 			v := &ProtocolError{Reason: "the worker closed its channel and went on"}
 			return newError(TypeProtocol, delivery, v.Error(), v)
 		}
 	}
-	if unread, known := w.proc.unread(); known && unread > w.conn.behind {
+	if unread, known := w.proc.Unread(); known && unread > w.conn.behind {
 		delivery = NotExecuted // nobody has read the request's newline, which is the commit point
 	}
 	exit := w.exitError()
@@ -372,9 +378,9 @@ func (w *worker) gone(ctx context.Context, j *job, delivery Delivery, start time
 
 // exitError describes a process that has exited, or is about to.
 func (w *worker) exitError() *ExitError {
-	state := exitState{code: -1}
+	state := proc.ExitState{Code: -1}
 	if w.isExited() {
-		state = w.proc.exit()
+		state = w.proc.Exit()
 		select {
 		case <-w.log.done:
 		case <-time.After(drainWait):
@@ -382,8 +388,8 @@ func (w *worker) exitError() *ExitError {
 	}
 	stderr := w.log.text()
 	e := &ExitError{
-		Code: state.code, Signal: state.signal, OOM: !state.ours && state.signal == syscall.SIGKILL && !state.noOOM && !state.overtime && !strings.Contains(stderr, channelClosed),
-		Stderr: stderr, Uptime: time.Since(w.started), Calls: w.calls.Load(), ours: state.ours, overtime: state.overtime,
+		Code: state.Code, Signal: state.Signal, OOM: !state.Ours && state.Signal == syscall.SIGKILL && !state.NoOOM && !state.Overtime && !strings.Contains(stderr, channelClosed),
+		Stderr: stderr, Uptime: time.Since(w.started), Calls: w.calls.Load(), ours: state.Ours, overtime: state.Overtime,
 	}
 	if i := strings.LastIndex(stderr, "Fatal Python error"); i >= 0 {
 		e.Stacks = stderr[i:]
@@ -395,7 +401,7 @@ func (w *worker) awaitExit(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
-	case <-w.proc.exited():
+	case <-w.proc.Exited():
 		return true
 	case <-timer.C:
 		return false
@@ -405,19 +411,19 @@ func (w *worker) awaitExit(d time.Duration) bool {
 // place fills in the context of an error.
 func (w *worker) place(e *Error, j *job, start time.Time) *Error {
 	e.Context = ErrorContext{
-		Pool: w.env.cfg.Name, Worker: w.id, PID: w.proc.pid(), Session: j.info.Session, Command: j.info.Command,
+		Pool: w.env.cfg.Name, Worker: w.id, PID: w.proc.PID(), Session: j.info.Session, Command: j.info.Command,
 		Program: j.info.Program, RequestID: j.id, Elapsed: time.Since(start),
 	}
 	return e
 }
 
 // answered turns an error answer into an *Error. The worker is fine, except after a fault of its runtime.
-func (w *worker) answered(j *job, f *frame, start time.Time) *Error {
+func (w *worker) answered(j *job, f *wire.Frame, start time.Time) *Error {
 	var we wireError
-	if err := json.Unmarshal(f.body, &we); err != nil {
+	if err := json.Unmarshal(f.Body, &we); err != nil {
 		w.conn.broken = err
 		w.blame("it broke the protocol: unreadable error")
-		v := &ProtocolError{Reason: "unreadable error: " + err.Error(), Sample: quoteSample(f.body)}
+		v := &ProtocolError{Reason: "unreadable error: " + err.Error(), Sample: quoteSample(f.Body)}
 		return w.place(newError(TypeProtocol, MaybeExecuted, v.Error(), v), j, start)
 	}
 	e := we.toError(j.info)
@@ -433,7 +439,7 @@ func (w *worker) reusable() bool {
 	return w.conn.broken == nil && !w.retired.Load() && !w.isExited()
 }
 
-func (w *worker) isExited() bool { return isClosed(w.proc.exited()) }
+func (w *worker) isExited() bool { return isClosed(w.proc.Exited()) }
 func (w *worker) isReady() bool {
 	return isClosed(w.ready) && !w.isExited() && !w.retired.Load() && !w.lost.Load()
 }
@@ -456,7 +462,7 @@ func (w *worker) stop() {
 			w.stopPolitely()
 		}
 	}
-	w.proc.kill()
+	w.proc.Kill()
 	if w.awaitExit(reapWait) {
 		<-w.watched
 		select {
@@ -469,24 +475,24 @@ func (w *worker) stop() {
 			w.env.onStuck(w)
 		}
 	}
-	w.proc.release()
+	w.proc.Release()
 }
 
 func (w *worker) stopPolitely() {
 	grace := w.env.cfg.StopGrace
-	stop := w.conn.arm(context.Background(), time.Now().Add(grace), asleep)
+	stop := w.conn.arm(context.Background(), time.Now().Add(grace), spin.Park)
 	id := w.env.ids.Add(1)
-	if req, err := encodeRequest(nil, commandShutdown, nil, "", false); err == nil {
+	if req, err := wire.Encode(nil, commandShutdown, nil, "", false); err == nil {
 		var bye any
-		_ = w.converse(req.seal(id, 0, false), id, &bye)
+		_ = w.converse(req.Seal(id, 0, false), id, &bye)
 	}
 	w.conn.disarm(stop)
 	_ = w.conn.t.Close()
-	for _, step := range []func(){func() {}, w.proc.terminate} {
+	for _, step := range []func(){func() {}, w.proc.Terminate} {
 		step()
 		timer := time.NewTimer(grace)
 		select {
-		case <-w.proc.exited():
+		case <-w.proc.Exited():
 		case <-w.env.killing:
 		case <-timer.C:
 		}
@@ -508,7 +514,7 @@ func (w *worker) logLine(line logLine) {
 	if !w.env.reporter.takes(line.level) {
 		return
 	}
-	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.pid())}
+	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.PID())}
 	if line.command != "" {
 		attrs = append(attrs, slog.String("command", line.command))
 	}
@@ -553,11 +559,11 @@ func (w *worker) state() string {
 // info is the worker's snapshot.
 func (w *worker) info() WorkerInfo {
 	info := WorkerInfo{
-		ID: w.id, PID: w.proc.pid(), State: w.state(), StartedAt: w.started, Calls: w.calls.Load(), Errors: w.errs.Load(),
-		RSS: residentBytes(w.proc.pid()), Interpreter: w.env.spec.path,
+		ID: w.id, PID: w.proc.PID(), State: w.state(), StartedAt: w.started, Calls: w.calls.Load(), Errors: w.errs.Load(),
+		RSS: proc.ResidentBytes(w.proc.PID()), Interpreter: w.env.python.Path,
 	}
 	if isClosed(w.ready) {
-		info.Python, info.Interpreter = w.python, cmp.Or(w.runs, w.env.spec.path)
+		info.Python, info.Interpreter = w.python, cmp.Or(w.runs, w.env.python.Path)
 	}
 	return info
 }

@@ -11,6 +11,11 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pypool/pypool/internal/interp"
+	"github.com/pypool/pypool/internal/proc"
+	"github.com/pypool/pypool/internal/spin"
+	"github.com/pypool/pypool/internal/wire"
 )
 
 // How a worker becomes ready, or why it does not.
@@ -22,14 +27,14 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	if d := env.cfg.MaxLifetime; d > 0 {
 		w.lifetime = jitter(d)
 	}
-	proc, err := w.spawn(ctx)
+	process, err := w.spawn(ctx)
 	if err != nil {
 		return nil, w.startError(stageSpawn, err)
 	}
-	w.proc = proc
-	w.conn = newConn(proc.transport(), env.cfg.MaxMessageBytes)
+	w.proc = process
+	w.conn = newConn(process.Transport(), env.cfg.MaxMessageBytes)
 	w.word = rand.Text()
-	w.log = newStderrLog(proc.stderr(), w.word, w.logLine)
+	w.log = newStderrLog(process.Stderr(), w.word, w.logLine)
 	env.onSpawn(w)
 	go w.watch()
 
@@ -37,11 +42,11 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	if d := env.cfg.StartTimeout; d > 0 {
 		deadline = w.started.Add(d)
 	}
-	stop := w.conn.arm(ctx, deadline, asleep)
+	stop := w.conn.arm(ctx, deadline, spin.Park)
 	stage, err := w.greet()
 	w.conn.disarm(stop)
 	if err == nil {
-		w.heavy = env.cfg.MaxRSS > 0 && residentBytes(proc.pid()) > env.cfg.MaxRSS
+		w.heavy = env.cfg.MaxRSS > 0 && proc.ResidentBytes(process.PID()) > env.cfg.MaxRSS
 		w.env.onReady(w)
 		w.readyAt = time.Now()
 		w.freed = w.readyAt
@@ -52,7 +57,7 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 }
 
 // spawn starts the process, within StartTimeout and ctx.
-func (w *worker) spawn(ctx context.Context) (process, error) {
+func (w *worker) spawn(ctx context.Context) (proc.Process, error) {
 	cfg := w.env.cfg
 	if d := cfg.StartTimeout; d > 0 {
 		var cancel context.CancelFunc
@@ -65,7 +70,7 @@ func (w *worker) spawn(ctx context.Context) (process, error) {
 // watch tells the pool of the process's end. stop joins it.
 func (w *worker) watch() {
 	defer close(w.watched)
-	<-w.proc.exited()
+	<-w.proc.Exited()
 	if w.end.Swap(endReached) == endGivenUp {
 		w.env.unreapable.Add(-1)
 	}
@@ -74,7 +79,7 @@ func (w *worker) watch() {
 
 // greet sends hello, which has the runtime import the user's code, and a first ping.
 func (w *worker) greet() (stage string, err error) {
-	hello, err := helloRequest(w.env.cfg, w.id, w.word, w.proc.pid(), w.env.reporter)
+	hello, err := helloRequest(w.env.cfg, w.id, w.word, w.proc.PID(), w.env.reporter)
 	if err != nil {
 		return stageHello, err
 	}
@@ -87,13 +92,13 @@ func (w *worker) greet() (stage string, err error) {
 		Commands     []string `json:"commands"`
 		Capabilities []string `json:"capabilities"`
 	}
-	if err := w.converse(hello.seal(0, 0, false), 0, &answer); err != nil {
+	if err := w.converse(hello.Seal(0, 0, false), 0, &answer); err != nil {
 		return stageHello, err
 	}
 	if answer.Protocol != protocolVersion || answer.Runtime != Version {
 		return stageHello, versionMismatch(answer.Protocol, answer.Runtime)
 	}
-	if err := w.proc.adopt(answer.PID); err != nil {
+	if err := w.proc.Adopt(answer.PID); err != nil {
 		return stageHello, err
 	}
 	w.python, w.runs, w.commands = answer.Python, answer.Executable, answer.Commands
@@ -127,9 +132,9 @@ type helloArgs struct {
 	Environ map[string]string `json:"environ,omitempty"`
 }
 
-func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (request, error) {
+func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (wire.Request, error) {
 	_, packed := pythonRuntime()
-	_, _, hidden := pythonCommand(cfg)
+	_, _, hidden := interp.Command("", cfg.Env, cfg.WatchScripts)
 	hello := helloArgs{
 		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "each"},
 		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
@@ -141,10 +146,10 @@ func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (r
 	if cfg.Module != "" {
 		hello.Module = &cfg.Module
 	}
-	if extraFiles {
-		hello.StackFD, hello.PageFD, hello.LeashFD = 3, 4, 5
+	if proc.ExtraFiles {
+		hello.StackFD, hello.PageFD, hello.LeashFD = proc.StackFD, proc.PageFD, proc.LeashFD
 	}
-	return encodeRequest(nil, commandHello, hello, "", false)
+	return wire.Encode(nil, commandHello, hello, "", false)
 }
 
 // converse is one exchange outside calls (of the start, a ping, the watch, the stop): a line out, its answer in.
@@ -174,20 +179,20 @@ func (w *worker) converse(line []byte, id uint64, into any) error {
 			return err
 		}
 	}
-	var f frame
+	var f wire.Frame
 	if err := w.conn.receive(id, &f); err != nil {
 		return err
 	}
-	switch f.kind {
-	case frameResult:
-		if err := json.Unmarshal(f.body, into); err != nil {
-			return &ProtocolError{Reason: "unexpected answer: " + err.Error(), Sample: quoteSample(f.body)}
+	switch f.Kind {
+	case wire.KindResult:
+		if err := json.Unmarshal(f.Body, into); err != nil {
+			return &ProtocolError{Reason: "unexpected answer: " + err.Error(), Sample: quoteSample(f.Body)}
 		}
 		return nil
-	case frameError:
+	case wire.KindError:
 		e := &wireError{}
-		if err := json.Unmarshal(f.body, e); err != nil {
-			return &ProtocolError{Reason: "unexpected error: " + err.Error(), Sample: quoteSample(f.body)}
+		if err := json.Unmarshal(f.Body, e); err != nil {
+			return &ProtocolError{Reason: "unexpected error: " + err.Error(), Sample: quoteSample(f.Body)}
 		}
 		return e
 	}
@@ -196,14 +201,14 @@ func (w *worker) converse(line []byte, id uint64, into any) error {
 
 func (w *worker) exchangePing() error {
 	id := w.env.ids.Add(1)
-	req, err := encodeRequest(nil, commandPing, nil, "", false)
+	req, err := wire.Encode(nil, commandPing, nil, "", false)
 	if err != nil {
 		return err
 	}
 	var pong struct {
 		Status string `json:"status"`
 	}
-	if err := w.converse(req.seal(id, 0, false), id, &pong); err != nil {
+	if err := w.converse(req.Seal(id, 0, false), id, &pong); err != nil {
 		return err
 	}
 	if pong.Status != "ok" {
@@ -236,11 +241,11 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 		if w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {
 			exit := w.exitError()
 			cause = exit
-			if failed := w.env.spec.failedExec(exit); failed != nil && stage == stageHello {
+			if failed := w.env.spec.FailedExec(exit.Code, exit.Stderr); failed != nil && stage == stageHello {
 				stage, cause = stageSpawn, failed
 			} else if stage == stageHello {
 				var old error
-				if w.python, old = tooOld(ctx, w.env.spec); old != nil {
+				if w.python, old = interp.AskVersion(ctx, w.env.spec); old != nil {
 					cause = joinDetail(old, cause)
 				}
 			}
@@ -265,21 +270,19 @@ func isShortWrite(err error) bool {
 }
 
 func (w *worker) startError(stage string, cause error) *Error {
-	python := w.env.spec.path
-	if w.python != "" {
-		python += " (" + w.python + ")"
-	}
+	python := w.env.python
+	python.Version = w.python
 	e := startError(w.env.cfg, python, stage, w.started, cause)
 	e.Context.Worker = w.id
 	if w.proc != nil {
-		e.Context.PID = w.proc.pid()
+		e.Context.PID = w.proc.PID()
 	}
 	return e
 }
 
 // startError is the error of a worker, or of a pool before it has any, that did not start.
-func startError(cfg *Config, python, stage string, begun time.Time, cause error) *Error {
-	detail := &StartError{Stage: stage, Python: python, Err: cause}
+func startError(cfg *Config, python interp.Interpreter, stage string, begun time.Time, cause error) *Error {
+	detail := &StartError{Stage: stage, Python: python.String(), Err: cause, interpreter: python}
 	e := newError(TypeWorkerStart, NotExecuted, detail.Error(), detail)
 	if target := cfg.target(); target != "" {
 		e.Message = oneLine(target) + ": " + e.Message

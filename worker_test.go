@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // The cases of the seed's worker tests, in Go terms; "healthy only after ping" and "bad script" are in
@@ -201,7 +203,7 @@ func TestHelloFitsIntoAPipe(t *testing.T) {
 	defer rep.close()
 	hello, err := helloRequest(&cfg, "w1", "word", 4711, rep)
 	require.NoError(t, err)
-	require.Less(t, len(hello.seal(0, 0, false)), helloRoom-(8<<10))
+	require.Less(t, len(hello.Seal(0, 0, false)), proc.RequestRoom-(8<<10))
 }
 
 func TestVersionIsThePythonPackages(t *testing.T) {

@@ -1,4 +1,4 @@
-package pypool
+package proc
 
 import (
 	"os"
@@ -6,8 +6,8 @@ import (
 	"syscall"
 )
 
-// extraFiles: descriptors beyond stderr cannot be handed to a child.
-const extraFiles = false
+// ExtraFiles: descriptors beyond stderr cannot be handed to a child.
+const ExtraFiles = false
 
 // setGroup keeps ^C at a console from the child. There is no tree kill: docs/guarantees.md.
 func setGroup(cmd *exec.Cmd) {
@@ -47,7 +47,7 @@ func (childHandle) kill()      {}
 func (childHandle) terminate() {}
 func (childHandle) close()     {}
 
-func signalName(s syscall.Signal) string { return s.String() }
+func SignalName(s syscall.Signal) string { return s.String() }
 
 // readNow cannot look without waiting on a pipe here; it reports nothing, which costs only the last chance of an answer
 // that comes together with the deadline.

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package pypool
+package proc
 
 import (
 	"errors"
@@ -31,3 +31,7 @@ func (o *outPipe) TryRead(p []byte) (int, error) { return o.reads.do(p, false) }
 
 // Unwatch has no effect.
 func (*outPipe) Unwatch() {}
+
+func (*outPipe) descriptors() []uintptr { return nil }
+
+func (*outPipe) unread() (int, bool) { return 0, false }

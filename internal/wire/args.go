@@ -1,4 +1,4 @@
-package pypool
+package wire
 
 import (
 	"bytes"
@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// encodeArgs appends args as a JSON object, array or null. It refuses what JSON cannot carry exactly.
-func encodeArgs(b []byte, args any) ([]byte, error) {
+// EncodeArgs appends args as a JSON object, array or null. It refuses what JSON cannot carry exactly.
+func EncodeArgs(b []byte, args any) ([]byte, error) {
 	at := len(b)
 	switch v := args.(type) {
 	case json.RawMessage:

@@ -1,4 +1,4 @@
-package pypool
+package proc
 
 import (
 	"context"
@@ -17,9 +17,9 @@ import (
 // hungGrace is what a question may take that is asked, or answered, when its context has ended already.
 const hungGrace = 100 * time.Millisecond
 
-// bounded runs f, which touches what the user has named, and returns when it has ended or soon after ctx has. Then f is abandoned: its
+// Bounded runs f, which touches what the user has named, and returns when it has ended or soon after ctx has. Then f is abandoned: its
 // goroutine ends when the kernel lets it, and nobody can wait for that.
-func bounded[T any](ctx context.Context, f func() T) (v T, err error) {
+func Bounded[T any](ctx context.Context, f func() T) (v T, err error) {
 	done := make(chan T, 1)
 	go func() { done <- f() }()
 	return outcomeOf(ctx, done)
@@ -58,12 +58,12 @@ func (l *launch) command() *exec.Cmd {
 	return cmd
 }
 
-// prepare checks what can be told about the command line beforehand, and says how it is executed. It may hang: see bounded.
-func (spec spawnSpec) prepare() launch {
-	l := launch{path: spec.path, args: spec.args, dir: spec.dir, env: spec.env}
+// prepare checks what can be told about the command line beforehand, and says how it is executed. It may hang: see Bounded.
+func (spec Spec) prepare() launch {
+	l := launch{path: spec.Path, args: spec.Args, dir: spec.Dir, env: spec.Env}
 	if l.dir != "" {
 		if err := enterable(l.dir); err != nil {
-			if !spec.dirIsHosts || !errors.Is(err, os.ErrNotExist) {
+			if !spec.DirIsHosts || !errors.Is(err, os.ErrNotExist) {
 				l.err = fmt.Errorf("Config.Dir: %w", err)
 				return l
 			}
@@ -71,6 +71,28 @@ func (spec spawnSpec) prepare() launch {
 		}
 	}
 	return indirect(l)
+}
+
+// Output runs the command line to its end, or to ctx's, and returns what it printed; also when that hangs in the kernel.
+func (spec Spec) Output(ctx context.Context) ([]byte, error) {
+	type result struct {
+		out []byte
+		err error
+	}
+	r, hung := Bounded(ctx, func() result {
+		l := spec.prepare()
+		if l.err != nil {
+			return result{nil, l.err}
+		}
+		cmd := exec.CommandContext(ctx, l.path, l.args...)
+		cmd.Dir, cmd.Env, cmd.WaitDelay = l.dir, l.env, time.Second
+		out, err := cmd.Output()
+		return result{out, err}
+	})
+	if hung != nil {
+		return nil, hung
+	}
+	return r.out, r.err
 }
 
 func enterable(dir string) error {
@@ -91,24 +113,24 @@ var execErrors = []syscall.Errno{
 	syscall.EINVAL, syscall.EISDIR, syscall.ENAMETOOLONG, syscall.EAGAIN, syscall.EMFILE, syscall.ENFILE,
 }
 
-// failedExec is the error of the exec that did not come about behind the launcher, when the exit of a process that had not said hello
-// tells of one; else nil.
-func (spec spawnSpec) failedExec(exit *ExitError) error {
-	if exit.Code < 125 || exit.Code > 127 || launcher() == "" {
+// FailedExec is the error of the exec that did not come about behind the launcher, when the exit of a process that had not said hello
+// tells of one; else nil. code and stderr are what the process left.
+func (spec Spec) FailedExec(code int, stderr string) error {
+	if code < 125 || code > 127 || launcher() == "" {
 		return nil
 	}
-	for line := range strings.Lines(exit.Stderr) {
+	for line := range strings.Lines(stderr) {
 		said, ok := strings.CutPrefix(strings.TrimSpace(line), launcher()+":")
 		if !ok {
 			said, ok = strings.CutPrefix(strings.TrimSpace(line), "env:")
 		}
-		path, chdir := spec.path, exit.Code == 125 && spec.dir != "" && strings.Contains(said, spec.dir)
-		if !ok || !chdir && !strings.Contains(said, spec.path) {
+		path, chdir := spec.Path, code == 125 && spec.Dir != "" && strings.Contains(said, spec.Dir)
+		if !ok || !chdir && !strings.Contains(said, spec.Path) {
 			continue // a wrapper's own words, perhaps
 		}
 		op := "fork/exec"
 		if chdir {
-			op, path = "chdir", spec.dir
+			op, path = "chdir", spec.Dir
 		}
 		var why error = errors.New(strings.TrimSpace(said[strings.LastIndexByte(said, ':')+1:]))
 		for _, errno := range execErrors {

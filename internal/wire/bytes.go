@@ -1,4 +1,4 @@
-package pypool
+package wire
 
 import (
 	"bytes"
@@ -15,12 +15,18 @@ import (
 // Where []byte stands in a call's arguments. encoding/json writes one as base64 text, which nothing tells from a string, so the
 // request names the places (docs/protocol.md, `bytes`) and Python's handlers get bytes.
 
-// Valuer is a value that encodes as another one: its MarshalJSON must be json.Marshal(v.PythonValue()). The types that pypoolgen
-// writes are Valuers, so that a []byte inside them is found. A []byte inside any other json.Marshaler arrives in Python as
-// whatever it wrote, mostly base64 text.
+// Valuer is a value that encodes as another one, as pypool.Valuer says.
 type Valuer interface {
 	json.Marshaler
 	PythonValue() any
+}
+
+// Program is the arguments of a program's call.
+type Program struct {
+	ID     string `json:"program_id"`
+	Inputs any    `json:"inputs"`
+
+	Source any `json:"-"` // what Inputs was made of: bytes are looked for in it
 }
 
 var (
@@ -32,8 +38,8 @@ var (
 	bytesMembers sync.Map // reflect.Type of a struct -> []bytesMember
 )
 
-// appendBytesPaths appends the request's key `bytes`, or nothing where no []byte is in args. args has been encoded: it has an end.
-func appendBytesPaths(b []byte, args any) []byte {
+// AppendBytesPaths appends the request's key `bytes`, or nothing where no []byte is in args. args has been encoded: it has an end.
+func AppendBytesPaths(b []byte, args any) []byte {
 	if !mayHaveBytes(args) { // nearly always: no call pays for what few have
 		return b
 	}
@@ -59,8 +65,8 @@ func mayHaveBytes(v any) bool {
 			}
 		}
 		return false
-	case programArgs:
-		return mayHaveBytes(v.source)
+	case Program:
+		return mayHaveBytes(v.Source)
 	}
 	return mayHoldBytes(reflect.TypeOf(v))
 }
@@ -128,9 +134,9 @@ func (f *bytesFinder) any(v any) {
 			f.any(item)
 			f.path = f.path[:len(f.path)-1]
 		}
-	case programArgs:
+	case Program:
 		f.path = append(f.path, bytesStep{key: "inputs"})
-		f.any(v.source)
+		f.any(v.Source)
 		f.path = f.path[:len(f.path)-1]
 	default:
 		f.value(reflect.ValueOf(v))
@@ -164,7 +170,7 @@ func (f *bytesFinder) value(v reflect.Value) {
 	case reflect.Pointer:
 		f.value(v.Elem())
 	case reflect.Slice, reflect.Array:
-		if isBytes(t) {
+		if IsBytes(t) {
 			f.found()
 			return
 		}
@@ -231,8 +237,8 @@ func marshalsItself(t reflect.Type) bool {
 	return t.Implements(marshalerType) || t.Implements(textMarshalerType)
 }
 
-// isBytes reports whether encoding/json writes the type as base64 text.
-func isBytes(t reflect.Type) bool {
+// IsBytes reports whether encoding/json writes the type as base64 text.
+func IsBytes(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8 && !marshalsItself(reflect.PointerTo(t.Elem()))
 }
 
@@ -261,7 +267,7 @@ func reachesBytes(t reflect.Type, seen map[reflect.Type]bool) bool {
 	case reflect.Interface:
 		return true
 	case reflect.Slice:
-		return isBytes(t) || reachesBytes(t.Elem(), seen)
+		return IsBytes(t) || reachesBytes(t.Elem(), seen)
 	case reflect.Array, reflect.Pointer, reflect.Map:
 		return reachesBytes(t.Elem(), seen)
 	case reflect.Struct:

@@ -1,4 +1,6 @@
-package pypool
+// Package wire is the lines that go over: requests as the host writes them, frames as it reads them (docs/protocol.md). It knows
+// neither processes nor pools, and judges nothing: what a wrong line means is its caller's to say.
+package wire
 
 import "encoding/binary"
 

@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package pypool
+package proc
 
 import (
 	"syscall"

@@ -1,4 +1,4 @@
-package pypool
+package proc
 
 import (
 	"bytes"
@@ -16,9 +16,11 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pypool/pypool/internal/fd"
 )
 
-// setParentDeath has the kernel end the child when the thread that forked it ends, which is why a spawner does that. It guards
+// setParentDeath has the kernel end the child when the thread that forked it ends, which is why a Spawner does that. It guards
 // the start: the runtime then ignores SIGIO, and has the kernel kill the whole group when our end of the leash closes.
 // SIGKILL would end the worker alone, before that can reach its children.
 func setParentDeath(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGIO }
@@ -31,14 +33,14 @@ type childHandle struct{ fd, pid int }
 
 // handleOf returns the handle of a process in the group that leader leads; false when it is not in there.
 func handleOf(pid, leader int) (childHandle, bool) {
-	fd, err := unix.PidfdOpen(pid, 0)
+	n, err := unix.PidfdOpen(pid, 0)
 	if err == nil {
-		fd, err = aboveStderr(fd)
+		n, err = fd.AboveStderr(n)
 	}
 	if err != nil {
-		fd = -1 // an old kernel, or no descriptor left: there is no way to reach it but with its group
+		n = -1 // an old kernel, or no descriptor left: there is no way to reach it but with its group
 	}
-	c := childHandle{fd: fd, pid: pid}
+	c := childHandle{fd: n, pid: pid}
 	if !inGroup(pid, leader) {
 		c.close()
 		return childHandle{}, false
@@ -143,11 +145,11 @@ func reapGroup(leader int) {
 	}
 	for wait, end := 100*time.Microsecond, time.Now().Add(reapOrphans); ; wait = min(2*wait, 20*time.Millisecond) {
 		dying := false
-		for _, p := range processes() {
+		for _, p := range All() {
 			switch {
-			case p.group != leader || p.pid == leader:
-			case p.state == 'Z' && p.parent == os.Getpid():
-				_, _ = unix.Wait4(p.pid, nil, unix.WNOHANG, nil)
+			case p.Group != leader || p.PID == leader:
+			case p.State == 'Z' && p.Parent == os.Getpid():
+				_, _ = unix.Wait4(p.PID, nil, unix.WNOHANG, nil)
 			default:
 				dying = true
 			}
@@ -182,9 +184,9 @@ func cpuLimit(pid int) time.Duration {
 
 const maxCPULimit = 24 * 365 * time.Hour // more is none
 
-// oomKills is how many processes the out-of-memory killer has ended on this machine, for a cgroup's limit or the machine's; false where
+// OOMKills is how many processes the out-of-memory killer has ended on this machine, for a cgroup's limit or the machine's; false where
 // the kernel does not count them.
-func oomKills() (n uint64, known bool) {
+func OOMKills() (n uint64, known bool) {
 	stat, err := os.ReadFile("/proc/vmstat")
 	if err != nil {
 		return 0, false
@@ -201,27 +203,28 @@ func oomKills() (n uint64, known bool) {
 
 // groupMembers lists the processes of a group, without its leader; nil where there is no /proc.
 func groupMembers(leader int) (pids []int) {
-	for _, p := range processes() {
-		if p.group == leader && p.pid != leader {
-			pids = append(pids, p.pid)
+	for _, p := range All() {
+		if p.Group == leader && p.PID != leader {
+			pids = append(pids, p.PID)
 		}
 	}
 	return pids
 }
 
-// processInfo is the beginning of /proc/PID/stat.
-type processInfo struct {
-	pid, parent, group int
-	state              byte
+// Info is the beginning of a process's /proc/PID/stat.
+type Info struct {
+	PID, Parent, Group int
+	State              byte // Z is a zombie
 }
 
-func processes() (list []processInfo) {
-	proc, err := os.Open("/proc")
+// All lists the processes of this machine; nil where there is no /proc.
+func All() (list []Info) {
+	dir, err := os.Open("/proc")
 	if err != nil {
 		return nil
 	}
-	defer proc.Close()
-	names, _ := proc.Readdirnames(-1)
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1)
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil {
@@ -231,8 +234,8 @@ func processes() (list []processInfo) {
 		if err != nil {
 			continue
 		}
-		p := processInfo{pid: pid}
-		if _, err := fmt.Sscanf(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " %c %d %d", &p.state, &p.parent, &p.group); err == nil {
+		p := Info{PID: pid}
+		if _, err := fmt.Sscanf(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " %c %d %d", &p.State, &p.Parent, &p.Group); err == nil {
 			list = append(list, p)
 		}
 	}
@@ -246,17 +249,17 @@ func awaitExit(pid int) bool {
 	return true
 }
 
-// spawner starts processes on one thread that lives as long as any of them: the parent death signal is bound to the thread
+// Spawner starts processes on one thread that lives as long as any of them: the parent death signal is bound to the thread
 // that forked (golang/go#27505), and Go ends threads.
-type spawner struct {
+type Spawner struct {
 	jobs chan func()
 	done chan struct{}
 	hung atomic.Bool // a start was abandoned: the thread may never end
 }
 
-// newSpawner starts the thread. close must follow, after the last process has been reaped.
-func newSpawner() *spawner {
-	s := &spawner{jobs: make(chan func()), done: make(chan struct{})}
+// NewSpawner starts the thread. Close must follow, after the last process has been reaped.
+func NewSpawner() *Spawner {
+	s := &Spawner{jobs: make(chan func()), done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
@@ -268,7 +271,7 @@ func newSpawner() *spawner {
 }
 
 // start starts the command. When ctx ends before that has come about, late will bring what comes of it.
-func (s *spawner) start(ctx context.Context, cmd *exec.Cmd) (late <-chan error, err error) {
+func (s *Spawner) start(ctx context.Context, cmd *exec.Cmd) (late <-chan error, err error) {
 	done := make(chan error, 1)
 	select {
 	case s.jobs <- func() { done <- cmd.Start() }:
@@ -283,89 +286,13 @@ func (s *spawner) start(ctx context.Context, cmd *exec.Cmd) (late <-chan error, 
 	return nil, result
 }
 
-func (s *spawner) close() {
+// Close ends the thread, unless a start on it hangs. Every process must have been reaped.
+func (s *Spawner) Close() {
 	close(s.jobs)
 	if !s.hung.Load() {
 		<-s.done
 	}
 }
-
-// sharedPage is memory that a worker's runtime and the host share, also after the worker's death: docs/protocol.md, page_fd.
-type sharedPage struct{ mem []byte }
-
-// Its words. What one side writes in each call has a cache line of its own.
-const (
-	wordWorked = 0
-	wordLinger = 8
-	wordAlone  = 9
-	wordBell   = 10
-)
-
-const maxWorked = 24 * time.Hour // of one request: more is nonsense
-
-// newSharedPage returns the page and the file to hand to the child; nil when the kernel has no memfd, or does not seal it: whoever
-// has the descriptor could take the memory away, and the host would die of SIGBUS when it next looks at it.
-func newSharedPage() (*sharedPage, *os.File) {
-	fd, err := unix.MemfdCreate("pypool-page", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, nil
-	}
-	if fd, err = aboveStderr(fd); err != nil {
-		return nil, nil
-	}
-	file := os.NewFile(uintptr(fd), "pypool-page")
-	size := os.Getpagesize()
-	if err := unix.Ftruncate(fd, int64(size)); err != nil {
-		file.Close()
-		return nil, nil
-	}
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
-		file.Close()
-		return nil, nil
-	}
-	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		file.Close()
-		return nil, nil
-	}
-	return &sharedPage{mem}, file
-}
-
-func (p *sharedPage) word(i int) *uint64 { return (*uint64)(unsafe.Pointer(&p.mem[8*i])) }
-
-// worked is what the runtime has stored, or some code in its process: 0 when it cannot be a time.
-func (p *sharedPage) worked() time.Duration {
-	ns := atomic.LoadUint64(p.word(wordWorked))
-	if ns > uint64(maxWorked) {
-		return 0
-	}
-	return time.Duration(ns)
-}
-
-func (p *sharedPage) linger(d time.Duration, alone bool) {
-	p.tell(wordLinger, uint64(d))
-	var flag uint64
-	if alone {
-		flag = 1
-	}
-	p.tell(wordAlone, flag)
-}
-
-// ring tells a worker that its next request is about to be there, if it listens: while calls run one at a time.
-func (p *sharedPage) ring() {
-	if atomic.LoadUint64(p.word(wordAlone)) != 0 {
-		atomic.AddUint64(p.word(wordBell), 1)
-	}
-}
-
-// tell stores what the word does not hold yet: a store would take the line from the worker's cache.
-func (p *sharedPage) tell(i int, value uint64) {
-	if w := p.word(i); atomic.LoadUint64(w) != value {
-		atomic.StoreUint64(w, value)
-	}
-}
-
-func (p *sharedPage) close() { _ = unix.Munmap(p.mem) }
 
 // widen lets the pipe, of which this is the writing end, hold so many bytes. Where the user has too many pipes already it stays as it is: a
 // write then waits for the reader.
@@ -401,12 +328,8 @@ func isEnding(pid int) bool {
 	return err == nil && flags&exiting != 0
 }
 
-// giveWay lets another thread that waits for this processor have it. Go's scheduler need not know: it might give what this thread
-// has to another, and to get that back takes longer.
-func giveWay() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
-
-// residentBytes reads a process's resident memory; 0 when it is gone.
-func residentBytes(pid int) int64 {
+// ResidentBytes reads a process's resident memory; 0 when it is gone.
+func ResidentBytes(pid int) int64 {
 	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	if err != nil {
 		return 0

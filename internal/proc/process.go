@@ -1,4 +1,6 @@
-package pypool
+// Package proc is the operating system's side of a worker: its process, started, signaled and reaped with all that it starts, and the
+// pipes to it. It knows nothing of what is said on them.
+package proc
 
 import (
 	"context"
@@ -11,64 +13,89 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/pypool/pypool/internal/shm"
 )
 
-// process is all that a worker sees of its operating system process. There is one real implementation, execProcess; tests
-// script another, and a fork server can become a third.
-type process interface {
-	// pid is the interpreter's: the process's own, or what adopt was told.
-	pid() int
-	// adopt takes in the pid by which the interpreter says it goes, another one where a wrapper has started it as its child; 0: it
-	// did not say. It fails when that is no process which kill would end.
-	adopt(pid int) error
-	transport() transport
-	// stderr is the process's standard error, to be read to its end.
-	stderr() io.Reader
-	// stacks asks Python for the stacks of all its threads and waits at most d for them; why says why there are none.
-	stacks(d time.Duration) (text, why string)
-	// unread is how many bytes of what was written nobody has read, so that those of the end were not read; ok is false where
-	// that cannot be known. It is final once ending says true, but for those who have inherited the process's end of the pipe.
-	unread() (n int, ok bool)
-	// linger tells the runtime how long to poll for its next request before it sleeps, and whether calls run one at
+// Process is all that a worker sees of its operating system process. There is one real implementation, which Start
+// returns; tests script another, and a fork server can become a third. Its methods are safe for concurrent use, but for Stacks, which one
+// goroutine at a time may call, and Release.
+type Process interface {
+	// PID is the interpreter's: the process's own, or what Adopt was told.
+	PID() int
+	// Adopt takes in the pid by which the interpreter says it goes, another one where a wrapper has started it as its child; 0: it
+	// did not say. It fails when that is no process which Kill would end.
+	Adopt(pid int) error
+	Transport() Transport
+	// Stderr is the process's standard error, to be read to its end.
+	Stderr() io.Reader
+	// Stacks asks Python for the stacks of all its threads and waits at most d for them; why says why there are none.
+	Stacks(d time.Duration) (text, why string)
+	// Unread is how many bytes of what was written nobody has read, so that those of the end were not read; ok is false where
+	// that cannot be known. It is final once Ending says true, but for those who have inherited the process's end of the pipe.
+	Unread() (n int, ok bool)
+	// Spin tells the runtime how long to poll for its next request before it sleeps, and whether calls run one at
 	// a time. It is a hint, and needs the page too.
-	linger(d time.Duration, alone bool)
-	// worked is how long the runtime took for its last request; 0 where there is no page. It is stored a moment after the answer,
-	// and costs the transfer of a cache line.
-	worked() time.Duration
-	// terminate and kill signal the whole process group, and the interpreter wherever it is. They do nothing once the process is reaped.
-	terminate()
-	kill()
-	// ending reports whether the process has begun to exit, of itself or by a signal, or has exited; false where that cannot be known.
-	ending() bool
-	// exited is closed when the process has been reaped; exit is valid from then on.
-	exited() <-chan struct{}
-	exit() exitState
-	// release frees what the host holds of the process. It is called once, after the last use.
-	release()
+	Spin(d time.Duration, oneAtATime bool)
+	// ServiceTime is how long the runtime took for its last request; 0 where there is no page. It is stored a moment after the
+	// answer, and costs the transfer of a cache line.
+	ServiceTime() time.Duration
+	// Terminate and Kill signal the whole process group, and the interpreter wherever it is. They do nothing once the process is reaped.
+	Terminate()
+	Kill()
+	// Ending reports whether the process has begun to exit, of itself or by a signal, or has exited; false where that cannot be known.
+	Ending() bool
+	// Exited is closed when the process has been reaped; Exit is valid from then on.
+	Exited() <-chan struct{}
+	Exit() ExitState
+	// Release frees what the host holds of the process. It is called once, after the last use.
+	Release()
 }
 
-// exitState is how a process ended.
-type exitState struct {
-	code   int // -1 when unknown or ended by a signal
-	signal syscall.Signal
-	ours   bool // we had sent it a KILL or TERM
-
-	overtime bool // it had used up its limit of CPU time, beyond which the kernel kills
-	noOOM    bool // the out-of-memory killer has ended nothing on this machine while it lived
+// Transport is a byte stream to a worker and back, for one reader and writer at a time. Deadlines apply to reads and writes that
+// are under way, too.
+type Transport interface {
+	io.Reader
+	io.Writer
+	// TryRead reads what is there without waiting: 0, nil when that is nothing. TryWrite writes what is accepted without
+	// waiting. After a deadline they may fail with os.ErrDeadlineExceeded, as Read and Write do.
+	TryRead(p []byte) (int, error)
+	TryWrite(p []byte) (int, error)
+	// Unwatch says that TryRead will do for now: until the next Read nothing need be woken by what comes. It is a hint.
+	Unwatch()
+	SetDeadline(t time.Time) error
+	Close() error
 }
 
-// spawnSpec is the command line of one worker.
-type spawnSpec struct {
-	path string
-	args []string // without argv[0]
-	dir  string
-	env  []string
+// ExitState is how a process ended.
+type ExitState struct {
+	Code   int // -1 when unknown or ended by a signal
+	Signal syscall.Signal
+	Ours   bool // we had sent it a KILL or TERM
 
-	dirIsHosts bool // dir is where the host was, and was not asked for
+	Overtime bool // it had used up its limit of CPU time, beyond which the kernel kills
+	NoOOM    bool // the out-of-memory killer has ended nothing on this machine while it lived
 }
 
-// spawnFunc starts a process. ctx bounds only the start itself.
-type spawnFunc func(ctx context.Context, sp *spawner, spec spawnSpec) (process, error)
+// Spec is the command line of one worker.
+type Spec struct {
+	Path string
+	Args []string // without argv[0]
+	Dir  string
+	Env  []string
+
+	DirIsHosts bool // Dir is where the host was, and was not asked for
+}
+
+// SpawnFunc starts a process. ctx bounds only the start itself.
+type SpawnFunc func(ctx context.Context, sp *Spawner, spec Spec) (Process, error)
+
+// The descriptors beyond stderr by which the child has its ends, where ExtraFiles says that it has them.
+const (
+	StackFD = 3 // stack dumps, written by it
+	PageFD  = 4 // the shared page; closed where there is none
+	LeashFD = 5 // a pipe that is never used: docs/protocol.md, leash_fd
+)
 
 // execProcess is a process started with os/exec, on pipes of our own: exec's StdoutPipe loses the last answer when Wait
 // runs beside the reader.
@@ -78,10 +105,10 @@ type execProcess struct {
 	errs  *os.File // our end of stderr
 	stack *os.File // our end of the stack dump pipe, or nil
 	leash *os.File // our end of a pipe that is never used: its closing, at the host's death, is what it is for
-	page  *sharedPage
+	page  *shm.Page
 
 	done  chan struct{}
-	state exitState // valid when done is closed
+	state ExitState // valid when done is closed
 
 	oomKills uint64 // on this machine, when it started
 	oomKnown bool
@@ -94,12 +121,12 @@ type execProcess struct {
 	child  childHandle // of python
 }
 
-// execSpawn starts the command in a process group of its own and a goroutine that reaps it; that goroutine ends with
-// the process, and is joined by waiting for exited.
+// Start is the SpawnFunc of real processes. It starts the command in a process group of its own and a goroutine that reaps it; that
+// goroutine ends with the process, and is joined by waiting for Exited.
 //
 // Neither it nor anything else in the host waits for an exec that hangs: such a start is abandoned when ctx ends, and killed if it ever comes about.
-func execSpawn(ctx context.Context, sp *spawner, spec spawnSpec) (_ process, err error) {
-	l, err := bounded(ctx, spec.prepare)
+func Start(ctx context.Context, sp *Spawner, spec Spec) (_ Process, err error) {
+	l, err := Bounded(ctx, spec.prepare)
 	if err == nil {
 		err = l.err
 	}
@@ -121,7 +148,7 @@ func execSpawn(ctx context.Context, sp *spawner, spec spawnSpec) (_ process, err
 		}
 		handedOver()
 		if err != nil {
-			p.release()
+			p.Release()
 		}
 	}()
 	pipe := func(name string) (r, w *os.File) {
@@ -142,11 +169,11 @@ func execSpawn(ctx context.Context, sp *spawner, spec spawnSpec) (_ process, err
 	p.errs = errR
 	theirs = append(theirs, errW)
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, stdout, errW
-	if extraFiles { // fd 3: stack dumps; fd 4: the shared page; fd 5: the leash
+	if ExtraFiles {
 		stackR, stackW := pipe("stacks")
 		leashR, leashW := pipe("leash")
 		p.stack, p.leash = stackR, leashR
-		page, file := newSharedPage() // a nil file leaves its number closed
+		page, file := shm.New() // a nil file leaves its number closed
 		p.page, p.pipes.page = page, page
 		for _, f := range []*os.File{stackW, file, leashW} {
 			if f != nil {
@@ -156,20 +183,20 @@ func execSpawn(ctx context.Context, sp *spawner, spec spawnSpec) (_ process, err
 		if err != nil {
 			return nil, err
 		}
-		p.cmd.ExtraFiles = []*os.File{stackW, file, leashW}
+		p.cmd.ExtraFiles = []*os.File{stackW, file, leashW} // StackFD, PageFD, LeashFD
 	}
 	setGroup(p.cmd)
-	p.oomKills, p.oomKnown = oomKills()
+	p.oomKills, p.oomKnown = OOMKills()
 	late, err := sp.start(ctx, p.cmd)
 	if late != nil {
 		abandoned = true
 		go func() { // ends with the start, for which nobody can wait
 			if <-late == nil {
-				p.kill()
+				p.Kill()
 				p.reap()
 			}
 			handedOver()
-			p.release()
+			p.Release()
 		}()
 	}
 	if err != nil {
@@ -200,14 +227,14 @@ func (p *execProcess) reap() {
 		_ = p.cmd.Wait()
 	}
 	p.state = stateOf(p.cmd.ProcessState)
-	p.state.ours = ours
+	p.state.Ours = ours
 	if ps := p.cmd.ProcessState; ps != nil && limit > 0 {
 		// The limit is on ticks, which on a busy machine are counted also for what did not run through them.
-		p.state.overtime = ps.UserTime()+ps.SystemTime() >= limit-max(limit/10, 500*time.Millisecond)
+		p.state.Overtime = ps.UserTime()+ps.SystemTime() >= limit-max(limit/10, 500*time.Millisecond)
 	}
-	if p.state.signal == syscall.SIGKILL && !ours {
-		now, known := oomKills()
-		p.state.noOOM = known && p.oomKnown && now == p.oomKills
+	if p.state.Signal == syscall.SIGKILL && !ours {
+		now, known := OOMKills()
+		p.state.NoOOM = known && p.oomKnown && now == p.oomKills
 	}
 	// A process that left the group may hold stderr open for ever; what the worker wrote is in the pipe by now.
 	_ = p.errs.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
@@ -215,25 +242,25 @@ func (p *execProcess) reap() {
 	p.pipes.finish()
 }
 
-func stateOf(state *os.ProcessState) exitState {
+func stateOf(state *os.ProcessState) ExitState {
 	if state == nil {
-		return exitState{code: -1} // somebody else in this program has waited for our child: how it ended is unknown
+		return ExitState{Code: -1} // somebody else in this program has waited for our child: how it ended is unknown
 	}
-	s := exitState{code: state.ExitCode()}
+	s := ExitState{Code: state.ExitCode()}
 	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		s.signal = status.Signal()
+		s.Signal = status.Signal()
 	}
 	return s
 }
 
-func (p *execProcess) pid() int {
+func (p *execProcess) PID() int {
 	if python := p.python.Load(); python != 0 {
 		return int(python)
 	}
 	return p.cmd.Process.Pid
 }
 
-func (p *execProcess) adopt(pid int) error {
+func (p *execProcess) Adopt(pid int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	leader := p.cmd.Process.Pid
@@ -250,27 +277,27 @@ func (p *execProcess) adopt(pid int) error {
 	return nil
 }
 
-func (p *execProcess) transport() transport    { return p.pipes }
-func (p *execProcess) stderr() io.Reader       { return p.errs }
-func (p *execProcess) exited() <-chan struct{} { return p.done }
-func (p *execProcess) exit() exitState         { return p.state }
+func (p *execProcess) Transport() Transport    { return p.pipes }
+func (p *execProcess) Stderr() io.Reader       { return p.errs }
+func (p *execProcess) Exited() <-chan struct{} { return p.done }
+func (p *execProcess) Exit() ExitState         { return p.state }
 
-func (p *execProcess) unread() (int, bool) { return unreadIn(p.pipes.in) }
+func (p *execProcess) Unread() (int, bool) { return unreadIn(p.pipes.in) }
 
-func (p *execProcess) linger(d time.Duration, alone bool) {
+func (p *execProcess) Spin(d time.Duration, oneAtATime bool) {
 	if p.page != nil {
-		p.page.linger(d, alone)
+		p.page.Spin(d, oneAtATime)
 	}
 }
 
-func (p *execProcess) worked() time.Duration {
+func (p *execProcess) ServiceTime() time.Duration {
 	if p.page == nil {
 		return 0
 	}
-	return p.page.worked()
+	return p.page.ServiceTime()
 }
 
-func (p *execProcess) stacks(d time.Duration) (text, why string) {
+func (p *execProcess) Stacks(d time.Duration) (text, why string) {
 	if p.stack == nil {
 		return "", "this platform has no stack dumps"
 	}
@@ -286,7 +313,7 @@ func (p *execProcess) stacks(d time.Duration) (text, why string) {
 	why = "the process has ended"
 	for n := range stackSignals { // of the first nobody else should know; the second is a popular one
 		sent := false
-		p.signal(func(leader int) { sent, why = signalStacks(n, leader, int(p.python.Load())) })
+		p.Signal(func(leader int) { sent, why = signalStacks(n, leader, int(p.python.Load())) })
 		if !sent {
 			continue
 		}
@@ -317,8 +344,8 @@ func (p *execProcess) readStacks(end time.Time) string {
 	return string(text)
 }
 
-func (p *execProcess) terminate() {
-	p.signal(func(pid int) {
+func (p *execProcess) Terminate() {
+	p.Signal(func(pid int) {
 		p.ours = true
 		terminateGroup(pid)
 		terminateProcess(pid) // it may have left its group
@@ -326,8 +353,8 @@ func (p *execProcess) terminate() {
 	})
 }
 
-func (p *execProcess) kill() {
-	p.signal(func(pid int) {
+func (p *execProcess) Kill() {
+	p.Signal(func(pid int) {
 		p.ours = true
 		killGroup(pid)
 		killProcess(pid)
@@ -335,7 +362,8 @@ func (p *execProcess) kill() {
 	})
 }
 
-func (p *execProcess) signal(send func(pid int)) {
+// Signal calls send with the process's pid, unless that has been reaped: it may be another's then. It is not reaped meanwhile.
+func (p *execProcess) Signal(send func(pid int)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.reaped {
@@ -343,13 +371,13 @@ func (p *execProcess) signal(send func(pid int)) {
 	}
 }
 
-func (p *execProcess) ending() bool {
+func (p *execProcess) Ending() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.reaped || isEnding(p.cmd.Process.Pid)
 }
 
-func (p *execProcess) release() {
+func (p *execProcess) Release() {
 	if p.pipes != nil {
 		_ = p.pipes.Close()
 	}
@@ -359,11 +387,21 @@ func (p *execProcess) release() {
 		}
 	}
 	if p.page != nil {
-		p.page.close()
+		p.page.Close()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.child.close()
+}
+
+// Descriptors are the numbers of what the host holds of the process.
+func (p *execProcess) Descriptors() (numbers []uintptr) {
+	for _, f := range []syscall.Conn{p.pipes.in, p.pipes.out, p.errs, p.stack, p.leash} {
+		if raw, err := f.SyscallConn(); err == nil {
+			_ = raw.Control(func(n uintptr) { numbers = append(numbers, n) })
+		}
+	}
+	return append(numbers, p.pipes.out.descriptors()...)
 }
 
 // pipes is the transport over a process's stdin and stdout.
@@ -372,12 +410,12 @@ type pipes struct {
 	out    *outPipe
 	ended  atomic.Bool // the process has: nothing more comes, whoever else may hold its ends
 	writes *attempt
-	page   *sharedPage // whose bell rings when TryWrite is about to write, or nil
+	page   *shm.Page // whose doorbell rings when TryWrite is about to write, or nil
 }
 
-// helloRoom is what the request pipe should hold: hello, so that no start waits for the interpreter to read while it is still coming up. It
+// RequestRoom is how many bytes the request pipe should hold: hello, so that no start waits for the interpreter to read while it is still coming up. It
 // is a power of two, as the kernel wants it.
-const helloRoom = 128 << 10
+const RequestRoom = 128 << 10
 
 // newPipes returns the transport and the child's ends of it.
 func newPipes() (_ *pipes, stdin, stdout *os.File, err error) {
@@ -385,7 +423,7 @@ func newPipes() (_ *pipes, stdin, stdout *os.File, err error) {
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	widen(in, helloRoom)
+	widen(in, RequestRoom)
 	out, stdout, err := newOutPipe()
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, stdin.Close(), in.Close())
@@ -397,7 +435,7 @@ func newPipes() (_ *pipes, stdin, stdout *os.File, err error) {
 	}
 	p.writes = newAttempt(raw.Write, func(fd uintptr, b []byte) (int, error) {
 		if p.page != nil {
-			p.page.ring()
+			p.page.Ring()
 		}
 		return writeNow(fd, b)
 	})
@@ -453,6 +491,9 @@ func (p *pipes) TryWrite(b []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Pending is how many bytes the process has written and nobody has read; ok is false where that cannot be known.
+func (p *pipes) Pending() (n int, ok bool) { return p.out.unread() }
 
 func (p *pipes) Unwatch() { p.out.Unwatch() }
 

@@ -1,6 +1,6 @@
 //go:build unix
 
-package pypool
+package proc
 
 import (
 	"errors"
@@ -10,10 +10,12 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pypool/pypool/internal/fd"
 )
 
-// extraFiles: descriptors beyond stderr can be handed to a child.
-const extraFiles = true
+// ExtraFiles: descriptors beyond stderr can be handed to a child.
+const ExtraFiles = true
 
 // setGroup puts the child into a process group of its own: ^C at a terminal reaches the host alone, and the group can be
 // killed with all that the worker has started. Not into a session of its own: Linux (autogroup) would share the processors out between
@@ -23,28 +25,18 @@ func setGroup(cmd *exec.Cmd) {
 	setParentDeath(cmd.SysProcAttr)
 }
 
-// rawPipe is pipe(2), its ends closed on exec, reading end first, and neither of them 0, 1 or 2: in a host that has closed those, a write
-// to a broken pipe of such a number would end the process, as Go does it for stdout and stderr.
+// rawPipe is pipe(2), its ends closed on exec, reading end first, and neither of them 0, 1 or 2: see package fd.
 func rawPipe() (ends [2]int, err error) {
 	if err = pipeCloexec(ends[:]); err != nil {
 		return ends, os.NewSyscallError("pipe", err)
 	}
-	if ends[0], err = aboveStderr(ends[0]); err != nil {
+	if ends[0], err = fd.AboveStderr(ends[0]); err != nil {
 		return ends, errors.Join(err, unix.Close(ends[1]))
 	}
-	if ends[1], err = aboveStderr(ends[1]); err != nil {
+	if ends[1], err = fd.AboveStderr(ends[1]); err != nil {
 		return ends, errors.Join(err, unix.Close(ends[0]))
 	}
 	return ends, nil
-}
-
-// aboveStderr moves a descriptor that is 0, 1 or 2 out of their way. On an error it is closed.
-func aboveStderr(fd int) (int, error) {
-	if fd > 2 {
-		return fd, nil
-	}
-	moved, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-	return moved, errors.Join(os.NewSyscallError("fcntl", err), unix.Close(fd))
 }
 
 // newPipe returns our end of a pipe, which is the writing one if writes, and the child's.
@@ -74,7 +66,7 @@ func inGroup(pid, leader int) bool {
 	return err == nil && group == leader
 }
 
-func signalName(s syscall.Signal) string {
+func SignalName(s syscall.Signal) string {
 	if name := unix.SignalName(s); name != "" {
 		return name
 	}

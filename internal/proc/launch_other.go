@@ -1,6 +1,6 @@
 //go:build !linux
 
-package pypool
+package proc
 
 func launcher() string { return "" }
 

@@ -1,4 +1,4 @@
-package pypool
+package proc
 
 import (
 	"errors"
@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pypool/pypool/internal/fd"
 )
 
 // outPipe is our end of a worker's stdout. A pipe that Go's network poller watches wakes one of the poller's threads at each write, which
@@ -42,7 +44,7 @@ func newOutPipe() (_ *outPipe, theirs *os.File, err error) {
 func newWatch(pipe int) (*os.File, error) {
 	set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err == nil {
-		set, err = aboveStderr(set)
+		set, err = fd.AboveStderr(set)
 	}
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -90,4 +92,17 @@ func (o *outPipe) Close() error {
 		return err
 	}
 	return errors.Join(err, unix.Close(o.pipe))
+}
+
+// SyscallConn is the set's.
+func (o *outPipe) SyscallConn() (syscall.RawConn, error) { return o.set.SyscallConn() }
+
+// descriptors are those that SyscallConn does not tell.
+func (o *outPipe) descriptors() []uintptr { return []uintptr{uintptr(o.pipe)} }
+
+// unread counts the bytes in the pipe.
+func (o *outPipe) unread() (n int, ok bool) {
+	var err error
+	ctlErr := o.raw.Control(func(uintptr) { n, err = unix.IoctlGetInt(o.pipe, unix.TIOCINQ) })
+	return n, ctlErr == nil && err == nil
 }

@@ -1,4 +1,4 @@
-package pypool
+package proc
 
 import (
 	"os"
@@ -23,19 +23,4 @@ func TestAProcessThatIsNotReapedYetIsSeenToBeEnding(t *testing.T) {
 		_ = cmd.Wait()
 		assert.False(t, isEnding(cmd.Process.Pid), "nothing is known of who has the number now")
 	}
-}
-
-func TestBellRingsForAWorkerThatListens(t *testing.T) {
-	page, file := newSharedPage()
-	require.NotNil(t, page)
-	defer file.Close()
-	defer page.close()
-	bell := page.word(wordBell)
-	page.ring()
-	page.linger(lingerLimit, false)
-	page.ring()
-	require.Zero(t, *bell)
-	page.linger(lingerLimit, true)
-	page.ring()
-	require.EqualValues(t, 1, *bell)
 }

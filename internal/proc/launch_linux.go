@@ -1,4 +1,4 @@
-package pypool
+package proc
 
 import (
 	"bytes"

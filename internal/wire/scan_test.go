@@ -1,4 +1,4 @@
-package pypool
+package wire
 
 import (
 	"encoding/json"
@@ -58,8 +58,8 @@ func TestTheScannerBoundsNestingAsEncodingJSONDoes(t *testing.T) {
 		for depth := maxNesting - 3; depth < maxNesting+3; depth++ {
 			text := strings.Repeat(shape.open, depth) + "1" + strings.Repeat(shape.close, depth)
 			line := `{"id":1,"success":true,"result":` + text + `}`
-			var f frame
-			err := parseFrame([]byte(line), &f)
+			var f Frame
+			err := Parse([]byte(line), &f)
 			assert.Equal(t, json.Valid([]byte(line)), err == nil, "depth %d", depth)
 		}
 	}
@@ -116,32 +116,32 @@ func TestAnEnvelopeThatIsTakenIsAlsoOneForEncodingJSON(t *testing.T) {
 	taken := 0
 	for range 40_000 {
 		line := mutated(r, seeds[r.IntN(len(seeds))])
-		var f frame
-		if parseFrame([]byte(line), &f) != nil {
+		var f Frame
+		if Parse([]byte(line), &f) != nil {
 			continue
 		}
 		taken++
 		require.True(t, utf8.ValidString(line))
 		var keys map[string]json.RawMessage
 		require.NoError(t, json.Unmarshal([]byte(line), &keys), "%q", line)
-		require.Equal(t, string(keys["id"]), fmt.Sprint(f.id), "%q", line)
-		body := keys[[]string{"result", "error", "item"}[f.kind]]
-		require.Equal(t, string(body), strings.TrimSpace(string(f.body)), "%q", line)
+		require.Equal(t, string(keys["id"]), fmt.Sprint(f.ID), "%q", line)
+		body := keys[[]string{"result", "error", "item"}[f.Kind]]
+		require.Equal(t, string(body), strings.TrimSpace(string(f.Body)), "%q", line)
 	}
 	assert.Greater(t, taken, 1000)
 }
 
 func TestEnvelopesAreReadStrictly(t *testing.T) {
 	t.Parallel()
-	var f frame
-	for line, want := range map[string]frame{
-		`{"id":1,"success":true,"result":null}`:                        {id: 1, kind: frameResult, body: []byte("null")},
-		`{"result":{"a":1},"success":true,"id":18446744073709551001}`:  {id: 18446744073709551001, kind: frameResult, body: []byte(`{"a":1}`)},
-		`{"id":2,"success":false,"error":{"kind":"python_exception"}}`: {id: 2, kind: frameError, body: []byte(`{"kind":"python_exception"}`)},
-		`{"id":0,"item":[1]}`: {id: 0, kind: frameItem, body: []byte("[1]")},
-		` {"id" : 3 , "success" : true , "result" : 12345678901234567 } ` + "\r": {id: 3, kind: frameResult, body: []byte("12345678901234567"), bigInt: true},
+	var f Frame
+	for line, want := range map[string]Frame{
+		`{"id":1,"success":true,"result":null}`:                        {ID: 1, Kind: KindResult, Body: []byte("null")},
+		`{"result":{"a":1},"success":true,"id":18446744073709551001}`:  {ID: 18446744073709551001, Kind: KindResult, Body: []byte(`{"a":1}`)},
+		`{"id":2,"success":false,"error":{"kind":"python_exception"}}`: {ID: 2, Kind: KindError, Body: []byte(`{"kind":"python_exception"}`)},
+		`{"id":0,"item":[1]}`: {ID: 0, Kind: KindItem, Body: []byte("[1]")},
+		` {"id" : 3 , "success" : true , "result" : 12345678901234567 } ` + "\r": {ID: 3, Kind: KindResult, Body: []byte("12345678901234567"), BigInt: true},
 	} {
-		require.NoError(t, parseFrame([]byte(line), &f), line)
+		require.NoError(t, Parse([]byte(line), &f), line)
 		assert.Equal(t, want, f, line)
 	}
 	for line, reason := range map[string]string{
@@ -175,74 +175,19 @@ func TestEnvelopesAreReadStrictly(t *testing.T) {
 		"{\"id\":1,\"success\":true,\"result\":\"\xed\xa0\x80\"}": "not valid UTF-8",
 		"\ufeff" + `{"id":1,"success":true,"result":1}`:           "not a JSON object",
 	} {
-		err := parseFrame([]byte(line), &f)
+		err := Parse([]byte(line), &f)
 		if assert.Error(t, err, line) {
 			assert.Contains(t, err.Error(), reason, line)
 		}
 	}
 }
 
-func TestProtocolBadJSONIsATypedErrorThatNamesOffsetAndPreview(t *testing.T) {
-	t.Parallel()
-	c := connOf(`{"id":1,"success":true;"result":1}` + "\n")
-	var f frame
-	err := c.receive(1, &f)
-	v := detail[*ProtocolError](t, err)
-	assert.Equal(t, "malformed envelope at byte 22", v.Reason)
-	assert.Contains(t, v.Sample, `{\"id\":1,\"success\":true;`)
-	assert.NotNil(t, c.broken, "nothing more is read from it")
-	long := connOf(strings.Repeat("x", 5000) + "\n")
-	v = detail[*ProtocolError](t, long.receive(1, &f))
-	assert.LessOrEqual(t, len(v.Sample), 256+2, "a preview, not the whole")
-}
-
-func TestProtocolAMissingKeyIsNamed(t *testing.T) {
-	t.Parallel()
-	for line, reason := range map[string]string{
-		`{"success":true,"result":1}`: "it has no id",
-		`{"id":1,"success":true}`:     "success is true, and it has not just a result",
-		`{"id":1,"success":false}`:    "success is false, and it has not just an error",
-		`{"id":1,"result":1}`:         "it has no success",
-	} {
-		var f frame
-		v := detail[*ProtocolError](t, connOf(line+"\n").receive(1, &f))
-		assert.Contains(t, v.Reason, reason)
-		assert.Equal(t, quoteSample([]byte(line)), v.Sample)
-	}
-}
-
 func TestProtocolAnIDOfTheWrongTypeIsRejected(t *testing.T) {
 	t.Parallel()
 	for _, id := range []string{`"1"`, `1.0`, `1e0`, `-1`, `null`, `true`, `[1]`, `01`, `18446744073709551616`, `99999999999999999999999`} {
-		var f frame
-		err := parseFrame([]byte(`{"id":`+id+`,"success":true,"result":1}`), &f)
+		var f Frame
+		err := Parse([]byte(`{"id":`+id+`,"success":true,"result":1}`), &f)
 		require.Error(t, err, id)
 		assert.NotContains(t, err.Error(), "neither", "the id itself is at fault: %s", id)
 	}
-}
-
-func TestTheReadBufferIsGivenAwayWithALargeResultAndNeverSharedWithTheNext(t *testing.T) {
-	t.Parallel()
-	big := `"` + strings.Repeat("a", 3*largeFrame) + `"`
-	c := connOf(`{"id":1,"success":true,"result":` + big + "}\n" + `{"id":2,"success":true,"result":"` + strings.Repeat("b", 100) + `"}` + "\n")
-	var f frame
-	require.NoError(t, c.receive(1, &f))
-	first := c.take(&f)
-	require.NoError(t, c.receive(2, &f))
-	second := c.take(&f)
-	assert.Equal(t, big, string(first))
-	assert.Equal(t, `"`+strings.Repeat("b", 100)+`"`, string(second))
-	assert.Less(t, len(c.buf), largeFrame, "the large buffer is not kept")
-	_ = append(first, 'x')
-	assert.Equal(t, len(first), cap(first))
-}
-
-func TestALineBeyondTheLimitIsAViolationAndIsNotReadToItsEnd(t *testing.T) {
-	t.Parallel()
-	c := connOf(strings.Repeat("y", 10<<20))
-	c.max = 1024 + frameSlack
-	var f frame
-	v := detail[*ProtocolError](t, c.receive(1, &f))
-	assert.Contains(t, v.Reason, "more than")
-	assert.Less(t, len(c.buf), 1<<20)
 }

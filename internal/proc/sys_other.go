@@ -1,6 +1,6 @@
 //go:build !linux
 
-package pypool
+package proc
 
 import (
 	"context"
@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// spawner: only Linux has a parent death signal, and so a thread to bind it to.
-type spawner struct{}
+// Spawner: only Linux has a parent death signal, and so a thread to bind it to.
+type Spawner struct{}
 
-func newSpawner() *spawner { return &spawner{} }
+func NewSpawner() *Spawner { return &Spawner{} }
 
 // start starts the command. When ctx ends before that has come about, late will bring what comes of it.
-func (*spawner) start(ctx context.Context, cmd *exec.Cmd) (late <-chan error, err error) {
+func (*Spawner) start(ctx context.Context, cmd *exec.Cmd) (late <-chan error, err error) {
 	done := make(chan error, 1)
 	go func() { done <- cmd.Start() }() // ends with the start
 	result, hung := outcomeOf(ctx, done)
@@ -25,20 +25,11 @@ func (*spawner) start(ctx context.Context, cmd *exec.Cmd) (late <-chan error, er
 	return nil, result
 }
 
-func (*spawner) close() {}
+// Close does nothing.
+func (*Spawner) Close() {}
 
 // awaitExit does not wait: the process is reaped before its group is killed.
 func awaitExit(int) bool { return false }
-
-// sharedPage does not exist here.
-type sharedPage struct{}
-
-func newSharedPage() (*sharedPage, *os.File) { return nil, nil }
-
-func (*sharedPage) worked() time.Duration      { return 0 }
-func (*sharedPage) linger(time.Duration, bool) {}
-func (*sharedPage) ring()                      {}
-func (*sharedPage) close()                     {}
 
 // widen: a pipe's size is not to be set.
 func widen(*os.File, int) {}
@@ -50,11 +41,9 @@ func reapGroup(int) {}
 
 func cpuLimit(int) time.Duration { return 0 }
 
-func oomKills() (uint64, bool) { return 0, false }
-
-func giveWay() {}
+func OOMKills() (uint64, bool) { return 0, false }
 
 func isEnding(int) bool { return false }
 
-// residentBytes: not known here, and so MaxRSS has no effect.
-func residentBytes(int) int64 { return 0 }
+// ResidentBytes: not known here, and so MaxRSS has no effect.
+func ResidentBytes(int) int64 { return 0 }

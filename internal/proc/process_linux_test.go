@@ -1,0 +1,129 @@
+package proc
+
+import (
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// started runs a shell script as a worker's process, which is ended with the test.
+func started(t *testing.T, script string) Process {
+	t.Helper()
+	sp := NewSpawner()
+	p, err := Start(t.Context(), sp, Spec{Path: "/bin/sh", Args: []string{"-c", script}, Env: os.Environ()})
+	if err != nil {
+		sp.Close()
+	}
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		p.Kill()
+		<-p.Exited()
+		p.Release()
+		sp.Close()
+	})
+	return p
+}
+
+func TestAProcessAnswersOnItsTransportAndEnds(t *testing.T) {
+	p := started(t, `read line; echo "got $line"; echo aside >&2; exit 3`)
+	tr := p.Transport()
+	require.NoError(t, tr.SetDeadline(time.Now().Add(time.Minute)))
+	_, err := tr.Write([]byte("this\n"))
+	require.NoError(t, err)
+	said, err := io.ReadAll(tr)
+	require.NoError(t, err)
+	assert.Equal(t, "got this\n", string(said))
+	aside, _ := io.ReadAll(p.Stderr())
+	assert.Equal(t, "aside\n", string(aside))
+	<-p.Exited()
+	assert.Equal(t, ExitState{Code: 3}, p.Exit())
+	assert.True(t, p.Ending())
+	_, err = tr.TryWrite([]byte("x"))
+	assert.ErrorIs(t, err, syscall.EPIPE)
+}
+
+func TestNoSignalIsSentToAProcessThatHasBeenReaped(t *testing.T) {
+	p := started(t, "exit 0").(*execProcess)
+	<-p.Exited()
+	p.Signal(func(int) { t.Error("a signal would have been sent") })
+	p.Kill()
+	assert.False(t, p.Exit().Ours)
+}
+
+func TestAKilledProcessTakesItsGroupAlong(t *testing.T) {
+	p := started(t, `sleep 1000 & echo $!; wait`)
+	require.NoError(t, p.Transport().SetDeadline(time.Now().Add(time.Minute)))
+	buf := make([]byte, 32)
+	_, err := p.Transport().Read(buf)
+	require.NoError(t, err)
+	require.Len(t, groupMembers(p.PID()), 1)
+	p.Kill()
+	<-p.Exited()
+	assert.True(t, p.Exit().Ours)
+	assert.Equal(t, syscall.SIGKILL, p.Exit().Signal)
+	// Where its own parent has gone, init reaps it in its own time: a zombie does not count.
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		alive := 0
+		for _, other := range All() {
+			if other.Group == p.PID() && other.State != 'Z' {
+				alive++
+			}
+		}
+		if alive == 0 {
+			break
+		}
+		require.True(t, time.Now().Before(end), "the group is alive")
+	}
+}
+
+func TestWhatNobodyHasReadIsCounted(t *testing.T) {
+	p := started(t, `echo 12345; sleep 1000`)
+	_, err := p.Transport().TryWrite([]byte("unread"))
+	require.NoError(t, err)
+	n, ok := p.Unread()
+	require.True(t, ok)
+	assert.Equal(t, 6, n)
+	pending := p.Transport().(*pipes).Pending
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		n, ok = pending()
+		require.True(t, ok)
+		if n == len("12345\n") {
+			break
+		}
+		require.True(t, time.Now().Before(end), "only %d bytes come", n)
+	}
+}
+
+func TestEveryDescriptorOfAProcessIsTold(t *testing.T) {
+	p := started(t, "read line").(*execProcess)
+	numbers := p.Descriptors()
+	assert.Len(t, numbers, 6, "stdin, stdout and its set, stderr, stacks, leash")
+	for _, n := range numbers {
+		assert.Greater(t, n, uintptr(2))
+	}
+}
+
+func TestAStartThatCannotBeSaysWhy(t *testing.T) {
+	sp := NewSpawner()
+	defer sp.Close()
+	_, err := Start(t.Context(), sp, Spec{Path: "/nowhere/python"})
+	require.ErrorIs(t, err, os.ErrNotExist)
+	_, err = Start(t.Context(), sp, Spec{Path: "/bin/sh", Dir: "/nowhere"})
+	require.ErrorIs(t, err, os.ErrNotExist)
+	assert.True(t, strings.HasPrefix(err.Error(), "Config.Dir: "), err.Error())
+}
+
+func TestOutputIsWhatACommandPrints(t *testing.T) {
+	out, err := Spec{Path: "/bin/sh", Args: []string{"-c", "echo $NAME"}, Env: []string{"NAME=value"}, Dir: "/nowhere", DirIsHosts: true}.Output(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "value\n", string(out))
+}

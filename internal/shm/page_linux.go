@@ -1,0 +1,88 @@
+package shm
+
+import (
+	"os"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pypool/pypool/internal/fd"
+)
+
+// Page is the host's view of the page. Its methods are safe for concurrent use, but for Close.
+type Page struct{ mem []byte }
+
+const maxServed = 24 * time.Hour // of one request: more is nonsense
+
+// New returns a page and the file to hand to the child; nil when the kernel has no memfd, or does not seal
+// it: whoever has the descriptor could take the memory away, and the host would die of SIGBUS when it next
+// looks at it. The caller closes both.
+func New() (*Page, *os.File) {
+	n, err := unix.MemfdCreate("pypool-page", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, nil
+	}
+	if n, err = fd.AboveStderr(n); err != nil {
+		return nil, nil
+	}
+	file := os.NewFile(uintptr(n), "pypool-page")
+	size := os.Getpagesize()
+	if err := unix.Ftruncate(n, int64(size)); err != nil {
+		file.Close()
+		return nil, nil
+	}
+	if _, err := unix.FcntlInt(uintptr(n), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		file.Close()
+		return nil, nil
+	}
+	mem, err := unix.Mmap(n, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		file.Close()
+		return nil, nil
+	}
+	return &Page{mem}, file
+}
+
+func (p *Page) word(i int) *uint64 { return (*uint64)(unsafe.Pointer(&p.mem[8*i])) }
+
+// ServiceTime is how long the last request took, as the runtime has stored it, or some code in its
+// process: 0 when it cannot be a time. It is stored a moment after the answer, and reading it costs the
+// transfer of a cache line.
+func (p *Page) ServiceTime() time.Duration {
+	ns := atomic.LoadUint64(p.word(served))
+	if ns > uint64(maxServed) {
+		return 0
+	}
+	return time.Duration(ns)
+}
+
+// Spin tells the runtime how long to poll for its next request before it sleeps, and whether calls run one
+// at a time.
+func (p *Page) Spin(d time.Duration, oneAtATime bool) {
+	p.tell(spin, uint64(d))
+	var flag uint64
+	if oneAtATime {
+		flag = 1
+	}
+	p.tell(alone, flag)
+}
+
+// Ring tells a worker that its next request is about to be there, if it listens: while calls run one at a
+// time.
+func (p *Page) Ring() {
+	if atomic.LoadUint64(p.word(alone)) != 0 {
+		atomic.AddUint64(p.word(doorbell), 1)
+	}
+}
+
+// tell stores what the word does not hold yet: a store would take the line from the worker's cache.
+func (p *Page) tell(i int, value uint64) {
+	if w := p.word(i); atomic.LoadUint64(w) != value {
+		atomic.StoreUint64(w, value)
+	}
+}
+
+// Close takes the page out of the host's memory. No method may be called during it, or after it.
+func (p *Page) Close() { _ = unix.Munmap(p.mem) }

@@ -1,0 +1,31 @@
+// Package shm is the memory that a worker's runtime and the host share, also after the worker's death:
+// docs/protocol.md, page_fd. Python's side of it is python/pypool/_channel.py.
+package shm
+
+// A Word is a native unsigned 64-bit integer of the page. All are hints for speed alone: code in the
+// worker may overwrite them, and no answer or proof depends on one.
+type Word struct {
+	Index  int    // its offset is 8 times that
+	Python string // what python/pypool calls it
+	Writer string // runtime or host; the other side only reads it
+	Unit   string
+}
+
+const (
+	served   = 0
+	spin     = 8
+	alone    = 9
+	doorbell = 10
+
+	// words is how many the runtime maps. What one side writes in each call has a cache line of its own,
+	// which is eight of them.
+	words = 16
+)
+
+// Words is the table of them all.
+var Words = []Word{
+	{served, "WORKED", "runtime", "ns from having read the last request to having written its answer"},
+	{spin, "LINGER", "host", "ns to poll for the next request before sleeping; 0: not at all"},
+	{alone, "ALONE", "host", "1 while calls run one at a time, else 0"},
+	{doorbell, "BELL", "host", "a number that changes just before a request is written, while ALONE is 1"},
+}

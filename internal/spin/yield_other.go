@@ -1,0 +1,6 @@
+//go:build !linux
+
+package spin
+
+// Yield does nothing.
+func Yield() {}
