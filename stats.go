@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Stats is a snapshot of a pool. Its counters add up: Started == Succeeded + Failed + InFlight, ByType sums to Failed,
-// WorkersStarted - WorkersExited is the number of live processes.
+// Stats is a snapshot of a pool. Its counters add up: Started == Succeeded + Failed + InFlight,
+// ByType sums to Failed, WorkersStarted - WorkersExited is the number of live processes.
 type Stats struct {
 	Size, Overflow, MaxSize                 int                 // configured: Size, Overflow, their sum
 	Workers, Idle, Busy, Starting           int                 // processes now; the rest of Workers is stopping
@@ -37,7 +37,8 @@ type WorkerInfo struct {
 	Overflow      bool
 }
 
-// Distribution summarises durations since the pool's start. The quantiles are exact to 1/16 of their value.
+// Distribution summarises durations since the pool's start. The quantiles are exact to 1/16 of
+// their value.
 type Distribution struct {
 	Count              int64
 	P50, P95, P99, Max time.Duration
@@ -93,8 +94,9 @@ func (c *counters) fail(err *Error, now time.Duration) {
 	c.rate.add(1, now, errorTypes[i].infrastructure)
 }
 
-// snapshot fills the call counters. Ends are read before starts, so that InFlight cannot come out negative; and again when
-// calls began meanwhile, so that it is not too large by those that came and went.
+// snapshot fills the call counters. Ends are read before starts, so that InFlight cannot come out
+// negative; and again when calls began meanwhile, so that it is not too large by those that came
+// and went.
 func (c *counters) snapshot(s *Stats) {
 	for range 10 {
 		before := c.started.Load()
@@ -175,8 +177,8 @@ func (h *histogram) distribution() Distribution {
 
 const rateSlots = 20
 
-// rateWindow counts calls and failures over a sliding window, in slots. Two callers that meet at a slot's first use may
-// lose a count: it is a rate, not an account.
+// rateWindow counts calls and failures over a sliding window, in slots. Two callers that meet at a
+// slot's first use may lose a count: it is a rate, not an account.
 type rateWindow struct {
 	width time.Duration
 	slots [rateSlots]struct{ epoch, calls, failures atomic.Int64 }
