@@ -23,11 +23,12 @@ type startCircuit struct {
 	why atomic.Pointer[CircuitError] // calls are refused; nil while closed
 }
 
-// errNoOutcome ends what says nothing about the circuit it was asked of: a call that was canceled or never ran, a start
-// that found no room or was ended by the pool's close.
+// errNoOutcome ends what says nothing about the circuit it was asked of: a call that was canceled
+// or never ran, a start that found no room or was ended by the pool's close.
 var errNoOutcome = errors.New("no outcome")
 
-// newStartCircuit trips when trip says so upon a failed start. It is half-open after probe: then one start is tried at a time.
+// newStartCircuit trips when trip says so upon a failed start. It is half-open after probe: then
+// one start is tried at a time.
 func newStartCircuit(probe time.Duration, trip func() bool) *startCircuit {
 	return &startCircuit{cb: gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 		Timeout: max(probe, time.Millisecond), ReadyToTrip: func(gobreaker.Counts) bool { return trip() },
@@ -45,7 +46,8 @@ const (
 	exitFactor  = 4           // times Breaker.Failures workers that ended by themselves within OpenFor open the circuit, whatever was answered between
 )
 
-// breakers holds a circuit for each command that has lately cost workers. In steady state there is none, and asking costs one load.
+// breakers holds a circuit for each command that has lately cost workers. In steady state there is
+// none, and asking costs one load.
 type breakers struct {
 	cfg     Breaker
 	changed func(command, state string, err error)
@@ -53,8 +55,9 @@ type breakers struct {
 	keys    sync.Map // command -> *commandBreaker
 }
 
-// commandBreaker is the circuit of one command. It counts the losses itself: gobreaker's count of consecutive failures would
-// take an answer for a good sign whose worker dies of that very call a moment later.
+// commandBreaker is the circuit of one command. It counts the losses itself: gobreaker's count of
+// consecutive failures would take an answer for a good sign whose worker dies of that very call a
+// moment later.
 type commandBreaker struct {
 	cfg Breaker
 	cb  *gobreaker.TwoStepCircuitBreaker[any]
@@ -73,8 +76,8 @@ type loss struct {
 	cause *Error // fit for strangers; nil: there was none
 }
 
-// errLost is what gobreaker gets for a lost worker. The call's own error stays away from its lock: it may hold errors of the
-// caller's, with methods.
+// errLost is what gobreaker gets for a lost worker. The call's own error stays away from its lock:
+// it may hold errors of the caller's, with methods.
 var errLost = errors.New("a worker was lost")
 
 // evidence is what the end of a call says of its command.
@@ -86,8 +89,8 @@ const (
 	lostWorker
 )
 
-// evidence judges the call by its end. A caller who cancels, whose context has a deadline, or who gives the call less time than the
-// pool would, has not shown that the command hangs.
+// evidence judges the call by its end. A caller who cancels, whose context has a deadline, or who
+// gives the call less time than the pool would, has not shown that the command hangs.
 func (c *call) evidence(ctx context.Context, cfg *Config, err *Error) evidence {
 	switch {
 	case err == nil && c.stopped: // a stream whose loop was left
@@ -144,7 +147,8 @@ func (a admission) end(v evidence, err *Error) {
 	}
 }
 
-// refuses returns why a call of the command would be refused now; nil when it would not be, or would be a probe.
+// refuses returns why a call of the command would be refused now; nil when it would not be, or
+// would be a probe.
 func (b *breakers) refuses(command string) *CircuitError {
 	if e := b.known(command); e != nil && e.cb.State() == gobreaker.StateOpen {
 		return e.refusal()
@@ -173,7 +177,8 @@ func (b *breakers) charge(command string, err *Error) {
 	}
 }
 
-// chargeAnswered books a worker that ended by itself a moment after it had answered a call of the command: that answer was no good sign.
+// chargeAnswered books a worker that ended by itself a moment after it had answered a call of the
+// command: that answer was no good sign.
 func (b *breakers) chargeAnswered(command string, err *Error) {
 	if b.cfg.Failures <= 0 {
 		return
@@ -234,7 +239,8 @@ func (e *commandBreaker) answer() {
 	}
 }
 
-// takeBack undoes the last answer, unless that was too long ago for its worker to have ended because of it.
+// takeBack undoes the last answer, unless that was too long ago for its worker to have ended
+// because of it.
 func (e *commandBreaker) takeBack(now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -262,8 +268,9 @@ func (e *commandBreaker) inFlight() int64 {
 	return int64(c.Requests) - int64(c.TotalSuccesses) - int64(c.TotalFailures) - int64(c.TotalExclusions)
 }
 
-// sweep drops the circuits that have seen no loss for a quiet OpenFor. While a call of the command runs it is not quiet: a
-// command that hangs until its timeout loses its workers further apart than that.
+// sweep drops the circuits that have seen no loss for a quiet OpenFor. While a call of the command
+// runs it is not quiet: a command that hangs until its timeout loses its workers further apart than
+// that.
 func (b *breakers) sweep(now time.Time) {
 	b.keys.Range(func(key, v any) bool {
 		e := v.(*commandBreaker)

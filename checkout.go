@@ -14,10 +14,11 @@ import (
 
 type resource = puddle.Resource[*worker]
 
-// checkout hands out idle workers. puddle constructs them, bounds their number and destroys them; in between the checkout holds all of them
-// acquired, so that a caller never makes puddle construct one, gets one that is certainly idle, and in the order of
-// arrival. Measured: puddle's Acquire and Release plus a token channel cost a quarter of the throughput (8 callers, 2
-// workers; likewise 1000 on 4).
+// checkout hands out idle workers. puddle constructs them, bounds their number and destroys them;
+// in between the checkout holds all of them acquired, so that a caller never makes puddle construct
+// one, gets one that is certainly idle, and in the order of arrival. Measured: puddle's Acquire and
+// Release plus a token channel cost a quarter of the throughput (8 callers, 2 workers; likewise
+// 1000 on 4).
 type checkout struct {
 	puddle   *puddle.Pool[*worker]
 	maxQueue int64
@@ -49,8 +50,8 @@ type waiter struct {
 	outcome  chan grant // gets one from whoever takes it out of the queue
 }
 
-// queue is the waiters, first come first. They are linked through themselves: an element of container/list for each wait
-// kept the garbage collector busy (1000 callers).
+// queue is the waiters, first come first. They are linked through themselves: an element of
+// container/list for each wait kept the garbage collector busy (1000 callers).
 type queue struct {
 	first, last *waiter
 	length      int
@@ -140,8 +141,8 @@ func (c *checkout) popLocked() *resource {
 	return res
 }
 
-// wait waits for a worker: until the deadline (zero: no bound), until ctx ends, or until rejectWaiters. refused tells whether callers
-// are turned away since a moment ago.
+// wait waits for a worker: until the deadline (zero: no bound), until ctx ends, or until
+// rejectWaiters. refused tells whether callers are turned away since a moment ago.
 func (c *checkout) wait(ctx context.Context, deadline time.Time, bytes int, refused func() bool) (*resource, error) {
 	w, _ := c.waiters.Get().(*waiter)
 	if w == nil {
@@ -195,7 +196,8 @@ func (c *checkout) full() error {
 	return c.fullLocked(0)
 }
 
-// fullLocked says why a request of so many bytes cannot wait. One that finds nobody there may be as large as it likes.
+// fullLocked says why a request of so many bytes cannot wait. One that finds nobody there may be as
+// large as it likes.
 func (c *checkout) fullLocked(bytes int64) error {
 	switch waiting := int64(c.queue.length); {
 	case waiting >= c.maxQueue+c.inspecting:
@@ -206,7 +208,8 @@ func (c *checkout) fullLocked(bytes int64) error {
 	return nil
 }
 
-// leave takes w out of the queue, unless somebody else has just done so: there is one outcome in any case.
+// leave takes w out of the queue, unless somebody else has just done so: there is one outcome in
+// any case.
 func (c *checkout) leave(w *waiter, why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -222,8 +225,8 @@ func (c *checkout) dismissLocked(w *waiter, v grant) {
 	w.outcome <- v
 }
 
-// put takes a worker back that may serve again, or takes a new one in: the first in the queue gets it. If it died while
-// it was out, the supervisor's sweep of the idle missed it: onDead reports it.
+// put takes a worker back that may serve again, or takes a new one in: the first in the queue gets
+// it. If it died while it was out, the supervisor's sweep of the idle missed it: onDead reports it.
 func (c *checkout) put(res *resource) {
 	w := res.Value()
 	if !c.handOver(res) {
@@ -234,7 +237,8 @@ func (c *checkout) put(res *resource) {
 	}
 }
 
-// handOver gives the worker to the first in the queue, or to the idle; false: the checkout is closed.
+// handOver gives the worker to the first in the queue, or to the idle; false: the checkout is
+// closed.
 func (c *checkout) handOver(res *resource) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -258,8 +262,9 @@ func (c *checkout) rejectWaiters() {
 	}
 }
 
-// setAlarmLocked sees to it that expire runs at the deadline, or before. One timer serves all who wait: as a rule they come in the
-// order of their deadlines, and it is set again no sooner than it has fired.
+// setAlarmLocked sees to it that expire runs at the deadline, or before. One timer serves all who
+// wait: as a rule they come in the order of their deadlines, and it is set again no sooner than it
+// has fired.
 func (c *checkout) setAlarmLocked(deadline time.Time) {
 	if deadline.IsZero() || c.closed || (!c.alarm.IsZero() && !deadline.Before(c.alarm)) {
 		return
@@ -274,8 +279,8 @@ func (c *checkout) setAlarmLocked(deadline time.Time) {
 	}
 }
 
-// expire ends the waits whose deadline has passed. It looks at all; a long queue is looked at less often, so that this takes no
-// more than a tenth of the time.
+// expire ends the waits whose deadline has passed. It looks at all; a long queue is looked at less
+// often, so that this takes no more than a tenth of the time.
 func (c *checkout) expire() {
 	defer c.alarms.Done()
 	c.mu.Lock()
@@ -298,7 +303,8 @@ func (c *checkout) expire() {
 	}
 }
 
-// close ends the timer, and gives the idle back to puddle, as put then does: puddle's Close ends them. Nobody waits any more.
+// close ends the timer, and gives the idle back to puddle, as put then does: puddle's Close ends
+// them. Nobody waits any more.
 func (c *checkout) close() {
 	c.mu.Lock()
 	c.closed = true
@@ -314,8 +320,8 @@ func (c *checkout) close() {
 	}
 }
 
-// create constructs one worker and puts it. It returns puddle.ErrNotAvailable while slots are still held by
-// workers on their way out.
+// create constructs one worker and puts it. It returns puddle.ErrNotAvailable while slots are still
+// held by workers on their way out.
 func (c *checkout) create(ctx context.Context) error {
 	if err := c.puddle.CreateResource(ctx); err != nil {
 		return err
@@ -332,8 +338,8 @@ func (c *checkout) create(ctx context.Context) error {
 	return nil
 }
 
-// inspect takes all idle workers; keep decides for each whether it is held (the caller then puts or destroys it) or goes back at
-// once.
+// inspect takes all idle workers; keep decides for each whether it is held (the caller then puts or
+// destroys it) or goes back at once.
 func (c *checkout) inspect(keep func(*resource) bool) (held []*resource) {
 	c.mu.Lock()
 	taken := c.idle

@@ -16,97 +16,118 @@ import (
 	"github.com/pypool/pypool/internal/proc"
 )
 
-// Config says what to run and how. The zero value of a field means its default; a negative number means off, or none. A duration
-// below a millisecond (RestartBackoff: a microsecond) is refused: 5 is five nanoseconds, and 5*time.Second was meant.
-// New copies the Config and never changes the caller's; it names every invalid field in one error.
+// Config says what to run and how. The zero value of a field means its default; a negative number
+// means off, or none. A duration below a millisecond (RestartBackoff: a microsecond) is refused: 5
+// is five nanoseconds, and 5*time.Second was meant. New copies the Config and never changes the
+// caller's; it names every invalid field in one error.
 type Config struct {
-	// Script is the path of the Python file that registers commands; Module is the name of such a module, found as
-	// `python -m` would find it. At most one is set; with neither, only the built-in commands exist, and New says so in the log.
+	// Script is the path of the Python file that registers commands; Module is the name of such a
+	// module, found as `python -m` would find it. At most one is set; with neither, only the
+	// built-in commands exist, and New says so in the log.
 	Script string
 	Module string
 
-	// Python is the interpreter: a path, or a name looked up in PATH. Default: $PYPOOL_PYTHON, then the interpreter of
-	// $VIRTUAL_ENV, of ./.venv, then python3. It must be CPython 3.8 or later. Symbolic links are never resolved, so a
-	// virtual environment's interpreter stays one.
+	// Python is the interpreter: a path, or a name looked up in PATH. Default: $PYPOOL_PYTHON, then
+	// the interpreter of $VIRTUAL_ENV, of ./.venv, then python3. It must be CPython 3.8 or later.
+	// Symbolic links are never resolved, so a virtual environment's interpreter stays one.
 	Python string
 	// Args become the script's sys.argv[1:].
 	Args []string
 	// Dir is the workers' working directory. Default: the host's, as it is when New is called.
 	Dir string
-	// Env is the workers' whole environment, as in [os/exec.Cmd]: nil inherits the host's. ExtraEnv is added to it.
+	// Env is the workers' whole environment, as in [os/exec.Cmd]: nil inherits the host's. ExtraEnv
+	// is added to it.
 	Env      []string
 	ExtraEnv []string
 
-	// Size is the number of workers kept ready. Default: 2 × runtime.GOMAXPROCS(0) at the time of New, which is what the container's CPU
-	// limit (cgroup) lets the host use at once.
+	// Size is the number of workers kept ready. Default: 2 × runtime.GOMAXPROCS(0) at the time of
+	// New, which is what the container's CPU limit (cgroup) lets the host use at once.
 	Size int
-	// Overflow is how many more workers may be started while callers wait; they are retired when idle for 30 s. Default: 2.
+	// Overflow is how many more workers may be started while callers wait; they are retired when
+	// idle for 30 s. Default: 2.
 	Overflow int
-	// MinReady is how many workers must be ready before New returns. Default: Size. Negative: New returns at once, and
-	// the workers come up behind it.
+	// MinReady is how many workers must be ready before New returns. Default: Size. Negative: New
+	// returns at once, and the workers come up behind it.
 	MinReady int
 
-	// MaxQueue is how many callers may wait for a worker; the next gets ErrQueueFull. Default: 1024. Negative: no bound.
+	// MaxQueue is how many callers may wait for a worker; the next gets ErrQueueFull. Default:
+	// 1024. Negative: no bound.
 	MaxQueue int
-	// MaxQueueBytes bounds the requests of those who wait, in bytes together: the next that would exceed it gets ErrQueueFull. One that waits
-	// alone may be larger. Default: 256 MiB. Negative: no bound.
+	// MaxQueueBytes bounds the requests of those who wait, in bytes together: the next that would
+	// exceed it gets ErrQueueFull. One that waits alone may be larger. Default: 256 MiB. Negative:
+	// no bound.
 	MaxQueueBytes int
 	// CheckoutTimeout bounds a call's wait for a worker. Default: 45 s.
 	CheckoutTimeout time.Duration
-	// OperationTimeout bounds a call's run, from the first byte written to the last byte read. Default: 120 s.
+	// OperationTimeout bounds a call's run, from the first byte written to the last byte read.
+	// Default: 120 s.
 	OperationTimeout time.Duration
-	// StallTimeout bounds each turn of the body of a loop over a stream, which holds a worker meanwhile: after it the worker is taken away,
-	// and the loop gets an ErrStalled. Default: OperationTimeout. Negative: a body may hold its worker for ever.
+	// StallTimeout bounds each turn of the body of a loop over a stream, which holds a worker
+	// meanwhile: after it the worker is taken away, and the loop gets an ErrStalled. Default:
+	// OperationTimeout. Negative: a body may hold its worker for ever.
 	StallTimeout time.Duration
 	// StartTimeout bounds a worker's start: spawn, import, setup, first ping. Default: 30 s.
 	StartTimeout time.Duration
-	// KillGrace is the most that a timed-out call may take beyond its deadline to collect the Python stacks and return. Default: 250 ms.
+	// KillGrace is the most that a timed-out call may take beyond its deadline to collect the
+	// Python stacks and return. Default: 250 ms.
 	KillGrace time.Duration
-	// StopGrace is how long each step of a worker's orderly stop may take before the next, harsher one. Default: 2 s.
+	// StopGrace is how long each step of a worker's orderly stop may take before the next, harsher
+	// one. Default: 2 s.
 	StopGrace time.Duration
-	// HealthCheckInterval is how often workers that were idle since the last time are pinged. Default: 30 s.
+	// HealthCheckInterval is how often workers that were idle since the last time are pinged.
+	// Default: 30 s.
 	HealthCheckInterval time.Duration
 
-	// SessionCleanupInterval is how often sessions unused for SessionTTL are forgotten. Defaults: 5 min and 1 h.
+	// SessionCleanupInterval is how often sessions unused for SessionTTL are forgotten. Defaults: 5
+	// min and 1 h.
 	SessionCleanupInterval time.Duration
 	SessionTTL             time.Duration
-	// MaxSessions bounds the session table: beyond it the longest unused are forgotten. Default: 10 000.
+	// MaxSessions bounds the session table: beyond it the longest unused are forgotten. Default: 10
+	// 000.
 	MaxSessions int
 
-	// MaxCalls, MaxLifetime (± 10 %) and MaxRSS (bytes, pages shared with other processes included) say when a worker is worn out:
-	// it is replaced, the replacement ready first, never during a call. Default: off.
+	// MaxCalls, MaxLifetime (± 10 %) and MaxRSS (bytes, pages shared with other processes included)
+	// say when a worker is worn out: it is replaced, the replacement ready first, never during a
+	// call. Default: off.
 	MaxCalls    int64
 	MaxLifetime time.Duration
 	MaxRSS      int64
 
-	// RestartBackoff is the delay between failing starts, doubled each time. Default: 100 ms to 30 s.
+	// RestartBackoff is the delay between failing starts, doubled each time. Default: 100 ms to 30
+	// s.
 	RestartBackoff Backoff
-	// MaxRestarts failing starts in a row within RestartWindow, with no worker ready, open the pool's circuit. Defaults: 5 and 30 s.
+	// MaxRestarts failing starts in a row within RestartWindow, with no worker ready, open the
+	// pool's circuit. Defaults: 5 and 30 s.
 	MaxRestarts   int
 	RestartWindow time.Duration
-	// Breaker is the circuit breaker of each single command (and program). Default: 5 lost workers in a row, 10 s.
+	// Breaker is the circuit breaker of each single command (and program). Default: 5 lost workers
+	// in a row, 10 s.
 	Breaker Breaker
 
 	// MaxMessageBytes bounds one request and one result. Default: 64 MiB.
 	MaxMessageBytes int
 
-	// WatchScripts has the workers replaced, rolling as [Pool.Reload] does it, whenever a source file of theirs changes: the script
-	// and what it imports from outside the standard library and site-packages. The files are looked at twice a second. After
-	// an edit that does not import, the old workers go on serving, the log says why (once, with the traceback), and the next edit is tried
-	// at once, nothing before it. It is for a developer's desk; neither Production nor Development turns it on.
+	// WatchScripts has the workers replaced, rolling as [Pool.Reload] does it, whenever a source
+	// file of theirs changes: the script and what it imports from outside the standard library and
+	// site-packages. The files are looked at twice a second. After an edit that does not import,
+	// the old workers go on serving, the log says why (once, with the traceback), and the next edit
+	// is tried at once, nothing before it. It is for a developer's desk; neither Production nor
+	// Development turns it on.
 	WatchScripts bool
 
 	// Name tells pools apart in logs and errors. Default: "pypool".
 	Name string
-	// Logger takes the pool's log and the workers' output. What Python prints comes at Info, what needs attention at Warn and Error, the
-	// pool's own routine at Debug. The handler is called on one goroutine of the pool, Enabled as well as Handle, and holds nobody up: while it
-	// is slow 1024 records wait, and what comes beyond is dropped. A panic of it costs that one record. What was lost is
-	// counted in Stats.LogsDropped and told by the next record. Default: slog.Default().
+	// Logger takes the pool's log and the workers' output. What Python prints comes at Info, what
+	// needs attention at Warn and Error, the pool's own routine at Debug. The handler is called on
+	// one goroutine of the pool, Enabled as well as Handle, and holds nobody up: while it is slow
+	// 1024 records wait, and what comes beyond is dropped. A panic of it costs that one record.
+	// What was lost is counted in Stats.LogsDropped and told by the next record. Default:
+	// slog.Default().
 	Logger *slog.Logger
 	// Observer is told of calls and events. Default: none.
 	Observer *Observer
-	// ErrorRate watches the share of calls that the infrastructure failed. Its Func is called on the goroutine that calls Observer.Event; the
-	// first panic of it is logged, with its stack.
+	// ErrorRate watches the share of calls that the infrastructure failed. Its Func is called on
+	// the goroutine that calls Observer.Event; the first panic of it is logged, with its stack.
 	ErrorRate ErrorRate
 
 	dirIsHosts   bool           // Dir was not set
@@ -118,17 +139,20 @@ type Config struct {
 // Backoff is an exponential delay from Min to Max.
 type Backoff struct{ Min, Max time.Duration }
 
-// Breaker configures the circuit breaker of one command: Failures workers lost in a row, with no answer between, open it for
-// OpenFor, then one call probes. So do four times as many workers that ended by themselves (an exit, a crash) within OpenFor, whatever was
-// answered between. A worker is lost by a command when it ends, breaks the protocol or hangs until OperationTimeout in a call of it, or ends by
-// itself within a second after the answer. That a caller canceled, that its context's deadline passed, or that it gave the call less time than
-// OperationTimeout says nothing of the command. Failures < 0 turns it off.
+// Breaker configures the circuit breaker of one command: Failures workers lost in a row, with no
+// answer between, open it for OpenFor, then one call probes. So do four times as many workers that
+// ended by themselves (an exit, a crash) within OpenFor, whatever was answered between. A worker is
+// lost by a command when it ends, breaks the protocol or hangs until OperationTimeout in a call of
+// it, or ends by itself within a second after the answer. That a caller canceled, that its
+// context's deadline passed, or that it gave the call less time than OperationTimeout says nothing
+// of the command. Failures < 0 turns it off.
 type Breaker struct {
 	Failures int
 	OpenFor  time.Duration
 }
 
-// Production returns the settings for a service: Size is runtime.GOMAXPROCS(0), calls may wait 30 s and run 60 s.
+// Production returns the settings for a service: Size is runtime.GOMAXPROCS(0), calls may wait 30 s
+// and run 60 s.
 func Production() Config {
 	return Config{
 		Size: runtime.GOMAXPROCS(0), Overflow: 2,
@@ -137,7 +161,8 @@ func Production() Config {
 	}
 }
 
-// Development returns the settings for a desk: 2 workers and 1 more under load, patient timeouts, frequent checks.
+// Development returns the settings for a desk: 2 workers and 1 more under load, patient timeouts,
+// frequent checks.
 func Development() Config {
 	return Config{
 		Size: 2, Overflow: 1,
@@ -148,7 +173,8 @@ func Development() Config {
 
 const defaultStartTimeout = 30 * time.Second
 
-// noScript is what the log says of a Config without Script and Module: nearly always one was forgotten.
+// noScript is what the log says of a Config without Script and Module: nearly always one was
+// forgotten.
 const noScript = "neither Config.Script nor Config.Module is set: there are only the built-in commands"
 
 const maxStarting = 4 // restarts at once: an import is heavy, and callers are still being served beside it
@@ -160,8 +186,8 @@ func (f *faults) add(field, format string, args ...any) {
 	*f = append(*f, fmt.Errorf("Config."+field+": "+format, args...))
 }
 
-// resolve returns a copy with all defaults filled in, "off" turned into the value that the code reads
-// as off, and paths made absolute; or one error that names every bad field.
+// resolve returns a copy with all defaults filled in, "off" turned into the value that the code
+// reads as off, and paths made absolute; or one error that names every bad field.
 func (c Config) resolve() (Config, error) {
 	var bad faults
 	c.resolveSizes(&bad)
@@ -209,7 +235,8 @@ func (c *Config) resolveSizes(bad *faults) {
 	c.MaxCalls, c.MaxRSS = max(c.MaxCalls, 0), max(c.MaxRSS, 0)
 }
 
-// resolveTimes resolves the durations, and refuses those that nobody can mean: a bare number is nanoseconds.
+// resolveTimes resolves the durations, and refuses those that nobody can mean: a bare number is
+// nanoseconds.
 func (c *Config) resolveTimes(bad *faults) {
 	const ms, us = time.Millisecond, time.Microsecond
 	operation := c.OperationTimeout
@@ -347,8 +374,8 @@ func (c *Config) environ() []string {
 	return append(env[:len(env):len(env)], c.ExtraEnv...)
 }
 
-// workingDirectory is the host's, so that a later os.Chdir does not move the workers; empty where it has no path any more, or none that
-// can be entered: then it can only be inherited.
+// workingDirectory is the host's, so that a later os.Chdir does not move the workers; empty where
+// it has no path any more, or none that can be entered: then it can only be inherited.
 func workingDirectory() string {
 	path, err := os.Getwd()
 	if err != nil || !sameFile(path+string(filepath.Separator)+".", ".") {
@@ -389,7 +416,8 @@ func offInt(v *int, def, off int) {
 	}
 }
 
-// offDuration sets the default for zero; a negative duration becomes zero, which all code here reads as off.
+// offDuration sets the default for zero; a negative duration becomes zero, which all code here
+// reads as off.
 func offDuration(v *time.Duration, def time.Duration) {
 	if *v == 0 {
 		*v = def

@@ -28,8 +28,8 @@ const (
 	CategorySystem        Category = "system_error"
 )
 
-// ErrorType is the exact class of an [Error]. docs/errors.md says for each what happened, what pypool has already done
-// about it and what the caller should do.
+// ErrorType is the exact class of an [Error]. docs/errors.md says for each what happened, what
+// pypool has already done about it and what the caller should do.
 type ErrorType string
 
 // The error types.
@@ -59,15 +59,18 @@ var (
 	ErrCheckoutTimeout error = TypeCheckoutTimeout.row()
 	// ErrOperationTimeout: the call ran out of time; its worker was killed. Detail: [HangError].
 	ErrOperationTimeout error = TypeOperationTimeout.row()
-	// ErrCanceled: the caller's context was canceled. The error also matches ctx.Err(). Detail once it ran: [HangError].
+	// ErrCanceled: the caller's context was canceled. The error also matches ctx.Err(). Detail once
+	// it ran: [HangError].
 	ErrCanceled error = TypeCanceled.row()
-	// ErrStalled: the body of a loop over a stream took longer than StallTimeout for one item, and the worker was taken away.
+	// ErrStalled: the body of a loop over a stream took longer than StallTimeout for one item, and
+	// the worker was taken away.
 	ErrStalled error = TypeStreamStalled.row()
 	// ErrPoolClosed: the pool is closed, or was closed during the call.
 	ErrPoolClosed error = TypePoolNotAvailable.row()
 	// ErrQueueFull: Config.MaxQueue callers wait already. Not executed.
 	ErrQueueFull error = TypeQueueFull.row()
-	// ErrCircuitOpen: workers cannot start, or this command keeps costing workers. Not executed. Detail: [CircuitError].
+	// ErrCircuitOpen: workers cannot start, or this command keeps costing workers. Not executed.
+	// Detail: [CircuitError].
 	ErrCircuitOpen error = TypeCircuitOpen.row()
 	// ErrWorkerStart: a worker did not become ready. Detail: [StartError].
 	ErrWorkerStart error = TypeWorkerStart.row()
@@ -77,14 +80,16 @@ var (
 	ErrProtocol error = TypeProtocol.row()
 	// ErrMessageTooLarge: the request or the result is over Config.MaxMessageBytes.
 	ErrMessageTooLarge error = TypeMessageTooLarge.row()
-	// ErrInvalidArguments: the arguments are not JSON, do not fit the command's signature, or an option or id is invalid. Not executed.
-	// Detail, when Python refused them: [ArgumentError].
+	// ErrInvalidArguments: the arguments are not JSON, do not fit the command's signature, or an
+	// option or id is invalid. Not executed. Detail, when Python refused them: [ArgumentError].
 	ErrInvalidArguments error = TypeInvalidArguments.row()
-	// ErrUnknownCommand: no command or program of that name. Not executed. Detail: [UnknownCommandError].
+	// ErrUnknownCommand: no command or program of that name. Not executed. Detail:
+	// [UnknownCommandError].
 	ErrUnknownCommand error = TypeUnknownCommand.row()
 	// ErrPython: the command raised an exception. Detail: [PythonError].
 	ErrPython error = TypePython.row()
-	// ErrInvalidResult: the command finished, and its result is not JSON. Detail: [InvalidResultError].
+	// ErrInvalidResult: the command finished, and its result is not JSON. Detail:
+	// [InvalidResultError].
 	ErrInvalidResult error = TypeInvalidResult.row()
 	// ErrDecode: the command finished, and its result does not fit the Go type asked for.
 	ErrDecode error = TypeDecode.row()
@@ -92,8 +97,8 @@ var (
 	ErrInternal error = TypeInternal.row()
 )
 
-// errorRow is all that the package knows of one [ErrorType]. It is what errors.Is compares an *Error
-// with, too: by type, never by text.
+// errorRow is all that the package knows of one [ErrorType]. It is what errors.Is compares an
+// *Error with, too: by type, never by text.
 type errorRow struct {
 	typ      ErrorType
 	category Category
@@ -197,9 +202,10 @@ func (d *Delivery) UnmarshalText(text []byte) error {
 	return fmt.Errorf("%q is no Delivery", text)
 }
 
-// Error is the one error type of this package: every error that a function of it returns is an *Error, or wraps one.
-// Match its class with errors.Is against the sentinels, its details with errors.As. As JSON it has the fields' names, with Err as
-// text; as an attribute of a slog record it is a group, see [Error.LogValue].
+// Error is the one error type of this package: every error that a function of it returns is an
+// *Error, or wraps one. Match its class with errors.Is against the sentinels, its details with
+// errors.As. As JSON it has the fields' names, with Err as text; as an attribute of a slog record
+// it is a group, see [Error.LogValue].
 type Error struct {
 	Category Category
 	Type     ErrorType
@@ -232,8 +238,9 @@ func (e *Error) clone() *Error {
 	return &c
 }
 
-// forStrangers returns what other callers may see of the error: its class and its cause in words. Another's session, context and
-// output are not theirs, and an errors.Is of theirs must not find what happened to somebody else.
+// forStrangers returns what other callers may see of the error: its class and its cause in words.
+// Another's session, context and output are not theirs, and an errors.Is of theirs must not find
+// what happened to somebody else.
 func (e *Error) forStrangers() *Error {
 	c := newError(e.Type, e.Delivery, logCause(e, e.Message), nil)
 	c.Context = ErrorContext{Pool: e.Context.Pool, Command: e.Context.Command, Program: e.Context.Program}
@@ -270,7 +277,8 @@ type errorJSON struct {
 	Err      string `json:",omitempty"`
 }
 
-// MarshalJSON writes the fields under their names: Delivery by its name, Context.Elapsed in nanoseconds, Err as its text.
+// MarshalJSON writes the fields under their names: Delivery by its name, Context.Elapsed in
+// nanoseconds, Err as its text.
 func (e *Error) MarshalJSON() ([]byte, error) {
 	out := errorJSON{e.Category, e.Type, e.Message, e.Context, e.Delivery, ""}
 	if e.Err != nil {
@@ -279,7 +287,8 @@ func (e *Error) MarshalJSON() ([]byte, error) {
 	return json.Marshal(out)
 }
 
-// UnmarshalJSON reads what MarshalJSON has written: type, delivery and context are as they were, Err is a text without details.
+// UnmarshalJSON reads what MarshalJSON has written: type, delivery and context are as they were,
+// Err is a text without details.
 func (e *Error) UnmarshalJSON(data []byte) error {
 	var in errorJSON
 	if err := json.Unmarshal(data, &in); err != nil {
@@ -292,9 +301,9 @@ func (e *Error) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// LogValue is the error as a group of attributes: error (the line), type and delivery; pool, worker, pid, command, program, session,
-// request and elapsed, as far as they apply; and of the details traceback, stacks and stderr. A traceback and stderr may hold
-// whatever Python put there.
+// LogValue is the error as a group of attributes: error (the line), type and delivery; pool,
+// worker, pid, command, program, session, request and elapsed, as far as they apply; and of the
+// details traceback, stacks and stderr. A traceback and stderr may hold whatever Python put there.
 func (e *Error) LogValue() slog.Value {
 	if e == nil {
 		return slog.AnyValue(nil)
@@ -353,8 +362,9 @@ func (e *Error) Is(target error) bool {
 	return ok && row.typ == e.Type
 }
 
-// SafeToRetry reports whether err proves that the handler never began, so that repeating the call cannot execute it twice.
-// It is true exactly when err is (or wraps) an *Error whose Delivery is [NotExecuted].
+// SafeToRetry reports whether err proves that the handler never began, so that repeating the call
+// cannot execute it twice. It is true exactly when err is (or wraps) an *Error whose Delivery is
+// [NotExecuted].
 func SafeToRetry(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Delivery == NotExecuted
@@ -390,7 +400,8 @@ type ExitError struct {
 	ours, overtime bool // as in proc.ExitState
 }
 
-// channelClosed is what the runtime says on stderr before it ends itself because it can neither read nor answer any more.
+// channelClosed is what the runtime says on stderr before it ends itself because it can neither
+// read nor answer any more.
 const channelClosed = "pypool: the channel to the host is closed"
 
 func (e *ExitError) Error() string {
@@ -415,7 +426,8 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("exited with code %d", e.Code)
 }
 
-// byItself reports whether a process that ended so did it of its own: by exiting, or by a crash. Who has sent a KILL or a TERM is not known.
+// byItself reports whether a process that ended so did it of its own: by exiting, or by a crash.
+// Who has sent a KILL or a TERM is not known.
 func byItself(code int, signal syscall.Signal) bool {
 	switch signal {
 	case syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGILL:
@@ -466,7 +478,8 @@ type PythonError struct {
 	Function  string   // around Line; <module> outside any, empty for a SyntaxError
 }
 
-// Error returns one line: the type, the message (Message has all of a long one), and in parentheses where it was raised.
+// Error returns one line: the type, the message (Message has all of a long one), and in parentheses
+// where it was raised.
 func (e *PythonError) Error() string {
 	text := e.Type
 	if e.Message != "" {
@@ -484,8 +497,8 @@ func (e *PythonError) Error() string {
 
 const maxPythonMessage = 700 // bytes of it in a line: the place behind it, and what stands before it, must find room
 
-// ArgumentError is the detail of arguments that the command's signature, its type hints or a model (pydantic) refused. Errors is never
-// empty, and holds all that is known to be wrong.
+// ArgumentError is the detail of arguments that the command's signature, its type hints or a model
+// (pydantic) refused. Errors is never empty, and holds all that is known to be wrong.
 type ArgumentError struct {
 	Errors []FieldError
 }
@@ -504,14 +517,16 @@ func (e *ArgumentError) Error() string {
 	return oneLine(b.String())
 }
 
-// FieldError is one thing that is wrong with a call's arguments. As JSON it is what pydantic's errors() and FastAPI's answers look like.
+// FieldError is one thing that is wrong with a call's arguments. As JSON it is what pydantic's
+// errors() and FastAPI's answers look like.
 type FieldError struct {
-	// Loc leads to it: the argument's name, or its position as an int, then keys (string) and indexes (int) within it. Empty: the
-	// arguments as a whole.
+	// Loc leads to it: the argument's name, or its position as an int, then keys (string) and
+	// indexes (int) within it. Empty: the arguments as a whole.
 	Loc []any  `json:"loc"`
 	Msg string `json:"msg"`
-	// Type is a word for programs: missing, unknown, too_many, type (it does not fit the hint), arguments (no object, array or null);
-	// or, where pydantic refused it, pydantic's own word, such as int_parsing.
+	// Type is a word for programs: missing, unknown, too_many, type (it does not fit the hint),
+	// arguments (no object, array or null); or, where pydantic refused it, pydantic's own word,
+	// such as int_parsing.
 	Type string `json:"type"`
 }
 
@@ -572,13 +587,14 @@ func (e *InvalidResultError) Error() string {
 	return e.Reason + " at " + e.Path
 }
 
-// CircuitError is the detail of a call refused by an open circuit. What opened the circuit happened to others, and so errors.Is
-// and errors.As on the refused call's error do not find it.
+// CircuitError is the detail of a call refused by an open circuit. What opened the circuit happened
+// to others, and so errors.Is and errors.As on the refused call's error do not find it.
 type CircuitError struct {
 	Command string    // the command whose circuit is open ("execute_program:" and the id for a program); empty for the pool's own
 	RetryAt time.Time // when the next probe is due
-	// Cause is the last failure that opened it, an *Error: for the pool's own circuit the failed start, with its [StartError]; for a
-	// command's the type and the message of the last loss, without details and without anything of the call that suffered it.
+	// Cause is the last failure that opened it, an *Error: for the pool's own circuit the failed
+	// start, with its [StartError]; for a command's the type and the message of the last loss,
+	// without details and without anything of the call that suffered it.
 	Cause error
 }
 
@@ -612,8 +628,8 @@ func joinDetail(detail, cause error) error {
 	return &pair{detail, cause}
 }
 
-// oneLine makes text from a worker fit for one line of a log or terminal: control characters are escaped, so that
-// nothing from Python can forge a log line or move a cursor.
+// oneLine makes text from a worker fit for one line of a log or terminal: control characters are
+// escaped, so that nothing from Python can forge a log line or move a cursor.
 func oneLine(s string) string { return printable(s, 1024) }
 
 // printable is oneLine with a limit of its own, in bytes.
@@ -653,9 +669,10 @@ func printable(s string, limit int) string {
 	return b.String()
 }
 
-// innermostFrame picks `File "x.py", line 3 in f` of the most recent call out of faulthandler's text. The thread is the one that runs
-// handlers, or the user's import. Where that cannot be told, as in a stack deeper than faulthandler prints, it is the one that
-// faulthandler marks, or else the last it prints, the main thread, unless that is the runtime's own.
+// innermostFrame picks `File "x.py", line 3 in f` of the most recent call out of faulthandler's
+// text. The thread is the one that runs handlers, or the user's import. Where that cannot be told,
+// as in a stack deeper than faulthandler prints, it is the one that faulthandler marks, or else the
+// last it prints, the main thread, unless that is the runtime's own.
 func innermostFrame(stacks string) string {
 	const header = "most recent call first"
 	var place string

@@ -28,8 +28,10 @@ type WorkerHealth struct {
 	Err        error
 }
 
-// HealthCheck pings every idle worker, side by side; a busy one counts as responsive, unless the loop over its stream has not come back to
-// read on for more than 5 s. One that does not answer within 5 s is replaced. The error is nil exactly when the pool can serve: Health.Healthy asks for more, all of Size and a closed circuit.
+// HealthCheck pings every idle worker, side by side; a busy one counts as responsive, unless the
+// loop over its stream has not come back to read on for more than 5 s. One that does not answer
+// within 5 s is replaced. The error is nil exactly when the pool can serve: Health.Healthy asks for
+// more, all of Size and a closed circuit.
 func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 	if !p.wasStarted() {
 		return Health{Breaker: circuitClosed}, neverStarted(CallInfo{})
@@ -68,8 +70,9 @@ func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 	return h, e
 }
 
-// checkAll pings all idle workers and describes the busy ones. At ctx's end it reports those that have not answered yet as
-// unresponsive; their pings go on, and have them replaced if they do not answer at all.
+// checkAll pings all idle workers and describes the busy ones. At ctx's end it reports those that
+// have not answered yet as unresponsive; their pings go on, and have them replaced if they do not
+// answer at all.
 func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 	held := s.checkout.inspect(func(*resource) bool { return true })
 	results := make(chan WorkerHealth, len(held))
@@ -111,7 +114,8 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 	return checks
 }
 
-// pingHeld pings a worker that is held and gives it back, or has it replaced. The result is for its caller to report.
+// pingHeld pings a worker that is held and gives it back, or has it replaced. The result is for its
+// caller to report.
 func (s *supervisor) pingHeld(res *resource) WorkerHealth {
 	w := res.Value()
 	info := s.info(w)

@@ -67,7 +67,8 @@ func (s *supervisor) doChores(now time.Time) time.Time {
 	return next
 }
 
-// pingQuiet pings the idle workers that have served nothing since they were last looked at. Only those are held meanwhile.
+// pingQuiet pings the idle workers that have served nothing since they were last looked at. Only
+// those are held meanwhile.
 func (s *supervisor) pingQuiet() {
 	for _, res := range s.checkout.inspect(func(res *resource) bool {
 		w := res.Value()
@@ -101,7 +102,8 @@ func (s *supervisor) retireOverflow() {
 	}
 }
 
-// sampleMemory reads the workers' resident memory, for MaxRSS. It is acted on when they are next released.
+// sampleMemory reads the workers' resident memory, for MaxRSS. It is acted on when they are next
+// released.
 func (s *supervisor) sampleMemory() {
 	if s.cfg.MaxRSS <= 0 {
 		return
@@ -120,7 +122,8 @@ func (s *supervisor) sampleMemory() {
 	}
 }
 
-// watchErrorRate compares the rate with the threshold and reports a crossing. above is the side it was on, and the result the side it is on.
+// watchErrorRate compares the rate with the threshold and reports a crossing. above is the side it
+// was on, and the result the side it is on.
 func (s *supervisor) watchErrorRate(above bool) bool {
 	cfg := s.cfg.ErrorRate
 	calls, failures := s.counters.rate.Sum(s.sessions.now())
@@ -185,9 +188,10 @@ func (s *supervisor) retire(w *worker) {
 	s.lookForDead()
 }
 
-// Reload replaces every worker, rolling: a new one is ready before an old one goes, so that at no time fewer than Size are
-// ready, and no call fails for it. It returns when the last old worker is gone; one that a stalled stream holds is taken after StallTimeout. If a new one does not start, it returns that
-// error: the old ones go on serving, and the pool goes on trying.
+// Reload replaces every worker, rolling: a new one is ready before an old one goes, so that at no
+// time fewer than Size are ready, and no call fails for it. It returns when the last old worker is
+// gone; one that a stalled stream holds is taken after StallTimeout. If a new one does not start,
+// it returns that error: the old ones go on serving, and the pool goes on trying.
 func (p *Pool) Reload(ctx context.Context) error {
 	if isClosed(p.closing) {
 		return p.isClosedError()
@@ -207,8 +211,9 @@ func (p *Pool) Reload(ctx context.Context) error {
 	return e
 }
 
-// reload has every worker that is there now replaced, and returns when the last of them is gone. A replacement that does not
-// start ends it with that error: the old workers go on serving, and the supervisor goes on trying.
+// reload has every worker that is there now replaced, and returns when the last of them is gone. A
+// replacement that does not start ends it with that error: the old workers go on serving, and the
+// supervisor goes on trying.
 func (s *supervisor) reload(ctx context.Context) error {
 	generation := s.generation.Add(1)
 	s.mu.Lock()

@@ -7,26 +7,30 @@ import (
 	"time"
 )
 
-// Observer is told what the pool does, as pgx's tracers are. Nil funcs are skipped, and no lock is held while one is called.
+// Observer is told what the pool does, as pgx's tracers are. Nil funcs are skipped, and no lock is
+// held while one is called.
 type Observer struct {
-	// CallStart may return a context that carries a span: CallEnd gets it, and the call runs with it (in a Map, with Map's own).
-	// nil stands for the context that it was given.
+	// CallStart may return a context that carries a span: CallEnd gets it, and the call runs with
+	// it (in a Map, with Map's own). nil stands for the context that it was given.
 	//
-	// CallStart and CallEnd are called on the caller's goroutine, where their panics pass through to the caller; in a [Map] on its
-	// goroutines, several at the same time, whose panics come out in the goroutine of the loop. CallEnd is called exactly once
-	// for each CallStart, also when that has panicked: when the call has ended for its caller (a stream: when its loop has the error,
-	// or is over; its worker may stop a moment later).
+	// CallStart and CallEnd are called on the caller's goroutine, where their panics pass through
+	// to the caller; in a [Map] on its goroutines, several at the same time, whose panics come out
+	// in the goroutine of the loop. CallEnd is called exactly once for each CallStart, also when
+	// that has panicked: when the call has ended for its caller (a stream: when its loop has the
+	// error, or is over; its worker may stop a moment later).
 	CallStart func(ctx context.Context, c CallInfo) context.Context
 	CallEnd   func(ctx context.Context, c CallInfo, o CallOutcome)
-	// Event is called on one goroutine of the pool, in the order of the events. While it is slow they wait: 4096 of them, and of
-	// [EventSessionEnded] 1024; beyond that they are dropped, and an [EventDropped] in their place says how many. Behind 256 events
-	// with an Err, that of further ones has its long texts (stderr, stacks) cut. A panic ends that one call of Event, and
-	// the first is logged with its stack.
+	// Event is called on one goroutine of the pool, in the order of the events. While it is slow
+	// they wait: 4096 of them, and of [EventSessionEnded] 1024; beyond that they are dropped, and
+	// an [EventDropped] in their place says how many. Behind 256 events with an Err, that of
+	// further ones has its long texts (stderr, stacks) cut. A panic ends that one call of Event,
+	// and the first is logged with its stack.
 	Event func(Event)
 
-	// TraceParent returns the W3C traceparent of the context that CallStart has returned (of the call's own where CallStart is nil), which
-	// Python sees as current_call().trace; empty for none. It is asked once for each call, and in a Map once for each
-	// item, on the goroutine of CallStart. What is no traceparent is not sent, and the log says so once.
+	// TraceParent returns the W3C traceparent of the context that CallStart has returned (of the
+	// call's own where CallStart is nil), which Python sees as current_call().trace; empty for
+	// none. It is asked once for each call, and in a Map once for each item, on the goroutine of
+	// CallStart. What is no traceparent is not sent, and the log says so once.
 	TraceParent func(ctx context.Context) string
 }
 
@@ -42,8 +46,9 @@ func (p *Pool) traceOf(ctx context.Context, ask func(context.Context) string) st
 	return ""
 }
 
-// validTraceParent reports whether s is version-traceid-parentid-flags as W3C Trace Context writes it: lower-case hex, ids that are
-// not all zeros. Version 00 has nothing behind the flags; later ones may have more, and ff is none.
+// validTraceParent reports whether s is version-traceid-parentid-flags as W3C Trace Context writes
+// it: lower-case hex, ids that are not all zeros. Version 00 has nothing behind the flags; later
+// ones may have more, and ff is none.
 func validTraceParent(s string) bool {
 	const traceAt, parentAt, flagsAt, end = 3, 36, 53, 55
 	if len(s) < end || len(s) > maxTraceParent || s[traceAt-1] != '-' || s[parentAt-1] != '-' || s[flagsAt-1] != '-' {
@@ -118,9 +123,10 @@ type Event struct {
 	Dropped   int64 // of EventDropped
 }
 
-// ErrorRate configures the watch over the share of calls that the infrastructure failed (timeouts, lost or missing workers,
-// a full queue; never exceptions, bad arguments or cancellations). Func is called when the share over Window, with at
-// least MinCalls calls in it, comes to Threshold or more, and again when it falls below. Zero values: 1 min, 0.5, 20.
+// ErrorRate configures the watch over the share of calls that the infrastructure failed (timeouts,
+// lost or missing workers, a full queue; never exceptions, bad arguments or cancellations). Func is
+// called when the share over Window, with at least MinCalls calls in it, comes to Threshold or
+// more, and again when it falls below. Zero values: 1 min, 0.5, 20.
 type ErrorRate struct {
 	Window    time.Duration
 	Threshold float64
@@ -190,7 +196,8 @@ func callAttrs(c CallInfo) []slog.Attr {
 	return attrs
 }
 
-// label is a name of the caller's for a record that may wait: bounded, and a copy, as it may be a small part of a large request.
+// label is a name of the caller's for a record that may wait: bounded, and a copy, as it may be a
+// small part of a large request.
 func label(name string) string { return strings.Clone(printable(name, 256)) }
 
 func (s *supervisor) event(ev Event) {
@@ -235,8 +242,8 @@ func (s *supervisor) logFailure(c *call, err *Error) {
 		slog.String("delivery", err.Delivery.String()), slog.Duration("elapsed", err.Context.Elapsed), slog.String("cause", logCause(err, err.Message)))...)
 }
 
-// logCause takes what a worker has sent in place of an answer out of the text of err: it may be part of a result, and no
-// result is ever logged. The caller's error keeps it.
+// logCause takes what a worker has sent in place of an answer out of the text of err: it may be
+// part of a result, and no result is ever logged. The caller's error keeps it.
 func logCause(err error, text string) string {
 	if violation := violationIn(err); violation != nil {
 		if before, _, found := strings.Cut(text, violation.Reason); found {
@@ -246,8 +253,8 @@ func logCause(err error, text string) string {
 	return text
 }
 
-// violationIn finds the *ProtocolError in an error of pypool's. It asks no error of the caller's, as errors.As would: locks may be held,
-// and nobody would recover its panic.
+// violationIn finds the *ProtocolError in an error of pypool's. It asks no error of the caller's,
+// as errors.As would: locks may be held, and nobody would recover its panic.
 func violationIn(err error) *ProtocolError {
 	switch e := err.(type) {
 	case *ProtocolError:

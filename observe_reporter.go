@@ -20,9 +20,10 @@ const (
 	reporterGrace     = 1 * time.Second // what close waits for user code that is being called
 )
 
-// reporter hands log records and events to user code, in order, on a goroutine of its own: neither a slow log handler nor a slow
-// observer can hold up a worker, a caller or the supervisor. User code is called there alone, without a lock held, and its panics
-// end there; one that ends the goroutine (runtime.Goexit) has another go on.
+// reporter hands log records and events to user code, in order, on a goroutine of its own: neither
+// a slow log handler nor a slow observer can hold up a worker, a caller or the supervisor. User
+// code is called there alone, without a lock held, and its panics end there; one that ends the
+// goroutine (runtime.Goexit) has another go on.
 type reporter struct {
 	logger *slog.Logger
 	attrs  []slog.Attr // on every record
@@ -93,7 +94,8 @@ func newReporter(logger *slog.Logger, attrs ...slog.Attr) *reporter {
 // levelIndex is the level's place in reporter.off.
 func levelIndex(level slog.Level) int { return min(max(int(level-slog.LevelDebug)/4, 0), 3) }
 
-// takes reports whether a record of the level has a chance to be logged. The logger itself is asked when it gets the record.
+// takes reports whether a record of the level has a chance to be logged. The logger itself is asked
+// when it gets the record.
 func (r *reporter) takes(level slog.Level) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -119,13 +121,14 @@ func (r *reporter) tell(who string, call func()) {
 	r.add(report{kind: reportEvent, who: who, call: call})
 }
 
-// failure has it logged that code of the caller's has panicked, or called runtime.Goexit, where nobody can recover it.
+// failure has it logged that code of the caller's has panicked, or called runtime.Goexit, where
+// nobody can recover it.
 func (r *reporter) failure(who string, t *trouble) {
 	r.add(report{kind: reportFailure, at: time.Now(), who: who, trouble: t, text: stackHere()})
 }
 
-// pythonLevel is the lowest level of Python's logging that the logger takes. While the logger does not say, it is what it last was; at
-// first it takes everything.
+// pythonLevel is the lowest level of Python's logging that the logger takes. While the logger does
+// not say, it is what it last was; at first it takes everything.
 func (r *reporter) pythonLevel() int {
 	answer := make(chan int, 1)
 	r.add(report{kind: reportQuestion, answer: answer})
@@ -203,7 +206,8 @@ func (r *reporter) run() {
 	ended = true
 }
 
-// deliverBatch delivers what is queued, or waits for something; false: the reporter is closed, and nothing is left.
+// deliverBatch delivers what is queued, or waits for something; false: the reporter is closed, and
+// nothing is left.
 func (r *reporter) deliverBatch() bool {
 	for len(r.batch) > 0 {
 		rep := r.batch[0]
@@ -339,8 +343,8 @@ func (r *reporter) failed(rep *report, t *trouble) {
 	}
 }
 
-// close delivers what is queued and joins the goroutine. It gives up after reporterGrace, because the user code being
-// called may itself be waiting for the pool to close.
+// close delivers what is queued and joins the goroutine. It gives up after reporterGrace, because
+// the user code being called may itself be waiting for the pool to close.
 func (r *reporter) close() {
 	r.mu.Lock()
 	r.closed = true

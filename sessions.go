@@ -12,7 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// SessionInfo is what the pool remembers of a session: when and how often it was used. No Python state belongs to it.
+// SessionInfo is what the pool remembers of a session: when and how often it was used. No Python
+// state belongs to it.
 type SessionInfo struct {
 	ID           string
 	StartedAt    time.Time
@@ -53,7 +54,8 @@ func newSessionTable(max int, ended func(id, why string)) *sessionTable {
 	return &sessionTable{max: max, born: time.Now(), ended: ended}
 }
 
-// validLabel reports whether s is 1 to 256 bytes of printable UTF-8, as session ids and names must be.
+// validLabel reports whether s is 1 to 256 bytes of printable UTF-8, as session ids and names must
+// be.
 func validLabel(s string) bool {
 	if len(s) == 0 || len(s) > 256 || !utf8.ValidString(s) {
 		return false
@@ -145,8 +147,8 @@ func (t *sessionTable) sweep(ttl time.Duration) {
 	}
 }
 
-// evict brings the table back under its bound by forgetting the longest unused tenth, so that its cost is spread over
-// many new sessions.
+// evict brings the table back under its bound by forgetting the longest unused tenth, so that its
+// cost is spread over many new sessions.
 func (t *sessionTable) evict() {
 	t.evicting.Lock()
 	defer t.evicting.Unlock()
@@ -211,5 +213,6 @@ func (p *Pool) Sessions() []SessionInfo { return p.sessions.list() }
 // Session describes one session; false when it is not known (any more).
 func (p *Pool) Session(id string) (SessionInfo, bool) { return p.sessions.get(id) }
 
-// EndSession forgets a session and reports whether it was known. Calls in it go on; the next call in it starts a new count.
+// EndSession forgets a session and reports whether it was known. Calls in it go on; the next call
+// in it starts a new count.
 func (p *Pool) EndSession(id string) bool { return p.sessions.end(id) }

@@ -7,8 +7,8 @@ import (
 	"github.com/pypool/pypool/internal/metrics"
 )
 
-// Stats is a snapshot of a pool. Its counters add up: Started == Succeeded + Failed + InFlight, ByType sums to Failed,
-// WorkersStarted - WorkersExited is the number of live processes.
+// Stats is a snapshot of a pool. Its counters add up: Started == Succeeded + Failed + InFlight,
+// ByType sums to Failed, WorkersStarted - WorkersExited is the number of live processes.
 type Stats struct {
 	Size, Overflow, MaxSize                 int                 // configured: Size, Overflow, their sum
 	Workers, Idle, Busy, Starting           int                 // processes now; the rest of Workers is stopping
@@ -38,7 +38,8 @@ type WorkerInfo struct {
 	Overflow      bool
 }
 
-// Distribution summarises durations since the pool's start. The quantiles are exact to 1/16 of their value.
+// Distribution summarises durations since the pool's start. The quantiles are exact to 1/16 of
+// their value.
 type Distribution struct {
 	Count              int64
 	P50, P95, P99, Max time.Duration
@@ -94,8 +95,9 @@ func (c *counters) fail(err *Error, now time.Duration) {
 	c.rate.Add(1, now, errorTypes[i].infrastructure)
 }
 
-// snapshot fills the call counters. Ends are read before starts, so that InFlight cannot come out negative; and again when
-// calls began meanwhile, so that it is not too large by those that came and went.
+// snapshot fills the call counters. Ends are read before starts, so that InFlight cannot come out
+// negative; and again when calls began meanwhile, so that it is not too large by those that came
+// and went.
 func (c *counters) snapshot(s *Stats) {
 	for range 10 {
 		before := c.started.Load()

@@ -26,9 +26,9 @@ const (
 	stateClosed      = "closed"
 )
 
-// supervisor is the pool's one background goroutine and what it owns: it alone has workers constructed, and it keeps Size of
-// them ready. It is woken by a channel of capacity 1 and by one timer. What it starts (constructions, pings) runs on
-// goroutines that it joins.
+// supervisor is the pool's one background goroutine and what it owns: it alone has workers
+// constructed, and it keeps Size of them ready. It is woken by a channel of capacity 1 and by one
+// timer. What it starts (constructions, pings) runs on goroutines that it joins.
 type supervisor struct {
 	cfg      *Config
 	env      *workerEnv
@@ -82,7 +82,8 @@ func newSupervisor(p *Pool, python interp.Interpreter, spec proc.Spec) (*supervi
 		cfg: cfg, python: python, spec: spec, spawner: p.spawner, reporter: p.reporter, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable,
 		onSpawn: s.onSpawn, onReady: s.onReady, onExit: s.onExit, onEndBetween: s.onEndBetween, onStuck: s.onStuck,
 	}
-	// Beyond Size and Overflow: a replacement made before the old one goes, and slots that dying workers still hold.
+	// Beyond Size and Overflow: a replacement made before the old one goes, and slots that dying
+	// workers still hold.
 	slots := cfg.Size + cfg.Overflow + 1 + max(maxStarting, cfg.Size)
 	var err error
 	s.checkout, err = newCheckout(slots, cfg, s.construct, s.callerWaits, s.lookForDead)
@@ -199,7 +200,8 @@ func (s *supervisor) onExit(w *worker) {
 	case wasReady && now.Sub(w.readyAt) >= young:
 		s.idleWait.Reset()
 	case guilty || idle && w.calls.Load() == 0 && w.seq > int64(s.cfg.Size):
-		// A replacement that ended before it served, or because of what it served: perhaps they all will.
+		// A replacement that ended before it served, or because of what it served: perhaps they all
+		// will.
 		if !now.Before(s.notAgain) { // one step for those that end side by side
 			s.notAgain = now.Add(s.idleWait.NextBackOff())
 		}
@@ -228,8 +230,8 @@ func (s *supervisor) chargeAnswered(w *worker, to CallInfo) {
 	}
 }
 
-// chargeable reports whether a worker that has ended without a call did so by itself and soon after an answer, and names the call
-// that had it.
+// chargeable reports whether a worker that has ended without a call did so by itself and soon after
+// an answer, and names the call that had it.
 func (w *worker) chargeable(ended bool) (bool, CallInfo) {
 	if !ended {
 		return false, CallInfo{}
@@ -255,7 +257,8 @@ func (s *supervisor) readyWorkersLocked() (ready []*worker) {
 	return ready
 }
 
-// reconcile compares what is with what should be, and acts. It returns when to look again at the latest, or zero.
+// reconcile compares what is with what should be, and acts. It returns when to look again at the
+// latest, or zero.
 func (s *supervisor) reconcile(now time.Time) time.Time {
 	s.mu.Lock()
 	if s.ctx.Err() != nil {
@@ -277,8 +280,9 @@ func (s *supervisor) reconcile(now time.Time) time.Time {
 	return again
 }
 
-// frozenLocked reports whether too many processes cannot be ended, which is as a rule the fault of a disk or a network mount that has
-// stopped to answer: whatever is started would only join them. While no worker is ready calls are refused, and told why.
+// frozenLocked reports whether too many processes cannot be ended, which is as a rule the fault of
+// a disk or a network mount that has stopped to answer: whatever is started would only join them.
+// While no worker is ready calls are refused, and told why.
 func (s *supervisor) frozenLocked() bool {
 	stuck := int(s.env.unreapable.Load())
 	if stuck < s.cfg.Size {
@@ -306,7 +310,8 @@ func (s *supervisor) onStuck(w *worker) {
 	s.kick()
 }
 
-// startMissingLocked starts workers up to Size, more while callers wait, and one for a worn-out worker's place.
+// startMissingLocked starts workers up to Size, more while callers wait, and one for a worn-out
+// worker's place.
 func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 	ready, worn := s.readyLocked(), len(s.wornLocked(now))
 	ceiling := s.cfg.Size + s.cfg.Overflow
@@ -380,7 +385,8 @@ func (s *supervisor) announceLocked() {
 	s.event(Event{Kind: EventPoolState, State: state})
 }
 
-// await returns when n workers are ready. It gives up when so many starts have failed that New's caller cannot be given n.
+// await returns when n workers are ready. It gives up when so many starts have failed that New's
+// caller cannot be given n.
 func (s *supervisor) await(ctx context.Context, n int) error {
 	for {
 		s.mu.Lock()

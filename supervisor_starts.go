@@ -58,14 +58,16 @@ func (s *supervisor) construct(ctx context.Context) (w *worker, err error) {
 	return w, err
 }
 
-// raisedByPython reports whether a failed start is the doing of the user's source files: they would have to change first.
+// raisedByPython reports whether a failed start is the doing of the user's source files: they would
+// have to change first.
 func raisedByPython(err error) bool {
 	var py *PythonError
 	return errors.As(err, &py)
 }
 
-// brokenLocked reports whether, with WatchScripts, the source files as they are have failed to start already: what is ready goes on
-// serving, and nothing is tried again until one of them changes.
+// brokenLocked reports whether, with WatchScripts, the source files as they are have failed to
+// start already: what is ready goes on serving, and nothing is tried again until one of them
+// changes.
 func (s *supervisor) brokenLocked() bool { return s.broken > s.generation.Load() }
 
 // startLocked has one worker constructed, on a goroutine that close joins.
@@ -103,8 +105,8 @@ func (s *supervisor) started(err error, done func(error)) {
 	}
 }
 
-// reportFailedStartLocked logs a failed start: with the traceback, unless the one before failed the same way. With WatchScripts that is told
-// once for each edit.
+// reportFailedStartLocked logs a failed start: with the traceback, unless the one before failed the
+// same way. With WatchScripts that is told once for each edit.
 func (s *supervisor) reportFailedStartLocked(err error) {
 	told := toldStart{s.generation.Load(), err.Error()}
 	again := s.history.told == told
@@ -135,7 +137,8 @@ type toldStart struct {
 	cause      string
 }
 
-// tripLocked decides whether a failed start opens the circuit: MaxRestarts in a row, none too old, and no worker ready.
+// tripLocked decides whether a failed start opens the circuit: MaxRestarts in a row, none too old,
+// and no worker ready.
 func (s *supervisor) tripLocked() bool {
 	if len(s.history.inARow) < s.cfg.MaxRestarts || s.readyLocked() > 0 {
 		return false

@@ -20,8 +20,9 @@ import (
 
 // How a worker becomes ready, or why it does not.
 
-// startWorker spawns a process, greets it and pings it. It returns within StartTimeout, or soon after ctx ends. On failure nothing
-// is left of the process, and the error is an *Error with a *StartError.
+// startWorker spawns a process, greets it and pings it. It returns within StartTimeout, or soon
+// after ctx ends. On failure nothing is left of the process, and the error is an *Error with a
+// *StartError.
 func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*worker, error) {
 	w := &worker{id: fmt.Sprintf("w%d", seq), seq: seq, env: env, generation: generation, started: time.Now(), ready: make(chan struct{}), watched: make(chan struct{})}
 	if d := env.cfg.MaxLifetime; d > 0 {
@@ -152,8 +153,8 @@ func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (w
 	return wire.Encode(nil, commandHello, hello, "", false)
 }
 
-// converse is one exchange outside calls (of the start, a ping, the watch, the stop): a line out, its answer in.
-// An error answer comes back as *wireError.
+// converse is one exchange outside calls (of the start, a ping, the watch, the stop): a line out,
+// its answer in. An error answer comes back as *wireError.
 func (w *worker) converse(line []byte, id uint64, into any) error {
 	var err error
 	if id == 0 { // a banner may have come already: that is no noise yet
@@ -237,7 +238,8 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		cause = joinDetail(errors.New("not ready within StartTimeout, "+w.env.cfg.StartTimeout.String()), w.hang("it did not start"))
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), isShortWrite(err):
-		// A deadline of its own, and no longer than a hang's: the process may have closed its channel and live on.
+		// A deadline of its own, and no longer than a hang's: the process may have closed its
+		// channel and live on.
 		if w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {
 			exit := w.exitError()
 			cause = exit
