@@ -226,13 +226,6 @@ func (c *call) checkSize(cfg *Config) *Error {
 	return nil
 }
 
-type programArgs struct {
-	Program string `json:"program_id"`
-	Inputs  any    `json:"inputs"`
-
-	source any // what Inputs was made of
-}
-
 const keptBuffer = 16 << 20 // larger request buffers are left to the garbage collector
 
 var requestBuffers sync.Pool // of *[]byte
