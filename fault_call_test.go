@@ -294,11 +294,8 @@ var callFaults = []fault{
 					return
 				default:
 				}
-				p.sup.mu.Lock()
-				ready := p.sup.readyLocked()
-				p.sup.mu.Unlock()
-				if ready < cfg.Size {
-					t.Errorf("%d workers are ready", ready)
+				if st := p.Stats(); st.Idle+st.Busy < cfg.Size {
+					t.Errorf("%d workers are ready", st.Idle+st.Busy)
 					return
 				}
 				time.Sleep(time.Millisecond)

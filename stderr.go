@@ -71,7 +71,7 @@ func (l *stderrLog) drain(r io.Reader) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := r.Read(buf)
-		l.take(buf[:n])
+		l.split(buf[:n])
 		if err != nil {
 			l.finish()
 			return
@@ -79,8 +79,8 @@ func (l *stderrLog) drain(r io.Reader) {
 	}
 }
 
-// take cuts what has been read into lines and frames. What is left over is kept as raw: the beginning of a frame, or unended text.
-func (l *stderrLog) take(chunk []byte) {
+// split cuts what has been read into lines and frames. What is left over is kept as raw: the beginning of a frame, or unended text.
+func (l *stderrLog) split(chunk []byte) {
 	l.mu.Lock()
 	rest := append(l.raw, chunk...)
 	l.raw = nil
