@@ -119,23 +119,16 @@ func (r *errorRow) Error() string { return "pypool: " + r.text }
 
 // errorTypes is the one table of the error types.
 var errorTypes = [...]errorRow{
-	{typ: TypeCheckoutTimeout, category: CategoryTimeout, text: "no worker fell free in time",
-		infrastructure: true},
-	{typ: TypeOperationTimeout, category: CategoryTimeout, text: "the call ran out of time",
-		infrastructure: true, losesWorker: true},
+	{typ: TypeCheckoutTimeout, category: CategoryTimeout, text: "no worker fell free in time", infrastructure: true},
+	{typ: TypeOperationTimeout, category: CategoryTimeout, text: "the call ran out of time", infrastructure: true, losesWorker: true},
 	{typ: TypeCanceled, category: CategoryTimeout, text: "the caller canceled"},
 	{typ: TypeStreamStalled, category: CategoryTimeout, text: "the loop over a stream stalled"},
 	{typ: TypePoolNotAvailable, category: CategoryResource, text: "the pool is closed"},
-	{typ: TypeQueueFull, category: CategoryResource, text: "the queue is full",
-		infrastructure: true},
-	{typ: TypeCircuitOpen, category: CategoryResource, text: "the circuit is open",
-		infrastructure: true},
-	{typ: TypeWorkerStart, category: CategoryResource, text: "a worker did not start",
-		infrastructure: true},
-	{typ: TypeWorkerExited, category: CategoryCommunication, text: "the worker exited",
-		infrastructure: true, losesWorker: true, repeated: true},
-	{typ: TypeProtocol, category: CategoryCommunication, text: "the worker broke the protocol",
-		infrastructure: true, losesWorker: true, repeated: true},
+	{typ: TypeQueueFull, category: CategoryResource, text: "the queue is full", infrastructure: true},
+	{typ: TypeCircuitOpen, category: CategoryResource, text: "the circuit is open", infrastructure: true},
+	{typ: TypeWorkerStart, category: CategoryResource, text: "a worker did not start", infrastructure: true},
+	{typ: TypeWorkerExited, category: CategoryCommunication, text: "the worker exited", infrastructure: true, losesWorker: true, repeated: true},
+	{typ: TypeProtocol, category: CategoryCommunication, text: "the worker broke the protocol", infrastructure: true, losesWorker: true, repeated: true},
 	{typ: TypeMessageTooLarge, category: CategoryCommunication, text: "the message is too large",
 		wire: "message_too_large", proves: Executed, read: (*wireError).tooLarge},
 	{typ: TypeInvalidArguments, category: CategoryExecution, text: "invalid arguments",
@@ -147,8 +140,7 @@ var errorTypes = [...]errorRow{
 	{typ: TypeInvalidResult, category: CategoryExecution, text: "the result is not JSON",
 		wire: "invalid_result", proves: Executed, read: (*wireError).badResult},
 	{typ: TypeDecode, category: CategoryExecution, text: "the result does not fit the Go type"},
-	{typ: TypeInternal, category: CategorySystem, text: "unexpected error",
-		infrastructure: true, losesWorker: true},
+	{typ: TypeInternal, category: CategorySystem, text: "unexpected error", infrastructure: true, losesWorker: true},
 }
 
 // index is the type's place in errorTypes; that of TypeInternal, the last, for a type of nobody's.
