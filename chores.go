@@ -75,7 +75,7 @@ func (s *supervisor) pingQuiet() {
 		return w.pinged.Swap(w.calls.Load()) == w.calls.Load()
 	}) {
 		if !s.goJob(func() { s.pingHeld(res) }) {
-			s.discard(res)
+			s.retire(res)
 		}
 	}
 }
@@ -85,32 +85,18 @@ func (s *supervisor) pingHeld(res *resource) WorkerHealth {
 	w := res.Value()
 	info := w.info()
 	if !w.reusable() {
-		s.discard(res)
+		s.release(res)
 		return WorkerHealth{WorkerInfo: info, Err: newError(TypeWorkerExited, NotExecuted, "the worker has exited", nil)}
 	}
 	rtt, err := w.ping(s.ctx, pingTimeout)
+	s.release(res)
 	if err == nil {
-		s.desk.put(res)
 		return WorkerHealth{WorkerInfo: info, Responsive: true, RTT: rtt}
 	}
-	s.discard(res)
 	if s.ctx.Err() == nil {
 		s.env.reporter.log(slog.LevelWarn, "an idle worker did not answer a ping and is replaced", slog.String("worker", w.id), slog.Int("pid", w.proc.PID()), slog.String("cause", logCause(err, err.Error())))
 	}
 	return WorkerHealth{WorkerInfo: info, Err: err}
-}
-
-// discard destroys a held worker; the supervisor replaces it when Size asks for it.
-func (s *supervisor) discard(res *resource) {
-	w := res.Value()
-	switch {
-	case w.conn.broken != nil:
-		w.lost.Store(true)
-	case !w.isExited(): // else it has ended of itself, and that is told
-		w.retired.Store(true)
-	}
-	res.Destroy()
-	s.kick()
 }
 
 // retireOverflow lets workers beyond Size go that were idle for overflowIdle.
@@ -128,7 +114,7 @@ func (s *supervisor) retireOverflow() {
 		}
 		return false
 	}) {
-		s.discard(res)
+		s.retire(res)
 	}
 }
 
@@ -182,7 +168,7 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 		waiting[res.Value().id] = res.Value().info()
 		if !s.goJob(func() { results <- s.pingHeld(res) }) {
 			delete(waiting, res.Value().id)
-			s.discard(res)
+			s.retire(res)
 		}
 	}
 	checks := []WorkerHealth{}

@@ -177,7 +177,7 @@ func newError(t ErrorType, d Delivery, message string, err error) *Error {
 }
 
 // again returns a copy, for another call that ends the same way. An error that others can see already is not written to any more.
-func (e *Error) again() *Error {
+func (e *Error) clone() *Error {
 	c := *e
 	return &c
 }

@@ -329,7 +329,7 @@ func (m *mapper[Out]) fill(s *mapSlot[Out], item any) {
 
 func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 	if m.refused != nil {
-		return m.refused.again()
+		return m.refused.clone()
 	}
 	b := m.lines.Begin(kept)
 	if n, ok := item.(int); ok {
@@ -472,7 +472,7 @@ func (m *mapper[Out]) flight() int {
 func (m *mapper[Out]) fail(batch []int, err *Error) {
 	now := time.Now()
 	for _, i := range batch {
-		m.apart(func() { m.settle(m.slot(i), err.again(), now) })
+		m.apart(func() { m.settle(m.slot(i), err.clone(), now) })
 	}
 	m.finish(batch, now)
 	m.show()

@@ -355,7 +355,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 			}
 		}
 		if !res.Value().reusable() {
-			p.sup.discard(res)
+			p.sup.release(res)
 			continue
 		}
 		held = res
@@ -364,7 +364,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 		if !over {
 			return res, nil
 		}
-		p.desk.put(res)
+		p.desk.put(res) // as it was
 	}
 }
 
@@ -407,32 +407,25 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 	ended := false
 	defer func() {
 		if !ended && c.open { // a method of ctx panics
-			w.conn.broken = errors.New("abandoned in mid-exchange")
-			w.blame("its call was abandoned: a function of the caller panicked, or ended its goroutine")
+			w.abandon()
 		}
 		ran := time.Since(c.given)
-		w.doneWith(w.served(err, c.given.Add(ran), ran))
-		p.spin.End()
 		c.ran += ran
 		p.counters.run.Add(ran)
-		p.release(res)
+		p.spin.End()
+		p.giveBack(res, w.served(err, c.given.Add(ran), ran))
 	}()
 	rep, err = w.call(ctx, &c.job)
 	ended = true
 	return rep, err
 }
 
-// release alone decides whether a worker serves again. Doubt destroys.
-func (p *Pool) release(res *resource) {
+// giveBack ends the exchange of a call that a worker had, whose answer came then (zero: it did not execute it), and releases the worker.
+func (p *Pool) giveBack(res *resource, answered time.Time) {
 	w := res.Value()
-	if !w.reusable() {
-		p.sup.discard(res)
-		return
-	}
-	p.desk.put(res)
-	if limit := p.cfg.MaxCalls; limit > 0 && w.calls.Load() >= limit {
-		p.sup.kick()
-	}
+	w.doneWith(answered)
+	w.lease.Store(nil)
+	p.sup.release(res)
 }
 
 // --- the end --------------------------------------------------------------------------------------------------------
@@ -485,8 +478,8 @@ func (p *Pool) Close() error {
 func (p *Pool) repossess() {
 	for w, res := range p.desk.all() {
 		if l := w.lease.Load(); l != nil && l.revoke(revokedClosed) {
-			w.conn.broken = errStopped
-			p.release(res)
+			w.x.doubt(errStopped)
+			p.sup.release(res)
 		}
 	}
 }

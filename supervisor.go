@@ -232,6 +232,32 @@ func (w *worker) chargeable(ended bool) (bool, CallInfo) {
 	return last.Command != "" && time.Since(at) <= afterAnswer, last
 }
 
+// --- giving back ---------------------------------------------------------------------------------------------------
+
+// release gives back a worker that is held. It alone decides whether the worker serves again, for everyone: doubt destroys, and so does
+// an end. The worker is replaced when Size asks for it.
+func (s *supervisor) release(res *resource) {
+	w := res.Value()
+	if w.reusable() {
+		s.desk.put(res)
+		if limit := s.cfg.MaxCalls; limit > 0 && w.calls.Load() >= limit {
+			s.kick()
+		}
+		return
+	}
+	res.Destroy()
+	s.kick()
+}
+
+// retire is release for a worker that is not to serve again though nothing is wrong with it.
+func (s *supervisor) retire(res *resource) {
+	w := res.Value()
+	if w.x.inDoubt() == nil && !w.isExited() { // else that is what is told of its end
+		w.retired.Store(true)
+	}
+	s.release(res)
+}
+
 // --- keeping Size ---------------------------------------------------------------------------------------------------
 
 func (s *supervisor) readyLocked() int { return len(s.readyWorkersLocked()) }
@@ -263,7 +289,7 @@ func (s *supervisor) reconcile(now time.Time) time.Time {
 	s.mu.Unlock()
 	if s.dirty.Swap(false) {
 		for _, res := range s.desk.inspect(func(res *resource) bool { return !res.Value().reusable() }) {
-			res.Destroy()
+			s.release(res)
 		}
 	}
 	return again
@@ -369,14 +395,9 @@ func (s *supervisor) retireWornLocked() {
 		}
 		spare--
 		s.recycled++
-		s.retire(w)
+		w.retired.Store(true) // it ends at its next release, or now when it is idle
+		s.lookForDead()
 	}
-}
-
-// retire makes the worker end at its next release, or now when it is idle.
-func (s *supervisor) retire(w *worker) {
-	w.retired.Store(true)
-	s.lookForDead()
 }
 
 // markOverflowLocked calls the youngest beyond Size overflow.
