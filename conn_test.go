@@ -18,7 +18,7 @@ func TestProtocolBadJSONIsATypedErrorThatNamesOffsetAndPreview(t *testing.T) {
 	v := detail[*ProtocolError](t, err)
 	assert.Equal(t, "malformed envelope at byte 22", v.Reason)
 	assert.Contains(t, v.Sample, `{\"id\":1,\"success\":true;`)
-	assert.NotNil(t, c.broken, "nothing more is read from it")
+	assert.Error(t, c.inDoubt(), "nothing more is read from it")
 	long := connOf(strings.Repeat("x", 5000) + "\n")
 	v = detail[*ProtocolError](t, long.receive(1, &f))
 	assert.LessOrEqual(t, len(v.Sample), 256+2, "a preview, not the whole")

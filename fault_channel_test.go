@@ -300,21 +300,21 @@ func raw(t *testing.T, p *Pool, line string) []byte {
 	require.NoError(t, err)
 	w := res.Value()
 	defer func() {
-		w.conn.broken = syscall.EPROTO
+		w.x.doubt(syscall.EPROTO)
 		p.sup.release(res)
 	}()
 	id, _ := json.Marshal(p.ids.Add(1))
-	require.NoError(t, w.conn.t.SetDeadline(time.Now().Add(5*time.Second)))
-	_, err = w.conn.t.Write([]byte(strings.ReplaceAll(line, "%", string(id))))
+	require.NoError(t, w.x.t.SetDeadline(time.Now().Add(5*time.Second)))
+	_, err = w.x.t.Write([]byte(strings.ReplaceAll(line, "%", string(id))))
 	require.NoError(t, err)
 	// A ping behind it shows that the loop goes on, and where its own answer begins.
 	ping, _ := json.Marshal(p.ids.Add(1))
-	_, err = w.conn.t.Write([]byte(`{"id":` + string(ping) + `,"command":"ping"}` + "\n"))
+	_, err = w.x.t.Write([]byte(`{"id":` + string(ping) + `,"command":"ping"}` + "\n"))
 	require.NoError(t, err)
 	var got []byte
 	buf := make([]byte, 4096)
 	for !bytes.Contains(got, []byte(`{"id":`+string(ping)+`,"success":true`)) {
-		n, err := w.conn.t.Read(buf)
+		n, err := w.x.t.Read(buf)
 		require.NoError(t, err, "so far %q", got)
 		got = append(got, buf[:n]...)
 	}

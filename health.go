@@ -81,7 +81,7 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 		waiting[res.Value().id] = s.info(res.Value())
 		if !s.goJob(func() { results <- s.pingHeld(res) }) {
 			delete(waiting, res.Value().id)
-			s.release(res)
+			s.retire(res)
 		}
 	}
 	checks := []WorkerHealth{}

@@ -75,7 +75,7 @@ func (s *supervisor) pingQuiet() {
 		return w.pinged.Swap(w.calls.Load()) == w.calls.Load()
 	}) {
 		if !s.goJob(func() { s.pingHeld(res) }) {
-			s.release(res)
+			s.retire(res)
 		}
 	}
 }
@@ -95,10 +95,7 @@ func (s *supervisor) retireOverflow() {
 		}
 		return false
 	}) {
-		if w := res.Value(); !w.isExited() { // else it has ended of itself, and that is told
-			w.retired.Store(true)
-		}
-		s.release(res)
+		s.retire(res)
 	}
 }
 
@@ -178,14 +175,9 @@ func (s *supervisor) retireWornLocked() {
 		}
 		spare--
 		s.recycled++
-		s.retire(w)
+		w.retired.Store(true) // it ends at its next release, or now when it is idle
+		s.lookForDead()
 	}
-}
-
-// retire makes the worker end at its next release, or now when it is idle.
-func (s *supervisor) retire(w *worker) {
-	w.retired.Store(true)
-	s.lookForDead()
 }
 
 // Reload replaces every worker, rolling: a new one is ready before an old one goes, so that at no

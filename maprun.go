@@ -1,7 +1,6 @@
 package pypool
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"os"
@@ -24,9 +23,8 @@ type flight[Out any] struct {
 	last    time.Time
 	done    []int // answered slots, not yet finished
 	res     *resource
-	stop    func() bool // disarms the connection
-	err     error       // the exchange has failed
-	apart   bool        // the caller's code must not end this goroutine
+	err     error // the exchange has failed
+	apart   bool  // the caller's code must not end this goroutine
 
 	succeeded int64 // of them, not yet counted
 
@@ -43,9 +41,9 @@ func (m *mapper[Out]) fly(res *resource, batch []int) *flight[Out] {
 	w.proc.Spin(0, false)
 	f := &flight[Out]{m: m, w: w, res: res, last: time.Now(), lease: lease{killing: m.p.killing}}
 	w.lease.Store(&f.lease)
-	w.conn.reserve(mapBuffer)
-	f.stop = w.conn.arm(m.ctx, f.deadline(), spin.Park)
-	f.err = w.conn.quiet(true)
+	w.x.reserve(mapBuffer)
+	w.x.begin(m.ctx, f.deadline(), spin.Park)
+	f.err = w.x.failed(w.x.checkIdle(true))
 	f.add(batch)
 	return f
 }
@@ -59,7 +57,7 @@ func (f *flight[Out]) finish() (lost *Error) {
 	case f.taken != notRevoked:
 		f.err = errStopped
 	case len(f.done) > 0: // it is: the deadline is still that of what was answered
-		f.w.conn.extend(f.deadline())
+		f.w.x.extend(f.deadline())
 	}
 	for f.err == nil && len(f.sent) > 0 {
 		f.err = f.write()
@@ -73,12 +71,10 @@ func (f *flight[Out]) finish() (lost *Error) {
 	f.apart = true
 	book := func() {} // code of the caller's runs in it: the worker is given back first
 	if f.taken != notRevoked {
-		if f.stop != nil {
-			f.stop()
-		}
+		f.w.x.release()
 		lost, book = f.abandon()
 	} else {
-		f.w.conn.disarm(f.stop)
+		f.w.x.end()
 		f.land(time.Now())
 		m.show()
 		if f.err != nil {
@@ -86,10 +82,8 @@ func (f *flight[Out]) finish() (lost *Error) {
 		}
 	}
 	if f.taken == notRevoked { // else whoever took it has given it back
-		f.w.lease.Store(nil)
 		f.w.freed = time.Now()
-		f.w.doneWith(f.w.freed)
-		m.p.sup.release(f.res)
+		m.p.giveBack(f.res, f.w.freed)
 	}
 	book()
 	return lost
@@ -99,7 +93,7 @@ func (f *flight[Out]) finish() (lost *Error) {
 func (f *flight[Out]) abandon() (e *Error, book func()) {
 	f.land(time.Now())
 	e = newError(TypePoolNotAvailable, MaybeExecuted, "the pool was closed during the call", nil)
-	f.w.place(e, &job{info: f.m.template.info}, f.last)
+	f.w.withContext(e, &job{info: f.m.template.info}, f.last)
 	return e, func() { f.m.fail(f.sent, e) }
 }
 
@@ -168,14 +162,14 @@ func (f *flight[Out]) write() error {
 	var n int
 	var err error
 	if f.whole > 0 {
-		n, err = f.w.conn.t.TryWrite(f.out)
+		n, err = f.w.x.t.TryWrite(f.out)
 	} else {
 		f.m.show()
-		f.w.conn.patient()
-		n, err = f.w.conn.t.Write(f.out[:f.ends[0]-f.written])
+		f.w.x.applyDeadline()
+		n, err = f.w.x.t.Write(f.out[:f.ends[0]-f.written])
 		if err == nil && n < len(f.out) {
 			var more int
-			more, err = f.w.conn.t.TryWrite(f.out[n:])
+			more, err = f.w.x.t.TryWrite(f.out[n:])
 			n += more
 		}
 	}
@@ -185,7 +179,7 @@ func (f *flight[Out]) write() error {
 	}
 	f.out = append(f.out[:0], f.out[n:]...)
 	if err != nil {
-		f.w.conn.broken = err
+		f.w.x.doubt(err)
 	}
 	return err
 }
@@ -195,17 +189,14 @@ func (f *flight[Out]) read() error {
 	if f.whole >= mapCrowd {
 		f.gather()
 	}
-	if !f.w.conn.lineBuffered() {
+	if !f.w.x.lineBuffered() {
 		f.m.show()
 	}
 	var now time.Time // of the answers that have come together
-	for first := true; first || (f.whole > 0 && f.w.conn.lineBuffered()); first = false {
+	for first := true; first || (f.whole > 0 && f.w.x.lineBuffered()); first = false {
 		var fr wire.Frame
-		if err := f.w.conn.receive(f.m.slot(f.sent[0]).call.id, &fr); err != nil {
+		if err := f.w.x.receiveFinal(f.m.slot(f.sent[0]).call.id, &fr); err != nil {
 			return err
-		}
-		if fr.Kind == wire.KindItem {
-			return f.w.conn.violation(errors.New("an item for a call that is no stream"), fr.Body)
 		}
 		if first {
 			now = time.Now()
@@ -215,15 +206,15 @@ func (f *flight[Out]) read() error {
 		}
 	}
 	f.land(now)
-	f.w.conn.extend(f.deadline())
+	f.w.x.extend(f.deadline())
 	return nil
 }
 
 // gather gives answers some time to come together: to be woken for each, or to look for each, would cost more than such an item's work
 // does.
 func (f *flight[Out]) gather() {
-	f.w.conn.t.Unwatch()
-	for i := 0; i < mapNaps && f.w.conn.quietSoFar(); i++ {
+	f.w.x.t.Unwatch()
+	for i := 0; i < mapNaps && f.w.x.nothingYet(); i++ {
 		time.Sleep(mapNap)
 	}
 }
@@ -304,16 +295,15 @@ func (f *flight[Out]) land(now time.Time) {
 // first: a request behind the first unanswered one did not begin, because an answer is written before the next request begins. Only
 // a worker that breaks the rules of the wire proves nothing by that. book tells the caller's code.
 func (f *flight[Out]) crash(err error) (e *Error, book func()) {
-	if f.w.conn.broken == nil {
-		f.w.conn.broken = err
-	}
+	f.w.x.doubt(err)
+	violated := errors.As(err, new(*ProtocolError))
 	if f.whole == 0 {
 		err = &errShortWrite{err: err}
 	}
 	drained := false
 	if f.m.ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		// A write can fail while answers are still to be read: they come first, so that the oldest request is the one that was lost.
-		drained = f.drain(max(f.w.env.cfg.KillGrace, 100*time.Millisecond))
+		drained = f.drain(&violated, max(f.w.env.cfg.KillGrace, 100*time.Millisecond))
 	}
 	j := &job{info: f.m.template.info}
 	if len(f.sent) > 0 {
@@ -323,10 +313,10 @@ func (f *flight[Out]) crash(err error) (e *Error, book func()) {
 		return f.abandon()
 	}
 	if len(f.sent) > 0 {
-		f.w.conn.behind = f.written - f.ends[0]
+		f.w.x.behind = f.written - f.ends[0]
 	}
 	e = f.w.failure(f.m.ctx, j, err, f.last)
-	drained = drained || f.drain(reapWait) // the process has been killed, or has exited
+	drained = drained || f.drain(&violated, reapWait) // the process has been killed, or has exited
 	if f.taken != notRevoked {
 		return f.abandon()
 	}
@@ -334,7 +324,7 @@ func (f *flight[Out]) crash(err error) (e *Error, book func()) {
 		return e, func() {}
 	}
 	lost := 1
-	if violated := new(*ProtocolError); f.whole > 0 && errors.As(f.w.conn.broken, violated) {
+	if f.whole > 0 && violated {
 		lost, e.Delivery = f.whole, MaybeExecuted // it may have broken that rule, too: nothing is known of what it had
 	}
 	first, rest := f.sent[:lost], f.sent[lost:]
@@ -357,53 +347,31 @@ func (f *flight[Out]) crash(err error) (e *Error, book func()) {
 	}
 }
 
-// drain takes the answers that are still under way, for at most d, and reports whether it came to the end of the worker's output.
-func (f *flight[Out]) drain(d time.Duration) bool {
-	_ = f.w.conn.t.SetDeadline(time.Now().Add(d))
+// drain takes the answers that are still under way, for at most d, and reports whether it came to the end of the worker's output;
+// violated is set when that breaks the rules of the wire.
+func (f *flight[Out]) drain(violated *bool, d time.Duration) bool {
+	_ = f.w.x.t.SetDeadline(time.Now().Add(d))
 	defer func() {
 		f.land(time.Now())
 		f.m.show()
 	}()
 	for {
 		var fr wire.Frame
-		err := f.w.conn.receiveFrame(&fr, f.w.conn.t.Read)
+		err := f.w.x.receiveFrame(&fr, f.w.x.t.Read)
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return true
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return false
 		case err != nil:
-			f.w.conn.broken = err
+			*violated = true
 			return true
 		case f.whole == 0 || fr.ID != f.m.slot(f.sent[0]).call.id || fr.Kind == wire.KindItem:
-			f.w.conn.broken = f.w.conn.violation(errors.New("an answer out of turn"), fr.Body)
-			return true // the stream ends here
+			*violated = true // an answer out of turn
+			return true      // the stream ends here
 		}
 		if !f.answer(&fr, time.Now()) {
 			return false // there may be more
 		}
 	}
 }
-
-// quietSoFar reads what is there, without waiting, and reports whether that is nothing.
-func (c *conn) quietSoFar() bool {
-	if c.r == c.w {
-		c.r, c.w = 0, 0
-	}
-	if c.w == len(c.buf) {
-		return false
-	}
-	n, err := c.t.TryRead(c.buf[c.w:])
-	c.w += n
-	return n == 0 && err == nil // the error comes again when it is waited for
-}
-
-// reserve makes the buffer at least so large.
-func (c *conn) reserve(size int) {
-	if len(c.buf) < size && c.r == c.w {
-		c.buf, c.r, c.w = make([]byte, size), 0, 0
-	}
-}
-
-// lineBuffered reports whether a whole line has been read already.
-func (c *conn) lineBuffered() bool { return bytes.IndexByte(c.buf[c.r:c.w], '\n') >= 0 }

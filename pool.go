@@ -393,19 +393,25 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 	ended := false
 	defer func() {
 		if !ended && c.open { // a method of ctx panics
-			w.conn.broken = errors.New("abandoned in mid-exchange")
-			w.blame("its call was abandoned: a function of the caller panicked, or ended its goroutine")
+			w.abandon()
 		}
 		ran := time.Since(c.given)
-		w.doneWith(w.served(err, c.given.Add(ran), ran))
-		p.spin.End()
 		c.ran += ran
 		p.counters.run.Add(ran)
-		p.sup.release(res)
+		p.spin.End()
+		p.giveBack(res, w.served(err, c.given.Add(ran), ran))
 	}()
 	rep, err = w.call(ctx, &c.job)
 	ended = true
 	return rep, err
+}
+
+// giveBack ends the exchange of a call that a worker had, whose answer came then (zero: it did not execute it), and releases the worker.
+func (p *Pool) giveBack(res *resource, answered time.Time) {
+	w := res.Value()
+	w.doneWith(answered)
+	w.lease.Store(nil)
+	p.sup.release(res)
 }
 
 // --- the end --------------------------------------------------------------------------------------------------------
@@ -458,7 +464,7 @@ func (p *Pool) Close() error {
 func (p *Pool) repossess() {
 	for w, res := range p.sup.checkout.all() {
 		if l := w.lease.Load(); l != nil && l.revoke(revokedClosed) {
-			w.conn.broken = errStopped
+			w.x.doubt(errStopped)
 			p.sup.release(res)
 		}
 	}

@@ -28,9 +28,9 @@ func (*bytesTransport) Unwatch()                       {}
 func (*bytesTransport) SetDeadline(time.Time) error    { return nil }
 func (*bytesTransport) Close() error                   { return nil }
 
-func connOf(text string) *conn {
-	c := newConn(&bytesTransport{bytes.NewReader([]byte(text))}, 1<<20)
-	c.arm(context.Background(), time.Time{}, spin.Park)
+func connOf(text string) *exchange {
+	c := newExchange(&bytesTransport{bytes.NewReader([]byte(text))}, 1<<20)
+	c.begin(context.Background(), time.Time{}, spin.Park)
 	return c
 }
 

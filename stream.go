@@ -54,9 +54,9 @@ func Each[Out any](ctx context.Context, p *Pool, command string, args any, opts 
 	}
 }
 
-// exchange is one stream with one worker. The goroutine that runs the loop has it, and lends it while the loop's body runs; it passes to
+// streamed is the exchange of a stream with one worker. The goroutine that runs the loop has it, and lends it while the loop's body runs; it passes to
 // a goroutine of the pool, which winds it up, when the lease is revoked, or when the loop need not wait for the generator's end.
-type exchange struct {
+type streamed struct {
 	lease
 	p     *Pool
 	w     *worker
@@ -74,7 +74,6 @@ type exchange struct {
 	canceled bool      // the generator has been told to stop
 
 	begun  bool           // something may have been written
-	disarm func() bool    // conn.arm's
 	unhook func() bool    // of contextEnded
 	hooks  sync.WaitGroup // contextEnded and alarm, as long as they may run
 	timer  *time.Timer    // runs alarm; set in the first turn of the body. The lease's mu guards it, and over
@@ -84,7 +83,7 @@ type exchange struct {
 // stream runs a stream on a worker that is held, and has it given back.
 func (p *Pool) stream(ctx context.Context, c *call, res *resource) (rep reply, err *Error) {
 	w := res.Value()
-	x := &exchange{
+	x := &streamed{
 		lease: lease{killing: p.killing}, p: p, w: w, res: res, ctx: ctx, id: c.id, info: c.info, start: c.given, limit: c.stall,
 		admitted: c.admitted, ours: true,
 	}
@@ -105,7 +104,7 @@ func (p *Pool) stream(ctx context.Context, c *call, res *resource) (rep reply, e
 }
 
 // leave lets go of the worker for a goroutine that does not go on.
-func (x *exchange) leave(c *call) {
+func (x *streamed) leave(c *call) {
 	switch {
 	case !x.begun: // the worker is as it was
 		x.unarm()
@@ -113,8 +112,7 @@ func (x *exchange) leave(c *call) {
 		return
 	case x.take(revokedLeft):
 	case x.ours && x.reclaim() == notRevoked:
-		x.w.conn.broken = errors.New("abandoned in mid-exchange")
-		x.w.blame("its call was abandoned: a function of the caller panicked, or ended its goroutine")
+		x.w.abandon()
 		x.p.winding.Go(x.windUp)
 	}
 	c.detached = true
@@ -122,12 +120,12 @@ func (x *exchange) leave(c *call) {
 
 // arm makes the ends of time and of the context known: to the reader through the connection, to the body through hooks. Methods of the
 // context that panic leave nothing behind that unarm does not undo.
-func (x *exchange) arm(c *call) {
+func (x *streamed) arm(c *call) {
 	var deadline time.Time
 	if c.timeout > 0 {
 		deadline = x.start.Add(c.timeout)
 	}
-	x.disarm = x.w.conn.arm(x.ctx, deadline, c.spin)
+	x.w.x.begin(x.ctx, deadline, c.spin)
 	watched := watchable(x.ctx)
 	if watched.Done() == nil {
 		return
@@ -144,14 +142,14 @@ func (x *exchange) arm(c *call) {
 }
 
 // run is the loop's side of the exchange. What becomes of the worker is decided when it returns.
-func (x *exchange) run(c *call) (reply, *Error) {
+func (x *streamed) run(c *call) (reply, *Error) {
 	w := x.w
 	x.arm(c)
 	end, limited := x.ctx.Deadline() // the timeout is for each item: Python is told of the context's end alone
 	line := c.req.Seal(x.id, end.Sub(x.start), limited)
 	x.begun = true
 	var f wire.Frame
-	why, err := notRevoked, w.conn.send(line, c.idle > aMoment)
+	why, err := notRevoked, w.x.send(line, c.idle > aMoment)
 	if err == nil {
 		why, err = x.receive(c, &f)
 	}
@@ -160,17 +158,17 @@ func (x *exchange) run(c *call) (reply, *Error) {
 	}
 	x.unarm()
 	late := errors.Is(err, os.ErrDeadlineExceeded)
-	if late && w.conn.broken == nil && !nothingWritten(err) && !isClosed(x.killing) {
-		switch last := w.conn.receiveNow(x.id, &f); {
+	if late && w.x.inDoubt() == nil && !nothingWritten(err) && !isClosed(x.killing) {
+		switch last := w.x.receiveNow(x.id, &f); {
 		case last == nil && f.Kind != wire.KindItem:
 			err = nil // the answer was there in the same instant: it wins
-		case w.conn.broken != nil, c.stopped && x.ctx.Err() == nil:
+		case w.x.inDoubt() != nil, c.stopped && x.ctx.Err() == nil:
 			// the worker is in doubt, or its time is over
 		default:
 			return reply{}, x.detach(c)
 		}
 	}
-	rep, failed := x.judge(c, &f, err)
+	rep, failed := w.judge(x.ctx, &c.job, &f, err)
 	now := time.Now()
 	answered := w.served(failed, now, now.Sub(x.start))
 	x.ours = false
@@ -180,8 +178,8 @@ func (x *exchange) run(c *call) (reply, *Error) {
 
 // receive reads frames until the final one, and has the loop's body run for each item. A stream whose loop is left is canceled and read
 // to its end. It returns why the worker was taken away meanwhile, if it was.
-func (x *exchange) receive(c *call, f *wire.Frame) (revocation, error) {
-	conn := x.w.conn
+func (x *streamed) receive(c *call, f *wire.Frame) (revocation, error) {
+	conn := x.w.x
 	for {
 		if err := conn.receive(x.id, f); err != nil {
 			return notRevoked, err
@@ -213,7 +211,7 @@ func (x *exchange) receive(c *call, f *wire.Frame) (revocation, error) {
 }
 
 // enter lends the worker for one turn of the body. After the context's end it is a worker that is taken away at once.
-func (x *exchange) enter(now time.Time) bool {
+func (x *streamed) enter(now time.Time) bool {
 	if !x.lend(now) {
 		return false
 	}
@@ -233,7 +231,7 @@ func (x *exchange) enter(now time.Time) bool {
 
 // alarm takes the worker from a body that has had it for StallTimeout, or comes again when that can be so at the earliest: the
 // turns of a body do not set the timer.
-func (x *exchange) alarm() {
+func (x *streamed) alarm() {
 	defer x.hooks.Done()
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -252,13 +250,13 @@ func (x *exchange) alarm() {
 }
 
 // contextEnded takes the worker from a body that runs. A reader is interrupted by the connection.
-func (x *exchange) contextEnded() {
+func (x *streamed) contextEnded() {
 	defer x.hooks.Done()
 	x.take(revokedEnded)
 }
 
 // take takes the worker from a body that runs, if one does.
-func (x *exchange) take(why revocation) (taken bool) {
+func (x *streamed) take(why revocation) (taken bool) {
 	if taken = x.revoke(why); taken {
 		x.p.winding.Go(x.windUp)
 	}
@@ -266,7 +264,7 @@ func (x *exchange) take(why revocation) (taken bool) {
 }
 
 // quiet returns when no hook can run any more.
-func (x *exchange) quiet() {
+func (x *streamed) quiet() {
 	x.mu.Lock()
 	x.over = true
 	x.mu.Unlock()
@@ -280,31 +278,13 @@ func (x *exchange) quiet() {
 }
 
 // unarm is the end of arm, for who has the worker. What comes later arms for itself.
-func (x *exchange) unarm() {
+func (x *streamed) unarm() {
 	x.quiet()
-	x.w.conn.disarm(x.disarm)
-	x.disarm = nil
-}
-
-// judge turns the end of an exchange that is still the loop's into its outcome.
-func (x *exchange) judge(c *call, f *wire.Frame, err error) (reply, *Error) {
-	w := x.w
-	if err != nil {
-		if w.conn.broken == nil && !nothingWritten(err) {
-			w.conn.broken = err
-		}
-		return reply{}, w.failure(x.ctx, &c.job, err, x.start)
-	}
-	w.calls.Add(1)
-	if f.Kind == wire.KindError {
-		w.errs.Add(1)
-		return reply{}, w.answered(&c.job, f, x.start)
-	}
-	return reply{w.conn.take(f), f.BigInt}, nil
+	x.w.x.end()
 }
 
 // detach ends the call at the end of its context or of an item's time, and leaves the worker to windUp.
-func (x *exchange) detach(c *call) *Error {
+func (x *streamed) detach(c *call) *Error {
 	hang := &HangError{}
 	ended := x.ctx.Err()
 	if !errors.Is(ended, context.Canceled) { // who cancels does not ask where the time went
@@ -317,7 +297,7 @@ func (x *exchange) detach(c *call) *Error {
 		limit := cmp.Or(c.timeout, time.Since(x.start)).Round(time.Millisecond)
 		e = timeoutError(TypeOperationTimeout, MaybeExecuted, "no answer within "+limit.String(), hang, nil)
 	}
-	x.w.place(e, &c.job, x.start)
+	x.w.withContext(e, &c.job, x.start)
 	if c.evidence(x.ctx, &x.p.cfg, e) == lostWorker {
 		x.charge = e.clone()
 	}
@@ -327,7 +307,7 @@ func (x *exchange) detach(c *call) *Error {
 }
 
 // lost is the error of a call whose worker was taken from the loop's body. It leaves the worker alone.
-func (x *exchange) lost(c *call, why revocation) *Error {
+func (x *streamed) lost(c *call, why revocation) *Error {
 	var e *Error
 	switch why {
 	case revokedStalled:
@@ -338,25 +318,21 @@ func (x *exchange) lost(c *call, why revocation) *Error {
 		e = contextError(x.ctx, MaybeExecuted, &HangError{})
 	default:
 		x.quiet()
-		if x.disarm != nil {
-			x.disarm()
-		}
-		return x.w.place(newError(TypePoolNotAvailable, MaybeExecuted, "the pool was closed during the call", nil), &c.job, x.start)
+		x.w.x.release()
+		return x.w.withContext(newError(TypePoolNotAvailable, MaybeExecuted, "the pool was closed during the call", nil), &c.job, x.start)
 	}
 	c.detached = true
-	return x.w.place(e, &c.job, x.start)
+	return x.w.withContext(e, &c.job, x.start)
 }
 
 // windUp stops the generator and gives the worker back, on a goroutine that the pool's close joins. A generator that does not stop within
 // StopGrace, or a pool that is being killed, costs the worker.
-func (x *exchange) windUp() {
+func (x *streamed) windUp() {
 	w := x.w
 	x.unarm()
 	shown := noEvidence // a loop that stalled, or whose context ended, says nothing of its command
 	if err := x.stop(); err != nil {
-		if w.conn.broken == nil {
-			w.conn.broken = err
-		}
+		w.x.doubt(err)
 		w.kill(x.whyKilled())
 		if x.charge != nil && !isClosed(x.killing) {
 			shown = lostWorker
@@ -368,7 +344,7 @@ func (x *exchange) windUp() {
 }
 
 // whyKilled is why a worker that windUp has to kill is not wanted as it is.
-func (x *exchange) whyKilled() string {
+func (x *streamed) whyKilled() string {
 	const unstopped = ", and the generator did not stop within StopGrace"
 	switch {
 	case isClosed(x.killing):
@@ -384,19 +360,19 @@ func (x *exchange) whyKilled() string {
 }
 
 // stop has the generator stop, and reads to the final frame.
-func (x *exchange) stop() (err error) {
+func (x *streamed) stop() (err error) {
 	w, grace := x.w, x.w.env.cfg.StopGrace
-	if w.conn.broken != nil {
-		return w.conn.broken
+	if err := w.x.inDoubt(); err != nil {
+		return err
 	}
-	stop := w.conn.arm(context.Background(), time.Now().Add(grace), spin.Park)
-	defer func() { w.conn.disarm(stop) }()
+	w.x.begin(context.Background(), time.Now().Add(grace), spin.Park)
+	defer w.x.end()
 	if !x.canceled {
-		err = w.conn.cancel(x.id, grace)
+		err = w.x.cancel(x.id, grace)
 	}
 	f := wire.Frame{Kind: wire.KindItem}
 	for err == nil && f.Kind == wire.KindItem {
-		err = w.conn.receive(x.id, &f)
+		err = w.x.receive(x.id, &f)
 	}
 	if err != nil {
 		return err
@@ -406,13 +382,11 @@ func (x *exchange) stop() (err error) {
 		w.errs.Add(1)
 		w.answered(&job{id: x.id, info: x.info}, &f, x.start)
 	}
-	return w.conn.broken
+	return w.x.inDoubt()
 }
 
 // giveBack ends the exchange, whose answer came then.
-func (x *exchange) giveBack(answered time.Time) {
-	x.w.doneWith(answered)
-	x.w.lease.Store(nil)
+func (x *streamed) giveBack(answered time.Time) {
 	x.p.spin.End()
-	x.p.sup.release(x.res)
+	x.p.giveBack(x.res, answered)
 }

@@ -243,6 +243,32 @@ func (w *worker) chargeable(ended bool) (bool, CallInfo) {
 	return last.Command != "" && time.Since(at) <= afterAnswer, last
 }
 
+// --- giving back ---------------------------------------------------------------------------------------------------
+
+// release gives back a worker that is held. It alone decides whether the worker serves again, for
+// everyone: doubt destroys, and so does an end. The worker is replaced when Size asks for it.
+func (s *supervisor) release(res *resource) {
+	w := res.Value()
+	if w.reusable() {
+		s.checkout.put(res)
+		if limit := s.cfg.MaxCalls; limit > 0 && w.calls.Load() >= limit {
+			s.kick()
+		}
+		return
+	}
+	res.Destroy()
+	s.kick()
+}
+
+// retire is release for a worker that is not to serve again though nothing is wrong with it.
+func (s *supervisor) retire(res *resource) {
+	w := res.Value()
+	if w.x.inDoubt() == nil && !w.isExited() { // else that is what is told of its end
+		w.retired.Store(true)
+	}
+	s.release(res)
+}
+
 // --- keeping Size ---------------------------------------------------------------------------------------------------
 
 func (s *supervisor) readyLocked() int { return len(s.readyWorkersLocked()) }
@@ -419,24 +445,6 @@ func (s *supervisor) lastError() error {
 		return nil
 	}
 	return s.history.last
-}
-
-// release gives a worker back that somebody held, and alone decides whether it serves again. Doubt
-// destroys; what is destroyed is replaced when Size asks for it.
-func (s *supervisor) release(res *resource) {
-	w := res.Value()
-	if w.reusable() {
-		s.checkout.put(res)
-		if limit := s.cfg.MaxCalls; limit > 0 && w.calls.Load() >= limit {
-			s.kick()
-		}
-		return
-	}
-	if w.conn.broken != nil {
-		w.lost.Store(true)
-	}
-	res.Destroy()
-	s.kick()
 }
 
 // workers lists the live processes, oldest first.

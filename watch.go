@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"github.com/pypool/pypool/internal/proc"
-	"github.com/pypool/pypool/internal/spin"
-	"github.com/pypool/pypool/internal/wire"
 )
 
 // sourceWatch is Config.WatchScripts: it learns from the workers which source files are theirs, looks at those files regularly, and has
@@ -104,11 +102,10 @@ func (w *sourceWatch) learn() (changed []string) {
 	}) {
 		worker := res.Value()
 		sources, err := worker.sources(w.s.ctx, pingTimeout)
+		w.s.release(res)
 		if err != nil {
-			w.s.release(res)
 			continue
 		}
-		w.s.release(res)
 		changed = append(changed, w.meet(sources, worker.started)...)
 	}
 	return changed
@@ -198,26 +195,16 @@ func (s *supervisor) sourcesChanged(files []string) {
 
 // sources asks an idle worker for the source files that it has imported. The caller holds the worker; after an error it is in doubt.
 func (w *worker) sources(ctx context.Context, d time.Duration) ([]string, error) {
-	id := w.env.ids.Add(1)
-	req, err := wire.Encode(nil, commandStats, map[string]bool{"sources": true}, "", false)
-	if err != nil {
-		return nil, err
-	}
 	var answer struct {
 		Sources []string `json:"sources"`
 	}
-	stop := w.conn.arm(ctx, time.Now().Add(d), spin.Park)
-	err = w.converse(req.Seal(id, 0, false), id, &answer)
-	w.conn.disarm(stop)
+	err := w.ask(ctx, d, commandStats, map[string]bool{"sources": true}, &answer)
 	if err != nil {
 		why := "it did not say what its source files are"
 		if ctx.Err() != nil {
 			why = poolClosed
 		}
 		w.blame(why)
-		if w.conn.broken == nil {
-			w.conn.broken = err
-		}
 	}
 	return answer.Sources, err
 }

@@ -22,14 +22,14 @@ import (
 // worker is one Python process, from spawn to reap. It serves one job at a time. Its state is computed, never stored:
 //
 //	spawned --hello, ping--> ready closed --Acquire--> current != nil --Release--> ready
-//	conn.broken != nil: in doubt, never serves again (lost, seen from outside)
+//	x.inDoubt() != nil: never serves again
 //	retired: worn out or surplus, ends at its next release;  proc.exited closed: gone
 type worker struct {
 	id      string
 	seq     int64 // counts up in the pool
 	env     *workerEnv
 	proc    proc.Process
-	conn    *conn
+	x       *exchange
 	log     *stderrLog
 	word    string // of its records on stderr: nobody else knows it
 	started time.Time
@@ -47,7 +47,6 @@ type worker struct {
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration
 	retired    atomic.Bool            // nothing is wrong with it, and it is to end
-	lost       atomic.Bool            // it is in doubt, and being killed
 	blamed     atomic.Pointer[string] // why pypool kills it: the first reason given
 	end        atomic.Int32           // endRunning and so on
 	current    occupation
@@ -162,17 +161,14 @@ const (
 // ping proves that an idle worker answers within d. The caller holds the worker.
 func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, err error) {
 	start := time.Now()
-	stop := w.conn.arm(ctx, start.Add(d), spin.Park)
+	w.x.begin(ctx, start.Add(d), spin.Park)
 	err = w.exchangePing()
-	w.conn.disarm(stop)
+	w.x.end()
 	if err == nil {
 		return time.Since(start), nil
 	}
-	if w.conn.broken == nil {
-		w.conn.broken = err
-	}
-	j := &job{info: CallInfo{Command: commandPing}}
-	return time.Since(start), w.failure(ctx, j, err, start)
+	w.x.doubt(err)
+	return time.Since(start), w.failure(ctx, &job{info: CallInfo{Command: commandPing}}, err, start)
 }
 
 // call sends the job and returns its answer; doneWith must follow. After an error the worker may be in doubt: reusable tells.
@@ -190,35 +186,20 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	line := j.req.Seal(j.id, left, limited)
 
 	w.current.begin(&j.info)
-	stop := w.conn.arm(ctx, deadline, j.spin)
+	w.x.begin(ctx, deadline, j.spin)
 	j.open = true
-	defer func() {
-		if w.conn.armed() { // a method of ctx has panicked: ctx must not keep hold of the worker
-			w.conn.disarm(stop)
-		}
-	}()
-	err := w.conn.send(line, j.idle > aMoment)
+	defer w.x.end() // a method of ctx may panic: ctx must not keep hold of the worker
+	err := w.x.send(line, j.idle > aMoment)
 	var f wire.Frame
 	if err == nil {
-		err = w.conn.receiveFinal(j.id, &f)
+		err = w.x.receiveFinal(j.id, &f)
 	}
-	w.conn.disarm(stop)
-	if errors.Is(err, os.ErrDeadlineExceeded) && w.conn.broken == nil && w.conn.receiveLast(j.id, &f) && f.Kind != wire.KindItem {
+	w.x.end()
+	if errors.Is(err, os.ErrDeadlineExceeded) && w.x.inDoubt() == nil && w.x.receiveNow(j.id, &f) == nil && f.Kind != wire.KindItem {
 		err = nil // the answer was there in the same instant: it wins
 	}
 	j.open = err != nil && !nothingWritten(err)
-	if err != nil {
-		if w.conn.broken == nil && !nothingWritten(err) {
-			w.conn.broken = err
-		}
-		return reply{}, w.failure(ctx, j, err, start)
-	}
-	w.calls.Add(1)
-	if f.Kind == wire.KindError {
-		w.errs.Add(1)
-		return reply{}, w.answered(j, &f, start)
-	}
-	return reply{w.conn.take(&f), f.BigInt}, nil
+	return w.judge(ctx, j, &f, err)
 }
 
 // lastTook is how long the last call took, 0 where that has been asked before or there is no page: nobody polls there. One that was not
@@ -250,80 +231,16 @@ func (w *worker) served(err *Error, end time.Time, took time.Duration) (answered
 
 // doneWith ends the current job, whose answer came then. A worker in doubt keeps it: its exit and its last output are still told as that job's.
 func (w *worker) doneWith(answered time.Time) {
-	if w.conn.broken == nil {
+	if w.x.inDoubt() == nil {
 		w.current.end(answered)
 	}
 }
 
-// failure says what an exchange that did not end in an answer means. In order: the pool is closing, the caller's context
-// ended, the time is over, the process ended, the stream is broken.
-func (w *worker) failure(ctx context.Context, j *job, err error, start time.Time) *Error {
-	delivery := MaybeExecuted
-	var short *errShortWrite
-	if errors.As(err, &short) || errors.Is(err, errNoise) {
-		delivery = NotExecuted
-	}
-	var e *Error
-	select {
-	case <-w.env.killing:
-		w.proc.Kill()
-		e = newError(TypePoolNotAvailable, delivery, "the pool was closed during the call", nil)
-		return w.place(e, j, start)
-	default:
-	}
-	var violation *ProtocolError
-	switch {
-	case ctx.Err() != nil:
-		why := "its call was canceled"
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			why = "its call hung: its context's deadline passed"
-		} else if j.id == 0 { // a ping's context is the pool's
-			why = poolClosed
-		}
-		e = contextError(ctx, delivery, w.hang(why))
-	case errors.Is(err, os.ErrDeadlineExceeded) && j.stopped:
-		const left = "the loop over the stream was left, and the generator did not stop within StopGrace"
-		e = timeoutError(TypeCanceled, delivery, left, w.hang(left), nil)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		message := "no answer within " + cmp.Or(j.timeout, time.Since(start)).Round(time.Millisecond).String()
-		why := "its call hung: " + message
-		if j.id == 0 {
-			why = "it did not answer a ping"
-		}
-		e = timeoutError(TypeOperationTimeout, delivery, message, w.hang(why), nil)
-	case errors.As(err, &violation), errors.Is(err, errNoise):
-		if violation == nil {
-			errors.As(w.conn.broken, &violation)
-		}
-		w.kill("it broke the protocol: " + violation.Reason)
-		e = newError(TypeProtocol, delivery, violation.Error(), violation)
-	default:
-		e = w.gone(ctx, j, delivery, start)
-	}
-	return w.place(e, j, start)
+// abandon puts a worker in doubt whose exchange nobody goes on with.
+func (w *worker) abandon() {
+	w.x.doubt(errors.New("abandoned in mid-exchange"))
+	w.blame("its call was abandoned: a function of the caller panicked, or ended its goroutine")
 }
-
-// contextError is the error of a call whose context ended while it ran. hang is nil when nothing had been written.
-func contextError(ctx context.Context, delivery Delivery, hang *HangError) *Error {
-	cause := ctx.Err()
-	if c := context.Cause(ctx); c != nil && c != cause { // no errors.Is: that calls methods of the caller's error
-		cause = &pair{cause, c}
-	}
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return timeoutError(TypeCanceled, delivery, "canceled by the caller", hang, cause)
-	}
-	return timeoutError(TypeOperationTimeout, delivery, "the context's deadline passed", hang, cause)
-}
-
-func timeoutError(t ErrorType, delivery Delivery, message string, hang *HangError, cause error) *Error {
-	if hang == nil {
-		return newError(t, delivery, message, cause)
-	}
-	return newError(t, delivery, message+": "+hang.Error(), joinDetail(hang, cause))
-}
-
-// poolClosed is the reason that nobody need look into.
-const poolClosed = "the pool was closed"
 
 // blame says why the worker will have been killed, for the log. What was blamed first counts.
 func (w *worker) blame(why string) { w.blamed.CompareAndSwap(nil, &why) }
@@ -332,48 +249,6 @@ func (w *worker) blame(why string) { w.blamed.CompareAndSwap(nil, &why) }
 func (w *worker) kill(why string) {
 	w.blame(why)
 	w.proc.Kill()
-}
-
-// hang collects the Python stacks and kills the group. No answer counts any more. It takes at most KillGrace. While nothing has been
-// written there is nothing to stop: it returns nil.
-func (w *worker) hang(why string) *HangError {
-	if w.conn.broken == nil {
-		return nil
-	}
-	stacks, none := w.proc.Stacks(w.env.cfg.KillGrace / 2)
-	w.kill(why)
-	return &HangError{Stacks: stacks, NoStacks: none, Killed: true}
-}
-
-// gone explains the end of the stream: the process has ended, or it has closed its channel and must be ended.
-func (w *worker) gone(ctx context.Context, j *job, delivery Delivery, start time.Time) *Error {
-	// End of file comes before the exit. Wait for the reason, but not beyond KillGrace after the deadline.
-	patience := exitWait
-	if j.timeout > 0 {
-		patience = min(patience, time.Until(start.Add(j.timeout))+w.env.cfg.KillGrace)
-	}
-	if end, ok := ctx.Deadline(); ok {
-		patience = min(patience, time.Until(end)+w.env.cfg.KillGrace)
-	}
-	if !w.awaitExit(max(patience, w.env.cfg.KillGrace, 100*time.Millisecond)) {
-		ending := w.proc.Ending() // on a busy machine that takes time; asked before the kill makes it true
-		if !ending {
-			w.blame("it closed its channel and went on")
-		}
-		w.proc.Kill()
-		if !ending {
-			v := &ProtocolError{Reason: "the worker closed its channel and went on"}
-			return newError(TypeProtocol, delivery, v.Error(), v)
-		}
-	}
-	if unread, known := w.proc.Unread(); known && unread > w.conn.behind {
-		delivery = NotExecuted // nobody has read the request's newline, which is the commit point
-	}
-	exit := w.exitError()
-	if delivery == NotExecuted && w.current.now() != nil { // else onExit has seen that no call had it
-		w.env.onEndBetween(w)
-	}
-	return newError(TypeWorkerExited, delivery, exit.Error(), exit)
 }
 
 // exitError describes a process that has exited, or is about to.
@@ -408,40 +283,14 @@ func (w *worker) awaitExit(d time.Duration) bool {
 	}
 }
 
-// place fills in the context of an error.
-func (w *worker) place(e *Error, j *job, start time.Time) *Error {
-	e.Context = ErrorContext{
-		Pool: w.env.cfg.Name, Worker: w.id, PID: w.proc.PID(), Session: j.info.Session, Command: j.info.Command,
-		Program: j.info.Program, RequestID: j.id, Elapsed: time.Since(start),
-	}
-	return e
-}
-
-// answered turns an error answer into an *Error. The worker is fine, except after a fault of its runtime.
-func (w *worker) answered(j *job, f *wire.Frame, start time.Time) *Error {
-	var we wireError
-	if err := json.Unmarshal(f.Body, &we); err != nil {
-		w.conn.broken = err
-		w.blame("it broke the protocol: unreadable error")
-		v := &ProtocolError{Reason: "unreadable error: " + err.Error(), Sample: quoteSample(f.Body)}
-		return w.place(newError(TypeProtocol, MaybeExecuted, v.Error(), v), j, start)
-	}
-	e := we.toError(j.info)
-	if e.Type == TypeInternal {
-		w.conn.broken = e
-		w.blame("its runtime failed")
-	}
-	return w.place(e, j, start)
-}
-
 // reusable reports whether the worker may serve again: no doubt, not gone, not worn out.
 func (w *worker) reusable() bool {
-	return w.conn.broken == nil && !w.retired.Load() && !w.isExited()
+	return w.x.inDoubt() == nil && !w.retired.Load() && !w.isExited()
 }
 
 func (w *worker) isExited() bool { return isClosed(w.proc.Exited()) }
 func (w *worker) isReady() bool {
-	return isClosed(w.ready) && !w.isExited() && !w.retired.Load() && !w.lost.Load()
+	return isClosed(w.ready) && !w.isExited() && !w.retired.Load() && w.x.inDoubt() == nil
 }
 
 func isClosed(c <-chan struct{}) bool {
@@ -456,7 +305,7 @@ func isClosed(c <-chan struct{}) bool {
 // stop ends the process and frees what the host holds of it. A healthy one is asked first: shutdown, end of file, TERM,
 // KILL, with StopGrace for each; one in doubt is killed. It returns when the process is reaped, or after reapWait.
 func (w *worker) stop() {
-	if w.conn.broken == nil && !w.isExited() {
+	if w.x.inDoubt() == nil && !w.isExited() {
 		w.retired.Store(true)
 		if !isClosed(w.env.killing) {
 			w.stopPolitely()
@@ -480,14 +329,9 @@ func (w *worker) stop() {
 
 func (w *worker) stopPolitely() {
 	grace := w.env.cfg.StopGrace
-	stop := w.conn.arm(context.Background(), time.Now().Add(grace), spin.Park)
-	id := w.env.ids.Add(1)
-	if req, err := wire.Encode(nil, commandShutdown, nil, "", false); err == nil {
-		var bye any
-		_ = w.converse(req.Seal(id, 0, false), id, &bye)
-	}
-	w.conn.disarm(stop)
-	_ = w.conn.t.Close()
+	var bye any
+	_ = w.ask(context.Background(), grace, commandShutdown, nil, &bye)
+	_ = w.x.t.Close()
 	for _, step := range []func(){func() {}, w.proc.Terminate} {
 		step()
 		timer := time.NewTimer(grace)
@@ -501,12 +345,6 @@ func (w *worker) stopPolitely() {
 			return
 		}
 	}
-}
-
-// nothingWritten reports whether the exchange ended, by its deadline, before its first byte: the worker is as it was.
-func nothingWritten(err error) bool {
-	var short *errShortWrite
-	return errors.As(err, &short) && short.n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // logLine sends one line of the worker's output to the log, with the call that it says it belongs to.
@@ -546,7 +384,7 @@ const (
 // state names what the worker is doing.
 func (w *worker) state() string {
 	switch {
-	case w.retired.Load(), w.lost.Load():
+	case w.retired.Load(), w.x.inDoubt() != nil:
 		return workerStopping
 	case !isClosed(w.ready):
 		return workerStarting

@@ -3,7 +3,6 @@ package pypool
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -33,7 +32,7 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 		return nil, w.startError(stageSpawn, err)
 	}
 	w.proc = process
-	w.conn = newConn(process.Transport(), env.cfg.MaxMessageBytes)
+	w.x = newExchange(process.Transport(), env.cfg.MaxMessageBytes)
 	w.word = rand.Text()
 	w.log = newStderrLog(process.Stderr(), w.word, w.logLine)
 	env.onSpawn(w)
@@ -43,9 +42,9 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	if d := env.cfg.StartTimeout; d > 0 {
 		deadline = w.started.Add(d)
 	}
-	stop := w.conn.arm(ctx, deadline, spin.Park)
+	w.x.begin(ctx, deadline, spin.Park)
 	stage, err := w.greet()
-	w.conn.disarm(stop)
+	w.x.end()
 	if err == nil {
 		w.heavy = env.cfg.MaxRSS > 0 && proc.ResidentBytes(process.PID()) > env.cfg.MaxRSS
 		w.env.onReady(w)
@@ -93,7 +92,7 @@ func (w *worker) greet() (stage string, err error) {
 		Commands     []string `json:"commands"`
 		Capabilities []string `json:"capabilities"`
 	}
-	if err := w.converse(hello.Seal(0, 0, false), 0, &answer); err != nil {
+	if err := w.sayHello(hello.Seal(0, 0, false), &answer); err != nil {
 		return stageHello, err
 	}
 	if answer.Protocol != protocolVersion || answer.Runtime != Version {
@@ -153,63 +152,31 @@ func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (w
 	return wire.Encode(nil, commandHello, hello, "", false)
 }
 
-// converse is one exchange outside calls (of the start, a ping, the watch, the stop): a line out,
-// its answer in. An error answer comes back as *wireError.
-func (w *worker) converse(line []byte, id uint64, into any) error {
-	var err error
-	if id == 0 { // a banner may have come already: that is no noise yet
-		err = w.conn.write(line)
-	} else {
-		err = w.conn.send(line, true)
+// sayHello sends hello and decodes its answer. What the interpreter, or what runs in its place,
+// says before that goes to the log.
+func (w *worker) sayHello(line []byte, answer any) error {
+	if err := w.x.write(line); err != nil { // no send: a banner may have come already
+		_ = w.x.t.SetDeadline(time.Time{}) // an expired one refuses even a read that would not wait
+		if n, _ := w.x.t.TryRead(w.x.buf); n > 0 {
+			w.log.add(w.x.buf[:n])
+		}
+		return err
+	}
+	banner, err := w.x.skipBanner(line, w.x.readNext)
+	if len(banner) > 0 {
+		w.log.add(banner)
 	}
 	if err != nil {
-		if id == 0 { // what it says instead of reading is all there is to show
-			_ = w.conn.t.SetDeadline(time.Time{}) // an expired one refuses even a read that would not wait
-			if n, _ := w.conn.t.TryRead(w.conn.buf); n > 0 {
-				w.log.add(w.conn.buf[:n])
-			}
-		}
 		return err
 	}
-	if id == 0 {
-		banner, err := w.conn.skipBanner(line)
-		if len(banner) > 0 {
-			w.log.add(banner)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	var f wire.Frame
-	if err := w.conn.receive(id, &f); err != nil {
-		return err
-	}
-	switch f.Kind {
-	case wire.KindResult:
-		if err := json.Unmarshal(f.Body, into); err != nil {
-			return &ProtocolError{Reason: "unexpected answer: " + err.Error(), Sample: quoteSample(f.Body)}
-		}
-		return nil
-	case wire.KindError:
-		e := &wireError{}
-		if err := json.Unmarshal(f.Body, e); err != nil {
-			return &ProtocolError{Reason: "unexpected error: " + err.Error(), Sample: quoteSample(f.Body)}
-		}
-		return e
-	}
-	return &ProtocolError{Reason: "an item where an answer was expected"}
+	return w.x.receiveInto(0, answer)
 }
 
 func (w *worker) exchangePing() error {
-	id := w.env.ids.Add(1)
-	req, err := wire.Encode(nil, commandPing, nil, "", false)
-	if err != nil {
-		return err
-	}
 	var pong struct {
 		Status string `json:"status"`
 	}
-	if err := w.converse(req.Seal(id, 0, false), id, &pong); err != nil {
+	if err := w.converse(commandPing, nil, &pong); err != nil {
 		return err
 	}
 	if pong.Status != "ok" {
@@ -220,9 +187,7 @@ func (w *worker) exchangePing() error {
 
 // failStart ends a worker that did not become ready, and says why.
 func (w *worker) failStart(ctx context.Context, stage string, err error) *Error {
-	if w.conn.broken == nil {
-		w.conn.broken = err
-	}
+	w.x.doubt(err)
 	cause := err
 	var we *wireError
 	switch {
@@ -233,10 +198,8 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 		cause = we.startCause()
 	case ctx.Err() != nil:
 		cause = context.Cause(ctx)
-	case errors.Is(err, errNoise):
-		cause = w.conn.broken // which shows what it was
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		cause = joinDetail(errors.New("not ready within StartTimeout, "+w.env.cfg.StartTimeout.String()), w.hang("it did not start"))
+		cause = joinDetail(errors.New("not ready within StartTimeout, "+w.env.cfg.StartTimeout.String()), w.killHung("it did not start"))
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), isShortWrite(err):
 		// A deadline of its own, and no longer than a hang's: the process may have closed its
 		// channel and live on.
@@ -266,11 +229,7 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 	return e
 }
 
-func isShortWrite(err error) bool {
-	var short *errShortWrite
-	return errors.As(err, &short)
-}
-
+// startError builds the error of a failed start.
 func (w *worker) startError(stage string, cause error) *Error {
 	python := w.env.python
 	python.Version = w.python

@@ -1,0 +1,290 @@
+package pypool
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/pypool/pypool/internal/proc"
+	"github.com/pypool/pypool/internal/spin"
+	"github.com/pypool/pypool/internal/wire"
+)
+
+// A call's way:
+//
+//	Pool.execute      options, observer, statistics                             pool.go
+//	  admit           closed? circuit? the request's line                       pool.go, call.go, breaker.go
+//	    acquire       an idle worker, in the callers' order                     checkout.go
+//	      use         how to wait for the answer                                pool.go
+//	        exchange  request out, frames in; the end of time and of ctx        exchange.go, over conn.go
+//	          judge   what the end means: an answer, or which error             judge.go
+//	      release     does the worker serve again?                              supervisor.go
+//
+// A stream (stream.go) and the pipeline of a Map (maprun.go) go the same way, with other exchanges; so do the pool's own questions
+// (worker.ask).
+
+// exchange is what is said on a worker's channel from begin to end: requests out, frames in, until time or the context is over. A
+// worker has one at a time, and it is its holder's alone.
+type exchange struct {
+	conn
+	behind int                   // bytes written behind the newline of the oldest request that is not answered
+	doubts atomic.Pointer[error] // why nothing more is sent or read; nil: no doubt
+
+	// From begin to end.
+	ctx      context.Context
+	deadline time.Time
+	current  bool        // the transport has this deadline
+	dirty    bool        // the transport has some deadline
+	spin     spin.Mode   // how to wait for the first answer
+	unhook   func() bool // stops the interrupt by ctx
+
+	interrupt   func()        // moves the transport's deadline into the past; made once, so that begin allocates no closure
+	interrupted chan struct{} // the interrupt has run
+	readNext    func([]byte) (int, error)
+	readNow     func([]byte) (int, error)
+}
+
+func newExchange(t proc.Transport, maxMessage int) *exchange {
+	x := &exchange{conn: newConn(t, maxMessage), interrupted: make(chan struct{}, 1)}
+	x.interrupt = func() {
+		_ = x.t.SetDeadline(time.Unix(1, 0))
+		x.interrupted <- struct{}{}
+	}
+	x.readNext = x.await
+	x.readNow = func(p []byte) (int, error) {
+		n, err := x.t.TryRead(p)
+		if n == 0 && err == nil {
+			err = os.ErrDeadlineExceeded
+		}
+		return n, err
+	}
+	return x
+}
+
+// errShortWrite says that the worker cannot have the whole request: it was not executed.
+type errShortWrite struct {
+	n   int // bytes that were written
+	err error
+}
+
+func (e *errShortWrite) Error() string { return "the request was not written whole: " + e.err.Error() }
+func (e *errShortWrite) Unwrap() error { return e.err }
+
+func isShortWrite(err error) bool {
+	var short *errShortWrite
+	return errors.As(err, &short)
+}
+
+// nothingWritten reports whether the exchange ended, by its deadline, before its first byte: the worker is as it was.
+func nothingWritten(err error) bool {
+	var short *errShortWrite
+	return errors.As(err, &short) && short.n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// aMoment is how soon after an answer the pipe need not be looked into again.
+const aMoment = 5 * time.Microsecond
+
+// doubt says that nobody knows where the stream stands: the worker never serves again. The first reason counts.
+func (x *exchange) doubt(err error) { x.doubts.CompareAndSwap(nil, &err) }
+
+// inDoubt returns why nothing more is sent or read, nil when there is no doubt.
+func (x *exchange) inDoubt() error {
+	if err := x.doubts.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// begin makes ctx's end and the deadline (zero: none) interrupt the exchange; end must follow.
+func (x *exchange) begin(ctx context.Context, deadline time.Time, how spin.Mode) {
+	x.unhook = nil
+	if ctx.Done() != nil {
+		x.unhook = context.AfterFunc(watchable(ctx), x.interrupt)
+	}
+	x.ctx, x.deadline, x.spin = ctx, deadline, how
+}
+
+// end returns when no interrupt can come any more, and clears the deadline: a late one must not poison the next exchange. What has
+// ended ends again at no cost.
+func (x *exchange) end() {
+	x.release()
+	if x.dirty {
+		_ = x.t.SetDeadline(time.Time{})
+	}
+	x.ctx, x.current, x.dirty = nil, false, false
+}
+
+// release is end for who has lost the worker meanwhile, and touches the transport no more: ctx lets go of it.
+func (x *exchange) release() {
+	if x.unhook != nil && !x.unhook() {
+		<-x.interrupted
+		x.dirty = true
+	}
+	x.unhook = nil
+}
+
+// extend moves the deadline while the exchange goes on. Zero means none.
+func (x *exchange) extend(deadline time.Time) {
+	x.deadline, x.current = deadline, false
+}
+
+// applyDeadline sets the transport's deadline: it is about to wait. Exchanges that never wait save the cost.
+func (x *exchange) applyDeadline() {
+	if x.current {
+		return
+	}
+	x.current, x.dirty = true, true
+	_ = x.t.SetDeadline(x.deadline)
+	if x.ctx.Err() != nil { // the interrupt may just have been overwritten
+		_ = x.t.SetDeadline(time.Unix(1, 0))
+	}
+}
+
+// await reads what comes next: at first it polls, because to be parked and woken costs more than a short wait; then it parks.
+func (x *exchange) await(p []byte) (int, error) {
+	if x.spin != spin.Park {
+		x.t.Unwatch()
+		looks, end := x.spin.Looks(), time.Now().Add(spin.Limit)
+		for look := 1; look <= maxPolls; look++ { // so that it ends also where the clock stands still, as in a synctest bubble
+			n, err := x.t.TryRead(p)
+			if n > 0 || err != nil {
+				return n, err
+			}
+			if time.Until(end) < 0 {
+				break
+			}
+			if look%looks == 0 {
+				spin.Yield() // the worker may be waiting for this very processor
+			}
+		}
+		x.spin = spin.Park
+	}
+	x.applyDeadline()
+	return x.t.Read(p)
+}
+
+// send writes one whole line. On *errShortWrite or errUnsolicited the request was not executed. See checkIdle for look.
+func (x *exchange) send(line []byte, look bool) error {
+	if err := x.checkIdle(look); err != nil {
+		return x.failed(err)
+	}
+	return x.write(line)
+}
+
+// write writes all of line: at once when the pipe takes it, as it does unless the line is large.
+func (x *exchange) write(line []byte) error {
+	x.behind = 0
+	n, err := x.t.TryWrite(line)
+	if err == nil && n < len(line) {
+		x.applyDeadline()
+		var more int
+		more, err = x.t.Write(line[n:])
+		n += more
+	}
+	if n == len(line) {
+		return nil
+	}
+	if err == nil {
+		err = io.ErrShortWrite
+	}
+	return x.failed(&errShortWrite{n, err})
+}
+
+// failed puts the stream in doubt, unless it is as it was.
+func (x *exchange) failed(err error) error {
+	if err != nil && !nothingWritten(err) {
+		x.doubt(err)
+	}
+	return err
+}
+
+// receive reads the next frame and checks that it answers id.
+func (x *exchange) receive(id uint64, f *wire.Frame) error {
+	return x.received(id, f, x.receiveFrame(f, x.readNext))
+}
+
+// received judges what receiveFrame returned.
+func (x *exchange) received(id uint64, f *wire.Frame, err error) error {
+	if err == nil && f.ID != id {
+		err = x.violation(fmt.Errorf("an answer to request %d, not %d", f.ID, id), f.Body)
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		x.doubt(err)
+	}
+	return err
+}
+
+// receiveFinal is receive for a call that is no stream.
+func (x *exchange) receiveFinal(id uint64, f *wire.Frame) error {
+	err := x.receive(id, f)
+	if err == nil && f.Kind == wire.KindItem {
+		err = x.violation(errors.New("an item for a call that is no stream"), f.Body)
+		x.doubt(err)
+	}
+	return err
+}
+
+// receiveNow is receive without waiting; os.ErrDeadlineExceeded: no whole frame is there.
+func (x *exchange) receiveNow(id uint64, f *wire.Frame) error {
+	return x.received(id, f, x.receiveFrame(f, x.readNow))
+}
+
+// cancel asks the runtime to end the stream that is being received, and gives it d to do so.
+func (x *exchange) cancel(id uint64, d time.Duration) error {
+	line := append(strconv.AppendUint([]byte(`{"id":`), id, 10), `,"cancel":true}`+"\n"...)
+	x.extend(time.Now().Add(d))
+	x.applyDeadline()
+	n, err := x.t.Write(line)
+	x.behind += n
+	return err
+}
+
+// ask puts a question of pypool's own to a worker that is held, and waits for the answer, for at most d. After an error, also one of the
+// runtime's, the worker is in doubt.
+func (w *worker) ask(ctx context.Context, d time.Duration, command string, args, answer any) error {
+	w.x.begin(ctx, time.Now().Add(d), spin.Park)
+	defer w.x.end()
+	err := w.converse(command, args, answer)
+	if err != nil {
+		w.x.doubt(err)
+	}
+	return err
+}
+
+// converse is one question of pypool's own and its answer, between begin and end.
+func (w *worker) converse(command string, args, answer any) error {
+	req, err := wire.Encode(nil, command, args, "", false)
+	if err != nil {
+		return err
+	}
+	id := w.env.ids.Add(1)
+	if err := w.x.send(req.Seal(id, 0, false), true); err != nil {
+		return err
+	}
+	return w.x.receiveInto(id, answer)
+}
+
+// receiveInto decodes the answer to id. An error answer comes back as *wireError.
+func (x *exchange) receiveInto(id uint64, answer any) error {
+	var f wire.Frame
+	if err := x.receiveFinal(id, &f); err != nil {
+		return err
+	}
+	if f.Kind == wire.KindError {
+		e := &wireError{}
+		if err := json.Unmarshal(f.Body, e); err != nil {
+			return &ProtocolError{Reason: "unexpected error: " + err.Error(), Sample: quoteSample(f.Body)}
+		}
+		return e
+	}
+	if err := json.Unmarshal(f.Body, answer); err != nil {
+		return &ProtocolError{Reason: "unexpected answer: " + err.Error(), Sample: quoteSample(f.Body)}
+	}
+	return nil
+}
