@@ -111,8 +111,8 @@ func (f *flight[Out]) add(batch []int) {
 	room := min(mapLine, f.m.p.cfg.MaxMessageBytes)
 	for len(batch) > 0 {
 		n := 1
-		if f.w.several && len(batch) > 1 && f.alike(batch[0], batch[1]) && len(f.args(batch[0]))+len(f.args(batch[1])) < room/2 {
-			n = f.appendSeveral(batch, room)
+		if f.w.packs && len(batch) > 1 && f.alike(batch[0], batch[1]) && len(f.args(batch[0]))+len(f.args(batch[1])) < room/2 {
+			n = f.appendPacked(batch, room)
 		} else {
 			c := &f.m.slot(batch[0]).call
 			f.out = append(f.out, c.req.Seal(c.id, timeout, timeout > 0)...)
@@ -139,8 +139,8 @@ func (f *flight[Out]) args(slot int) []byte {
 	return f.m.lines.Args(&f.m.slot(slot).call.req)
 }
 
-// appendSeveral appends one line, of about so many bytes, with the first of the slots' requests, as far as they are alike.
-func (f *flight[Out]) appendSeveral(batch []int, room int) (n int) {
+// appendPacked appends one line, of about so many bytes, with the first of the slots' requests, as far as they are alike.
+func (f *flight[Out]) appendPacked(batch []int, room int) (n int) {
 	most, trace := len(f.out)+room, f.trace(batch[0])
 	for _, i := range batch {
 		args := f.args(i)

@@ -16,12 +16,12 @@ const traced = `
 from pypool import _protocol, command, current_call, program
 
 lines = []
-plain = _protocol._several
-def several(text):
+plain = _protocol._unpack
+def unpack(text):
     requests = plain(text)
     lines.append(len({request[-1] for request in requests}))
     return requests
-_protocol._several = several
+_protocol._unpack = unpack
 
 @command
 def trace(n=0):

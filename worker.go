@@ -42,7 +42,7 @@ type worker struct {
 	commands []string // what it registered
 	heavy    bool     // it was over MaxRSS when it was ready: a replacement would be, too
 	paged    bool     // its runtime uses the shared page
-	several  bool     // it reads lines with several requests
+	packs    bool     // it reads lines with several requests
 
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration

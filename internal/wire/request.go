@@ -89,7 +89,7 @@ func (t *Template) Finish(b []byte, trace string) Request {
 // Args is the arguments in a request of the template's that has no bytes paths.
 func (t *Template) Args(r *Request) []byte { return r.Buf[len(t.head) : r.body-len(t.tail)] }
 
-// AppendPacked begins a line of several requests, or goes on with it where more is set: docs/protocol.md, `each`.
+// AppendPacked begins a line of several requests, or goes on with it where more is set: docs/protocol.md, `packed`.
 func AppendPacked(b []byte, more bool, id uint64, args []byte) []byte {
 	if more {
 		b = append(b, ',')
@@ -100,7 +100,7 @@ func AppendPacked(b []byte, more bool, id uint64, args []byte) []byte {
 	return append(b, args...)
 }
 
-const packedKey = `{"each":[`
+const packedKey = `{"packed":[`
 
 // EndPacked ends a line of several requests of the template's.
 func (t *Template) EndPacked(b []byte, trace string) []byte {

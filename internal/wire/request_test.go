@@ -94,5 +94,5 @@ func TestATemplatesRequestsAreThoseOfEncode(t *testing.T) {
 		b = AppendPacked(b, i > 0, uint64(7+i), tmpl.Args(&requests[i]))
 	}
 	b = tmpl.EndPacked(b, "t")
-	assert.Equal(t, `{"each":[7,[1],8,{"a":2}],"command":"c","session_id":"s","timeout_ms":1000,"trace":"t"}`+"\n", string(b))
+	assert.Equal(t, `{"packed":[7,[1],8,{"a":2}],"command":"c","session_id":"s","timeout_ms":1000,"trace":"t"}`+"\n", string(b))
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json.decoder  # noqa: F401  CPython's C scanner raises its JSONDecodeError, and up to 3.12 nothing at all where that is not loaded
 
 from ._failure import id_of
-from ._protocol import EACH, MAX_ID, Control, RequestError, Several, scan, scanner_for
+from ._protocol import MAX_ID, PACKED, Control, Packed, RequestError, scan, scanner_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ _CONTROL = ({"id", "cancel"}, {"id", "reply"})
 
 
 def parse(line: bytes) -> Request:
-    """One line as a request. Raises RequestError, Control or Several, nothing else.
+    """One line as a request. Raises RequestError, Control or Packed, nothing else.
 
     What is wrong inside `args` is the caller's mistake and becomes invalid_arguments; what is wrong around it is the host's and
     becomes invalid_request.
     """
-    if line.startswith(EACH.encode()):
-        raise Several(_apart(line))
+    if line.startswith(PACKED.encode()):
+        raise Packed(_apart(line))
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -82,10 +82,10 @@ _MARKS = rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},]'
 
 
 def _apart(line: bytes) -> List[bytes]:
-    """A line of several requests, one of which is not as it should be, as lines of one, so that each is judged by itself."""
+    """A line of packed requests, one of which is not as it should be, as lines of one, so that each is judged by itself."""
     import re
 
-    start = len(EACH) - 1
+    start = len(PACKED) - 1
     depth, cuts = 0, [start]
     for found in re.finditer(_MARKS, line[start:], re.DOTALL):
         mark = found.group()
@@ -98,10 +98,10 @@ def _apart(line: bytes) -> List[bytes]:
         if depth == 0:
             break
     if depth or len(cuts) % 2 == 0:
-        raise RequestError("invalid_request", "a line of several requests is not an array of ids and arguments", None)
-    each = [line[a + 1 : b] for a, b in zip(cuts, cuts[1:])]
+        raise RequestError("invalid_request", "a line of packed requests is not an array of ids and arguments", None)
+    packed = [line[a + 1 : b] for a, b in zip(cuts, cuts[1:])]
     rest = line[cuts[-1] + 1 :]
-    return [b'{"id":%s,"args":%s%s' % (id, args, rest) for id, args in zip(each[-2::-2], each[::-2])]
+    return [b'{"id":%s,"args":%s%s' % (id, args, rest) for id, args in zip(packed[-2::-2], packed[::-2])]
 
 
 def _fields(text: str) -> Dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import _errors, _life
 from ._call import RUNNING
 from ._channel import READING
-from ._protocol import EACH, MAX_ID, ResultError, encode_raw, scan
+from ._protocol import MAX_ID, PACKED, ResultError, encode_raw, scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ def escaped(worker: Worker, line: Optional[Line], id: int, error: BaseException,
     lines = worker.channel.lines
     if lines and lines[-1] is line:
         del lines[-1]  # struck while it was taken
-    several = isinstance(line, bytes) and line.startswith(EACH.encode())
+    packed = isinstance(line, bytes) and line.startswith(PACKED.encode())
     if line is READING and worker.channel.struck_waiting(error) and not isinstance(error, MemoryError):
         line = None
-    if writing or several or line is READING:
+    if writing or packed or line is READING:
         # Whether the answer is out cannot be known, and a second one would be worse than none. Or a line was too long to be
         # kept, or not stored yet, or not yet taken apart into its requests: what has been read of it is lost, so the worker is.
         try:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     #: id, command, args, session_id, timeout_ms, stream, trace
     Request = Tuple[int, str, Any, Optional[str], Optional[int], bool, Optional[str]]
-    #: As it was read, or out of a line of several.
+    #: As it was read, or one of a line of packed requests.
     Line = Union[bytes, Request]
 
 MAX_ID = (1 << 64) - 1
@@ -20,8 +20,8 @@ MAX_ID = (1 << 64) - 1
 MAX_DEPTH = 9_999
 #: Above this a result is written in three pieces, because joining them would copy it.
 SPLIT_WRITE = 1 << 16
-#: How a line of several requests begins.
-EACH = '{"each":['
+#: How a line of packed requests begins.
+PACKED = '{"packed":['
 
 
 class RequestError(Exception):
@@ -37,7 +37,7 @@ class Control(Exception):
     """Not an error: the line is a control line. One that arrives between calls belongs to a finished call: ignored."""
 
 
-class Several(Exception):
+class Packed(Exception):
     """Not an error: the line has these requests, the first one last. Those that want care are lines of their own."""
 
     def __init__(self, requests: Sequence[Line]) -> None:
@@ -116,7 +116,7 @@ _latest = 0
 
 
 def parse_request(line: bytes) -> Request:
-    """One line as a request. Raises RequestError, Control or Several.
+    """One line as a request. Raises RequestError, Control or Packed.
 
     The host writes the keys in the order of docs/protocol.md, so they are taken in that order and the arguments are parsed
     once; any other order is legal too, and read by `_envelope.parse`.
@@ -143,8 +143,8 @@ def parse_request(line: bytes) -> Request:
                 else:
                     command = _remember(head)
                     args, end = scanner_for(command)(text, at + 8)
-        elif text.startswith(EACH):
-            raise Several(_several(text))
+        elif text.startswith(PACKED):
+            raise Packed(_unpack(text))
         else:
             raise ValueError
         session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end, args)
@@ -155,16 +155,16 @@ def parse_request(line: bytes) -> Request:
     return id, command, args, session, timeout, stream, trace
 
 
-def _several(text: str) -> List[Request]:
-    """The requests of a line that begins with EACH, the first one last."""
-    each, at = scan(text, len(EACH) - 1)
-    ids, args = each[-2::-2], each[::-2]
-    if set(map(type, ids)) != {int} or min(ids) <= 0 or max(ids) > MAX_ID or len(each) % 2:
+def _unpack(text: str) -> List[Request]:
+    """The requests of a line that begins with PACKED, the first one last."""
+    packed, at = scan(text, len(PACKED) - 1)
+    ids, args = packed[-2::-2], packed[::-2]
+    if set(map(type, ids)) != {int} or min(ids) <= 0 or max(ids) > MAX_ID or len(packed) % 2:
         raise ValueError
     command, end = _command(text, at)
     scanner = scanner_for(command)
     if scanner is not scan:
-        args = scanner(text, len(EACH) - 1)[0][::-2]
+        args = scanner(text, len(PACKED) - 1)[0][::-2]
     session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end, None)
     return [(id, command, its, session, timeout, stream, trace) for id, its in zip(ids, args)]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
 PROTOCOL = 1
-CAPABILITIES = ("stream", "page", "log", "each")
+CAPABILITIES = ("stream", "page", "log", "packed")
 
 
 def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:

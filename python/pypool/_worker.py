@@ -26,7 +26,7 @@ from . import _life
 from ._call import RUNNING
 from ._channel import READING, WORKED
 from ._commands import COMMANDS, DIRECT
-from ._protocol import SPLIT_WRITE, SUCCESS, Control, RequestError, ResultError, Several, encode, escape, foresee, parse_request
+from ._protocol import SPLIT_WRITE, SUCCESS, Control, Packed, RequestError, ResultError, encode, escape, foresee, parse_request
 from ._stdio import OPEN
 
 TYPE_CHECKING = False
@@ -137,8 +137,8 @@ class Worker:
                             return
                     except Exception:
                         return  # some value of a variable cannot be compared
-                except Several as several:
-                    lines.extend(several.requests)
+                except Packed as packed:
+                    lines.extend(packed.requests)
                 except Control:
                     pass  # for a call that is over
                 except RequestError as error:

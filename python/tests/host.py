@@ -107,7 +107,7 @@ class Host:
         self.hello_args: Dict[str, Any] = {
             "protocol": [1],
             "version": "0.1.0",
-            "capabilities": ["stream", "page", "log", "each"],
+            "capabilities": ["stream", "page", "log", "packed"],
             "pool": "pypool",
             "worker_id": "w1",
             "pid": self.pid,

@@ -80,7 +80,7 @@ def test_few_descriptors_allowed(start: Start) -> None:
 
 def test_missing_extra_descriptors(start: Start) -> None:
     host = start(NOISE, extras=False, stack_fd=3, page_fd=4)
-    assert host.hello["result"]["capabilities"] == ["stream", "log", "each"]
+    assert host.hello["result"]["capabilities"] == ["stream", "log", "packed"]
     assert host.result("echo", [1]) == 1
 
 
@@ -140,7 +140,7 @@ def test_a_request_begins_with_its_newline(start: Start) -> None:
     assert host.unread() == len(line), "also when nobody is left to read it"
 
 
-EACH = b'{"each":[11,[1],12,{"value":"],\\"\\\\"},13,%s,14,[{"a":[2,3]}]],"command":"echo","session_id":"s","timeout_ms":5000}\n'
+LINE = b'{"packed":[11,[1],12,{"value":"],\\"\\\\"},13,%s,14,[{"a":[2,3]}]],"command":"echo","session_id":"s","timeout_ms":5000}\n'
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_several_requests_in_a_line_are_judged_one_by_one(start: Start, odd: byt
     host = start(
         "@command\ndef echo(value='none'):\n    c = current_call()\n    return [value, c.id, c.session_id, c.deadline is None]"
     )
-    host.write(EACH % odd)
+    host.write(LINE % odd)
     assert host.receive() == {"id": 11, "success": True, "result": [1, 11, "s", False]}
     assert host.receive() == {"id": 12, "success": True, "result": ['],"\\', 12, "s", False]}
     answer = host.receive()
@@ -167,7 +167,7 @@ def test_several_requests_in_a_line_are_judged_one_by_one(start: Start, odd: byt
 @pytest.mark.parametrize("each", [b"", b"1", b"1,[],2", b'"1",[]', b"-1,[]", b"1,[]],[", b"18446744073709551616,[]"])
 def test_several_requests_that_cannot_be_told_apart(start: Start, each: bytes) -> None:
     host = start(NOISE)
-    host.write(b'{"each":[%s],"command":"echo"}\n' % each)
+    host.write(b'{"packed":[%s],"command":"echo"}\n' % each)
     answer = host.receive()
     assert answer["id"] in (None, 1) and answer["error"]["kind"] == "invalid_request"
     host.result("echo", [1])
@@ -187,7 +187,7 @@ def test_a_signal_between_the_requests_of_a_line(start: Start) -> None:
             time.sleep(seconds)
         """
     )
-    host.write(b'{"each":[1,[5],2,[0],3,[0]],"command":"sit"}\n')
+    host.write(b'{"packed":[1,[5],2,[0],3,[0]],"command":"sit"}\n')
     host.wait_stderr("sitting")
     os.kill(host.pid, signal.SIGUSR2)
     assert host.receive()["error"]["message"] == "struck"
@@ -214,7 +214,7 @@ def test_signals_between_the_requests_of_many_lines_lose_none(start: Start) -> N
     try:
         for at in range(0, 3000, 100):
             each = ",".join("%d,[%d]" % (id, id) for id in ids[at : at + 100])
-            host.write(b'{"each":[%s],"command":"f"}\n' % each.encode())
+            host.write(b'{"packed":[%s],"command":"f"}\n' % each.encode())
     except BrokenPipeError:
         pass  # it has ended already, see below
     try:

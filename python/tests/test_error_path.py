@@ -234,8 +234,8 @@ def test_each_call_has_its_own_context(start: Start) -> None:
 def test_pipelined_calls_have_their_own_contexts(start: Start) -> None:
     host = start(CONTEXT)
     host.result("execute_program", {"program_id": "p", "inputs": ["x"]})
-    each = [part for i in range(20) for part in (8000 + i, ["n%d" % i])]
-    host.send({"each": each, "command": "put"})
+    packed = [part for i in range(20) for part in (8000 + i, ["n%d" % i])]
+    host.send({"packed": packed, "command": "put"})
     host.send(host.request("get"))
     assert [host.receive()["result"] for _ in range(21)] == ["n%d" % i for i in range(20)] + [["nobody", "setup"]]
 

@@ -71,8 +71,8 @@ def test_each_line_says_which_call_printed_it(start: Start) -> None:
 
 def test_pipelined_calls_print_each_for_itself(start: Start) -> None:
     host = start("@command\ndef say(n): print('n', n)")
-    each = [part for i in range(50) for part in (5000 + i, [i])]
-    host.send({"each": each, "command": "say", "session_id": "s"})
+    packed = [part for i in range(50) for part in (5000 + i, [i])]
+    host.send({"packed": packed, "command": "say", "session_id": "s"})
     for _ in range(50):
         host.receive()
     assert [(line["call"], line["text"]) for line in told(host)] == [(5000 + i, "n %d" % i) for i in range(50)]

@@ -35,7 +35,7 @@ def test_hello(start: Start) -> None:
             "pid": host.pid,
             "commands": ["f"],
             "programs": ["p"],
-            "capabilities": ["stream", "page", "log", "each"],
+            "capabilities": ["stream", "page", "log", "packed"],
         },
     }
 

@@ -57,10 +57,10 @@ def test_the_requests_of_a_line_share_it(start: Start, before: str) -> None:
     host = start(COMMANDS)
     tail = before + '"trace":"%s"'
     for number in (1, 2):
-        line = '{"each":[1,[1],2,{"n":2},3,[3]],"command":"trace",%s}\n' % (tail % trace(number))
+        line = '{"packed":[1,[1],2,{"n":2},3,[3]],"command":"trace",%s}\n' % (tail % trace(number))
         host.write(line.encode())
         assert [host.receive()["result"] for _ in range(3)] == [trace(number)] * 3
-    host.write(('{"each":[1,[1],2,[1e999],3,[3]],"command":"trace",%s}\n' % (tail % trace(4))).encode())
+    host.write(('{"packed":[1,[1],2,[1e999],3,[3]],"command":"trace",%s}\n' % (tail % trace(4))).encode())
     answers: List[Any] = [host.receive() for _ in range(3)]
     assert [answer.get("result") for answer in answers] == [trace(4), None, trace(4)]
     assert answers[1]["error"]["kind"] == "invalid_arguments"

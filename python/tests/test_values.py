@@ -52,7 +52,7 @@ def test_rules_of_json(rule: Dict[str, Any]) -> None:
     """As arguments of a line in the host's order, of one in another order, and of a line of several requests."""
     data = data_of(rule)
     assert rule["json"] == "either" or rule["python"] == (rule["json"] == "yes")
-    for line in (b'{"id":7,"command":"f","args":%s}', b'{ "command" : "f" , "args" : %s , "id" : 7 }', b'{"each":[7,%s],"command":"f"}'):
+    for line in (b'{"id":7,"command":"f","args":%s}', b'{ "command" : "f" , "args" : %s , "id" : 7 }', b'{"packed":[7,%s],"command":"f"}'):
         try:
             value = parsed(line.replace(b"%s", data))
         except RequestError as error:
@@ -67,8 +67,8 @@ def test_rules_of_json(rule: Dict[str, Any]) -> None:
 def parsed(line: bytes) -> Any:
     try:
         return parse_request(line)[2]
-    except _protocol.Several as several:
-        (request,) = several.requests
+    except _protocol.Packed as packed:
+        (request,) = packed.requests
         return parse_request(request)[2] if isinstance(request, bytes) else request[2]
 
 
