@@ -25,15 +25,22 @@ if TYPE_CHECKING:
 PACKAGE = "pypool"
 #: The runtime's modules, by name without the package's.
 _MODULES: Dict[str, ModuleType] = {}
+#: What they have imported from elsewhere, by name and whether names are taken from it.
+_OTHERS: Dict[Any, Any] = {}
 _plain_import = builtins.__import__
+_ModuleSpec = _bootstrap.ModuleSpec
 
 
 def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
-    """What `import` does in the runtime's modules. Among themselves they find each other whatever has become of sys.modules,
-    sys.meta_path and sys.path, for an exception can be told only so; and at half the cost that importlib has.
+    """What `import` does in the runtime's modules. They find each other, and what one of them has
+    imported before, whatever has become of sys.modules, sys.meta_path and sys.path, for an exception
+    can be told only so; and at half the cost that importlib has.
     """
     if level != 1 or _finder is None:
-        return _plain_import(name, globals, locals, fromlist, level)
+        key = name, bool(fromlist)
+        if key not in _OTHERS:
+            _OTHERS[key] = _plain_import(name, globals, locals, fromlist, level)
+        return _OTHERS[key]
     for key in (name,) if name else fromlist:
         if key in _finder.sources and (key not in _MODULES or getattr(_MODULES[key].__spec__, "_initializing", False)):
             _finder.load(key)
@@ -116,16 +123,27 @@ class Finder:
                 return  # by another thread, meanwhile; or this one is about it
             spec: Any = self._runtime(name)
             spec._initializing = True
-            sys.modules[name] = module = _Module(name)
+            module = _Module(name)
+            self._show(name, module)
             module.__spec__, module.__loader__, module.__package__ = spec, spec.loader, PACKAGE
             try:
                 spec.loader.exec_module(module)
             except BaseException:
                 _MODULES.pop(key, None)
-                sys.modules.pop(name, None)
+                self._show(name, None)
                 raise
             spec._initializing = False
             setattr(_MODULES["__init__"], key, module)
+
+    def _show(self, name: str, module: Any) -> None:
+        """Have a module in sys.modules, or not, where a script has left such a thing."""
+        try:
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+        except Exception:
+            pass
 
     def _runtime(self, name: str) -> Optional[ModuleSpec]:
         key = name[len(PACKAGE) + 1 :] or "__init__"
@@ -134,7 +152,7 @@ class Finder:
             return None
         filename = "<" + PACKAGE + ">/" + key + ".py"
         loader: Any = _Loader(source, filename)
-        return _bootstrap.ModuleSpec(name, loader, origin=filename, is_package=key == "__init__")
+        return _ModuleSpec(name, loader, origin=filename, is_package=key == "__init__")
 
     def _hooked(self, name: str, path: Optional[Sequence[str]]) -> Optional[ModuleSpec]:
         for finder in sys.meta_path:

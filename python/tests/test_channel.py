@@ -140,7 +140,7 @@ def test_a_request_begins_with_its_newline(start: Start) -> None:
     assert host.unread() == len(line), "also when nobody is left to read it"
 
 
-LINE = b'{"packed":[11,[1],12,{"value":"],\\"\\\\"},13,%s,14,[{"a":[2,3]}]],"command":"echo","session_id":"s","timeout_ms":5000}\n'
+ODD = b'{"packed":[11,[1],12,{"value":"],\\"\\\\"},13,%s,14,[{"a":[2,3]}]],"command":"echo","session_id":"s","timeout_ms":5000}\n'
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_several_requests_in_a_line_are_judged_one_by_one(start: Start, odd: byt
     host = start(
         "@command\ndef echo(value='none'):\n    c = current_call()\n    return [value, c.id, c.session_id, c.deadline is None]"
     )
-    host.write(LINE % odd)
+    host.write(ODD % odd)
     assert host.receive() == {"id": 11, "success": True, "result": [1, 11, "s", False]}
     assert host.receive() == {"id": 12, "success": True, "result": ['],"\\', 12, "s", False]}
     answer = host.receive()

@@ -15,6 +15,11 @@ HARM = {
     "no finders": "import sys; sys.path.clear(); sys.meta_path.clear(); sys.path_hooks.clear()",
     "no modules": "import sys; kept = dict(sys.modules); sys.modules.clear()",
     "only some modules": "import sys; [sys.modules.pop(n) for n in list(sys.modules) if n.startswith('pypool') or n in ('traceback', 'inspect')]",
+    "modules that are none": "import sys; [sys.modules.__setitem__(n, None) for n in list(sys.modules) if n not in ('sys', 'builtins')]",
+    "modules of another kind": "import sys; [sys.modules.__setitem__(n, 'x') for n in list(sys.modules) if n not in ('sys', 'builtins')]",
+    "nothing for the modules": "import sys; sys.modules = None",
+    "modules that take no more": "import sys; sys.modules = type('M', (dict,), {'__setitem__': _broken})(sys.modules)",
+    "no machinery": "import _frozen_importlib as machinery; vars(machinery).clear()",
     "another import": "import builtins; builtins.__import__ = _broken",
     "broken builtins": "import builtins; builtins.str = builtins.len = builtins.isinstance = builtins.print = builtins.open = _broken",
     "no builtins": "import builtins; saved = dict(vars(builtins)); remove = delattr; [remove(builtins, n) for n in saved if n not in KEPT]",
@@ -29,6 +34,8 @@ HARM = {
     "json": "import json, sys; sys.modules['json'] = sys.modules['_json'] = None",
     "a recursion limit": "import sys; sys.setrecursionlimit(60)",
 }
+#: Of these CPython itself cannot finish the import.
+UNIMPORTABLE = ("modules.clear", "builtins.str", "remove(", "__setitem__", "sys.modules = None", "vars(machinery)")
 
 SCRIPT = """
 KEPT = ("ValueError", "NameError", "__build_class__")
@@ -54,7 +61,7 @@ saved_int = int
 @pytest.mark.parametrize("when", ["import", "command", "setup"])
 @pytest.mark.parametrize("harm", HARM.values(), ids=HARM)
 def test_the_true_exception_arrives(start: Start, harm: str, when: str) -> None:
-    if when == "import" and ("modules.clear" in harm or "builtins.str" in harm or "remove(" in harm):
+    if when == "import" and any(part in harm for part in UNIMPORTABLE):
         harm = "pass"  # CPython itself cannot finish that import
     last = {"import": "harm()", "setup": "setup(harm)", "command": ""}[when]
     host = start(SCRIPT % (harm, last), preexec=_few_descriptors if "_open_all" in harm else None)
@@ -67,6 +74,34 @@ def test_the_true_exception_arrives(start: Start, harm: str, when: str) -> None:
     for _ in range(5):
         assert host.error("number", ["abc"])["type"] == "ValueError"
     assert host.result("number", ["12"]) == 12
+
+
+REFUSED = """
+@command
+def two(a, b): pass
+@command
+def odd(): return {"a": [kind()]}
+@command
+def rows(): yield 1
+kind = object
+"""
+
+
+@pytest.mark.parametrize("harm", HARM.values(), ids=HARM)
+def test_a_refusal_is_told_as_what_it_is(start: Start, harm: str) -> None:
+    """Each of them first: what tells it is loaded by then, or not."""
+    for command, args, kind in (
+        ("two", [1, 2, 3], "invalid_arguments"),
+        ("odd", None, "invalid_result"),
+        ("rows", None, "invalid_arguments"),
+        ("nobody", None, "unknown_command"),
+    ):
+        host = start(SCRIPT % (harm, REFUSED), preexec=_few_descriptors if "_open_all" in harm else None)
+        host.call("hurt")
+        error = host.error(command, args)
+        assert error["kind"] == kind, error
+        if command == "odd":
+            assert error["path"] == "$.a[0]", error
 
 
 def _few_descriptors() -> None:
