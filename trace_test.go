@@ -13,15 +13,15 @@ import (
 )
 
 const traced = `
-from pypool import _protocol, command, current_call, program
+from pypool import _requests, command, current_call, program
 
 lines = []
-plain = _protocol._unpack
+plain = _requests._unpack
 def unpack(text):
     requests = plain(text)
     lines.append(len({request[-1] for request in requests}))
     return requests
-_protocol._unpack = unpack
+_requests._unpack = unpack
 
 @command
 def trace(n=0):

@@ -12,8 +12,23 @@ In a worker this package comes from the Go library and needs no installation. Tr
 ``python -m pypool worker.py``.
 """
 
-# General layout: _boot (given to python -c) -> _start (hello, import of the script) -> _worker (the loop) -> _protocol (frames).
-# _commands is the registry, _call the running call, _life how a worker ends. The rest is cold and imported by who needs it.
+# The modules, from the ground up; one imports only what stands before it (tests/test_layers.py).
+#
+#   in memory     _finder
+#   values        _wire _fallback _json _forms _names _advice
+#   process       _call _stdio _life _errors _exit _output _logging
+#   requests      _envelope _requests
+#   results       _convert_libraries _convert _keys _results _orjson
+#   channel       _page _channel
+#   commands      _callables _commands
+#   hints         _describe _schema_fields _hints_scalars _refusal _hints_records _hints_unions _hints_keys _hints_models _hints
+#                 _hints_results _schema
+#   binding       _signatures _wrapped _bind
+#   answers       _failure _answers
+#   calls         _async _stream _dispatch _sources _builtins
+#   the loop      _escaped _worker
+#   the start     __init__ _scripts _user _spawn _start _boot
+#   by hand       _packages __main__
 from ._call import Call as Call
 from ._call import current_call as current_call
 from ._commands import command as command

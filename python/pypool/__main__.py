@@ -17,8 +17,23 @@ import sys
 import time
 from typing import Any, List, Optional
 
-from . import __version__, _async, _bind, _call, _commands, _describe, _errors, _exact, _hints, _hints_scalars, _packages, _start
-from ._protocol import ResultError, encode
+from . import (
+    __version__,
+    _answers,
+    _bind,
+    _call,
+    _commands,
+    _describe,
+    _dispatch,
+    _errors,
+    _forms,
+    _hints,
+    _hints_scalars,
+    _names,
+    _packages,
+    _signatures,
+    _user,
+)
 
 #: Python's variables that have their effect in a worker, too: runtime.go, honoured.
 _HONOURED = frozenset(
@@ -63,10 +78,10 @@ def _load(script: str) -> Optional[str]:
     try:
         if path is not None and not os.path.isfile(path):
             return "%s: no such file\n" % path
-        _start.prepare_path(path, module)
+        _user.prepare_path(path, module)
         sys.argv = [script]
-        _start.import_user(path, module)
-        _start.run_setups()
+        _user.import_user(path, module)
+        _user.run_setups()
     except BaseException as error:
         return _errors.format_traceback(error)
     return None
@@ -99,11 +114,11 @@ def _call_by_hand(options: argparse.Namespace) -> int:
     entry = _commands.COMMANDS.get(name) or _commands.PROGRAMS.get(name)
     if entry is None:
         known = {**_commands.COMMANDS, **_commands.PROGRAMS}
-        sys.stderr.write(_errors.unknown("command", name, known)["message"] + "\n")
+        sys.stderr.write(_names.unknown("command", name, known)["message"] + "\n")
         return 1
     try:
         exact = _bind.exact(entry)
-        parse_float: Any = _exact._with_text if exact else float
+        parse_float: Any = _forms.with_text if exact else float
         args = None if options.json is None else json.loads(options.json, parse_float=parse_float)
     except ValueError as error:
         sys.stderr.write("the arguments are not JSON: %s\n" % error)
@@ -116,55 +131,40 @@ def _call_by_hand(options: argparse.Namespace) -> int:
 
 
 def _run(entry: Any, args: Any) -> int:
-    from . import _stream
-
-    try:
-        _hints_scalars.TEXT_FOR_BYTES = True
-        positional, keyword = _bind.bind(entry, args)
-    except _bind.BindError as error:
-        sys.stderr.write("invalid arguments: %s\n" % error)
-        return 1
-    except BaseException as error:
-        sys.stderr.write(_errors.format_traceback(error))
-        return 1
-    outgoing = _bind.outgoing(entry) or (lambda value: value)
-    try:
-        result = entry.func(*positional, **keyword)
-        if hasattr(result, "__await__"):
-            result = _async.run(result)
-        if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
-            for item in _stream.items_of(result):
-                _show(_pretty(outgoing(item)))
-        else:
-            _show(_pretty(outgoing(result)))
-    except _Left:
-        raise
-    except ResultError as error:
-        sys.stderr.write("invalid result: %s (at %s)\n" % (error.fields["message"], error.fields.get("path", "$")))
-        return 1
-    except TypeError as error:
-        refused = _bind.mismatch(entry, args)
-        sys.stderr.write("invalid arguments: %s\n" % refused if refused else _errors.format_traceback(error))
-        return 1
-    except BaseException as error:
-        sys.stderr.write(_errors.format_traceback(error))
-        return 1
-    return 0
+    """Call as a worker does, for a host that wants items: a plain result is one."""
+    _hints_scalars.TEXT_FOR_BYTES = True
+    screen: Any = _Screen()
+    line = _dispatch.run(_answers.Answers(screen, {"max_message_bytes": sys.maxsize}), 1, entry, args, True)
+    if screen.left:
+        raise _Left
+    error = json.loads(line).get("error")
+    if error is None:
+        return 0
+    if error["kind"] in ("invalid_arguments", "invalid_result"):
+        where = " (at %s)" % error["path"] if "path" in error else ""
+        sys.stderr.write("%s: %s%s\n" % (error["kind"].replace("_", " "), error["message"], where))
+    else:
+        sys.stderr.write(error["traceback"])
+    return 1
 
 
 class _Left(BaseException):
     """Whoever read the output has gone: `| head`."""
 
 
-def _show(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        raise _Left from None
+class _Screen:
+    """A channel to whoever sits there."""
 
+    torn = left = False
 
-def _pretty(value: Any) -> str:
-    return json.dumps(json.loads(encode(value)), indent=2, ensure_ascii=False)
+    def write(self, line: str) -> None:
+        try:
+            print(json.dumps(json.loads(line)["item"], indent=2, ensure_ascii=False), flush=True)
+        except BrokenPipeError:
+            self.left = True
+
+    def told(self, control: bytes) -> bool:
+        return self.left
 
 
 def _check(script: str) -> int:
@@ -218,7 +218,7 @@ def _check_hints() -> None:
     print("hints         str, int, bool, None, Any, and lists and dicts of them: passed as they come, not checked")
     print("              any other that pypool knows: the handler gets what it says, or the call is refused")
     for entry in entries:
-        plan = _hints.Plan(entry.func, _bind._signature(entry))
+        plan = _hints.Plan(entry.func, _signatures.signature_of(entry))
         for problem in plan.unresolved:
             print("              %s: not converted, because it names what does not exist at run time: %s" % (entry.name, problem))
         for text in plan.unknown:

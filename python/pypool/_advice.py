@@ -74,8 +74,12 @@ _INSTEAD = {
 }
 
 
-def of(value: Any) -> str:
-    """What to do, to stand behind "... is not JSON"; empty where nobody knows."""
+def refusal(value: Any) -> str:
+    """That a value is not JSON, and what to do."""
+    return "%s is not JSON%s" % (type(value).__qualname__, _instead(value))
+
+
+def _instead(value: Any) -> str:
     if hasattr(type(value), "__await__"):
         return ": was an await forgotten?"
     for kind in type(value).__mro__:

@@ -8,57 +8,54 @@ from time import monotonic
 
 from . import _life
 from ._commands import COMMANDS, PROGRAMS
-from ._protocol import encode
+from ._results import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, NoReturn, Optional
+    from typing import Any, Callable, Dict, Iterable, NoReturn, Optional
 
-    from ._protocol import Request
-    from ._worker import Worker
+    from ._answers import Answers
+    from ._wire import Request
 
 
-def answer(worker: Worker, request: Request) -> str:
+def answer(answers: Answers, request: Request) -> str:
     """The final line of a built-in command, or of one that nobody registered."""
     id, name, _, _, _, stream, _ = request
     if name == "execute_program":
-        return _execute_program(worker, request)
+        return _execute_program(answers, request)
     if name == "shutdown":
-        _shutdown(worker, id)
-    worker.calls += 1
+        _shutdown(answers, id)
+    answers.calls += 1
     run = _SIMPLE.get(name)
     if run is None:
-        from . import _errors, _failure
-
-        names = [*COMMANDS, *_SIMPLE, "execute_program"]
-        return _failure.refused(worker, id, _errors.unknown("command", name, names))
-    text = encode(run(worker, request))
+        return _unknown(answers, id, "command", name, [*COMMANDS, *_SIMPLE, "execute_program"])
+    text = encode(run(answers, request))
     if stream:
-        from . import _dispatch
-
-        _dispatch.send_item(worker, id, text)
+        answers.item(id, text)
         text = "null"
-    return worker.succeeded(id, text)
+    return answers.succeeded(id, text)
 
 
-def _execute_program(worker: Worker, request: Request) -> str:
+def _execute_program(answers: Answers, request: Request) -> str:
     id, _, args, _, _, stream, _ = request
     problem = _program_problem(args)
     if problem:
-        from . import _failure
-
-        worker.calls += 1
-        return _failure.refused(worker, id, {"kind": "invalid_arguments", "message": "execute_program: " + problem})
+        answers.calls += 1
+        return answers.refused(id, {"kind": "invalid_arguments", "message": "execute_program: " + problem})
     entry = PROGRAMS.get(args["program_id"])
     if entry is None:
-        from . import _errors, _failure
-
-        worker.calls += 1
-        return _failure.refused(worker, id, _errors.unknown("program", args["program_id"], PROGRAMS))
-    from . import _bind, _dispatch
+        answers.calls += 1
+        return _unknown(answers, id, "program", args["program_id"], PROGRAMS)
+    from . import _bind, _dispatch, _forms  # the first ping, which is part of the start, needs none of them
 
     inputs = args.get("inputs")
-    return _dispatch.run(worker, id, entry, inputs if _bind.exact(entry) else _bind.plain(inputs), stream)
+    return _dispatch.run(answers, id, entry, inputs if _bind.exact(entry) else _forms.plain_numbers(inputs), stream)
+
+
+def _unknown(answers: Answers, id: int, what: str, name: str, names: Iterable[str]) -> str:
+    from . import _names  # seldom needed
+
+    return answers.refused(id, _names.unknown(what, name, names))
 
 
 def _program_problem(args: Any) -> str:
@@ -72,33 +69,33 @@ def _program_problem(args: Any) -> str:
     return ""
 
 
-def _shutdown(worker: Worker, id: int) -> NoReturn:
+def _shutdown(answers: Answers, id: int) -> NoReturn:
     _life.WATCH.armed = False
-    worker.channel.write(worker.succeeded(id, "null"))
-    from . import _exit
+    answers.channel.write(answers.succeeded(id, "null"))
+    from . import _exit  # only now
 
     _exit.finish(0)
 
 
-def _ping(worker: Worker, request: Request) -> Dict[str, Any]:
+def _ping(answers: Answers, request: Request) -> Dict[str, Any]:
     session = request[3]
-    reply: Dict[str, Any] = {"status": "ok", "worker_id": worker.worker_id, "pid": os.getpid()}
+    reply: Dict[str, Any] = {"status": "ok", "worker_id": answers.worker_id, "pid": os.getpid()}
     if session is not None:
         reply["session_id"] = session
     return reply
 
 
-def _get_stats(worker: Worker, request: Request) -> Dict[str, Any]:
+def _get_stats(answers: Answers, request: Request) -> Dict[str, Any]:
     stats = {
-        "calls": worker.calls,
-        "errors": worker.errors,
-        "uptime_s": round(monotonic() - worker.started, 3),
+        "calls": answers.calls,
+        "errors": answers.errors,
+        "uptime_s": round(monotonic() - answers.started, 3),
         "pid": os.getpid(),
         "python": "%d.%d.%d" % sys.version_info[:3],
         "rss_bytes": _rss_bytes(),
     }
     if _asked(request, "sources"):
-        from . import _sources
+        from . import _sources  # only for WatchScripts
 
         stats["sources"] = _sources.files()
     return stats
@@ -124,24 +121,24 @@ def _rss_bytes() -> Optional[int]:
         return None
 
 
-def _list_commands(worker: Worker, request: Request) -> Any:
-    from . import _describe
+def _list_commands(answers: Answers, request: Request) -> Any:
+    from . import _describe  # imports inspect
 
     entries = [entry for registry in (COMMANDS, PROGRAMS) for entry in registry.values()]
     found = [_describe.describe(entry) for entry in entries]
     if _asked(request, "schema"):
-        from . import _schema
+        from . import _schema  # only for pypoolgen
 
         for facts, entry in zip(found, entries):
             facts["schema"] = _schema.schema(entry)
     return found
 
 
-def _list_programs(worker: Worker, request: Request) -> Any:
+def _list_programs(answers: Answers, request: Request) -> Any:
     return list(PROGRAMS)
 
 
-_SIMPLE: Dict[str, Callable[[Worker, Request], Any]] = {
+_SIMPLE: Dict[str, Callable[[Answers, Request], Any]] = {
     "ping": _ping,
     "get_stats": _get_stats,
     "list_commands": _list_commands,

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Optional, Tuple
 
-    from ._protocol import Request
+    from ._wire import Request
 
 
 class Call:

@@ -1,13 +1,14 @@
 """Results that are not JSON themselves but have an obvious JSON form, and the search for what has none.
 
-Libraries are looked up in sys.modules and never imported: a result can only be a numpy array where numpy is loaded.
+Libraries are never imported: a result can only be a numpy array where numpy is loaded.
 """
 
 from __future__ import annotations
 
-import sys
-
-from ._protocol import MAX_DEPTH, ResultError, make_encoder
+from ._errors import text_of
+from ._forms import MISSING, is_one, loaded, missing
+from ._json import make_encoder
+from ._wire import MAX_DEPTH, ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     Path = Optional[Tuple[Any, str]]
 
 _PLAIN = (str, int, float, bool, type(None))
-_unicode_chunks = make_encoder(escape_all=False)
 _TEXTS = (
     ("uuid", "UUID"),
     ("decimal", "Decimal"),
@@ -40,40 +40,46 @@ def to_json(value: Any) -> Any:
         import binascii
 
         return binascii.b2a_base64(bytes(value), newline=False).decode("ascii")
-    if _is(value, "enum", "Enum"):
+    if is_one(value, "enum", "Enum"):
         return value.value
-    if _is(value, "pandas", "NaT", exact=True) or _is(value, "pandas", "NA", exact=True):
+    if _is_missing(value):
         return missing(str(value))
-    if _is(value, "datetime", "datetime", "date", "time"):
+    if is_one(value, "datetime", "datetime", "date", "time"):
         return value.isoformat()
-    if _is(value, "datetime", "timedelta"):
+    if is_one(value, "datetime", "timedelta"):
         return _nanoseconds(value)
     for module, name in _TEXTS:
-        if _is(value, module, name):
+        if is_one(value, module, name):
             return str(value)
-    if _is(value, "numpy", "ndarray"):
+    if is_one(value, "numpy", "ndarray"):
         return _libraries().array(value)
-    if _is(value, "numpy", "generic"):
+    if is_one(value, "numpy", "generic"):
         return _libraries().generic(value)
-    if _is(value, "pydantic", "BaseModel") or _is(value, "pydantic.v1", "BaseModel"):
+    if is_one(value, "pydantic", "BaseModel") or is_one(value, "pydantic.v1", "BaseModel"):
         return _libraries().model(value)
     if hasattr(kind, "__attrs_attrs__"):
         return {attribute.name: getattr(value, attribute.name) for attribute in kind.__attrs_attrs__}
-    if _is(value, "msgspec", "Struct"):
-        return _libraries().struct(value)
-    if _is(value, "dspy", "Prediction"):
+    if is_one(value, "msgspec", "Struct"):
+        return _libraries().struct(value, key_text)
+    if is_one(value, "dspy", "Prediction"):
         return value.toDict()
-    if _is(value, "collections", "deque") or kind is range or _is(value, "array", "array"):
+    if is_one(value, "collections", "deque") or kind is range or is_one(value, "array", "array"):
         return list(value)
-    if _is(value, "collections", "UserDict", "ChainMap") or kind.__name__ == "mappingproxy":
+    if is_one(value, "collections", "UserDict", "ChainMap") or kind.__name__ == "mappingproxy":
         return dict(value)
-    if _is(value, "collections", "UserList", "UserString"):
+    if is_one(value, "collections", "UserList", "UserString"):
         return value.data
+    from ._advice import refusal  # a table that is seldom needed
+
     raise TypeError(refusal(value))
 
 
+_chunks = make_encoder(default=to_json)
+_unicode_chunks = make_encoder(escape_all=False, default=to_json)
+
+
 def _libraries() -> Any:
-    from . import _convert_libraries
+    from . import _convert_libraries  # many scripts have none of them
 
     return _convert_libraries
 
@@ -82,16 +88,8 @@ def _is_field(field: Any) -> bool:
     return getattr(getattr(field, "_field_type", None), "name", "") == "_FIELD"
 
 
-def _is(value: Any, module: str, *names: str, exact: bool = False) -> bool:
-    loaded = sys.modules.get(module)
-    if loaded is None:
-        return False
-    if exact:
-        return any(value is getattr(loaded, name, _is) for name in names)
-    return any(isinstance(value, getattr(loaded, name, ())) for name in names)
-
-
-_MISSING = ': put None in its place, or use @command(nan="null")'
+def _is_missing(value: Any) -> bool:
+    return value is loaded("pandas", "NaT") or value is loaded("pandas", "NA")
 
 
 def _nanoseconds(value: Any) -> Any:
@@ -101,33 +99,15 @@ def _nanoseconds(value: Any) -> Any:
     return ((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds) * 1_000
 
 
-def missing(name: str) -> Any:
-    """A value for what pandas and numpy have where there is none."""
-    if _NULL_FOR_NAN:
-        return None
-    raise TypeError(name + " is not JSON" + _MISSING)
-
-
-def refusal(value: Any) -> str:
-    from . import _advice
-
-    return "%s is not JSON%s" % (type(value).__qualname__, _advice.of(value))
-
-
-#: Set while a result's NaN becomes null.
-_NULL_FOR_NAN = False
-
-
 def without_nan(value: Any) -> Any:
     """The value as plain JSON types, with None for NaN, the infinities, and what pandas and numpy have for a missing value."""
-    global _NULL_FOR_NAN
-    _NULL_FOR_NAN = True
+    MISSING.is_null = True
     try:
         return _without_nan(value)
     except (TypeError, RecursionError):
         return value  # refused by the encoder, which knows where and why
     finally:
-        _NULL_FOR_NAN = False
+        MISSING.is_null = False
 
 
 def _without_nan(value: Any) -> Any:
@@ -140,12 +120,38 @@ def _without_nan(value: Any) -> Any:
             return {key: _without_nan(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [_without_nan(item) for item in value]
-        if _is(value, "pandas", "NaT", exact=True) or _is(value, "pandas", "NA", exact=True):
+        if _is_missing(value):
             return None
-        if _is(value, "decimal", "Decimal") and not value.is_finite():
+        if is_one(value, "decimal", "Decimal") and not value.is_finite():
             return None
         value = to_json(value)
     return value
+
+
+def key_text(key: Any) -> str:
+    """A key as text. Raises TypeError."""
+    if type(key) is str:
+        return key
+    for _ in range(10):
+        if isinstance(key, str):
+            return str.__str__(key)
+        if isinstance(key, bool):
+            return "true" if key else "false"
+        if isinstance(key, int):
+            return int.__repr__(key)
+        if isinstance(key, float):
+            if key - key != 0.0:
+                break
+            return float.__repr__(key)
+        if isinstance(key, tuple) and not hasattr(key, "__dataclass_fields__"):
+            try:
+                return "".join(_chunks(key, 0))
+            except (TypeError, ValueError) as error:
+                raise TypeError(str(error)) from None
+        if key is None or isinstance(key, (bytes, bytearray, list, dict)):
+            break
+        key = to_json(key)
+    raise TypeError("key %.100r has no text" % (key,))
 
 
 # ------------------------------------------------------------------------------------------------------------ the checks
@@ -184,15 +190,8 @@ def explain(value: Any, error: BaseException) -> ResultError:
     if isinstance(error, RecursionError):
         message = _TOO_DEEP
     else:
-        message = "the result is not JSON: %s: %s" % (type(error).__name__, _text(error))
+        message = "the result is not JSON: %s: %s" % (type(error).__name__, text_of(error)[:1000])
     return ResultError("invalid_result", message=message, path="$")
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)[:1000]
-    except BaseException:
-        return "?"
 
 
 def _walk(top: Any) -> Iterator[None]:
@@ -245,7 +244,7 @@ def _convert_fully(value: Any, path: Path) -> Any:
         try:
             value = to_json(value)
         except Exception as error:
-            raise _wrong(_text(error), path) from None
+            raise _wrong(text_of(error)[:1000], path) from None
     raise _wrong("the value never becomes JSON", path)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from ._forms import is_one, missing
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict
+    from typing import Any, Callable, Dict
 
 #: Of a unit of numpy's durations how many nanoseconds it has, and how many of it a nanosecond has. Months have no length.
 _UNITS = {
@@ -30,11 +32,11 @@ def generic(value: Any) -> Any:
         return _times(value)
     if isinstance(value, numpy.timedelta64):
         return _lengths(value)
-    from . import _convert
-
     plain = value.item()
     if type(plain) is type(value) or isinstance(value, numpy.longdouble) and not isinstance(value, float):
-        raise TypeError(_convert.refusal(value))
+        from ._advice import refusal  # a table that is seldom needed
+
+        raise TypeError(refusal(value))
     return plain
 
 
@@ -51,9 +53,7 @@ def _times(value: Any) -> Any:
     """numpy's times as ISO 8601: a date where the unit is a day or longer, else a time that has seconds."""
     numpy: Any = sys.modules["numpy"]
     if numpy.isnat(value).any():
-        from . import _convert
-
-        return [_times(item) for item in value] if getattr(value, "shape", ()) else _convert.missing("NaT")
+        return [_times(item) for item in value] if getattr(value, "shape", ()) else missing("NaT")
     unit = numpy.datetime_data(value.dtype)[0]
     if unit in ("Y", "M", "W"):
         value = value.astype("datetime64[D]")
@@ -67,9 +67,7 @@ def _lengths(value: Any) -> Any:
     if getattr(value, "shape", ()):
         return [_lengths(item) for item in value]
     if numpy.isnat(value):
-        from . import _convert
-
-        return _convert.missing("NaT")
+        return missing("NaT")
     unit, count = numpy.datetime_data(value.dtype)
     if unit not in _UNITS:
         raise TypeError("timedelta64 in units of %s has no length in nanoseconds" % {"Y": "years", "M": "months"}.get(unit, unit))
@@ -127,20 +125,18 @@ def by_pydantic1(value: Any) -> Any:
         return {key: by_pydantic1(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [by_pydantic1(item) for item in value]
-    return value.total_seconds() if _is_duration(value) else value
+    return value.total_seconds() if is_one(value, "datetime", "timedelta") else value
 
 
-def _by_msgspec(value: Any) -> Any:
+def _by_msgspec(value: Any, key_text: Callable[[Any], str]) -> Any:
     if isinstance(value, dict):
-        from ._hints_keys import key_text
-
-        return {key_text(key): _by_msgspec(item) for key, item in value.items()}
+        return {key_text(key): _by_msgspec(item, key_text) for key, item in value.items()}
     if type(value) in (list, tuple, set, frozenset):
-        return [_by_msgspec(item) for item in value]
-    return sys.modules["msgspec"].to_builtins(value) if _is_duration(value) else value
+        return [_by_msgspec(item, key_text) for item in value]
+    return sys.modules["msgspec"].to_builtins(value) if is_one(value, "datetime", "timedelta") else value
 
 
-def struct(value: Any) -> Any:
+def struct(value: Any, key_text: Callable[[Any], str]) -> Any:
     """A msgspec object with its names and its tag; what is inside is left."""
     kind = type(value)
     config = kind.__struct_config__
@@ -153,10 +149,5 @@ def struct(value: Any) -> Any:
         simple = type(item) is type(default) and type(item) in (str, int, float)
         if item is unset or item is default or (simple and item == default):
             continue
-        found[shown] = _by_msgspec(item)
+        found[shown] = _by_msgspec(item, key_text)
     return list(found.values()) if config.array_like else found
-
-
-def _is_duration(value: Any) -> bool:
-    datetime: Any = sys.modules["datetime"]
-    return isinstance(value, datetime.timedelta)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 
-from ._protocol import encode
+from ._callables import unwrap
+from ._results import is_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,15 +39,11 @@ def describe(entry: Command) -> Dict[str, Any]:
 
 def _generates(func: Any) -> bool:
     """Whether the innermost function is a generator. What a decorator makes of it is not to be seen."""
-    from ._callables import unwrap
-
     inner = unwrap(func)
     return inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
 
 
 def _doc(func: Any) -> str:
-    from ._callables import unwrap
-
     doc = getattr(func, "__doc__", None)
     if not hasattr(func, "__code__") and not isinstance(func, type):
         # An object's own docstring, or its __call__'s; never functools.partial's or a library base class's.
@@ -108,7 +105,7 @@ def _params(func: Any) -> List[Dict[str, Any]]:
             "type": "" if p.annotation is p.empty else annotation_text(p.annotation),
             "required": p.default is p.empty and not prefix,
         }
-        if p.default is not p.empty and _is_json(p.default):
+        if p.default is not p.empty and is_json(p.default):
             param["default"] = p.default
         params.append(param)
     return params
@@ -120,11 +117,3 @@ def _returns(func: Any) -> str:
     except (ValueError, TypeError):
         return ""
     return "" if returns is inspect.Signature.empty else annotation_text(returns)
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        encode(value)
-    except Exception:
-        return False
-    return True

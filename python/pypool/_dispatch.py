@@ -3,61 +3,61 @@
 from __future__ import annotations
 
 from . import _bind
-from ._protocol import ResultError, encode
+from ._results import encode
+from ._signatures import split
+from ._wire import BindError, ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ._answers import Answers
     from ._commands import Command
-    from ._worker import Worker
 
 
-def run(worker: Worker, id: int, entry: Command, args: Any, stream: bool) -> str:
+def run(answers: Answers, id: int, entry: Command, args: Any, stream: bool) -> str:
     """Bind, call, and return the final line."""
-    worker.calls += 1
+    answers.calls += 1
     try:
         if entry.streams and not stream:
-            raise _bind.BindError("%s %r is a generator: call it with Stream or Each" % (entry.what, entry.name))
+            raise BindError("%s %r is a generator: call it with Stream or Each" % (entry.what, entry.name))
         positional, keyword = _bind.bind(entry, args)
-    except _bind.BindError as error:
-        from . import _failure
-
-        return _failure.refused(worker, id, error.fields())
+    except BindError as error:
+        return answers.refused(id, error.fields())
     except BaseException as error:
         if _is_ours(error):
             raise
-        return worker.failed(id, error)  # raised by a class of the user's that was to be made
+        return answers.failed(id, error)  # raised by a class of the user's that was to be made
     if entry.direct is not None and entry.what == "command" and not (entry.streams or _bind.outgoing(entry)):
-        worker.direct[entry.name] = entry.direct
+        answers.direct[entry.name] = entry.direct
     try:
-        return finish(worker, id, entry, entry.func(*positional, **keyword), stream)
+        return finish(answers, id, entry, entry.func(*positional, **keyword), stream)
     except BaseException as error:
-        return worker.failed(id, error, entry, args)
+        return answers.failed(id, error, entry, args)
 
 
-def finish(worker: Worker, id: int, entry: Command, result: Any, stream: bool) -> str:
+def finish(answers: Answers, id: int, entry: Command, result: Any, stream: bool) -> str:
     """The final line for what a handler has returned, which decides what it is: a value, an awaitable, items."""
     awaits = hasattr(result, "__await__")
     if awaits or hasattr(result, "__next__") or hasattr(result, "__anext__"):
         entry.direct = None  # it needs this way each time
-        worker.direct.pop(entry.name, None)
+        answers.direct.pop(entry.name, None)
         if entry.adapt is None:
             entry.adapt = _as_it_is(entry)
     if awaits:
-        from . import _async
+        from . import _async  # imports asyncio
 
         result = _async.run(result)
     if stream:
-        from . import _stream
+        from . import _stream  # most commands are none
 
-        return _stream.run(worker, id, result, _bind.outgoing(entry) or None)
+        return _stream.run(answers, id, result, _bind.outgoing(entry) or None)
     if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
         _discard(result)
         message = "%s %r returned a generator: call it with Stream or Each" % (entry.what, entry.name)
         raise ResultError("invalid_result", message=message, path="$")
     outgoing = _bind.outgoing(entry)
-    return worker.succeeded(id, encode(outgoing(result) if outgoing else result))
+    return answers.succeeded(id, encode(outgoing(result) if outgoing else result))
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -69,19 +69,10 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _as_it_is(entry: Command) -> Any:
-    return lambda args: _bind._split(entry, args)
+    return lambda args: split(entry, args)
 
 
 def _discard(result: Any) -> None:
     close = getattr(result, "close", None)
     if close is not None:
         close()
-
-
-def send_item(worker: Worker, id: int, text: str) -> None:
-    """One frame of a stream; text is JSON."""
-    line = '{"id":%d,"item":%s}\n' % (id, text)
-    if len(line) > worker.limit:
-        message = "the item has %d bytes, the limit is %d" % (len(line), worker.limit)
-        raise ResultError("message_too_large", message=message, size=len(line), limit=worker.limit)
-    worker.channel.write(line)

@@ -1,20 +1,22 @@
 """The careful way to read a request line: any order of keys, any white space, and a verdict upon everything that is wrong.
 
-`_protocol.parse_request` comes here when a line is not exactly as the host writes it.
+`_requests.parse_request` comes here when a line is not exactly as the host writes it.
 """
 
 from __future__ import annotations
 
 import json.decoder  # noqa: F401  CPython's C scanner raises its JSONDecodeError, and up to 3.12 nothing at all where that is not loaded
 
-from ._failure import id_of
-from ._protocol import MAX_ID, PACKED, Control, Packed, RequestError, scan, scanner_for
+from ._forms import set_bytes
+from ._json import id_of, scan
+from ._wire import MAX_ID, PACKED, Control, Packed, RequestError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List
 
-    from ._protocol import Request
+    from ._json import Scanner
+    from ._wire import Request
 
 _TYPES: Dict[str, Any] = {
     "id": (int, "an unsigned integer"),
@@ -31,7 +33,7 @@ _TYPES: Dict[str, Any] = {
 _CONTROL = ({"id", "cancel"}, {"id", "reply"})
 
 
-def parse(line: bytes) -> Request:
+def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
     """One line as a request. Raises RequestError, Control or Packed, nothing else.
 
     What is wrong inside `args` is the caller's mistake and becomes invalid_arguments; what is wrong around it is the host's and
@@ -60,8 +62,6 @@ def parse(line: bytes) -> Request:
     if scanner is not scan and "args" in fields:
         fields["args"] = scanner(text, started)[0]
     if "bytes" in fields:
-        from ._exact import set_bytes
-
         try:
             set_bytes(fields.get("args"), fields["bytes"])
         except ValueError as error:

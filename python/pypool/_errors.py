@@ -8,7 +8,7 @@ from ._life import note as note
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
-    from typing import Any, Dict, Iterable, List, Optional, Tuple
+    from typing import Any, Dict, List, Optional, Tuple
 
 #: Characters of a message or a traceback that travel; an exception may hold a whole document.
 MAX_MESSAGE = 64 * 1024
@@ -152,17 +152,3 @@ def _clip(text: str, limit: int) -> str:
         return text
     half = limit // 2
     return "%s\n... %d characters left out ...\n%s" % (text[:half], len(text) - limit, text[-half:])
-
-
-def unknown(what: str, name: str, names: Iterable[str]) -> Dict[str, Any]:
-    """The error object for a command or program that nobody registered; names come nearest first."""
-    wanted, ordered = name[:128].lower(), list(names)
-    try:
-        from difflib import SequenceMatcher
-
-        ordered.sort(key=lambda other: -SequenceMatcher(None, wanted, other.lower()).ratio())
-    except Exception:
-        pass  # it cannot be loaded any more: in the order of registration, then
-    message = "unknown %s %r" % (what, name[:128])
-    message += "; known are: " + ", ".join(ordered[:10]) if ordered else "; none is registered"
-    return {"kind": "unknown_command", "message": message, "what": what, "names": ordered}

@@ -37,10 +37,10 @@ def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = 
     can be told only so; and at half the cost that importlib has.
     """
     if level != 1 or _finder is None:
-        key = name, bool(fromlist)
-        if key not in _OTHERS:
-            _OTHERS[key] = _plain_import(name, globals, locals, fromlist, level)
-        return _OTHERS[key]
+        known = name, bool(fromlist)
+        if known not in _OTHERS:
+            _OTHERS[known] = _plain_import(name, globals, locals, fromlist, level)
+        return _OTHERS[known]
     for key in (name,) if name else fromlist:
         if key in _finder.sources and (key not in _MODULES or getattr(_MODULES[key].__spec__, "_initializing", False)):
             _finder.load(key)

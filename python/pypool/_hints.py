@@ -14,9 +14,10 @@ import collections.abc
 import types
 import typing
 
+from ._forms import plain_numbers
 from ._hints_records import defaulting, fixed, floats, items, null_as, own_init, record, said, typed_dict
-from ._hints_scalars import ConversionError, exactly_float, literal, named, plain_numbers, scalar
-from ._hints_unions import UNIONS
+from ._hints_scalars import ConversionError, exactly_float, literal, named, scalar
+from ._hints_unions import UNIONS, union
 from ._schema_fields import Unresolved, bare, fields_of, is_record, resolved, space_of
 
 TYPE_CHECKING = False
@@ -57,6 +58,10 @@ OBJECTS: Dict[Any, Callable[[Any], Any]] = {
     collections.defaultdict: collections.defaultdict,
     types.MappingProxyType: types.MappingProxyType,
 }
+
+
+#: What is passed as it came.
+PLAIN = (str, int, bool, object, type(None))
 
 
 class Plan:
@@ -248,7 +253,7 @@ class _Maker:
         return plain_numbers if convert is None and self._text else convert
 
     def _make(self, hint: Any) -> Optional[Converter]:
-        if _is_alias(hint):  # it may mention itself
+        if is_alias(hint):  # it may mention itself
             return self._guarded(hint, lambda: self._make(bare(hint)))
         hint = bare(hint)
         origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -269,12 +274,21 @@ class _Maker:
             if target is not None and target is not typing.Any:
                 self.unknown.append(named(hint))
             return None
-        convert = scalar(target, self)
+        convert = self.scalar(target)
         if convert is not None or not is_record(target):
-            if convert is None and target not in (str, int, bool, object, type(None)):
+            if convert is None and target not in PLAIN:
                 self.unknown.append(named(hint))
             return convert
         return self._guarded(hint, lambda: self._class(target, args))
+
+    def scalar(self, kind: type) -> Optional[Converter]:
+        """The converter of a class whose objects have one JSON value, or that validates itself; or None."""
+        convert = scalar(kind, self)
+        if convert is None and kind not in PLAIN:
+            from . import _hints_models  # for libraries that many scripts have not
+
+            convert = _hints_models.model(kind, self)
+        return convert
 
     def _guarded(self, key: Any, make: Callable[[], Optional[Converter]]) -> Optional[Converter]:
         try:
@@ -314,7 +328,7 @@ class _Maker:
         return array
 
     def _mapping(self, origin: Any, args: Tuple[Any, ...]) -> Optional[Converter]:
-        from . import _hints_keys
+        from . import _hints_keys  # for maps alone
 
         on_key = _hints_keys.reader(args[0], self) if args else None
         on_value = self.make(args[1]) if len(args) > 1 else self.make(typing.Any)
@@ -348,8 +362,6 @@ class _Maker:
     # ------------------------------------------------------------------------------------------------------------ unions
 
     def _union(self, args: Tuple[Any, ...]) -> Optional[Converter]:
-        from ._hints_unions import union
-
         return union([(bare(arg), self._make(arg)) for arg in args])
 
     # ----------------------------------------------------------------------------------------------------------- classes
@@ -381,7 +393,7 @@ class _Maker:
         return record(kind, converters, names, checked, list(kind._fields) if sort == "named_tuple" else None)
 
 
-def _is_alias(hint: Any) -> bool:
+def is_alias(hint: Any) -> bool:
     return type(hint).__name__ == "TypeAliasType" or type(typing.get_origin(hint)).__name__ == "TypeAliasType"
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import typing
 
-from ._hints_scalars import ConversionError, literal, named, scalar
-from ._protocol import encode_raw, scan
-from ._schema_fields import bare, is_a
+from ._convert import key_text
+from ._forms import is_a
+from ._hints_scalars import ConversionError, literal, named
+from ._json import scan
+from ._schema_fields import bare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,10 +33,10 @@ def reader(hint: Any, maker: Any) -> Optional[Callable[[Any], Any]]:
     if origin is tuple or hint is tuple:
         return _tuple(maker.make(hint))
     if is_a(hint, "enum", "Enum"):
-        return _one_of(scalar(hint, maker), hint.__name__)
-    if isinstance(hint, type) and is_a(hint, "datetime", "timedelta"):
-        return _after(_number(int), scalar(hint, maker))
-    convert = scalar(hint, maker) if isinstance(hint, type) and hint not in (bytes, bytearray, memoryview) else None
+        return _one_of(maker.scalar(hint), hint.__name__)
+    if is_a(hint, "datetime", "timedelta"):
+        return _after(_number(int), maker.scalar(hint))
+    convert = maker.scalar(hint) if isinstance(hint, type) and hint not in (bytes, bytearray, memoryview) else None
     if convert is None and isinstance(hint, type) and not issubclass(hint, str):
         return _never(named(hint))
     return convert
@@ -128,32 +130,3 @@ def writer(hint: Any) -> Optional[Callable[[Any], str]]:
     if hint in (str, typing.Any, object) or typing.get_origin(hint) is None and not isinstance(hint, type):
         return None
     return key_text
-
-
-def key_text(key: Any) -> str:
-    """A key as text. Raises TypeError."""
-    if type(key) is str:
-        return key
-    from . import _convert
-
-    for _ in range(10):
-        if isinstance(key, str):
-            return str.__str__(key)
-        if isinstance(key, bool):
-            return "true" if key else "false"
-        if isinstance(key, int):
-            return int.__repr__(key)
-        if isinstance(key, float):
-            if key - key != 0.0:
-                break
-            return float.__repr__(key)
-        if isinstance(key, tuple) and not hasattr(key, "__dataclass_fields__"):
-            try:
-                return encode_raw(key)
-            except (TypeError, ValueError) as error:
-                raise TypeError(str(error)) from None
-        if key is None or isinstance(key, (bytes, bytearray, list, dict)):
-            break
-        key = _convert.to_json(key)
-    raise TypeError("key %.100r has no text" % (key,))
-

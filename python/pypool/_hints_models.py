@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sys
 
-from ._exact import Number
-from ._hints_scalars import ConversionError, is_a, plain_numbers
-from ._protocol import escape, make_encoder
+from . import _refusal
+from ._forms import Number, is_a, plain_numbers
+from ._hints_scalars import ConversionError
+from ._json import escape, make_encoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ def _checked(kind: Any, validate: Callable[[Any], Any]) -> Converter:
         try:
             return validate(value)
         except ValueError as error:  # both libraries' ValidationErrors are
-            from . import _refusal
-
             raise ConversionError(kind.__name__, value, _refusal.in_words(error)) from None
 
     return convert

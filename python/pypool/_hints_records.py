@@ -6,6 +6,7 @@ import collections
 import typing
 
 from ._hints_scalars import ConversionError, exactly_float
+from ._names import nearest
 from ._schema_fields import bare
 
 TYPE_CHECKING = False
@@ -147,8 +148,6 @@ def record(
 def _ill_fitting(value: Dict[str, Any], names: Dict[str, str], required: List[str]) -> str:
     for key in value:
         if key not in names:
-            from ._bind import nearest
-
             return "got an unexpected keyword argument %r%s" % (key, nearest(key, names))
     missing = [repr(name) for name in required if name not in value]
     if not missing:

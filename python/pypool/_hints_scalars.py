@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from ._exact import Number
+from ._forms import Number, is_a, type_name
+from ._results import encode
+from ._wire import ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,8 +62,6 @@ def scalar(kind: type, maker: Any) -> Optional[Converter]:
     """The converter of a class whose objects have one JSON value, or None. Libraries that are not loaded are not asked."""
     if kind is float:
         return exactly_float
-    if kind in (str, int, bool, type(None), object):
-        return None
     buffer = kind.__module__ == "collections.abc" and kind.__name__ in ("ByteString", "Buffer")
     if buffer or kind in (bytes, bytearray, memoryview):
         return _bytes(kind if kind in (bytearray, memoryview) else bytes)
@@ -84,9 +84,7 @@ def scalar(kind: type, maker: Any) -> Optional[Converter]:
             return _from_text(kind, words, kind)
     if is_a(kind, "numpy", "generic"):
         return _numpy(kind)
-    from . import _hints_models
-
-    return _hints_models.model(kind, maker)
+    return None
 
 
 _TEXTS = (
@@ -101,12 +99,6 @@ _TEXTS = (
     ("zoneinfo", "ZoneInfo", "a time zone"),
     ("pandas", "Period", "a period"),
 )
-
-
-def is_a(kind: type, module: str, name: str) -> bool:
-    """Whether kind is a subclass of module.name, where that is loaded."""
-    base = getattr(sys.modules.get(module), name, None)
-    return isinstance(base, type) and issubclass(kind, base)
 
 
 # --------------------------------------------------------------------------------------------------------------- numbers
@@ -137,21 +129,6 @@ def _digits(number: float) -> int:
     whole, _, part = head.partition(".")
     part = part.rstrip("0")
     return int(whole + part) * 10 ** (int(power or 0) - len(part)) if len(part) <= int(power or 0) else int(number)
-
-
-def plain_numbers(value: Any) -> Any:
-    """The value without the texts of its numbers."""
-    kind = type(value)
-    if kind is Number:
-        return float(value)
-    if kind is list and not _LEAVES.issuperset(map(type, value)):
-        return [plain_numbers(item) for item in value]
-    if kind is dict and not _LEAVES.issuperset(map(type, value.values())):
-        return {key: plain_numbers(item) for key, item in value.items()}
-    return value
-
-
-_LEAVES = frozenset((str, int, float, bool, type(None)))
 
 
 def _decimal(kind: Any) -> Converter:
@@ -318,8 +295,6 @@ def _enumeration(kind: Any) -> Converter:
 
 def _by_json(kind: Any, value: Any) -> Any:
     """The member whose value looks so in JSON: a tuple's is an array, a date's a text."""
-    from ._protocol import ResultError, encode
-
     try:
         text = encode(value)
     except ResultError:
@@ -345,22 +320,6 @@ def literal(values: Tuple[Any, ...]) -> Converter:
         raise ConversionError("one of " + shown if len(values) > 1 else shown, value)
 
     return one_of
-
-
-def type_name(value: Any) -> str:
-    """A JSON value's type, in JSON's words."""
-    if value is None:
-        return "null"
-    names = {
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-        Number: "a number",
-        str: "a string",
-        list: "an array",
-        dict: "an object",
-    }
-    return names.get(type(value), type(value).__name__)
 
 
 def _shown(value: Any) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import types
 import typing
 
-from ._exact import Number
+from ._forms import Number, plain_numbers
 from ._hints_records import null_as
-from ._hints_scalars import ConversionError, named, plain_numbers
+from ._hints_scalars import ConversionError, named
 from ._schema_fields import Unresolved, bare, fields_of, is_record
 
 TYPE_CHECKING = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._protocol import SPLIT_WRITE
+from ._wire import SPLIT_WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from itertools import count
 from os import fstat, getpid, write
 
 from ._call import CALL, RUNNING
+from ._json import encode_raw
 from ._life import note
-from ._protocol import encode_raw
 from ._stdio import LOG, OPEN
 
 TYPE_CHECKING = False

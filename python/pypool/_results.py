@@ -1,174 +1,117 @@
-"""What a command's hint and options say of its results: keys that are no text, and what NaN becomes.
-
-Most commands have nothing of it, which is found out once, upon the first call.
-"""
+"""A value out as JSON text: encoded first, and looked at only where that fails or may hide something."""
 
 from __future__ import annotations
 
-import collections.abc
-import typing
-
-from ._protocol import ResultError
+from ._json import escape, make_encoder
+from ._wire import REMEMBERED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Optional
 
-    from ._commands import Command
 
-    #: Makes of a value what the encoder takes.
-    Change = Callable[[Any], Any]
-
-def outgoing(entry: Command, look: bool) -> Any:
-    """What a result, or an item, goes through before it is encoded; False for nothing. `look`: at the hint, too."""
-    change = _keys_of(entry) if look else None
-    if entry.lacking:
-        from ._convert import without_nan
-
-        return without_nan if change is None else lambda value: without_nan(change(value))
-    return change or False
+def _default(value: Any) -> Any:
+    return _convert().to_json(value)
 
 
-def _keys_of(entry: Command) -> Optional[Change]:
-    from ._callables import unwrap
-    from ._schema_fields import LAZY, bare, resolved, space_of
+def _convert() -> Any:
+    from . import _convert  # most results are plain: a start has no time for it
 
+    return _convert
+
+
+_chunks = make_encoder(default=_default)
+#: Set once the worker has imported orjson: see `_orjson`.
+through_orjson: Optional[Callable[[Any], Optional[str]]] = None
+
+
+def encode(value: Any) -> str:
+    """A value as JSON text, ASCII only. Raises ResultError, with the path to what is not JSON."""
+    global _pause
     try:
-        hint = unwrap(entry.func).__annotations__["return"]
-        hint = bare(resolved(hint, space_of(entry.func)))
-        origin, args = typing.get_origin(hint), typing.get_args(hint)
-        if args and (entry.streams and origin in LAZY or origin in (collections.abc.Awaitable, collections.abc.Coroutine)):
-            hint = args[0] if entry.streams else args[-1]
-        return _Maker().make(hint)
+        kind = type(value)
+        if kind is int:
+            return repr(value)  # a subclass could say anything; the digit limit is a ValueError
+        if kind is str and value.isascii():
+            return escape(value)
+        if through_orjson is not None:
+            fast = through_orjson(value)
+            if fast is not None:
+                return fast
+        if kind is dict and len(value) <= _FEW:
+            if _pause:
+                _pause -= 1
+            else:
+                text = _members(value)
+                if text:
+                    return text
+        text = "".join(_chunks(value, 0))
+        if kind is dict and text.rfind("{") == 0:
+            for key in value:
+                if type(key) is not str and not isinstance(key, str):
+                    raise TypeError
+        elif "{" in text and _coerced_key(value, text):
+            _convert().check(value)
+        if "\\" in text and "\\ud" in text:  # the first of them is much quicker in a large text
+            _convert().check_surrogates(value)
+        return text
+    except BaseException as error:
+        raise _convert().explain(value, error) from None
+
+
+#: The names of members as they stand in JSON, with the colon, of those seen before.
+_NAMES: Dict[str, str] = {}
+_LITERALS = {None: "null", True: "true", False: "false"}
+_FEW = 8  # members; of more the encoder makes JSON as quickly
+_BRIEF = 1024  # characters of a text that may be copied once for each of them
+_PAUSE = 64  # small dicts that are left to the encoder after one that had something else in it
+_pause = 0  # those left
+
+
+def _members(value: Dict[Any, Any]) -> str:
+    """A dict of a few texts, numbers and literals, as many results are, as JSON: the encoder, and the checks upon what it makes,
+    take half as long again. Empty when anything else is in it.
+    """
+    global _pause
+    text = ""
+    for key, item in value.items():
+        if type(key) is not str:
+            break
+        name = _NAMES.get(key) or _name(key)
+        kind = type(item)
+        if kind is str and len(item) <= _BRIEF and item.isascii():
+            text = f"{text},{name}{escape(item)}" if text else f"{{{name}{escape(item)}"
+        elif kind is int or (kind is float and item - item == 0.0):
+            text = f"{text},{name}{item}" if text else f"{{{name}{item}"
+        elif item is None or kind is bool:
+            text = f"{text},{name}{_LITERALS[item]}" if text else f"{{{name}{_LITERALS[item]}"
+        else:
+            break
+    else:
+        return text and text + "}"
+    _pause = _PAUSE
+    return ""
+
+
+def _name(key: str) -> str:
+    key.encode()  # a lone surrogate is a ValueError, upon which the whole value is looked at
+    name = escape(key) + ":"
+    if len(_NAMES) < REMEMBERED and len(key) <= _BRIEF:
+        _NAMES[key] = name
+    return name
+
+
+def _coerced_key(value: Any, text: str) -> bool:
+    """`_keys.coerced_key`, which takes this one's place when it is first needed: a start has no time for it."""
+    from . import _keys
+
+    globals()["_coerced_key"] = _keys.coerced_key
+    return _keys.coerced_key(value, text)
+
+
+def is_json(value: Any) -> bool:
+    try:
+        encode(value)
     except Exception:
-        return None
-
-
-class _Later:
-    def __init__(self) -> None:
-        self.change: Optional[Change] = None
-
-    def __call__(self, value: Any) -> Any:
-        return value if self.change is None else self.change(value)
-
-
-class _Maker:
-    """Makes changes of hints. Only what is as the hint says is changed; the rest is left for the encoder to judge."""
-
-    def __init__(self) -> None:
-        self._open: Dict[Any, _Later] = {}
-
-    def make(self, hint: Any) -> Optional[Change]:
-        """The change for a resolved hint, or None."""
-        from ._hints import ARRAYS, OBJECTS, _is_alias
-        from ._schema_fields import bare, is_record
-
-        if _is_alias(hint):
-            return self._guarded(hint, lambda: self.make(bare(hint)))
-        hint = bare(hint)
-        origin, args = typing.get_origin(hint), typing.get_args(hint)
-        target = origin or hint
-        if origin is typing.Union or type(hint).__name__ == "UnionType":
-            return _first_of([(arg, self.make(arg)) for arg in args])
-        if str(origin).endswith("Literal") or not isinstance(target, type):
-            return None
-        if target in OBJECTS or (issubclass(target, dict) and args):
-            return self._mapping(args)
-        if target is tuple and args and args[-1] is not Ellipsis:
-            return _fixed([self.make(arg) for arg in args if arg != ()])
-        if target in ARRAYS:
-            change = self.make(args[0]) if args else None
-            return None if change is None else lambda value: [change(item) for item in value] if _is_array(value) else value
-        if is_record(target):
-            return self._guarded(hint, lambda: self._class(target, args))
-        return None
-
-    def _guarded(self, key: Any, make: Callable[[], Optional[Change]]) -> Optional[Change]:
-        if key in self._open:
-            return self._open[key]
-        later = self._open[key] = _Later()
-        later.change = make()
-        return later.change
-
-    def _mapping(self, args: Any) -> Optional[Change]:
-        from . import _hints_keys
-
-        on_key = _hints_keys.writer(args[0]) if args else None
-        on_value = self.make(args[1]) if len(args) > 1 else None
-        if on_key is None and on_value is None:
-            return None
-
-        def mapping(value: Any) -> Any:
-            if not isinstance(value, collections.abc.Mapping):
-                return value
-            out: Dict[Any, Any] = {}
-            for key, item in value.items():
-                try:
-                    text = key if on_key is None else on_key(key)
-                except TypeError:
-                    text = key  # refused by the encoder, which knows where it is
-                if text in out:
-                    raise ResultError("invalid_result", message="two keys are %.100r as text" % (text,), path="$")
-                out[text] = item if on_value is None else on_value(item)
-            return out
-
-        return mapping
-
-    def _class(self, kind: Any, args: Any) -> Optional[Change]:
-        from ._schema_fields import Unresolved, fields_of
-
-        sort, fields = fields_of(kind, True, args)
-        if sort in ("model", "struct"):
-            return None  # pydantic and msgspec make text of keys themselves
-        changes = {}
-        for field in fields:
-            change = None if isinstance(field.hint, Unresolved) else self.make(field.hint)
-            if change is not None:
-                changes[field.name] = change
-        if not changes:
-            return None
-        if sort == "typed_dict":
-            return lambda value: _some({**value}, changes) if isinstance(value, dict) else value
-        if sort == "named_tuple":
-            return lambda value: list(_some(value._asdict(), changes).values()) if isinstance(value, kind) else value
-        from . import _convert
-
-        return lambda value: _some(_convert.to_json(value), changes) if isinstance(value, kind) else value
-
-
-def _some(value: Dict[str, Any], changes: Dict[str, Change]) -> Dict[str, Any]:
-    for name, change in changes.items():
-        if name in value:
-            value[name] = change(value[name])
-    return value
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and not hasattr(value, "_fields")
-
-
-def _fixed(changes: Any) -> Optional[Change]:
-    if not any(changes):
-        return None
-
-    def fixed(value: Any) -> Any:
-        if not _is_array(value) or len(value) != len(changes):
-            return value
-        return [item if change is None else change(item) for item, change in zip(value, changes)]
-
-    return fixed
-
-
-def _first_of(members: Any) -> Optional[Change]:
-    changes = [(arg, change) for arg, change in members if change is not None]
-    if not changes:
-        return None
-
-    def first_of(value: Any) -> Any:
-        for _, change in changes:
-            changed = change(value)
-            if changed is not value:
-                return changed
-        return value
-
-    return first_of
+        return False
+    return True

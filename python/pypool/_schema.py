@@ -17,17 +17,18 @@ Arguments and results are described apart, each with its own "types": a pydantic
 from __future__ import annotations
 
 import collections.abc
+import inspect
 import types
 import typing
 
 from . import _describe
-from ._hints import ARRAYS, OBJECTS, _is_alias
-from ._protocol import encode
-from ._schema_fields import LAZY, UNSAID, Unresolved, bare, fields_of, is_a, is_record, resolved, space_of
+from ._forms import is_a
+from ._hints import ARRAYS, OBJECTS, is_alias
+from ._results import is_json
+from ._schema_fields import LAZY, UNSAID, Unresolved, bare, fields_of, is_record, resolved, space_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import inspect
     from typing import Any, Dict, Iterable, List, Tuple
 
     from ._commands import Command
@@ -60,8 +61,6 @@ _CLASSES = (
 
 def schema(entry: Command) -> Dict[str, Any]:
     """The schema of one command. "params" is None where the callable does not tell its parameters."""
-    import inspect
-
     takes, gives = _Walker(False), _Walker(True)
     found: Dict[str, Any] = {"stream": entry.streams, "params": None}
     try:
@@ -79,7 +78,7 @@ def schema(entry: Command) -> Dict[str, Any]:
 def _param(walker: _Walker, p: inspect.Parameter, space: Dict[str, Any]) -> Dict[str, Any]:
     param: Dict[str, Any] = {"name": p.name, "kind": p.kind.name.lower(), "required": p.default is p.empty}
     param["type"] = walker.annotation(p.annotation, space) if p.annotation is not p.empty else {"type": "any"}
-    if p.default is not p.empty and _is_json(p.default):
+    if p.default is not p.empty and is_json(p.default):
         param["default"] = p.default
     return param
 
@@ -100,14 +99,6 @@ def _returned(walker: _Walker, entry: Command, signature: inspect.Signature, spa
     if entry.streams:
         return _unknown(_describe.annotation_text(annotation))
     return walker.hint(hint)
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        encode(value)
-    except Exception:
-        return False
-    return True
 
 
 def _unknown(text: str) -> Type:
@@ -133,7 +124,7 @@ class _Walker:
 
     def hint(self, hint: Any) -> Type:
         """The type of a resolved hint."""
-        if _is_alias(hint):
+        if is_alias(hint):
             if hint in self._aliases:
                 return {"type": "any"}
             self._aliases.append(hint)
@@ -250,7 +241,7 @@ class _Walker:
     def _enum(self, kind: Any) -> Type:
         name = _key(kind, ())
         if name not in self.types:
-            members = [{"name": m.name, "value": m.value if _is_json(m.value) else None} for m in kind]
+            members = [{"name": m.name, "value": m.value if is_json(m.value) else None} for m in kind]
             self.types[name] = {"kind": "enum", "name": kind.__qualname__, "doc": _doc(kind), "members": members}
         return {"type": "ref", "name": name}
 
@@ -275,7 +266,7 @@ class _Walker:
         found: Dict[str, Any] = {"name": field.name, "required": field.required}
         unresolved = isinstance(field.hint, Unresolved)
         found["type"] = _unknown(field.hint.text) if unresolved else self.hint(field.hint)
-        if not field.required and field.default is not UNSAID and _is_json(field.default):
+        if not field.required and field.default is not UNSAID and is_json(field.default):
             found["default"] = field.default
         if field.doc:
             found["doc"] = field.doc
@@ -293,7 +284,7 @@ def _rules(kind: Any) -> str:
 
 def _literal(values: Iterable[Any]) -> Type:
     plain = [getattr(v, "value", v) for v in values if v is not None]
-    found: Type = {"type": "literal", "values": [v for v in plain if _is_json(v)]}
+    found: Type = {"type": "literal", "values": [v for v in plain if is_json(v)]}
     return {"type": "optional", "of": [found]} if None in tuple(values) else found
 
 
@@ -304,8 +295,6 @@ def _key(kind: Any, args: Tuple[Any, ...]) -> str:
 
 def _doc(kind: Any) -> str:
     """The class's own docstring; not the one that dataclass, NamedTuple or Enum wrote."""
-    import inspect
-
     doc = kind.__dict__.get("__doc__")
     if not isinstance(doc, str) or doc == "An enumeration." or doc.startswith(kind.__name__ + "("):
         return ""

@@ -12,6 +12,7 @@ import typing
 
 from . import _describe
 from ._callables import unwrap
+from ._forms import is_a
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,11 +30,14 @@ LAZY = (_ABC.Iterable, _ABC.Iterator, _ABC.Generator, _ABC.AsyncIterable, _ABC.A
 def space_of(func: Any) -> Dict[str, Any]:
     """The names that a function's annotations may use."""
     target = unwrap(func)
-    space = getattr(target, "__globals__", None)
-    if space is None:
-        space = vars(sys.modules.get(getattr(target, "__module__", ""), types))
+    space = getattr(target, "__globals__", None) or _names_of(target)
     variables = getattr(target, "__type_params__", ())
     return {**space, **{variable.__name__: variable for variable in variables}} if variables else space
+
+
+def _names_of(owner: Any) -> Dict[str, Any]:
+    """The names of the module that a class or another object is of."""
+    return vars(sys.modules.get(getattr(owner, "__module__", ""), types))
 
 
 class Field(typing.NamedTuple):
@@ -52,12 +56,6 @@ class Unresolved:
 
     def __init__(self, text: str) -> None:
         self.text = text
-
-
-def is_a(kind: Any, module: str, name: str) -> bool:
-    """Whether kind is a subclass of module.name; a module that is not loaded is not asked."""
-    base = getattr(sys.modules.get(module), name, None)
-    return isinstance(base, type) and isinstance(kind, type) and issubclass(kind, base)
 
 
 def is_record(kind: Any) -> bool:
@@ -275,7 +273,7 @@ def _hints_of(kind: Any) -> Dict[str, Any]:
     for base in reversed(kind.__mro__):
         local = {kind.__name__: kind, **vars(base)}
         local.update((p.__name__, p) for p in getattr(base, "__type_params__", ()))
-        space = vars(sys.modules.get(base.__module__, types))
+        space = _names_of(base)
         for name, annotation in own_annotations(base).items():
             try:
                 found[name] = resolved(annotation, space, local)

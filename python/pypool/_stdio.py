@@ -9,7 +9,7 @@ from os import fstat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Tuple
+    from typing import Any, Callable, Dict, Tuple
 
 #: The keys of lines that were begun and not ended, by descriptor and thread.
 OPEN: Dict[Tuple[int, int], int] = {}
@@ -33,16 +33,14 @@ class Printed(FileIO):
     call: Any = ()
     head = ""
 
-    def write(self, data: Any) -> int:
-        from . import _output
-
-        Printed.write = _output.write_text  # type: ignore[method-assign]
-        return _output.write_text(self, data)
 
 
-def install(word: str, err: int) -> None:
-    """Put streams in the place of sys.stdout and sys.stderr. They are as before, but for where the bytes go."""
+def install(word: str, err: int, write: Callable[[Any, Any], int]) -> None:
+    """Put streams in the place of sys.stdout and sys.stderr. They are as before, but for where the
+    bytes go: to `write`, which is `_output.write_text` or loads it.
+    """
     LOG.err, LOG.thread = err, get_ident()
+    Printed.write = write  # type: ignore[method-assign]
     if not word:
         return
     found = fstat(err)

@@ -15,36 +15,34 @@ requests those behind the first unanswered one were not executed.
 
 from __future__ import annotations
 
-from time import monotonic, monotonic_ns
+from time import monotonic_ns
 
 try:
     from _contextvars import copy_context
 except ImportError:
     from contextvars import copy_context
 
-from . import _life
+from . import _life, _requests
+from ._answers import Answers, plain_line
 from ._call import RUNNING
-from ._channel import READING, WORKED
-from ._commands import COMMANDS, DIRECT
-from ._protocol import SPLIT_WRITE, SUCCESS, Control, Packed, RequestError, ResultError, encode, escape, foresee, parse_request
+from ._channel import READING
+from ._commands import COMMANDS, PROGRAMS
+from ._page import WORKED
+from ._requests import parse_request, predict_next
+from ._results import encode
 from ._stdio import OPEN
+from ._wire import SPLIT_WRITE, Control, Packed, RequestError, ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextvars import Context
-    from typing import Any, Callable, Dict, NoReturn, Optional
+    from typing import Any, Dict, NoReturn, Optional
 
     from ._channel import Channel
-    from ._commands import Command
-    from ._protocol import Line, Request
+    from ._wire import Line, Request
 
 #: Keeps a time in the page's range, should a handler turn the clock back (as tests do, by patching).
 MAX_NS = (1 << 63) - 1
-#: Prebuilt: there may be no memory to describe the lack of memory.
-OUT_OF_MEMORY = (
-    '{"id":%d,"success":false,"error":{"kind":"python_exception","type":"MemoryError","module":"builtins",'
-    '"message":"out of memory","traceback":"","notes":[]}}\n'
-)
 
 
 class Worker:
@@ -52,14 +50,8 @@ class Worker:
 
     def __init__(self, channel: Channel, hello: Dict[str, Any]) -> None:
         self.channel = channel
-        self.hello = hello
-        self.limit: int = hello.get("max_message_bytes") or 1 << 26
-        self.worker_id = hello.get("worker_id")
-        self.started = monotonic()
-        self.calls = 0
-        self.errors = 0
-        self._page = channel.page
-        self.direct: Dict[str, Callable[..., Any]] = DIRECT
+        self.answers = Answers(channel, hello)
+        _requests.wants_text = wants_text
 
     def serve(self) -> NoReturn:
         """Answer requests until the host says `shutdown` or is gone.
@@ -71,15 +63,15 @@ class Worker:
             try:
                 base.copy().run(self._serve, base)
             except BaseException as error:  # struck by a signal handler where it was handling something else
-                _life.note("the worker ends: raised between two calls, by a signal handler perhaps:\n" + _plain(0, error))
+                _life.note("the worker ends: raised between two calls, by a signal handler perhaps:\n" + plain_line(0, error))
                 _life.end(1)
 
     def _serve(self, base: Context) -> None:
         """Answer requests until one has set a context variable."""
-        channel = self.channel
-        lines, next_line, write, direct = channel.lines, channel.next_line, channel.write, self.direct.get
-        page, running = self._page, RUNNING
-        small = min(SPLIT_WRITE, self.limit - 64)
+        channel, answers = self.channel, self.answers
+        lines, next_line, write, direct = channel.lines, channel.next_line, channel.write, answers.direct.get
+        page, running = channel.waiter.page, RUNNING
+        small = min(SPLIT_WRITE, answers.limit - 64)
         unended, context = OPEN, copy_context
         while True:
             id, line, writing = 0, None, False
@@ -101,7 +93,7 @@ class Worker:
                     if handler is None or stream:
                         answer = self._other(request)
                     else:
-                        self.calls += 1
+                        answers.calls += 1
                         try:
                             if type(args) is dict:
                                 result = handler(**args)
@@ -115,21 +107,21 @@ class Worker:
                             if len(text) < small:
                                 answer = f'{{"id":{id},"success":true,"result":{text}}}\n'  # SUCCESS, in half its time
                             else:
-                                answer = self.succeeded(id, text)
+                                answer = answers.succeeded(id, text)
                         except ResultError as error:
                             answer = self._unusual(id, name, result, error)
                         except BaseException as error:
-                            answer = self.failed(id, error, COMMANDS[name], args)
+                            answer = answers.failed(id, error, COMMANDS[name], args)
                     writing = True
                     write(answer)
                     if unended:
-                        from . import _output
+                        from . import _output  # loaded by what was printed
 
                         _output.end_lines()
                     # The host waits for no more than the answer: what follows costs it nothing. With requests at hand it would.
                     if not lines:
                         page[WORKED] = (monotonic_ns() - began) & MAX_NS
-                        foresee(id, name)
+                        predict_next(id, name)
                     # Nothing of a call stays alive while the loop waits.
                     running.request = line = request = args = handler = result = text = answer = None  # type: ignore[assignment]
                     try:
@@ -142,9 +134,9 @@ class Worker:
                 except Control:
                     pass  # for a call that is over
                 except RequestError as error:
-                    from . import _failure
+                    from . import _failure  # no host sends such a line
 
-                    refusal, writing = _failure.refusal(error), True
+                    refusal, writing = _failure.error_line(error.id, {"kind": error.kind, "message": str(error)}), True
                     write(refusal)
                     running.request = None
             except BaseException as error:
@@ -152,74 +144,46 @@ class Worker:
 
     def _escaped(self, line: Optional[Line], id: int, error: BaseException, writing: bool) -> None:
         try:
-            from . import _failure
+            from . import _escaped  # few workers are struck
 
-            _failure.escaped(self, line, id, error, writing)
+            _escaped.escaped(self.answers, line, id, error, writing)
         except BaseException as failure:
             # The answer to this call, if there was to be one, may be out or not.
             _life.note("the worker ends: what was raised between two calls cannot be told: %s" % type(failure).__name__)
             _life.end(1)
 
-    # ------------------------------------------------------------------------------------------------------ answers
-
-    def succeeded(self, id: int, text: str) -> str:
-        """The final line for a result; empty when it was too large for one string and has been written."""
-        size = len(text) + len(SUCCESS % (id, ""))
-        if len(text) < SPLIT_WRITE and size <= self.limit:
-            return SUCCESS % (id, text)
-        if size > self.limit:
-            message = "the result has %d bytes, the limit is %d" % (size, self.limit)
-            raise ResultError("message_too_large", message=message, size=size, limit=self.limit)
-        self.channel.write_success(id, text)
-        return ""
-
-    def failed(self, id: int, error: BaseException, entry: Optional[Command] = None, args: Any = None) -> str:
-        """The final line for an exception; with `entry` it may be Python's refusal of its arguments."""
-        self.errors += 1
-        try:
-            from . import _failure
-
-            return _failure.answer(self, id, error, entry, args)
-        except MemoryError:
-            return OUT_OF_MEMORY % id
-        except BaseException:
-            return _plain(id, error)
-
     def _unusual(self, id: int, name: str, result: Any, error: ResultError) -> str:
         """The final line for a result that is not JSON: a coroutine, perhaps, of a command that had returned values before."""
         if not hasattr(result, "__await__") and not hasattr(result, "__next__") and not hasattr(result, "__anext__"):
-            return self.failed(id, error)
+            return self.answers.failed(id, error)
         try:
-            from . import _dispatch
+            from . import _dispatch  # loaded with the first call
 
-            return _dispatch.finish(self, id, COMMANDS[name], result, False)
+            return _dispatch.finish(self.answers, id, COMMANDS[name], result, False)
         except BaseException as failure:
-            return self.failed(id, failure)
+            return self.answers.failed(id, failure)
 
     def _other(self, request: Request) -> str:
         """All but the second and later calls of a plain command: built-ins, streams, coroutines, converted arguments."""
         entry = COMMANDS.get(request[1])
         try:
             if entry is None:
-                from . import _builtins
+                from . import _builtins  # a script's import need not wait for it
 
-                return _builtins.answer(self, request)
-            from . import _dispatch
+                return _builtins.answer(self.answers, request)
+            from . import _dispatch  # likewise
 
-            return _dispatch.run(self, request[0], entry, request[2], request[5])
+            return _dispatch.run(self.answers, request[0], entry, request[2], request[5])
         except Exception as error:  # no handler's: _dispatch has answered for those
-            from . import _failure
-
-            return _failure.internal(self, request[0], error)
+            return self.answers.internal(request[0], error)
 
 
-def _plain(id: int, error: BaseException) -> str:
-    """The final line for an exception when telling it as it should be has failed: type and message, by nothing that can fail."""
-    texts = ["Exception", "builtins", "an exception that cannot be described"]
-    try:
-        texts[:2] = type(error).__qualname__, type(error).__module__
-        texts[2] = str(error)[:4096]
-    except BaseException:
-        pass
-    fields = '"type":%s,"module":%s,"message":%s,"traceback":"","notes":[]' % tuple(map(escape, texts))
-    return '{"id":%d,"success":false,"error":{"kind":"python_exception",%s}}\n' % (id, fields)
+def wants_text(command: str) -> bool:
+    """Whether a command wants its numbers with their text: a hint of its, or of a program's, is a Decimal."""
+    entry = COMMANDS.get(command)
+    entries = [entry] if entry is not None else list(PROGRAMS.values()) if command == "execute_program" else []
+    if not entries:
+        return False
+    from . import _bind  # a script's import need not wait for it
+
+    return any([_bind.exact(entry) for entry in entries])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 
-from . import _bind, _hints
 from ._callables import called, unwrap
-from ._hints_scalars import plain_numbers
+from ._forms import plain_numbers
+from ._hints import ConversionError, Plan
+from ._names import nearest
+from ._signatures import by_signature, refused, shown, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,15 +39,15 @@ def adapter(entry: Command) -> Any:
     converters: Dict[str, Any] = {}
     for target, signature in ((func, inner), (called(func) or func, own)):
         if signature is not None:
-            plan = _hints.Plan(target, signature)
+            plan = Plan(target, signature)
             entry.exact = entry.exact or plan.exact
             converters.update(plan.by_name())
     other = plain_numbers if entry.exact else None
 
     def adapt(args: Any) -> Tuple[Any, Any]:
-        positional, keyword = _bind._split(entry, args)
+        positional, keyword = split(entry, args)
         if own is not None:
-            _bind._bind_by_signature(entry, own, positional, keyword)
+            by_signature(entry, own, positional, keyword)
         if not converters and other is None:
             return positional, keyword
         given, name = keyword, ""
@@ -62,8 +64,8 @@ def adapter(entry: Command) -> Any:
                 convert = converters.get(name, other)
                 if convert is not None:
                     positional[index] = convert(positional[index])
-        except _hints.ConversionError as error:
-            raise _bind._refused(entry, error.under(name), given) from None
+        except ConversionError as error:
+            raise refused(entry, error.under(name), given) from None
         return positional, keyword
 
     return adapt
@@ -109,7 +111,7 @@ def refused_inside(entry: Command, error: BaseException) -> str:
         head, found, words = text.partition(name + "() ")
         if name and found and not head:
             reason = _reason(words, inner)
-            return "%s: %s; signature: %s" % (entry.name, reason, _bind.shown(entry))
+            return "%s: %s; signature: %s" % (entry.name, reason, shown(entry))
     return ""
 
 
@@ -117,7 +119,7 @@ def _reason(words: str, inner: Any) -> str:
     name = words.partition("'")[2].partition("'")[0]
     if words.startswith("got an unexpected keyword argument"):
         names = getattr(getattr(inner, "__code__", None), "co_varnames", ())
-        return "unknown argument %r" % name + _bind.nearest(name, names)
+        return "unknown argument %r" % name + nearest(name, names)
     if words.startswith("missing ") and words.count("'") == 2:
         return "missing argument %r" % name
     return words

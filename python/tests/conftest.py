@@ -20,9 +20,9 @@ BESIDE = ""
 if WITH_ORJSON:
     import orjson
 
-    from pypool import _orjson, _protocol
+    from pypool import _orjson, _results
 
-    _protocol.through_orjson = _orjson.encoder(orjson)
+    _results.through_orjson = _orjson.encoder(orjson)
     BESIDE = "try:\n    import orjson\nexcept ImportError:\n    pass  # the interpreter of one test has none\n"
 
 Start = Callable[..., Host]

@@ -19,9 +19,12 @@ from typing import Any, Callable, Dict, List, Tuple
 import pytest
 from conftest import Start
 
-from pypool import _bind, _exact, _schema
+from pypool import _bind, _schema
 from pypool._commands import Command
-from pypool._protocol import ResultError, encode, scan
+from pypool._forms import scan_exactly
+from pypool._json import scan
+from pypool._results import encode
+from pypool._wire import BindError, ResultError
 
 TABLE = json.loads((Path(__file__).resolve().parents[2] / "testdata" / "hints.json").read_text("utf-8"))
 ROWS: List[Dict[str, Any]] = TABLE["rows"]
@@ -50,7 +53,7 @@ def marked(value: Any) -> Any:
 def arrives(function: Any, text: str, name: str = "x") -> Any:
     """What the handler gets for JSON as its argument, by name and by position, as the command's first call and later."""
     entry = Command("f", "command", function)
-    read = _exact.scan_exactly if _bind.exact(entry) else scan
+    read = scan_exactly if _bind.exact(entry) else scan
     values = []
     for form in ('{"%s":%s}' % (name, text), "[%s]" % text):
         args = marked(read(form, 0)[0])
@@ -135,7 +138,7 @@ def test_product(row: Dict[str, Any], place: Any) -> None:
     for bad in row.get("refused", ()):
         if bad == "null" and place[0] == "Optional":
             continue
-        with pytest.raises(_bind.BindError) as error:
+        with pytest.raises(BindError) as error:
             arrives(function, text.replace("%s", bad))
         assert "expected " in str(error.value) and "signature: f(x: " in str(error.value)
 
@@ -175,7 +178,7 @@ def test_parameters_of_every_kind() -> None:
         assert entry.direct is not None
         assert repr(entry.direct(b=1, d=2, x="2026-01-02")) == "[1.0, 2.0, {'x': datetime.date(2026, 1, 2)}]"
     assert entry.direct is not None
-    with pytest.raises(_bind.BindError, match="'x': expected date"):
+    with pytest.raises(BindError, match="'x': expected date"):
         entry.direct(x="?")
 
 
@@ -197,7 +200,7 @@ def test_integers_that_stand_for_floats() -> None:
         for text in (repr(number), "%d" % number, "%d" % int(module.Decimal(repr(number)))):  # the last is what Go writes below 1e21
             assert arrives(function, text) == number
     for text in (str(2**53 + 1), str(2**63 - 1), "1" + "0" * 400):
-        with pytest.raises(_bind.BindError, match="a float would round it"):
+        with pytest.raises(BindError, match="a float would round it"):
             arrives(function, text)
 
 
@@ -255,7 +258,7 @@ def test_what_a_class_raises_is_told_as_what_it_is(start: Start) -> None:
 
 def test_a_union_says_what_each_member_lacked() -> None:
     function = define("def f(x: Union[Cat, Dog]): return x\n")
-    with pytest.raises(_bind.BindError) as error:
+    with pytest.raises(BindError) as error:
         arrives(function, '{"kind":"cow","name":"a"}')
     assert "expected Cat or Dog, got an object" in str(error.value)
     assert "Cat: kind: expected 'cat', got a string 'cow'; Dog: kind: expected 'dog', got a string 'cow'" in str(error.value)
@@ -370,7 +373,7 @@ def test_pydantic_by_its_rules_for_json() -> None:
     assert model.price == module.Decimal("100000000000000000.01")
     back = json.loads(encode(model))
     assert back["took"] == "PT1S" and back["by"] == {"1": 2.0}
-    with pytest.raises(_bind.BindError, match="price"):
+    with pytest.raises(BindError, match="price"):
         arrives(function, text.replace('"PT1S"', '"PT1S"').replace("100000000000000000.01", "true"))
 
     function = define("class B(pydantic.BaseModel):\n    data: bytes\n    any: Any = None\ndef f(x: List[B]) -> List[B]: return x\n")
@@ -382,7 +385,7 @@ def test_pydantic_by_its_rules_for_json() -> None:
     )
     made = arrives(function, '{"day":"2026-01-02","took":"PT1S"}')
     assert made.day.year == 2026 and json.loads(encode(made)) == {"day": "2026-01-02", "took": "PT1S"}
-    with pytest.raises(_bind.BindError, match="day"):
+    with pytest.raises(BindError, match="day"):
         arrives(function, '{"day":"x"}')
 
 
@@ -396,7 +399,7 @@ def test_pydantic_v1() -> None:
     made = arrives(function, '{"id":"0f9ef81c-6c1e-4d3a-9f2e-6b1d9c6f5a11","day":"2026-01-02","took":1.5,"tags":["a"]}')
     assert made.day.year == 2026
     assert json.loads(encode(made)) == {"id": str(made.id), "day": "2026-01-02", "took": 1.5, "tags": ["a"]}
-    with pytest.raises(_bind.BindError, match="'x': expected Old"):
+    with pytest.raises(BindError, match="'x': expected Old"):
         arrives(function, '{"id":"x"}')
     schema = _schema.schema(Command("f", "command", function))
     assert [field["type"]["type"] for field in schema["input_types"]["hinted.Old"]["fields"][:2]] == ["uuid", "date"]
@@ -412,7 +415,7 @@ def test_attrs() -> None:
     made = arrives(function, '{"day":"2026-01-02","private":2,"n":"3","tags":null}')
     assert str([made.day.year, made._private, made.n, made.tags]) == "[2026, 2.0, 3, []]"
     assert json.loads(encode(made)) == {"day": "2026-01-02", "_private": 2.0, "n": 3, "hidden": 7, "tags": []}
-    with pytest.raises(_bind.BindError, match="missing 1 required positional argument: 'day'"):
+    with pytest.raises(BindError, match="missing 1 required positional argument: 'day'"):
         arrives(function, "{}")
     schema = _schema.schema(Command("f", "command", function))
     assert [field["name"] for field in schema["input_types"]["hinted.A"]["fields"]] == ["day", "_private", "n", "tags"]
@@ -432,7 +435,7 @@ def test_msgspec() -> None:
     assert (made.first_day.year, made.price, made.data, made.by) == (2026, module.Decimal("100000000000000000.01"), b"\xff", {1: 2.0})
     assert json.loads(encode(made)) == json.loads(text.replace("100000000000000000.01", '"100000000000000000.01"').replace("@", ""))
     assert arrives(function, '{"type":"r","n":1}').n == 1
-    with pytest.raises(_bind.BindError, match="S: .*R: "):
+    with pytest.raises(BindError, match="S: .*R: "):
         arrives(function, '{"type":"t"}')
 
 
@@ -453,7 +456,7 @@ def test_numpy_and_pandas_scalars() -> None:
         got, expected = arrives(define("def f(x: %s): return x\n" % hint), text), eval(wanted, vars(module))
         assert type(got) is type(expected) and got == expected, hint
     for hint, text in (("np.int8", "300"), ("np.int8", "1.5"), ("np.datetime64", '"x"'), ("pd.Timestamp", '"x"'), ("pd.Timedelta", '"1s"')):
-        with pytest.raises(_bind.BindError):
+        with pytest.raises(BindError):
             arrives(define("def f(x: %s): return x\n" % hint), text)
 
 

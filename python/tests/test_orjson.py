@@ -15,7 +15,8 @@ from typing import Any, Tuple
 import pytest
 from conftest import Start
 
-from pypool import _orjson, _protocol
+from pypool import _orjson, _results
+from pypool._wire import ResultError
 
 orjson = pytest.importorskip("orjson")  # the runtime needs none, and not every Python has one
 
@@ -78,17 +79,17 @@ def some(random: random.Random, depth: int) -> Any:
 
 def outcome(value: Any) -> Any:
     try:
-        text = _protocol.encode(value)
-    except _protocol.ResultError as error:
+        text = _results.encode(value)
+    except ResultError as error:
         return error.kind, error.fields
     assert text.isascii()
     return repr(json.loads(text))
 
 
 def both(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_protocol, "through_orjson", None)
+    monkeypatch.setattr(_results, "through_orjson", None)
     without = outcome(value)
-    monkeypatch.setattr(_protocol, "through_orjson", _orjson.encoder(orjson))
+    monkeypatch.setattr(_results, "through_orjson", _orjson.encoder(orjson))
     assert outcome(value) == without, value
 
 
@@ -130,7 +131,7 @@ def test_it_is_in_use(monkeypatch: pytest.MonkeyPatch, start: Start) -> None:
         """
         import sys
         @command
-        def used(): return sys.modules["pypool._protocol"].through_orjson is not None
+        def used(): return sys.modules["pypool._results"].through_orjson is not None
         @command
         def later():
             import orjson

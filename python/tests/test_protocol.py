@@ -10,9 +10,11 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
-from pypool import _fallback, _protocol
+from pypool import _fallback, _json, _results
 from pypool._channel import Channel
-from pypool._protocol import MAX_ID, Control, RequestError, ResultError, encode, foresee, parse_request
+from pypool._requests import parse_request, predict_next
+from pypool._results import encode
+from pypool._wire import MAX_ID, Control, RequestError, ResultError
 
 
 def parse(line: str) -> Any:
@@ -31,25 +33,24 @@ def test_canonical_request() -> None:
 def parse_after(id: int, command: str, line: str) -> Any:
     """What the worker makes of a line when the call before it, and the one before that, were these."""
     parse_request(('{"id":1,"command":%s,"args":0}' % json.dumps(command)).encode())  # its spelling is remembered
-    foresee(id - 1, command)
-    foresee(id, command)
+    predict_next(id - 1, command)
+    predict_next(id, command)
     return parse_request(line.encode())
 
 
 @pytest.mark.parametrize("command", ["f", "f2", 'a","args":{"k":"b', "a\\", "\u00e9\u2028", "\ud800"])
 @pytest.mark.parametrize("id", [9, 10, 11, MAX_ID - 1, MAX_ID])
 @pytest.mark.parametrize("tail", ["", ',"session_id":"s","timeout_ms":9', ',"stream":true'])
-def test_a_foreseen_line_means_what_it_says(command: str, id: int, tail: str) -> None:
+def test_a_predicted_line_means_what_it_says(command: str, id: int, tail: str) -> None:
     args = {"id": 3, "args": [1]}
     line = '{"id":%d,"command":%s,"args":%s%s}' % (id, json.dumps(command), json.dumps(args), tail)
-    for before in (id - 1, 41):  # as foreseen, and not
+    for before in (id - 1, 41):  # as predicted, and not
         found = parse_after(before, command, line)
-        assert line.startswith(_protocol._foreseen[0]) is (before == id - 1)
         assert found[:3] == (id, command, args)
         assert found == parse_after(before, "another", line)
 
 
-def test_the_line_behind_a_foreseen_one() -> None:
+def test_the_line_behind_a_predicted_one() -> None:
     assert parse_after(7, "f", '{"id":8,"command":"f"}')[:3] == (8, "f", None)
     assert parse_after(7, "f", '{"id":8,"command":"ff","args":1}')[:3] == (8, "ff", 1)
     assert parse_after(7, "f", '{"id":8,"command":"f", "args":1}')[:3] == (8, "f", 1)
@@ -58,7 +59,7 @@ def test_the_line_behind_a_foreseen_one() -> None:
 
 
 @pytest.mark.parametrize("rest", ["", "}", "1", "1,}", '1,"stream":2}', "{]}", '1,"args":2}', "[" * 100_000, '"x', "1} 2"])
-def test_a_broken_line_is_refused_as_if_it_was_not_foreseen(rest: str) -> None:
+def test_a_broken_line_is_refused_as_if_it_was_not_predicted(rest: str) -> None:
     line = '{"id":8,"command":"f","args":' + rest
     refusals = []
     for before in (7, 41):
@@ -228,12 +229,13 @@ def test_encode(value: Any, text: str) -> None:
 
 @pytest.fixture
 def again(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """As after some calls: dicts of a few members are tried first again."""
+    """As after some results: small dicts are made without the encoder again."""
 
     def try_again() -> None:
-        monkeypatch.setattr(_protocol, "_few", 8)
+        for _ in range(100):
+            encode({})
 
-    monkeypatch.setattr(_protocol, "through_orjson", None)
+    monkeypatch.setattr(_results, "through_orjson", None)
     try_again()
     return try_again
 
@@ -252,14 +254,14 @@ def test_a_dict_of_a_few_members_is_what_json_says(again: Callable[[], None], la
             assert encode(value) == json.dumps(value, separators=(",", ":"))
 
 
-def test_a_dict_of_something_else_is_tried_again_after_some_calls(again: Callable[[], None]) -> None:
-    assert encode({"a": [1]}) == '{"a":[1]}'
-    assert _protocol._few < 0
-    assert encode({"a": 1}) == '{"a":1}'
-    assert encode({}) == "{}"
-    for id in range(1, 200, 2):
-        foresee(id, "f")
-    assert _protocol._few == 8
+def test_small_dicts_are_what_json_says_whatever_came_before(again: Callable[[], None]) -> None:
+    small: List[Any] = [{}, {"a": 1}, {"a": "x", "b": None}, {"\u00e9": 2.5, "c": "\u00e9"}]
+    for other in ({"a": [1]}, {"a": {"b": 1}}, {"a": "\u00e9"}, {"a": "x" * 2000}):
+        for value in [*small, other, *small * 40]:
+            assert encode(value) == json.dumps(value, separators=(",", ":"))
+        for refused in ({1: "x"}, {"a": float("nan")}, {"a": EvilInt(5), 2: 3}):
+            with pytest.raises(ResultError):
+                encode(refused)
 
 
 def cycle() -> Any:
@@ -343,8 +345,8 @@ def test_deep_values_are_either_sent_whole_or_refused() -> None:
 
 
 def test_fallback_gives_the_same() -> None:
-    scan = _fallback.scanner(_protocol._strict_float, _protocol._refuse_constant)
-    assert scan('{"a":[1,2.5]}', 0) == _protocol.scan('{"a":[1,2.5]}', 0)
+    scan = _fallback.scanner(_json.strict_float, _json.refuse_constant)
+    assert scan('{"a":[1,2.5]}', 0) == _json.scan('{"a":[1,2.5]}', 0)
     for bad in ("1e999", "NaN", "[1,"):
         with pytest.raises(ValueError):
             scan(bad, 0)

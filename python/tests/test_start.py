@@ -329,16 +329,23 @@ def test_nothing_heavy_is_imported(start: Start) -> None:
     assert added <= wanted
     assert {name for name in loaded if name.startswith("pypool")} == {
         "pypool",
+        "pypool._answers",
         "pypool._bind",
         "pypool._call",
         "pypool._channel",
         "pypool._commands",
         "pypool._dispatch",
         "pypool._finder",
+        "pypool._json",
         "pypool._life",
-        "pypool._protocol",
+        "pypool._page",
+        "pypool._requests",
+        "pypool._results",
+        "pypool._signatures",
         "pypool._start",
         "pypool._stdio",
+        "pypool._user",
+        "pypool._wire",
         "pypool._worker",
     }
 

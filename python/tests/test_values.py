@@ -23,8 +23,10 @@ from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 import pytest
 from conftest import Start
 
-from pypool import _convert, _exact, _protocol
-from pypool._protocol import RequestError, ResultError, encode, parse_request
+from pypool import _convert, _forms, _results
+from pypool._requests import parse_request
+from pypool._results import encode
+from pypool._wire import Packed, RequestError, ResultError
 
 TESTDATA = pathlib.Path(__file__).resolve().parents[2] / "testdata"
 SEEDS = (1, 2, 20261126)
@@ -67,7 +69,7 @@ def test_rules_of_json(rule: Dict[str, Any]) -> None:
 def parsed(line: bytes) -> Any:
     try:
         return parse_request(line)[2]
-    except _protocol.Packed as packed:
+    except Packed as packed:
         (request,) = packed.requests
         return parse_request(request)[2] if isinstance(request, bytes) else request[2]
 
@@ -226,23 +228,23 @@ def test_random_results(seed: int) -> None:
         ways.append(_orjson.encoder(orjson))
     except ImportError:
         pass  # not for every Python
-    kept = _protocol.through_orjson
+    kept = _results.through_orjson
     try:
         for _ in range(2500):
             value, plain = nested(r, 4)
             for way in ways:
-                _protocol.through_orjson = way
+                _results.through_orjson = way
                 text = encode(value)
                 assert text.isascii()
                 assert same(json.loads(text), plain), (seed, value)
                 assert same(parsed(b'{"id":7,"command":"f","args":[%s]}' % text.encode()), [plain]), (seed, value)
                 assert same(_convert.without_nan(plain), plain)
     finally:
-        _protocol.through_orjson = kept
+        _results.through_orjson = kept
 
 
 def test_numbers_keep_their_text_where_asked() -> None:
-    value, end = _exact.scan_exactly('{"a":[1.10,2,1e5,-0.0]}', 0)
+    value, end = _forms.scan_exactly('{"a":[1.10,2,1e5,-0.0]}', 0)
     assert end == 23 and [getattr(n, "text", None) for n in value["a"]] == ["1.10", None, "1e5", "-0.0"]
     assert value["a"] == [1.1, 2, 1e5, -0.0]
 

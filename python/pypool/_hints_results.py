@@ -1,0 +1,158 @@
+"""What a command's hint says of its results: keys that are no text.
+
+Most commands have nothing of it, which is found out once, upon the first call.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import typing
+
+from . import _hints_keys
+from ._callables import unwrap
+from ._convert import to_json
+from ._hints import ARRAYS, OBJECTS, is_alias
+from ._schema_fields import LAZY, Unresolved, bare, fields_of, is_record, resolved, space_of
+from ._wire import ResultError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Optional
+
+    from ._commands import Command
+
+    #: Makes of a value what the encoder takes.
+    Change = Callable[[Any], Any]
+
+def change_of(entry: Command) -> Optional[Change]:
+    """What a result, or an item, goes through before it is encoded; None for nothing."""
+    try:
+        hint = unwrap(entry.func).__annotations__["return"]
+        hint = bare(resolved(hint, space_of(entry.func)))
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        if args and (entry.streams and origin in LAZY or origin in (collections.abc.Awaitable, collections.abc.Coroutine)):
+            hint = args[0] if entry.streams else args[-1]
+        return _Maker().make(hint)
+    except Exception:
+        return None
+
+
+class _Later:
+    def __init__(self) -> None:
+        self.change: Optional[Change] = None
+
+    def __call__(self, value: Any) -> Any:
+        return value if self.change is None else self.change(value)
+
+
+class _Maker:
+    """Makes changes of hints. Only what is as the hint says is changed; the rest is left for the encoder to judge."""
+
+    def __init__(self) -> None:
+        self._open: Dict[Any, _Later] = {}
+
+    def make(self, hint: Any) -> Optional[Change]:
+        """The change for a resolved hint, or None."""
+        if is_alias(hint):
+            return self._guarded(hint, lambda: self.make(bare(hint)))
+        hint = bare(hint)
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        target = origin or hint
+        if origin is typing.Union or type(hint).__name__ == "UnionType":
+            return _first_of([(arg, self.make(arg)) for arg in args])
+        if str(origin).endswith("Literal") or not isinstance(target, type):
+            return None
+        if target in OBJECTS or (issubclass(target, dict) and args):
+            return self._mapping(args)
+        if target is tuple and args and args[-1] is not Ellipsis:
+            return _fixed([self.make(arg) for arg in args if arg != ()])
+        if target in ARRAYS:
+            change = self.make(args[0]) if args else None
+            return None if change is None else lambda value: [change(item) for item in value] if _is_array(value) else value
+        if is_record(target):
+            return self._guarded(hint, lambda: self._class(target, args))
+        return None
+
+    def _guarded(self, key: Any, make: Callable[[], Optional[Change]]) -> Optional[Change]:
+        if key in self._open:
+            return self._open[key]
+        later = self._open[key] = _Later()
+        later.change = make()
+        return later.change
+
+    def _mapping(self, args: Any) -> Optional[Change]:
+        on_key = _hints_keys.writer(args[0]) if args else None
+        on_value = self.make(args[1]) if len(args) > 1 else None
+        if on_key is None and on_value is None:
+            return None
+
+        def mapping(value: Any) -> Any:
+            if not isinstance(value, collections.abc.Mapping):
+                return value
+            out: Dict[Any, Any] = {}
+            for key, item in value.items():
+                try:
+                    text = key if on_key is None else on_key(key)
+                except TypeError:
+                    text = key  # refused by the encoder, which knows where it is
+                if text in out:
+                    raise ResultError("invalid_result", message="two keys are %.100r as text" % (text,), path="$")
+                out[text] = item if on_value is None else on_value(item)
+            return out
+
+        return mapping
+
+    def _class(self, kind: Any, args: Any) -> Optional[Change]:
+        sort, fields = fields_of(kind, True, args)
+        if sort in ("model", "struct"):
+            return None  # pydantic and msgspec make text of keys themselves
+        changes = {}
+        for field in fields:
+            change = None if isinstance(field.hint, Unresolved) else self.make(field.hint)
+            if change is not None:
+                changes[field.name] = change
+        if not changes:
+            return None
+        if sort == "typed_dict":
+            return lambda value: _some({**value}, changes) if isinstance(value, dict) else value
+        if sort == "named_tuple":
+            return lambda value: list(_some(value._asdict(), changes).values()) if isinstance(value, kind) else value
+        return lambda value: _some(to_json(value), changes) if isinstance(value, kind) else value
+
+
+def _some(value: Dict[str, Any], changes: Dict[str, Change]) -> Dict[str, Any]:
+    for name, change in changes.items():
+        if name in value:
+            value[name] = change(value[name])
+    return value
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and not hasattr(value, "_fields")
+
+
+def _fixed(changes: Any) -> Optional[Change]:
+    if not any(changes):
+        return None
+
+    def fixed(value: Any) -> Any:
+        if not _is_array(value) or len(value) != len(changes):
+            return value
+        return [item if change is None else change(item) for item, change in zip(value, changes)]
+
+    return fixed
+
+
+def _first_of(members: Any) -> Optional[Change]:
+    changes = [(arg, change) for arg, change in members if change is not None]
+    if not changes:
+        return None
+
+    def first_of(value: Any) -> Any:
+        for _, change in changes:
+            changed = change(value)
+            if changed is not value:
+                return changed
+        return value
+
+    return first_of

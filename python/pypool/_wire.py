@@ -1,0 +1,69 @@
+"""The wire's words: docs/protocol.md is the contract."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional, Sequence, Tuple, Union
+
+    #: id, command, args, session_id, timeout_ms, stream, trace
+    Request = Tuple[int, str, Any, Optional[str], Optional[int], bool, Optional[str]]
+    #: As it was read, or one of a line of packed requests.
+    Line = Union[bytes, Request]
+
+MAX_ID = (1 << 64) - 1
+#: Go's encoding/json refuses deeper documents; the envelope adds one level.
+MAX_DEPTH = 9_999
+#: Characters above which a result is written in three pieces, because joining them would copy it.
+SPLIT_WRITE = 1 << 16
+#: Entries of a table of what was seen before (commands, names of members).
+REMEMBERED = 500
+#: The beginning of a line of packed requests.
+PACKED = '{"packed":['
+#: The final line of a call that succeeded: its id, and its result as JSON text.
+SUCCESS = '{"id":%d,"success":true,"result":%s}\n'
+
+
+class RequestError(Exception):
+    """A line that is not a request. `id` is the line's, or None when it has none that can be read."""
+
+    def __init__(self, kind: str, message: str, id: Optional[int]) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.id = id
+
+
+class Control(Exception):
+    """No error: the line is a control line. One between calls is for a call that is over."""
+
+
+class Packed(Exception):
+    """No error: the line has these requests, the first one last. Those that want care are lines."""
+
+    def __init__(self, requests: Sequence[Line]) -> None:
+        super().__init__()
+        self.requests = requests
+
+
+class BindError(Exception):
+    """The arguments do not fit; its text is for the caller, and so is `errors`, see `_refusal`."""
+
+    def __init__(self, message: str, errors: Sequence[Dict[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.errors = list(errors)
+
+    def fields(self) -> Dict[str, Any]:
+        """The error object."""
+        fields: Dict[str, Any] = {"kind": "invalid_arguments", "message": str(self)}
+        if self.errors:
+            fields["errors"] = self.errors
+        return fields
+
+
+class ResultError(Exception):
+    """A value that cannot be sent; carries the fields of the error object beside `kind`."""
+
+    def __init__(self, kind: str, **fields: Any) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.fields = fields
