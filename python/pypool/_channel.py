@@ -56,17 +56,6 @@ class Channel:
             self.take(chunk)
         return lines.pop()
 
-    def struck_waiting(self, error: BaseException) -> bool:
-        """Whether `error`, which came out of next_line, was raised before anything was read: a chunk
-        that was read, and not kept yet, is lost with it.
-        """
-        trace = error.__traceback__
-        while trace is not None:
-            if trace.tb_frame.f_code in WAITING:
-                return True
-            trace = trace.tb_next
-        return False
-
     def told(self, control: bytes) -> bool:
         """Whether the host has sent this control line by now. Never waits, and keeps what else has arrived."""
         while self.waiter.ready():
@@ -118,7 +107,3 @@ class Channel:
     def _write_rest(self, data: memoryview) -> None:
         while data:
             data = data[os.write(self.fd_out, data) :]
-
-
-#: Where next_line waits.
-WAITING = {Waiter.wait.__code__, Waiter.park.__code__}

@@ -40,7 +40,7 @@ class Command:
         self.exact = False
         #: What NaN and its like are in a result: "null", or "" where they are an error.
         self.lacking = ""
-        #: What a result goes through before it is encoded, see `_results`; None until it was looked for, False for nothing.
+        #: What a result goes through before it is encoded, see `_hints_results`; None until it was looked for, False for nothing.
         self.outgoing: Any = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from ._callables import unwrap
-from ._results import is_json
+from ._results import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,3 +117,12 @@ def _returns(func: Any) -> str:
     except (ValueError, TypeError):
         return ""
     return "" if returns is inspect.Signature.empty else annotation_text(returns)
+
+
+def is_json(value: Any) -> bool:
+    """Whether a value can be a result, and so a default in a description."""
+    try:
+        encode(value)
+    except Exception:
+        return False
+    return True

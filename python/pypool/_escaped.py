@@ -6,6 +6,7 @@ from . import _errors, _life
 from ._call import RUNNING
 from ._channel import READING
 from ._json import id_of
+from ._page import Waiter
 from ._wire import PACKED
 
 TYPE_CHECKING = False
@@ -29,7 +30,7 @@ def escaped(answers: Answers, line: Optional[Line], id: int, error: BaseExceptio
     if lines and lines[-1] is line:
         del lines[-1]  # struck while it was taken
     packed = isinstance(line, bytes) and line.startswith(PACKED.encode())
-    if line is READING and answers.channel.struck_waiting(error) and not isinstance(error, MemoryError):
+    if line is READING and _struck_waiting(error) and not isinstance(error, MemoryError):
         line = None
     if writing or answers.channel.torn or packed or line is READING:
         # Whether the answer is out cannot be known, and a second one would be worse than none. Or a line was too long to be
@@ -63,6 +64,22 @@ def end() -> NoReturn:
         _exit.finish(1)
     finally:
         _life.end(1)
+
+
+def _struck_waiting(error: BaseException) -> bool:
+    """Whether `error`, which came out of next_line, was raised before anything was read: a chunk
+    that was read, and not kept yet, is lost with it.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in _WAITING:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+#: Where next_line waits.
+_WAITING = (Waiter.wait.__code__, Waiter.park.__code__)
 
 
 def _in_channel(error: BaseException) -> bool:

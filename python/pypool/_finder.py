@@ -124,26 +124,18 @@ class Finder:
             spec: Any = self._runtime(name)
             spec._initializing = True
             module = _Module(name)
-            self._show(name, module)
             module.__spec__, module.__loader__, module.__package__ = spec, spec.loader, PACKAGE
             try:
                 spec.loader.exec_module(module)
             except BaseException:
                 _MODULES.pop(key, None)
-                self._show(name, None)
                 raise
             spec._initializing = False
-            setattr(_MODULES["__init__"], key, module)
-
-    def _show(self, name: str, module: Any) -> None:
-        """Have a module in sys.modules, or not, where a script has left such a thing."""
-        try:
-            if module is None:
-                del sys.modules[name]
-            else:
+            try:
                 sys.modules[name] = module
-        except Exception:
-            pass
+            except Exception:
+                pass  # a script has put something odd in its place
+            setattr(_MODULES["__init__"], key, module)
 
     def _runtime(self, name: str) -> Optional[ModuleSpec]:
         key = name[len(PACKAGE) + 1 :] or "__init__"

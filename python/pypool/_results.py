@@ -107,11 +107,3 @@ def _coerced_key(value: Any, text: str) -> bool:
 
     globals()["_coerced_key"] = _keys.coerced_key
     return _keys.coerced_key(value, text)
-
-
-def is_json(value: Any) -> bool:
-    try:
-        encode(value)
-    except Exception:
-        return False
-    return True

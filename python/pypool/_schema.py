@@ -22,9 +22,9 @@ import types
 import typing
 
 from . import _describe
+from ._describe import is_json
 from ._forms import is_a
 from ._hints import ARRAYS, OBJECTS, is_alias
-from ._results import is_json
 from ._schema_fields import LAZY, UNSAID, Unresolved, bare, fields_of, is_record, resolved, space_of
 
 TYPE_CHECKING = False
