@@ -8,8 +8,8 @@
     def summarize(text: str, limit: int = 100) -> dict:
         return {"summary": text[:limit]}
 
-In a worker this package comes from the Go library and needs no installation. Try a script by hand with
-``python -m pypool worker.py``.
+In a worker this package comes from the Go library and needs no installation. Try a script by hand
+with ``python -m pypool worker.py``.
 """
 
 # The modules, from the ground up; one imports only what stands before it (tests/test_layers.py).
@@ -21,8 +21,8 @@ In a worker this package comes from the Go library and needs no installation. Tr
 #   results       _convert_libraries _convert _keys _results _orjson
 #   channel       _page _channel
 #   commands      _callables _commands
-#   hints         _describe _schema_fields _hints_scalars _refusal _hints_records _hints_unions _hints_keys _hints_models _hints
-#                 _hints_results _schema
+#   hints         _describe _schema_fields _hints_scalars _refusal _hints_records _hints_unions
+#                 _hints_keys _hints_models _hints _hints_results _schema
 #   binding       _signatures _wrapped _bind
 #   answers       _failure _answers
 #   calls         _async _stream _dispatch _sources _builtins

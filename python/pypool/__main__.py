@@ -4,8 +4,8 @@
     python -m pypool worker.py call NAME ['JSON']       call one, and show result, time or traceback
     python -m pypool check worker.py                    the doctor: interpreter, environment, script, commands
 
-Arguments are a JSON object (by name) or array (by position); what is hinted as bytes is base64 text there. The exit status is
-1 when something is wrong.
+Arguments are a JSON object (by name) or array (by position); what is hinted as bytes is base64 text
+there. The exit status is 1 when something is wrong.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def _parser(mode: str) -> argparse.ArgumentParser:
 
 
 def _load(script: str) -> Optional[str]:
-    """Import the script as a worker does, and run its setups; returns the traceback when that fails."""
+    """Import the script as a worker does, and run its setups; returns the traceback when that
+    fails.
+    """
     is_file = script.endswith(".py") or os.path.exists(script)
     path, module = (os.path.abspath(script), None) if is_file else (None, script)
     try:

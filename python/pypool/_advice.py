@@ -6,7 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: By library (the first name of the class's module) and class; "" stands for any class of the library.
+#: By library (the first name of the class's module) and class; "" stands for any class of the
+#: library.
 _INSTEAD = {
     ("pandas", "DataFrame"): 'return df.to_dict("records"), or df.to_dict("list") by columns',
     ("pandas", "Series"): "return series.tolist(), or series.to_dict()",

@@ -35,7 +35,9 @@ class Answers:
         self.direct: Dict[str, Callable[..., Any]] = DIRECT
 
     def succeeded(self, id: int, text: str) -> str:
-        """The final line for a result; empty when it was too large for one string and has been written."""
+        """The final line for a result; empty when it was too large for one string and has been
+        written.
+        """
         size = len(text) + len(SUCCESS % (id, ""))
         if len(text) < SPLIT_WRITE and size <= self.limit:
             return SUCCESS % (id, text)
@@ -55,7 +57,9 @@ class Answers:
             raise ResultError("message_too_large", message=message, size=size, limit=self.limit)
 
     def failed(self, id: int, error: BaseException, entry: Optional[Command] = None, args: Any = None) -> str:
-        """The final line for an exception; with `entry` it may be Python's refusal of its arguments."""
+        """The final line for an exception; with `entry` it may be Python's refusal of its
+        arguments.
+        """
         self._check_whole(error)
         self.errors += 1
         try:
@@ -82,13 +86,17 @@ class Answers:
         return self.refused(id, _failure.internal_fields(error))
 
     def _check_whole(self, error: BaseException) -> None:
-        """Nothing may follow half a line: what struck while one was written is the loop's, which ends."""
+        """Nothing may follow half a line: what struck while one was written is the loop's, which
+        ends.
+        """
         if self.channel.torn:
             raise error
 
 
 def plain_line(id: int, error: BaseException) -> str:
-    """The final line for an exception when telling it as it should be has failed: type and message, by nothing that can fail."""
+    """The final line for an exception when telling it as it should be has failed: type and message,
+    by nothing that can fail.
+    """
     texts = ["Exception", "builtins", "an exception that cannot be described"]
     try:
         texts[:2] = type(error).__qualname__, type(error).__module__

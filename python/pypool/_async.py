@@ -1,4 +1,6 @@
-"""The one event loop of a worker, kept across calls: clients and tasks that a handler leaves in it live on."""
+"""The one event loop of a worker, kept across calls: clients and tasks that a handler leaves in it
+live on.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _loop: Optional[asyncio.AbstractEventLoop] = None
 
 
 def run(awaitable: Awaitable[Any]) -> Any:
-    """Run an awaitable to its end and return its result. Tasks it started and did not await go on during the next call."""
+    """Run an awaitable to its end and return its result. Tasks it started and did not await go on
+    during the next call.
+    """
     loop = event_loop()
     return _finish(loop, loop.create_task(_await(awaitable)))
 
@@ -30,7 +34,9 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 
 def items(source: AsyncIterator[Any]) -> Iterator[Any]:
-    """An async generator as a plain one. All its steps run in one task, so that context variables and timeouts outlive a step."""
+    """An async generator as a plain one. All its steps run in one task, so that context variables
+    and timeouts outlive a step.
+    """
     loop = event_loop()
     wish = loop.create_future()
 
@@ -66,7 +72,9 @@ def items(source: AsyncIterator[Any]) -> Iterator[Any]:
 
 
 def _finish(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any], task: Optional[asyncio.Task[Any]] = None) -> Any:
-    """Run the loop until the awaitable is done. Other tasks run meanwhile: that one of them exits is not this call's failure."""
+    """Run the loop until the awaitable is done. Other tasks run meanwhile: that one of them exits
+    is not this call's failure.
+    """
     future = asyncio.ensure_future(awaitable, loop=loop)
     own = task or future
     LOG.looping = True

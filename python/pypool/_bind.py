@@ -1,7 +1,8 @@
 """From a request's args to a call: which parameters, and which of them the author wants converted.
 
-Most commands need neither a signature nor a conversion: Python itself binds their keyword arguments, and `inspect` and
-`typing` are never imported. What a command needs is found out once, upon its first call.
+Most commands need neither a signature nor a conversion: Python itself binds their keyword
+arguments, and `inspect` and `typing` are never imported. What a command needs is found out once,
+upon its first call.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _FUNCTION = type(lambda: None)
 
 
 def bind(entry: Command, args: Any) -> Bound:
-    """Positional and keyword arguments for entry.func; raises BindError, before the handler begins."""
+    """Positional and keyword arguments for entry.func; raises BindError, before the handler begins.
+    """
     if entry.adapt is None and entry.direct is None:
         _prepare(entry)
     if entry.adapt is not None:
@@ -32,7 +34,9 @@ def bind(entry: Command, args: Any) -> Bound:
 
 
 def outgoing(entry: Command) -> Any:
-    """What a result goes through before it is encoded, see `_hints_results`; False for nothing. Found out once."""
+    """What a result goes through before it is encoded, see `_hints_results`; False for nothing.
+    Found out once.
+    """
     if entry.outgoing is None:
         entry.outgoing, change = False, None
         if _has_odd_keys(entry.func):
@@ -86,7 +90,8 @@ def _prepare(entry: Command) -> None:
         if _wrapped.is_wrapped(entry.func):
             entry.adapt = _wrapped.adapter(entry)
             return
-    from ._hints import ConversionError, Plan  # with typing 15 ms, and most commands need none of it
+    # With typing 15 ms, and most commands need none of it
+    from ._hints import ConversionError, Plan
 
     signature = signature_of(entry)
     plan = Plan(entry.func, signature)
@@ -111,7 +116,9 @@ def _prepare(entry: Command) -> None:
 
 
 def _converting(entry: Command, plan: Plan) -> Callable[..., Any]:
-    """entry.func with its arguments converted on the way; what else does not fit is left to Python (see `_failure`)."""
+    """entry.func with its arguments converted on the way; what else does not fit is left to Python
+    (see `_failure`).
+    """
     from ._hints_scalars import ConversionError, exactly_float  # loaded by now
 
     func = entry.func
@@ -138,7 +145,9 @@ def _converting(entry: Command, plan: Plan) -> Callable[..., Any]:
 
 
 def _python_function(func: Any) -> Any:
-    """The function whose parameters Python itself checks when func is called; None where that is hidden or unknown."""
+    """The function whose parameters Python itself checks when func is called; None where that is
+    hidden or unknown.
+    """
     if type(func) is not _FUNCTION:
         func = getattr(func, "__func__", None) or type(func).__call__
     if type(func) is not _FUNCTION or hasattr(func, "__wrapped__") or hasattr(func, "__signature__"):

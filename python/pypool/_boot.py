@@ -1,13 +1,15 @@
-# The text given to `python -I -u -X faulthandler -c`. It moves the protocol away from fds 0 and 1 before anything else can
-# write there, reads the hello line, and imports the runtime from the sources in it. Python 2.7 and 3.4 must still parse it,
-# because it is what tells their users that they are too old. It defines one name in __main__ and deletes it.
+# The text given to `python -I -u -X faulthandler -c`. It moves the protocol away from fds 0 and 1
+# before anything else can write there, reads the hello line, and imports the runtime from the
+# sources in it. Python 2.7 and 3.4 must still parse it, because it is what tells their users that
+# they are too old. It defines one name in __main__ and deletes it.
 import os
 import sys
 
 
 def _pypool_boot():
     def private(fd):
-        # High numbers survive handlers that close every descriptor they can count to; a small RLIMIT_NOFILE refuses them.
+        # High numbers survive handlers that close every descriptor they can count to; a small
+        # RLIMIT_NOFILE refuses them.
         for lowest in (100, 3):
             try:
                 import fcntl
@@ -81,8 +83,10 @@ def _pypool_boot():
     for name in list(sys.modules):
         if name == "pypool" or name.startswith("pypool."):
             del sys.modules[name]
-    sys.modules["pypool._finder"] = finder = type(sys)("pypool._finder")  # or it would be compiled again
-    finder.__dict__["__builtins__"] = dict(vars(sys.modules["builtins"]))  # its own, as all modules of the runtime have
+    # Or it would be compiled again
+    sys.modules["pypool._finder"] = finder = type(sys)("pypool._finder")
+    # Its own, as all modules of the runtime have
+    finder.__dict__["__builtins__"] = dict(vars(sys.modules["builtins"]))
     exec(compile(finder_source, "<pypool>/_finder.py", "exec"), finder.__dict__)
     finder.install(sources)
 

@@ -46,7 +46,8 @@ def _execute_program(answers: Answers, request: Request) -> str:
     if entry is None:
         answers.calls += 1
         return _unknown(answers, id, "program", args["program_id"], PROGRAMS)
-    from . import _bind, _dispatch, _forms  # the first ping, which is part of the start, needs none of them
+    # The first ping, which is part of the start, needs none of them
+    from . import _bind, _dispatch, _forms
 
     inputs = args.get("inputs")
     return _dispatch.run(answers, id, entry, inputs if _bind.exact(entry) else _forms.plain_numbers(inputs), stream)
@@ -106,7 +107,9 @@ def _asked(request: Request, option: str) -> bool:
 
 
 def _rss_bytes() -> Optional[int]:
-    """Resident memory now; where the system does not say it, the highest so far; None where it says neither."""
+    """Resident memory now; where the system does not say it, the highest so far; None where it says
+    neither.
+    """
     try:
         with open("/proc/self/statm", "rb") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

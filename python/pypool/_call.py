@@ -1,4 +1,6 @@
-"""The call that is running. A worker runs one at a time, so one global tells it, to every thread of the handler too."""
+"""The call that is running. A worker runs one at a time, so one global tells it, to every thread of
+the handler too.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ class Call:
         self.id = id
         #: The session label the caller gave; None for an anonymous call.
         self.session_id = session_id
-        #: When the caller's patience ends, on the clock of ``time.monotonic()``, in seconds; None without a deadline.
-        #: The worker is killed a little later, whatever it does.
+        #: When the caller's patience ends, on the clock of ``time.monotonic()``, in seconds; None
+        #: without a deadline. The worker is killed a little later, whatever it does.
         self.deadline = deadline
         #: The W3C traceparent of the caller; None when it sent none.
         self.trace = trace
@@ -53,12 +55,15 @@ class _Running:
 
 
 RUNNING = _Running()
-#: Id, session and command of the call for which a task of asyncio was made. Elsewhere it has no value: the loop saves the time.
+#: Id, session and command of the call for which a task of asyncio was made. Elsewhere it has no
+#: value: the loop saves the time.
 CALL: ContextVar[Optional[Tuple[int, Optional[str], str]]] = ContextVar("pypool_call")
 
 
 def current_call() -> Call:
-    """The call that is being served. Raises LookupError outside a call: at import, in a setup, in what a call left behind."""
+    """The call that is being served. Raises LookupError outside a call: at import, in a setup, in
+    what a call left behind.
+    """
     request: Any = RUNNING.request
     known: Any = CALL.get(None)
     if request is None or (known is not None and known[0] != request[0]):

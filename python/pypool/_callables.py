@@ -19,7 +19,8 @@ def where(func: Any) -> str:
 
 
 def twice(old: Any, new: Any) -> str:
-    """What is wrong with a second registration of a name; empty where a module is being reloaded."""
+    """What is wrong with a second registration of a name; empty where a module is being reloaded.
+    """
     first, second = _home(old), _home(new)
     if first == second and _reloading(second):
         return ""
@@ -49,9 +50,11 @@ def _reloading(module: str) -> bool:
 
 
 def called(func: Any) -> Any:
-    """The Python function that runs first when func is called: a decorator's wrapper is one. None where that cannot be seen.
+    """The Python function that runs first when func is called: a decorator's wrapper is one. None
+    where that cannot be seen.
 
-    Methods, functools.partial and objects with __call__ hand the call on as it is; so does lru_cache.
+    Methods, functools.partial and objects with __call__ hand the call on as it is; so does
+    lru_cache.
     """
     for _ in range(32):
         kind = type(func)
@@ -71,7 +74,8 @@ def called(func: Any) -> Any:
 
 
 def unwrap(func: Any) -> Any:
-    """The function behind functools.wraps, functools.partial, a method, or an object with __call__."""
+    """The function behind functools.wraps, functools.partial, a method, or an object with __call__.
+    """
     for _ in range(32):
         if hasattr(func, "__wrapped__"):
             func = func.__wrapped__

@@ -1,7 +1,7 @@
 """The private descriptors as lines in and lines out.
 
-Lines are split on b"\\n" only, and decoded later, as strict UTF-8: text mode and splitlines would cut
-at U+2028 or "\\r", too.
+Lines are split on b"\\n" only, and decoded later, as strict UTF-8: text mode and splitlines would
+cut at U+2028 or "\\r", too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Channel:
             self.take(rest)
 
     def next_line(self) -> Optional[Line]:
-        """The next request line without its newline, waiting for it; None at the end of the host."""
+        """The next request line without its newline, waiting for it; None at the end of the host.
+        """
         lines, parts, waiter = self.lines, self.parts, self.waiter
         while not lines:
             waiter.wait()
@@ -57,12 +58,16 @@ class Channel:
         return lines.pop()
 
     def told(self, control: bytes) -> bool:
-        """Whether the host has sent this control line by now. Never waits, and keeps what else has arrived."""
+        """Whether the host has sent this control line by now. Never waits, and keeps what else has
+        arrived.
+        """
         while self.waiter.ready():
             chunk = read(self.fd_in, 1 << 16)
             if not chunk:
                 if os.getpid() != _life.WATCH.pid:
-                    _life.end(0)  # a child that the generator has forked: nobody takes its items, nor tells it to stop
+                    # A child that the generator has forked: nobody takes its items, nor tells it to
+                    # stop
+                    _life.end(0)
                 break  # the loop's end of file, soon
             self.take(chunk)
         if control in self.lines:
@@ -71,7 +76,8 @@ class Channel:
         return False
 
     def take(self, chunk: bytes) -> None:
-        """Keep what has been read: complete lines in `lines`, the beginning of another in `parts`."""
+        """Keep what has been read: complete lines in `lines`, the beginning of another in `parts`.
+        """
         parts = self.parts
         if b"\n" not in chunk:
             parts.append(chunk)

@@ -1,7 +1,7 @@
 """The registry: what the user's script offers, and the decorators that put it there.
 
-Nothing here looks into a signature: that is `_bind`'s, when a call needs it. Only registered names run; a lookup is one dict
-access, never getattr.
+Nothing here looks into a signature: that is `_bind`'s, when a call needs it. Only registered names
+run; a lookup is one dict access, never getattr.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 BUILTINS = ("hello", "ping", "get_stats", "list_commands", "list_programs", "execute_program", "shutdown")
 MAX_NAME = 128
 
-_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200  # inspect.CO_*, without importing inspect
+# inspect.CO_*, without importing inspect
+_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
 
 
 class Command:
-    """One registered callable. `adapt` is None until the first call has looked at its parameters, see `_bind.prepare`."""
+    """One registered callable. `adapt` is None until the first call has looked at its parameters,
+    see `_bind.prepare`.
+    """
 
     __slots__ = ("name", "what", "func", "streams", "adapt", "direct", "exact", "lacking", "outgoing")
 
@@ -30,22 +33,26 @@ class Command:
         self.what = what  # "command" or "program"
         self.func = func
         flags = _flags(func)
-        #: It cannot but return a generator. What a decorated function returns is seen when it has been called.
+        #: It cannot but return a generator. What a decorated function returns is seen when it has
+        #: been called.
         self.streams = bool(flags & (_GENERATOR | _ASYNC_GENERATOR))
         #: Makes (positional, keyword) arguments of a request's args; raises BindError.
         self.adapt: Optional[Callable[[Any], Any]] = None
-        #: The callable itself, once it is known that calling it with the plain JSON arguments is right; else None.
+        #: The callable itself, once it is known that calling it with the plain JSON arguments is
+        #: right; else None.
         self.direct: Optional[Callable[..., Any]] = None
         #: Whether numbers come with their text, for Decimals.
         self.exact = False
         #: What NaN and its like are in a result: "null", or "" where they are an error.
         self.lacking = ""
-        #: What a result goes through before it is encoded, see `_hints_results`; None until it was looked for, False for nothing.
+        #: What a result goes through before it is encoded, see `_hints_results`; None until it was
+        #: looked for, False for nothing.
         self.outgoing: Any = None
 
 
 COMMANDS: Dict[str, Command] = {}
-#: Commands that can be called with the JSON arguments as they are; filled by each one's first call (`_dispatch`).
+#: Commands that can be called with the JSON arguments as they are; filled by each one's first call
+#: (`_dispatch`).
 DIRECT: Dict[str, Callable[..., Any]] = {}
 PROGRAMS: Dict[str, Command] = {}
 SETUPS: List[Callable[[], Any]] = []
@@ -62,13 +69,14 @@ if TYPE_CHECKING:
 def command(func: Optional[F] = None, *, name: Optional[str] = None, nan: Optional[str] = None) -> Union[F, Callable[[F], F]]:
     """Register a function as a command: ``@command``, or ``@command(name="other")``.
 
-    The function may be plain, ``async def``, a generator or an async generator (streamed to the host), and is returned
-    unchanged. Its arguments are JSON values, converted where its hints name a dataclass, an Enum, a datetime and the like; its
-    result must be JSON, or one of those. NaN and the infinities are none and are refused; with ``nan="null"`` they are null in
-    this command's results, and so is what pandas and numpy have for a missing value.
+    The function may be plain, ``async def``, a generator or an async generator (streamed to the
+    host), and is returned unchanged. Its arguments are JSON values, converted where its hints name
+    a dataclass, an Enum, a datetime and the like; its result must be JSON, or one of those. NaN and
+    the infinities are none and are refused; with ``nan="null"`` they are null in this command's
+    results, and so is what pandas and numpy have for a missing value.
 
-    Raises ValueError when the name is taken, is a built-in's, or is not 1 to 128 printable characters without white space;
-    TypeError when what is decorated cannot be called.
+    Raises ValueError when the name is taken, is a built-in's, or is not 1 to 128 printable
+    characters without white space; TypeError when what is decorated cannot be called.
     """
 
     def register(target: F) -> F:
@@ -86,8 +94,9 @@ def command(func: Optional[F] = None, *, name: Optional[str] = None, nan: Option
 def program(id: str, *, nan: Optional[str] = None) -> Callable[[T], T]:
     """Register a program under an id, for ``execute_program``: ``@program("answer")``.
 
-    Goes on a function, on a class with ``__call__`` (one object of it is made, without arguments, after the setups), or on an
-    object: ``program("answer")(obj)``. Returns it unchanged. ``nan`` and what is raised are `command`'s.
+    Goes on a function, on a class with ``__call__`` (one object of it is made, without arguments,
+    after the setups), or on an object: ``program("answer")(obj)``. Returns it unchanged. ``nan``
+    and what is raised are `command`'s.
     """
 
     def register(target: T) -> T:
@@ -107,7 +116,8 @@ def program(id: str, *, nan: Optional[str] = None) -> Callable[[T], T]:
 
 
 def setup(func: F) -> F:
-    """Run a function without arguments once, before the worker is ready; it may be ``async def``. Returns it unchanged.
+    """Run a function without arguments once, before the worker is ready; it may be ``async def``.
+    Returns it unchanged.
 
     Setups run in the order of their registration. One that raises fails the start of the worker.
     """
@@ -145,9 +155,9 @@ def _add(registry: Dict[str, Command], what: str, name: Any, func: Any) -> Comma
     if what == "command" and name in BUILTINS:
         raise ValueError("command name %r is pypool's own: choose another" % name)
     if name in registry:
-        from . import _callables
+        from ._callables import twice  # seldom needed
 
-        problem = _callables.twice(registry[name].func, func)
+        problem = twice(registry[name].func, func)
         if problem:
             raise ValueError("%s %r is registered twice%s" % (what, name, problem))
         DIRECT.pop(name, None)
@@ -159,8 +169,8 @@ def _add(registry: Dict[str, Command], what: str, name: Any, func: Any) -> Comma
 
 def _flags(func: Any) -> int:
     if hasattr(func, "__wrapped__") or not hasattr(func, "__code__"):
-        from . import _callables
+        from ._callables import called  # most commands are plain functions
 
-        func = _callables.called(func)
+        func = called(func)
     code = getattr(func, "__code__", None)
     return code.co_flags if code is not None else 0

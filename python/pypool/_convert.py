@@ -1,4 +1,5 @@
-"""Results that are not JSON themselves but have an obvious JSON form, and the search for what has none.
+"""Results that are not JSON themselves but have an obvious JSON form, and the search for what has
+none.
 
 Libraries are never imported: a result can only be a numpy array where numpy is loaded.
 """
@@ -6,7 +7,7 @@ Libraries are never imported: a result can only be a numpy array where numpy is 
 from __future__ import annotations
 
 from ._errors import text_of
-from ._forms import MISSING, is_one, loaded, missing
+from ._forms import MISSING, base64_text, is_one, loaded, missing
 from ._json import make_encoder
 from ._wire import MAX_DEPTH, ResultError
 
@@ -29,7 +30,9 @@ _TEXTS = (
 
 
 def to_json(value: Any) -> Any:
-    """The JSON form of a value one level deep; what is inside is converted when the encoder gets there. Raises TypeError."""
+    """The JSON form of a value one level deep; what is inside is converted when the encoder gets
+    there. Raises TypeError.
+    """
     kind = type(value)
     fields = getattr(kind, "__dataclass_fields__", None)
     if fields is not None:
@@ -37,9 +40,7 @@ def to_json(value: Any) -> Any:
             return _libraries().pydantic_dataclass(value)
         return {name: getattr(value, name) for name, field in fields.items() if _is_field(field)}
     if isinstance(value, (bytes, bytearray, memoryview)):
-        import binascii
-
-        return binascii.b2a_base64(bytes(value), newline=False).decode("ascii")
+        return base64_text(bytes(value))
     if is_one(value, "enum", "Enum"):
         return value.value
     if _is_missing(value):
@@ -74,6 +75,10 @@ def to_json(value: Any) -> Any:
     raise TypeError(refusal(value))
 
 
+def _is_field(field: Any) -> bool:
+    return getattr(getattr(field, "_field_type", None), "name", "") == "_FIELD"
+
+
 _chunks = make_encoder(default=to_json)
 _unicode_chunks = make_encoder(escape_all=False, default=to_json)
 
@@ -82,10 +87,6 @@ def _libraries() -> Any:
     from . import _convert_libraries  # many scripts have none of them
 
     return _convert_libraries
-
-
-def _is_field(field: Any) -> bool:
-    return getattr(getattr(field, "_field_type", None), "name", "") == "_FIELD"
 
 
 def _is_missing(value: Any) -> bool:
@@ -100,7 +101,9 @@ def _nanoseconds(value: Any) -> Any:
 
 
 def without_nan(value: Any) -> Any:
-    """The value as plain JSON types, with None for NaN, the infinities, and what pandas and numpy have for a missing value."""
+    """The value as plain JSON types, with None for NaN, the infinities, and what pandas and numpy
+    have for a missing value.
+    """
     MISSING.is_null = True
     try:
         return _without_nan(value)
@@ -154,17 +157,21 @@ def key_text(key: Any) -> str:
     raise TypeError("key %.100r has no text" % (key,))
 
 
-# ------------------------------------------------------------------------------------------------------------ the checks
+# --------------------------------------------------------------------------------------- the checks
 
 
 def check(value: Any) -> None:
-    """Raise ResultError for a key that is not a string; anything else wrong is found on the way too."""
+    """Raise ResultError for a key that is not a string; anything else wrong is found on the way
+    too.
+    """
     for _ in _walk(value):
         pass
 
 
 def check_surrogates(value: Any) -> None:
-    """Raise ResultError when a string holds half of a surrogate pair. Its text only makes that possible."""
+    """Raise ResultError when a string holds half of a surrogate pair. Its text only makes that
+    possible.
+    """
     try:
         "".join(_unicode_chunks(value, 0)).encode("utf-8")
     except UnicodeEncodeError:
@@ -195,7 +202,9 @@ def explain(value: Any, error: BaseException) -> ResultError:
 
 
 def _walk(top: Any) -> Iterator[None]:
-    """Visit every value, depth first and without recursion; raises ResultError at the first that is not JSON."""
+    """Visit every value, depth first and without recursion; raises ResultError at the first that is
+    not JSON.
+    """
     pending: List[Tuple[Any, Path, int]] = [(top, None, 0)]
     parents: List[Any] = []  # on the way from the top to the value in hand
     inside: Set[int] = set()

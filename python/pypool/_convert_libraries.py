@@ -1,4 +1,6 @@
-"""Results of libraries that have many kinds of values: numpy, pydantic, msgspec. Only where they are loaded."""
+"""Results of libraries that have many kinds of values: numpy, pydantic, msgspec. Only where they
+are loaded.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict
 
-#: Of a unit of numpy's durations how many nanoseconds it has, and how many of it a nanosecond has. Months have no length.
+#: Of a unit of numpy's durations how many nanoseconds it has, and how many of it a nanosecond has.
+#: Months have no length.
 _UNITS = {
     "W": (604_800_000_000_000, 1),
     "D": (86_400_000_000_000, 1),
@@ -50,7 +53,9 @@ def array(value: Any) -> Any:
 
 
 def _times(value: Any) -> Any:
-    """numpy's times as ISO 8601: a date where the unit is a day or longer, else a time that has seconds."""
+    """numpy's times as ISO 8601: a date where the unit is a day or longer, else a time that has
+    seconds.
+    """
     numpy: Any = sys.modules["numpy"]
     if numpy.isnat(value).any():
         return [_times(item) for item in value] if getattr(value, "shape", ()) else missing("NaT")
@@ -79,7 +84,9 @@ def _lengths(value: Any) -> Any:
 
 
 def model(value: Any) -> Any:
-    """A pydantic model by its own rules; only its bytes are ours, for pydantic would make text of them, where it can."""
+    """A pydantic model by its own rules; only its bytes are ours, for pydantic would make text of
+    them, where it can.
+    """
     if not hasattr(value, "model_dump"):
         return by_pydantic1(value.dict())
     kind = type(value)

@@ -1,4 +1,6 @@
-"""What a command looks like to somebody who has not read its source: list_commands, refusals, and the command line."""
+"""What a command looks like to somebody who has not read its source: list_commands, refusals, and
+the command line.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def describe(entry: Command) -> Dict[str, Any]:
 
 
 def _generates(func: Any) -> bool:
-    """Whether the innermost function is a generator. What a decorator makes of it is not to be seen."""
+    """Whether the innermost function is a generator. What a decorator makes of it is not to be
+    seen.
+    """
     inner = unwrap(func)
     return inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
 
@@ -46,7 +50,8 @@ def _generates(func: Any) -> bool:
 def _doc(func: Any) -> str:
     doc = getattr(func, "__doc__", None)
     if not hasattr(func, "__code__") and not isinstance(func, type):
-        # An object's own docstring, or its __call__'s; never functools.partial's or a library base class's.
+        # An object's own docstring, or its __call__'s; never functools.partial's or a library base
+        # class's.
         doc = getattr(unwrap(func), "__doc__", None) or type(func).__dict__.get("__doc__")
     return inspect.cleandoc(doc) if isinstance(doc, str) else ""
 

@@ -1,4 +1,6 @@
-"""A call that needs more than `handler(**args)`: its first one, converted arguments, coroutines, streams, programs."""
+"""A call that needs more than `handler(**args)`: its first one, converted arguments, coroutines,
+streams, programs.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def run(answers: Answers, id: int, entry: Command, args: Any, stream: bool) -> s
 
 
 def finish(answers: Answers, id: int, entry: Command, result: Any, stream: bool) -> str:
-    """The final line for what a handler has returned, which decides what it is: a value, an awaitable, items."""
+    """The final line for what a handler has returned, which decides what it is: a value, an
+    awaitable, items.
+    """
     awaits = hasattr(result, "__await__")
     if awaits or hasattr(result, "__next__") or hasattr(result, "__anext__"):
         entry.direct = None  # it needs this way each time

@@ -1,4 +1,5 @@
-"""The careful way to read a request line: any order of keys, any white space, and a verdict upon everything that is wrong.
+"""The careful way to read a request line: any order of keys, any white space, and a verdict upon
+everything that is wrong.
 
 `_requests.parse_request` comes here when a line is not exactly as the host writes it.
 """
@@ -36,8 +37,8 @@ _CONTROL = ({"id", "cancel"}, {"id", "reply"})
 def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
     """One line as a request. Raises RequestError, Control or Packed, nothing else.
 
-    What is wrong inside `args` is the caller's mistake and becomes invalid_arguments; what is wrong around it is the host's and
-    becomes invalid_request.
+    What is wrong inside `args` is the caller's mistake and becomes invalid_arguments; what is wrong
+    around it is the host's and becomes invalid_request.
     """
     if line.startswith(PACKED.encode()):
         raise Packed(_apart(line))
@@ -82,7 +83,9 @@ _MARKS = rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},]'
 
 
 def _apart(line: bytes) -> List[bytes]:
-    """A line of packed requests, one of which is not as it should be, as lines of one, so that each is judged by itself."""
+    """A line of packed requests, one of which is not as it should be, as lines of one, so that each
+    is judged by itself.
+    """
     import re
 
     start = len(PACKED) - 1

@@ -20,7 +20,9 @@ SHOWN = 50
 
 
 def exception_fields(error: BaseException, whole: bool = False) -> Dict[str, Any]:
-    """type, module, message, traceback, notes, and code for a SystemExit. Never raises, whatever the exception's methods do."""
+    """type, module, message, traceback, notes, and code for a SystemExit. Never raises, whatever
+    the exception's methods do.
+    """
     module, name = _names(type(error))
     fields: Dict[str, Any] = {
         "type": name,
@@ -37,10 +39,12 @@ def exception_fields(error: BaseException, whole: bool = False) -> Dict[str, Any
 
 
 def format_traceback(error: BaseException, whole: bool = False) -> str:
-    """The traceback as Python prints it, without the runtime's own frames on top unless `whole` asks for them.
+    """The traceback as Python prints it, without the runtime's own frames on top unless `whole`
+    asks for them.
 
-    `traceback` is not loaded in every worker, and may be out of reach by now: no descriptor is left, the path was emptied, the
-    root directory is another. It may also have been tampered with. The places are told without it, too.
+    `traceback` is not loaded in every worker, and may be out of reach by now: no descriptor is
+    left, the path was emptied, the root directory is another. It may also have been tampered with.
+    The places are told without it, too.
     """
     trace = None
     try:
@@ -58,7 +62,9 @@ def format_traceback(error: BaseException, whole: bool = False) -> str:
 
 
 def _plain_traceback(error: BaseException, trace: Optional[TracebackType]) -> str:
-    """The outermost and the innermost places, and those of the exceptions that led to this one, without the lines' text."""
+    """The outermost and the innermost places, and those of the exceptions that led to this one,
+    without the lines' text.
+    """
     parts: List[str] = []
     seen: List[BaseException] = []
     current: Optional[BaseException] = error
@@ -89,7 +95,9 @@ def _plain_traceback(error: BaseException, trace: Optional[TracebackType]) -> st
 
 
 def _user_part(trace: Optional[TracebackType]) -> Optional[TracebackType]:
-    """The traceback from the first frame that is the user's; all of it is dropped where the runtime alone was on the stack."""
+    """The traceback from the first frame that is the user's; all of it is dropped where the runtime
+    alone was on the stack.
+    """
     while trace is not None and _is_ours(trace.tb_frame):
         trace = trace.tb_next
     return trace
@@ -103,7 +111,9 @@ def _is_ours(frame: FrameType) -> bool:
 
 
 def _place(error: BaseException) -> Dict[str, Any]:
-    """file, line and function of the innermost frame that is code of the user's own; nothing where there is none."""
+    """file, line and function of the innermost frame that is code of the user's own; nothing where
+    there is none.
+    """
     try:
         if isinstance(error, SyntaxError):
             file, line = error.filename, error.lineno

@@ -1,4 +1,6 @@
-"""Exceptions that no handler raised: a signal handler's, that struck the loop itself, or the channel's."""
+"""Exceptions that no handler raised: a signal handler's, that struck the loop itself, or the
+channel's.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,15 @@ if TYPE_CHECKING:
 
 
 def escaped(answers: Answers, line: Optional[Line], id: int, error: BaseException, writing: bool) -> None:
-    """An exception no handler raised: a signal handler's, that struck the loop itself; no memory for a line; a broken channel.
+    """An exception no handler raised: a signal handler's, that struck the loop itself; no memory
+    for a line; a broken channel.
 
     `line` is the request's, READING while it was looked for, None while none was in hand; `id` is 0
     until it has been read as a whole.
     """
     if isinstance(error, OSError) and _in_channel(error):
-        _errors.note("the channel to the host is closed: %s" % error)  # the host looks for these words
+        # The host looks for these words
+        _errors.note("the channel to the host is closed: %s" % error)
         _life.host_gone()  # nobody reads answers any more
     lines = answers.channel.lines
     if lines and lines[-1] is line:
@@ -33,8 +37,9 @@ def escaped(answers: Answers, line: Optional[Line], id: int, error: BaseExceptio
     if line is READING and _struck_waiting(error) and not isinstance(error, MemoryError):
         line = None
     if writing or answers.channel.torn or packed or line is READING:
-        # Whether the answer is out cannot be known, and a second one would be worse than none. Or a line was too long to be
-        # kept, or not stored yet, or not yet taken apart into its requests: what has been read of it is lost, so the worker is.
+        # Whether the answer is out cannot be known, and a second one would be worse than none. Or a
+        # line was too long to be kept, or not stored yet, or not yet taken apart into its requests:
+        # what has been read of it is lost, so the worker is.
         try:
             trace = _errors.format_traceback(error, whole=True)
             _errors.note("the worker ends, because a line was read or written only in part:\n" + trace)
@@ -59,7 +64,7 @@ def escaped(answers: Answers, line: Optional[Line], id: int, error: BaseExceptio
 def end() -> NoReturn:
     """End the worker, in order if that can be."""
     try:
-        from . import _exit
+        from . import _exit  # only now
 
         _exit.finish(1)
     finally:
@@ -83,7 +88,9 @@ _WAITING = (Waiter.wait.__code__, Waiter.park.__code__)
 
 
 def _in_channel(error: BaseException) -> bool:
-    """Whether reading or writing a line has raised this, and neither a signal handler that ran meanwhile nor anything else."""
+    """Whether reading or writing a line has raised this, and neither a signal handler that ran
+    meanwhile nor anything else.
+    """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -18,7 +18,9 @@ EXIT_TIME = 1.0
 
 
 def finish(code: int) -> NoReturn:
-    """End the process as an interpreter would, but within EXIT_TIME, whatever threads and atexit functions do."""
+    """End the process as an interpreter would, but within EXIT_TIME, whatever threads and atexit
+    functions do.
+    """
     _life.WATCH.armed = False
 
     def expire() -> None:

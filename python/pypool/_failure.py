@@ -17,7 +17,9 @@ SHORT = 200
 
 
 def fields_of(error: BaseException, entry: Optional[Command], args: Any) -> Dict[str, Any]:
-    """The error object for what a call raised. A TypeError may be Python's refusal to enter `entry` with these args."""
+    """The error object for what a call raised. A TypeError may be Python's refusal to enter `entry`
+    with these args.
+    """
     if isinstance(error, ResultError):
         return dict(error.fields, kind=error.kind)
     if entry is not None and isinstance(error, BindError):
@@ -30,7 +32,9 @@ def fields_of(error: BaseException, entry: Optional[Command], args: Any) -> Dict
 
 
 def _mismatch(entry: Command, args: Any, error: TypeError) -> Optional[Dict[str, Any]]:
-    """The error object for a call that Python has refused to enter; None when the arguments are not to blame."""
+    """The error object for a call that Python has refused to enter; None when the arguments are not
+    to blame.
+    """
     message = ""
     try:
         if _not_entered(error):
@@ -43,13 +47,16 @@ def _mismatch(entry: Command, args: Any, error: TypeError) -> Optional[Dict[str,
 
             message = refused_inside(entry, error)
     except Exception:  # what looks at signatures cannot be loaded any more: Python's own words must do
-        if type(entry.func) is type(_mismatch) and _not_entered(error):  # of C code nobody knows whether it has begun
+        # Of C code nobody knows whether it has begun
+        if type(entry.func) is type(_mismatch) and _not_entered(error):
             message = "%s: %s" % (entry.name, error)
     return {"kind": "invalid_arguments", "message": message} if message else None
 
 
 def internal_fields(error: BaseException) -> Dict[str, Any]:
-    """The error object for an exception that is the runtime's own, with all frames: somebody has to find that mistake."""
+    """The error object for an exception that is the runtime's own, with all frames: somebody has to
+    find that mistake.
+    """
     return {"kind": "internal", **exception_fields(error, whole=True)}
 
 
@@ -63,13 +70,17 @@ def fitting_line(id: int, fields: Dict[str, Any], limit: int) -> str:
 
 
 def error_line(id: Optional[int], fields: Dict[str, Any]) -> str:
-    """An error object in its envelope. Its strings may hold anything, lone surrogates too: those are replaced."""
+    """An error object in its envelope. Its strings may hold anything, lone surrogates too: those
+    are replaced.
+    """
     text = encode_raw({key: _printable(value) for key, value in fields.items()})
     return '{"id":%s,"success":false,"error":%s}\n' % ("null" if id is None else "%d" % id, text)
 
 
 def _not_entered(error: BaseException) -> bool:
-    """Whether the call itself raised, before the handler's first line: no frame but `_bind`'s lies below the one that called."""
+    """Whether the call itself raised, before the handler's first line: no frame but `_bind`'s lies
+    below the one that called.
+    """
     below = error.__traceback__.tb_next if error.__traceback__ is not None else None
     if below is not None and below.tb_frame.f_globals.get("__name__") == __name__.replace("_failure", "_bind"):
         below = below.tb_next

@@ -1,4 +1,6 @@
-"""Scanner and encoder from the public half of `json`, for interpreters without CPython's private one."""
+"""Scanner and encoder from the public half of `json`, for interpreters without CPython's private
+one.
+"""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
 """Where `import pypool` finds the runtime in a worker: in memory.
 
-The host sends the sources in hello; no file is written anywhere. This module is executed by the bootstrap before the package
-exists, and again in the children of multiprocessing's "spawn" and "forkserver" (see `_spawn`), so it stands alone: it imports
-nothing but what an interpreter has loaded by itself.
+The host sends the sources in hello; no file is written anywhere. This module is executed by the
+bootstrap before the package exists, and again in the children of multiprocessing's "spawn" and
+"forkserver" (see `_spawn`), so it stands alone: it imports nothing but what an interpreter has
+loaded by itself.
 """
 
 from __future__ import annotations
 
-# The frozen half of importlib is in every interpreter's memory; importlib.util would cost milliseconds at each start.
+# The frozen half of importlib is in every interpreter's memory; importlib.util would cost
+# milliseconds at each start.
 import _frozen_importlib as _bootstrap
 import _frozen_importlib_external as _external
 import builtins
@@ -33,8 +35,8 @@ _ModuleSpec = _bootstrap.ModuleSpec
 
 def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
     """What `import` does in the runtime's modules. They find each other, and what one of them has
-    imported before, whatever has become of sys.modules, sys.meta_path and sys.path, for an exception
-    can be told only so; and at half the cost that importlib has.
+    imported before, whatever has become of sys.modules, sys.meta_path and sys.path, for an
+    exception can be told only so; and at half the cost that importlib has.
     """
     if level != 1 or _finder is None:
         known = name, bool(fromlist)
@@ -47,7 +49,8 @@ def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = 
     return _MODULES[name or "__init__"]
 
 
-#: The runtime's own copy: what a script puts in the place of a builtin does not reach it. This module has one from `_boot`.
+#: The runtime's own copy: what a script puts in the place of a builtin does not reach it. This
+#: module has one from `_boot`.
 _BUILTINS = dict(vars(builtins), __import__=_import)
 _LOCK = RLock()
 _Module = type(sys)
@@ -76,7 +79,9 @@ class _Loader:
 
 
 class _Hooked:
-    """Another loader, followed by a hook: how the runtime learns that somebody has imported `logging`."""
+    """Another loader, followed by a hook: how the runtime learns that somebody has imported
+    `logging`.
+    """
 
     def __init__(self, loader: Any, hook: Hook) -> None:
         self._loader = loader
@@ -95,7 +100,9 @@ class _Hooked:
 
 
 class Finder:
-    """A meta path finder for the runtime, for the user's script under its name, and for modules somebody waits for."""
+    """A meta path finder for the runtime, for the user's script under its name, and for modules
+    somebody waits for.
+    """
 
     def __init__(self, sources: Dict[str, str]) -> None:
         self.sources = sources
@@ -162,7 +169,9 @@ _finder: Any = None
 
 
 def install(sources: Dict[str, str]) -> Finder:
-    """Put the runtime in front of every other finder, so that an installed package of the same name never shadows it."""
+    """Put the runtime in front of every other finder, so that an installed package of the same name
+    never shadows it.
+    """
     global _finder
     finder = _finder = Finder(sources)
     sys.meta_path.insert(0, finder)

@@ -1,4 +1,6 @@
-"""Values that JSON alone does not say: a number with its digits, bytes, and objects of classes known by name."""
+"""Values that JSON alone does not say: a number with its digits, bytes, and objects of classes
+known by name.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,9 @@ def plain_numbers(value: Any) -> Any:
 
 
 def set_bytes(args: Any, paths: Any) -> None:
-    """Put bytes in the places of their base64 texts. Raises ValueError where the paths do not fit."""
-    from binascii import a2b_base64
+    """Put bytes in the places of their base64 texts. Raises ValueError where the paths do not fit.
+    """
+    from binascii import a2b_base64  # for bytes alone
 
     try:
         for path in paths:
@@ -60,6 +63,12 @@ def set_bytes(args: Any, paths: Any) -> None:
                 raise ValueError("a step that is none")
     except (TypeError, LookupError, ValueError) as error:
         raise ValueError("'bytes' does not fit the arguments: %s" % error) from None
+
+
+def base64_text(data: bytes) -> str:
+    from binascii import b2a_base64  # for bytes alone
+
+    return b2a_base64(data, newline=False).decode("ascii")
 
 
 def loaded(module: str, name: str) -> Any:

@@ -1,10 +1,12 @@
-"""Type hints that ask for a conversion: a parameter hinted as a dataclass gets an object, one hinted as datetime a datetime.
+"""Type hints that ask for a conversion: a parameter hinted as a dataclass gets an object, one
+hinted as datetime a datetime.
 
-One rule: what JSON has itself (str, int, bool, None, Any, and lists and dicts of them) is passed as it came and not checked, and
-so is what this module does not know. Any other hint is kept: the handler gets what it says, or the call is refused.
+One rule: what JSON has itself (str, int, bool, None, Any, and lists and dicts of them) is passed as
+it came and not checked, and so is what this module does not know. Any other hint is kept: the
+handler gets what it says, or the call is refused.
 
-A converter is a function of a value that returns the converted value or raises ConversionError; None stands for "nothing to
-convert", so that such hints cost nothing in a call.
+A converter is a function of a value that returns the converted value or raises ConversionError;
+None stands for "nothing to convert", so that such hints cost nothing in a call.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ._forms import plain_numbers
 from ._hints_records import defaulting, fixed, floats, items, null_as, own_init, record, said, typed_dict
 from ._hints_scalars import ConversionError, exactly_float, literal, named, scalar
 from ._hints_unions import UNIONS, union
-from ._schema_fields import Unresolved, bare, fields_of, is_record, resolved, space_of
+from ._schema_fields import Guarded, Unresolved, bare, fields_of, is_alias, is_record, resolved, space_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +67,9 @@ PLAIN = (str, int, bool, object, type(None))
 
 
 class Plan:
-    """What is converted in a command's arguments. `names` are the converters of those parameters that have something to do."""
+    """What is converted in a command's arguments. `names` are the converters of those parameters
+    that have something to do.
+    """
 
     def __init__(self, func: Any, signature: Optional[inspect.Signature]) -> None:
         self.names: Dict[str, Converter] = {}
@@ -193,7 +197,9 @@ class Plan:
 
 
 def _resolved(func: Any, signature: inspect.Signature, unresolved: List[str]) -> Dict[str, Any]:
-    """The hints as types. One that cannot be resolved (a name under TYPE_CHECKING, say) does not spoil the others."""
+    """The hints as types. One that cannot be resolved (a name under TYPE_CHECKING, say) does not
+    spoil the others.
+    """
     space = space_of(func)
     hints: Dict[str, Any] = {}
     for parameter in signature.parameters.values():
@@ -227,21 +233,11 @@ def _each_value(convert: Converter) -> Converter:
     return each
 
 
-class _Later:
-    """A converter of a class, or of an alias, that contains itself: known once it is made."""
-
-    def __init__(self) -> None:
-        self.convert: Optional[Converter] = None
-
-    def __call__(self, value: Any) -> Any:
-        return value if self.convert is None else self.convert(value)
-
-
-class _Maker:
-    """Makes converters of hints; remembers the classes it is in, because they may contain themselves."""
+class _Maker(Guarded):
+    """Makes converters of hints."""
 
     def __init__(self, numbers_have_text: bool = False) -> None:
-        self._open: Dict[Any, _Later] = {}
+        super().__init__()
         self._text = numbers_have_text
         self.exact = False
         self.unresolved: List[str] = []
@@ -254,7 +250,7 @@ class _Maker:
 
     def _make(self, hint: Any) -> Optional[Converter]:
         if is_alias(hint):  # it may mention itself
-            return self._guarded(hint, lambda: self._make(bare(hint)))
+            return self.guarded(hint, lambda: self._make(bare(hint)))
         hint = bare(hint)
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if origin in UNIONS:
@@ -279,27 +275,18 @@ class _Maker:
             if convert is None and target not in PLAIN:
                 self.unknown.append(named(hint))
             return convert
-        return self._guarded(hint, lambda: self._class(target, args))
+        return self.guarded(hint, lambda: self._class(target, args))
 
     def scalar(self, kind: type) -> Optional[Converter]:
-        """The converter of a class whose objects have one JSON value, or that validates itself; or None."""
+        """The converter of a class whose objects have one JSON value, or that validates itself; or
+        None.
+        """
         convert = scalar(kind, self)
         if convert is None and kind not in PLAIN:
             from . import _hints_models  # for libraries that many scripts have not
 
             convert = _hints_models.model(kind, self)
         return convert
-
-    def _guarded(self, key: Any, make: Callable[[], Optional[Converter]]) -> Optional[Converter]:
-        try:
-            hash(key)
-        except TypeError:  # something in an Annotated, somewhere in it
-            key = repr(key)
-        if key in self._open:
-            return self._open[key]
-        later = self._open[key] = _Later()
-        later.convert = make()
-        return later.convert
 
     def _array(self, origin: Any, args: Tuple[Any, ...]) -> Optional[Converter]:
         target = ARRAYS[origin]
@@ -359,15 +346,17 @@ class _Maker:
 
         return mapping
 
-    # ------------------------------------------------------------------------------------------------------------ unions
+    # --------------------------------------------------------------------------------------- unions
 
     def _union(self, args: Tuple[Any, ...]) -> Optional[Converter]:
         return union([(bare(arg), self._make(arg)) for arg in args])
 
-    # ----------------------------------------------------------------------------------------------------------- classes
+    # -------------------------------------------------------------------------------------- classes
 
     def _class(self, kind: Any, args: Tuple[Any, ...]) -> Optional[Converter]:
-        """A dataclass, TypedDict, NamedTuple or attrs class: an object whose fields are converted in turn."""
+        """A dataclass, TypedDict, NamedTuple or attrs class: an object whose fields are converted
+        in turn.
+        """
         sort, fields = fields_of(kind, False, args)
         names, required, converters = {}, [], {}
         for field in fields:
@@ -391,9 +380,3 @@ class _Maker:
             return typed_dict(kind, converters) if converters else None
         checked = None if getattr(kind, "__init__", None) is None or own_init(kind, sort) else (names, required)
         return record(kind, converters, names, checked, list(kind._fields) if sort == "named_tuple" else None)
-
-
-def is_alias(hint: Any) -> bool:
-    return type(hint).__name__ == "TypeAliasType" or type(typing.get_origin(hint)).__name__ == "TypeAliasType"
-
-

@@ -1,6 +1,8 @@
-"""Keys of objects that stand for something else than text: numbers, dates, members of an Enum, tuples. Both ways.
+"""Keys of objects that stand for something else than text: numbers, dates, members of an Enum,
+tuples. Both ways.
 
-As text they are what the value is in JSON, without its quotes: 1, 2026-01-02, and [1,2] for a tuple.
+As text they are what the value is in JSON, without its quotes: 1, 2026-01-02, and [1,2] for a
+tuple.
 """
 
 from __future__ import annotations
@@ -121,11 +123,13 @@ def _union(hint: Any, args: Any, maker: Any) -> Optional[Callable[[Any], Any]]:
     return union
 
 
-# --------------------------------------------------------------------------------------------------------------- results
+# ------------------------------------------------------------------------------------------ results
 
 
 def writer(hint: Any) -> Optional[Callable[[Any], str]]:
-    """The function that makes text of a key, where the result's hint says that keys are not text; else None."""
+    """The function that makes text of a key, where the result's hint says that keys are not text;
+    else None.
+    """
     hint = bare(hint)
     if hint in (str, typing.Any, object) or typing.get_origin(hint) is None and not isinstance(hint, type):
         return None

@@ -1,6 +1,8 @@
-"""Classes that validate themselves: pydantic's and msgspec's. They read JSON by their own rules, those for JSON text.
+"""Classes that validate themselves: pydantic's and msgspec's. They read JSON by their own rules,
+those for JSON text.
 
-So a strict pydantic model takes a UUID's text for a UUID, as it does in FastAPI, and not only a UUID object.
+So a strict pydantic model takes a UUID's text for a UUID, as it does in FastAPI, and not only a
+UUID object.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import sys
 
 from . import _refusal
-from ._forms import Number, is_a, plain_numbers
+from ._forms import Number, base64_text, is_a, plain_numbers
 from ._hints_scalars import ConversionError
 from ._json import escape, make_encoder
 
@@ -63,7 +65,9 @@ def _pydantic(kind: Any, maker: Any) -> Converter:
             text = json_text(value, None) if maker.exact else "".join(_quick(value, 0))
         except _HasBytes:
             return by_python(plain_numbers(value))  # JSON has no bytes
-        if "\0" in text:  # a number that no float holds: for a Decimal its digits count, which pydantic reads from a string alone
+        # A number that no float holds: for a Decimal its digits count, which pydantic reads from a
+        # string alone
+        if "\0" in text:
             try:
                 return by_json(text.replace("\0", '"'))
             except ValueError:
@@ -78,7 +82,7 @@ def _msgspec(kind: Any) -> Converter:
 
     def validate(value: Any) -> Any:
         try:
-            return msgspec.json.decode(json_text(value, _base64).replace("\0", "").encode("utf-8"), type=kind)
+            return msgspec.json.decode(json_text(value, base64_text).replace("\0", "").encode("utf-8"), type=kind)
         except msgspec.ValidationError as error:
             raise ConversionError(kind.__name__, value, str(error)) from None
 
@@ -92,14 +96,10 @@ def _refuse(value: Any) -> Any:
 _quick = make_encoder(default=_refuse)
 
 
-def _base64(data: bytes) -> str:
-    import binascii
-
-    return '"%s"' % binascii.b2a_base64(data, newline=False).decode("ascii")
-
-
 def json_text(value: Any, on_bytes: Optional[Callable[[bytes], str]]) -> str:
-    """Arguments as JSON text again, numbers with the text they came with; between two NUL where a float would lose digits."""
+    """Arguments as JSON text again, numbers with the text they came with; between two NUL where a
+    float would lose digits.
+    """
     parts: List[str] = []
     _write(value, parts.append, on_bytes)
     return "".join(parts)
@@ -128,7 +128,7 @@ def _write(value: Any, put: Callable[[str], Any], on_bytes: Optional[Callable[[b
     elif kind is bytes:
         if on_bytes is None:
             raise _HasBytes
-        put(on_bytes(value))
+        put('"%s"' % on_bytes(value))
     else:
         put({None: "null", True: "true", False: "false"}[value] if kind is bool or value is None else repr(value))
 

@@ -1,4 +1,6 @@
-"""Conversions of objects into dataclasses, TypedDicts, NamedTuples and attrs classes, and of arrays."""
+"""Conversions of objects into dataclasses, TypedDicts, NamedTuples and attrs classes, and of
+arrays.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def items(values: List[Any], convert: Converter) -> List[Any]:
 
 
 class null_as:
-    """A list or dict of what JSON has itself: it is passed as it came, only Go's nil becomes an empty one."""
+    """A list or dict of what JSON has itself: it is passed as it came, only Go's nil becomes an
+    empty one.
+    """
 
     def __init__(self, kind: Any) -> None:
         self._kind = kind
@@ -75,7 +79,9 @@ def fixed(converters: List[Optional[Converter]]) -> Converter:
 
 
 def own_init(kind: Any, sort: str) -> bool:
-    """Whether the class's __init__ is one that somebody wrote: what it takes is not told by the fields then."""
+    """Whether the class's __init__ is one that somebody wrote: what it takes is not told by the
+    fields then.
+    """
     if sort == "dataclass":
         return "__init__" in kind.__dict__ and not kind.__dataclass_params__.init or _written(kind.__init__)
     return sort == "attrs" and _written(kind.__init__)
@@ -113,7 +119,9 @@ def record(
     checked: Optional[Tuple[Any, List[str]]],
     positions: Optional[List[str]],
 ) -> Converter:
-    """The converter of a class: its fields' converters, what its __init__ calls them, what is checked before, a tuple's order."""
+    """The converter of a class: its fields' converters, what its __init__ calls them, what is
+    checked before, a tuple's order.
+    """
     wanted = "%s (an object)" % kind.__name__
     renamed = {name: argument for name, argument in names.items() if name != argument}
 
@@ -154,7 +162,8 @@ def _ill_fitting(value: Dict[str, Any], names: Dict[str, str], required: List[st
         return ""
     listed = missing[0] if len(missing) == 1 else ", ".join(missing[:-1]) + " and " + missing[-1]
     plural = "" if len(missing) == 1 else "s"
-    return "missing %d required positional argument%s: %s" % (len(missing), plural, listed)  # Python's words
+    # Python's words
+    return "missing %d required positional argument%s: %s" % (len(missing), plural, listed)
 
 
 def said(error: Exception) -> str:

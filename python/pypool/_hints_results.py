@@ -11,8 +11,18 @@ import typing
 from . import _hints_keys
 from ._callables import unwrap
 from ._convert import to_json
-from ._hints import ARRAYS, OBJECTS, is_alias
-from ._schema_fields import LAZY, Unresolved, bare, fields_of, is_record, resolved, space_of
+from ._hints import ARRAYS, OBJECTS
+from ._schema_fields import (
+    LAZY,
+    Guarded,
+    Unresolved,
+    bare,
+    fields_of,
+    is_alias,
+    is_record,
+    resolved,
+    space_of,
+)
 from ._wire import ResultError
 
 TYPE_CHECKING = False
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
 
     #: Makes of a value what the encoder takes.
     Change = Callable[[Any], Any]
+
 
 def change_of(entry: Command) -> Optional[Change]:
     """What a result, or an item, goes through before it is encoded; None for nothing."""
@@ -37,24 +48,15 @@ def change_of(entry: Command) -> Optional[Change]:
         return None
 
 
-class _Later:
-    def __init__(self) -> None:
-        self.change: Optional[Change] = None
-
-    def __call__(self, value: Any) -> Any:
-        return value if self.change is None else self.change(value)
-
-
-class _Maker:
-    """Makes changes of hints. Only what is as the hint says is changed; the rest is left for the encoder to judge."""
-
-    def __init__(self) -> None:
-        self._open: Dict[Any, _Later] = {}
+class _Maker(Guarded):
+    """Makes changes of hints. Only what is as the hint says is changed; the rest is left for the
+    encoder to judge.
+    """
 
     def make(self, hint: Any) -> Optional[Change]:
         """The change for a resolved hint, or None."""
         if is_alias(hint):
-            return self._guarded(hint, lambda: self.make(bare(hint)))
+            return self.guarded(hint, lambda: self.make(bare(hint)))
         hint = bare(hint)
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         target = origin or hint
@@ -70,15 +72,8 @@ class _Maker:
             change = self.make(args[0]) if args else None
             return None if change is None else lambda value: [change(item) for item in value] if _is_array(value) else value
         if is_record(target):
-            return self._guarded(hint, lambda: self._class(target, args))
+            return self.guarded(hint, lambda: self._class(target, args))
         return None
-
-    def _guarded(self, key: Any, make: Callable[[], Optional[Change]]) -> Optional[Change]:
-        if key in self._open:
-            return self._open[key]
-        later = self._open[key] = _Later()
-        later.change = make()
-        return later.change
 
     def _mapping(self, args: Any) -> Optional[Change]:
         on_key = _hints_keys.writer(args[0]) if args else None

@@ -1,4 +1,6 @@
-"""Conversions of one JSON value into one object: numbers, dates, durations, bytes, identifiers, enumerations."""
+"""Conversions of one JSON value into one object: numbers, dates, durations, bytes, identifiers,
+enumerations.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 
     Converter = Callable[[Any], Any]
 
-#: Whether text stands for bytes, in base64: only on the command line, where there is no other way to say them.
+#: Whether text stands for bytes, in base64: only on the command line, where there is no other way
+#: to say them.
 TEXT_FOR_BYTES = False
 
 
@@ -59,7 +62,9 @@ def named(hint: Any) -> str:
 
 
 def scalar(kind: type, maker: Any) -> Optional[Converter]:
-    """The converter of a class whose objects have one JSON value, or None. Libraries that are not loaded are not asked."""
+    """The converter of a class whose objects have one JSON value, or None. Libraries that are not
+    loaded are not asked.
+    """
     if kind is float:
         return exactly_float
     buffer = kind.__module__ == "collections.abc" and kind.__name__ in ("ByteString", "Buffer")
@@ -101,11 +106,13 @@ _TEXTS = (
 )
 
 
-# --------------------------------------------------------------------------------------------------------------- numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 def exactly_float(value: Any) -> float:
-    """A number as a float. An integer must be one that it holds, or that Go writes for it: the shortest digits, then zeros."""
+    """A number as a float. An integer must be one that it holds, or that Go writes for it: the
+    shortest digits, then zeros.
+    """
     kind = type(value)
     if kind is float:
         return value  # type: ignore[no-any-return]
@@ -172,7 +179,7 @@ def _of_type(kind: Any, plain: type, words: str) -> Converter:
     return of_type
 
 
-# ----------------------------------------------------------------------------------------------------------------- bytes
+# -------------------------------------------------------------------------------------------- bytes
 
 
 def _bytes(kind: Any) -> Converter:
@@ -184,10 +191,10 @@ def _bytes(kind: Any) -> Converter:
         if type(value) is list and all(type(item) is int and 0 <= item < 256 for item in value):
             return kind(bytes(value))  # Go's [N]byte
         if type(value) is str and TEXT_FOR_BYTES:
-            import binascii
+            from binascii import a2b_base64  # on the command line alone
 
             try:
-                return kind(binascii.a2b_base64(value))
+                return kind(a2b_base64(value))
             except ValueError as error:
                 raise ConversionError("%s (as base64)" % kind.__name__, value, str(error)) from None
         advice = "what a json.RawMessage or a MarshalJSON writes is text: send []byte, or hint str" if type(value) is str else ""
@@ -196,7 +203,7 @@ def _bytes(kind: Any) -> Converter:
     return to_bytes
 
 
-# ----------------------------------------------------------------------------------------------------------------- times
+# -------------------------------------------------------------------------------------------- times
 
 
 def _from_text(kind: type, words: str, parse: Callable[[str], Any]) -> Converter:
@@ -212,7 +219,9 @@ def _from_text(kind: type, words: str, parse: Callable[[str], Any]) -> Converter
 
 
 def _iso(text: str) -> str:
-    """Go writes 2026-01-02T03:04:05.123456789Z; before Python 3.11 neither "Z" nor nanoseconds were understood."""
+    """Go writes 2026-01-02T03:04:05.123456789Z; before Python 3.11 neither "Z" nor nanoseconds were
+    understood.
+    """
     if text[-1:] in ("Z", "z"):
         text = text[:-1] + "+00:00"
     head, dot, tail = text.partition(".")
@@ -234,7 +243,7 @@ def _date(kind: Any) -> Callable[[str], Any]:
     def date(text: str) -> Any:
         if len(text) <= 10:
             return kind.fromisoformat(text)
-        import datetime
+        import datetime  # loaded, by the hint
 
         at = datetime.datetime.fromisoformat(_iso(text))
         if at.time() != datetime.time():
@@ -247,7 +256,7 @@ def _date(kind: Any) -> Callable[[str], Any]:
 def _datetime64(text: str) -> Any:
     """numpy knows no zones: its times are in UTC."""
     numpy: Any = sys.modules["numpy"]
-    import re
+    import re  # for zones alone
 
     zone = re.search(r"([+-])(\d\d):(\d\d)$", text) if "T" in text else None
     if text[-1:] in ("Z", "z"):
@@ -269,14 +278,15 @@ def _duration(kind: Any) -> Converter:
                 return kind(value, "ns")
             if kind.__module__.startswith("pandas"):
                 return kind(value, unit="ns")
-            return kind(microseconds=value // 1000 if value >= 0 else -(-value // 1000))  # a timedelta has no nanoseconds
+            # A timedelta has no nanoseconds
+            return kind(microseconds=value // 1000 if value >= 0 else -(-value // 1000))
         except (OverflowError, ValueError) as error:
             raise ConversionError(words, value, str(error)) from None
 
     return duration
 
 
-# ---------------------------------------------------------------------------------------------------- one of some values
+# ------------------------------------------------------------------------------- one of some values
 
 
 def _enumeration(kind: Any) -> Converter:
@@ -323,7 +333,9 @@ def literal(values: Tuple[Any, ...]) -> Converter:
 
 
 def _shown(value: Any) -> str:
-    """A value in an error message: its JSON type, and the value itself only when it is short and simple."""
+    """A value in an error message: its JSON type, and the value itself only when it is short and
+    simple.
+    """
     if type(value) is Number:
         return "a number %s" % value.text if len(value.text) <= 60 else "a number"
     if type(value) is int and abs(value) >= 10**60:

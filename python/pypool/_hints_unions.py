@@ -1,7 +1,8 @@
 """Conversions for a Union: which of its members is meant.
 
-What is of a member's type as it stands is passed. Else the members are tried from left to right; of several classes that an
-object could become the one that knows most of its keys is taken, and a Literal among their fields tells them apart.
+What is of a member's type as it stands is passed. Else the members are tried from left to right; of
+several classes that an object could become the one that knows most of its keys is taken, and a
+Literal among their fields tells them apart.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def _or_none(convert: Any) -> Converter:
 
 
 def _always_plain(member: Any) -> bool:
-    """Whether a value that is of this type already needs no conversion, inside a Union: a float, or an array of what JSON has."""
+    """Whether a value that is of this type already needs no conversion, inside a Union: a float, or
+    an array of what JSON has.
+    """
     return member is float or typing.get_origin(member) in (list, dict) or member in (list, dict) or _is_typed_dict(member)
 
 
@@ -77,7 +80,9 @@ def _is_typed_dict(kind: Any) -> bool:
 
 
 def _score(member: Any, value: Any, made: Any) -> int:
-    """How many of an object's keys the member knows: of several classes the one that takes most is meant."""
+    """How many of an object's keys the member knows: of several classes the one that takes most is
+    meant.
+    """
     if not isinstance(value, dict):
         return 0
     known = getattr(made, "model_fields_set", None)

@@ -59,7 +59,8 @@ def make_scanner(parse_float: Callable[[str], float] = strict_float) -> Scanner:
 
 
 def make_encoder(escape_all: bool = True, default: Optional[Callable[[Any], Any]] = None) -> Encoder:
-    """chunks(value, 0) -> the pieces of its JSON text. `default` makes JSON of other types' values."""
+    """chunks(value, 0) -> the pieces of its JSON text. `default` makes JSON of other types' values.
+    """
     default = default or _refuse
     try:
         import _json
@@ -102,7 +103,9 @@ escape = make_escape()
 
 
 def id_of(text: str) -> Optional[int]:
-    """The id of a line that cannot be read as a whole, by its prefix; None when that does not show it."""
+    """The id of a line that cannot be read as a whole, by its prefix; None when that does not show
+    it.
+    """
     if not text.startswith('{"id":'):
         return None
     try:

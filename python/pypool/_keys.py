@@ -1,4 +1,6 @@
-"""Keys that are no strings: JSON has none, and the C encoder makes strings of numbers, booleans and None without a word."""
+"""Keys that are no strings: JSON has none, and the C encoder makes strings of numbers, booleans and
+None without a word.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _LEAVES = frozenset((str, int, float, bool, type(None)))
 
 
 def coerced_key(value: Any, text: str) -> bool:
-    """Whether a key may have been a number, a boolean or None before the C encoder made a string of it."""
+    """Whether a key may have been a number, a boolean or None before the C encoder made a string of
+    it.
+    """
     if len(text) < SPLIT_WRITE:
         for end in _KEY_ENDS:
             if end in text:
@@ -25,7 +29,8 @@ def coerced_key(value: Any, text: str) -> bool:
             if word in text:
                 return True
         return False
-    # Over a large text one translation is cheaper than ten searches, and a walk cheaper than being wrong.
+    # Over a large text one translation is cheaper than ten searches, and a walk cheaper than being
+    # wrong.
     folded = text.encode("ascii").translate(_FOLDED)
     if b'0":' in folded or (b'trrr":' in folded and any(word in text for word in _KEY_WORDS)):
         return not _plain_keys(value)
@@ -33,7 +38,9 @@ def coerced_key(value: Any, text: str) -> bool:
 
 
 def _plain_keys(top: Any) -> bool:
-    """Whether all of the value is made of plain JSON types with strings as keys; TypeError upon another key."""
+    """Whether all of the value is made of plain JSON types with strings as keys; TypeError upon
+    another key.
+    """
     pending = [top]
     join = "".join
     leaves = _LEAVES

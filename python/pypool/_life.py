@@ -17,7 +17,8 @@ _SIGKILL = 9
 #: Kept: a script may put something else in its place.
 end, _kill, _write = os._exit, os.kill, os.write
 
-#: SIGRTMAX-2: beside SIGUSR1, which user code may take for itself, one that nobody else is likely to use. Linux only.
+#: SIGRTMAX-2: beside SIGUSR1, which user code may take for itself, one that nobody else is likely
+#: to use. Linux only.
 _STACKS = 62
 
 
@@ -27,9 +28,11 @@ STDLIB = (getattr(os, "__file__", None) or "").rpartition(SEP)[0] + SEP
 
 
 class _Watch:
-    """`armed` is False once the host has said `shutdown`; `started` is True once requests are served.
+    """`armed` is False once the host has said `shutdown`; `started` is True once requests are
+    served.
 
-    `group` is the process group that is the worker's own, to be killed with it; None when there is none.
+    `group` is the process group that is the worker's own, to be killed with it; None when there is
+    none.
     """
 
     armed = True
@@ -42,8 +45,8 @@ WATCH = _Watch()
 
 
 def own_group(started: Optional[int]) -> None:
-    """Find out what may be killed as a whole. `started` is the process that the host has started in a group of its own: this
-    one, or a wrapper that did not exec.
+    """Find out what may be killed as a whole. `started` is the process that the host has started in
+    a group of its own: this one, or a wrapper that did not exec.
     """
     try:
         if os.getpgrp() in (started, os.getpid()):
@@ -53,7 +56,9 @@ def own_group(started: Optional[int]) -> None:
 
 
 def leave_terminal() -> None:
-    """Give up the host's terminal: whoever asks for a password there would stop the whole worker. So he gets an error at once."""
+    """Give up the host's terminal: whoever asks for a password there would stop the whole worker.
+    So he gets an error at once.
+    """
     try:
         fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except (AttributeError, OSError):
@@ -70,7 +75,9 @@ def leave_terminal() -> None:
 
 
 def volunteer() -> None:
-    """Be the first to go when memory runs out, and not the host, whatever the two have in use. Children inherit it."""
+    """Be the first to go when memory runs out, and not the host, whatever the two have in use.
+    Children inherit it.
+    """
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     except (AttributeError, OSError):
@@ -85,7 +92,9 @@ def volunteer() -> None:
 
 
 def note(text: str) -> None:
-    """A line of the runtime itself, on the private stderr. Never raises, and needs nothing that a script can take away."""
+    """A line of the runtime itself, on the private stderr. Never raises, and needs nothing that a
+    script can take away.
+    """
     data = ("pypool: " + text + "\n").encode("utf-8", "backslashreplace")
     for fd in (LOG.err, 2):
         try:
@@ -96,8 +105,8 @@ def note(text: str) -> None:
 
 
 def host_gone(why: str = "") -> NoReturn:
-    """The host died without a goodbye, or the worker cannot go on, which is said: take the whole process group along, so that no
-    grandchild is left behind.
+    """The host died without a goodbye, or the worker cannot go on, which is said: take the whole
+    process group along, so that no grandchild is left behind.
 
     A forked child that returned from its handler comes here too, see `guard_forks`; it just ends.
     """
@@ -129,10 +138,11 @@ def watch_host(fd: int) -> None:
             events = poll.poll()
             if events:
                 break
-        if events[0][1] & select.POLLNVAL:  # a handler has closed it before this thread came to wait
+        # A handler has closed it before this thread came to wait
+        if events[0][1] & select.POLLNVAL:
             host_gone("the channel to the host is closed")
-        # What was written before the host closed its end is still in the pipe, and may be `shutdown`: an idle loop reads it,
-        # and the end of file behind it, by itself.
+        # What was written before the host closed its end is still in the pipe, and may be
+        # `shutdown`: an idle loop reads it, and the end of file behind it, by itself.
         while WATCH.armed:
             request = RUNNING.request
             if not WATCH.started or (request is not None and request[1] != "shutdown"):
@@ -143,10 +153,12 @@ def watch_host(fd: int) -> None:
 
 
 def leash(fd: Optional[int]) -> Optional[int]:
-    """Have the kernel kill the process group when the host, which holds the other end of this pipe, is gone.
+    """Have the kernel kill the process group when the host, which holds the other end of this pipe,
+    is gone.
 
-    That needs no thread and no GIL, and takes along what the worker has started. This process is named besides, should it leave
-    its group: through a file of its own, since a file has one owner. Linux only: elsewhere nothing happens.
+    That needs no thread and no GIL, and takes along what the worker has started. This process is
+    named besides, should it leave its group: through a file of its own, since a file has one owner.
+    Linux only: elsewhere nothing happens.
     """
     try:
         import _signal  # type: ignore[import-not-found]  # signal itself would import enum
@@ -163,7 +175,8 @@ def leash(fd: Optional[int]) -> Optional[int]:
                 _own(fcntl, second, os.getpid())
         except OSError:
             pass  # no /proc
-        # The host's parent death signal, which has guarded the start, would end this process alone, and the leash with it.
+        # The host's parent death signal, which has guarded the start, would end this process alone,
+        # and the leash with it.
         _signal.signal(_signal.SIGIO, _signal.SIG_IGN)
         return second
     except (ImportError, AttributeError, OSError, ValueError):
@@ -177,7 +190,9 @@ def _own(fcntl: Any, fd: int, owner: int) -> None:
 
 
 def private(fd: Optional[int]) -> Optional[int]:
-    """Move an inherited descriptor out of the reach of handlers and their children; None when it is not there."""
+    """Move an inherited descriptor out of the reach of handlers and their children; None when it is
+    not there.
+    """
     if fd is None:
         return None
     try:
@@ -196,7 +211,9 @@ def private(fd: Optional[int]) -> Optional[int]:
 
 
 def close_inherited() -> None:
-    """Close what the host passed on without knowing it: descriptors that it inherited itself, not marked close-on-exec."""
+    """Close what the host passed on without knowing it: descriptors that it inherited itself, not
+    marked close-on-exec.
+    """
     try:
         names = os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd")
     except OSError:
@@ -217,7 +234,8 @@ def guard_process(err: int, stack_fd: Optional[int]) -> None:
 
     # ^C in a terminal goes to the whole foreground group; the host decides when a worker stops.
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
-    # The default action ends C code that holds the GIL too; an ignored SIGTERM would have been inherited.
+    # The default action ends C code that holds the GIL too; an ignored SIGTERM would have been
+    # inherited.
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     faulthandler.enable(file=err)
     if stack_fd is not None and hasattr(_signal, "SIGUSR1"):
@@ -242,10 +260,12 @@ def guard_process(err: int, stack_fd: Optional[int]) -> None:
 
 
 def guard_forks(channel: List[int], lines: List[Any]) -> None:
-    """Take the channel from forked children: they would keep it open, or serve a call a second time.
+    """Take the channel from forked children: they would keep it open, or serve a call a second
+    time.
 
-    The numbers stay taken, by /dev/null: a child that returns from its handler into the loop writes its answer to nowhere,
-    finds none of the requests that had been read before, and then reads the end of file, which ends it.
+    The numbers stay taken, by /dev/null: a child that returns from its handler into the loop writes
+    its answer to nowhere, finds none of the requests that had been read before, and then reads the
+    end of file, which ends it.
     """
 
     def after_in_child() -> None:

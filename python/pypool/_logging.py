@@ -1,7 +1,9 @@
-"""Python's `logging` and `warnings`, loguru and structlog as records that the host turns into its own.
+"""Python's `logging` and `warnings`, loguru and structlog as records that the host turns into its
+own.
 
-A record goes to the host when it reaches the root logger, whatever handlers a script has put there or taken away, or when one
-of another logger writes it to stdout or stderr. What handlers write there is a rendering of that record: it is held back.
+A record goes to the host when it reaches the root logger, whatever handlers a script has put there
+or taken away, or when one of another logger writes it to stdout or stderr. What handlers write
+there is a rendering of that record: it is held back.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ def install(logging: Any, level: int) -> None:
         _hold(record, call_handlers, self, record)
 
     def handle_held(self: Any, record: Any) -> Any:
-        return _hold(record, handle, self, record)  # not called by callHandlers alone: a QueueListener does so, too
+        # Not called by callHandlers alone: a QueueListener does so, too
+        return _hold(record, handle, self, record)
 
     def handleError(self: Any, record: Any) -> None:  # noqa: N802
         held = HELD.pop(get_ident(), None)  # what a handler could not do is no rendering
@@ -54,7 +57,9 @@ def install(logging: Any, level: int) -> None:
 
 
 def _hold(record: Any, function: Callable[..., Any], *args: Any) -> Any:
-    """Call function; what it writes to stdout and stderr is the record, which is sent once in its stead."""
+    """Call function; what it writes to stdout and stderr is the record, which is sent once in its
+    stead.
+    """
     thread = get_ident()
     if thread in HELD or not LOG.mark:
         return function(*args)
@@ -74,7 +79,7 @@ def _send(record: Any) -> None:
     try:
         exc = ""
         if record.exc_info and record.exc_info[1] is not None:
-            from . import _errors
+            from . import _errors  # few records have an exception
 
             exc = _errors.format_traceback(record.exc_info[1])
         elif record.exc_text:
@@ -117,7 +122,9 @@ def _clean(text: str) -> str:
 def show_warning(
     warnings: Any, plain: Any, message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None
 ) -> None:
-    """What warnings.showwarning does in a worker: a record of the logger that logging.captureWarnings uses."""
+    """What warnings.showwarning does in a worker: a record of the logger that
+    logging.captureWarnings uses.
+    """
     if file is not None:
         plain(message, category, filename, lineno, file, line)
         return
@@ -133,7 +140,9 @@ def _ours(stream: Any) -> bool:
 
 
 def loguru(sinks: Any) -> None:
-    """Hook for `loguru._simple_sinks`: what a sink would write to stdout or stderr is sent as the record that it is."""
+    """Hook for `loguru._simple_sinks`: what a sink would write to stdout or stderr is sent as the
+    record that it is.
+    """
     plain = sinks.StreamSink.write
 
     def write(self: Any, message: Any) -> None:
@@ -143,7 +152,7 @@ def loguru(sinks: Any) -> None:
         elif get_ident() in HELD:
             HELD[get_ident()] += 1  # a handler of logging handed it on: the host has it, or gets it
         else:
-            from . import _errors
+            from . import _errors  # as above
 
             failure = record["exception"]
             exc = _errors.format_traceback(failure.value) if failure is not None and failure.value is not None else ""

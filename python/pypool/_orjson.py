@@ -1,8 +1,10 @@
-"""Results through orjson, where the worker has imported it: several times as fast, and the same to whoever reads them.
+"""Results through orjson, where the worker has imported it: several times as fast, and the same to
+whoever reads them.
 
-orjson has its own ways with NaN (null), enums, fragments of JSON and more: only what is made of the plain types is taken from
-it. It refuses integers beyond 64 bits, lone surrogates, keys that are no strings and deep nesting, and writes text as UTF-8.
-All that goes the ordinary way, which also finds the words for what is wrong with it.
+orjson has its own ways with NaN (null), enums, fragments of JSON and more: only what is made of the
+plain types is taken from it. It refuses integers beyond 64 bits, lone surrogates, keys that are no
+strings and deep nesting, and writes text as UTF-8. All that goes the ordinary way, which also finds
+the words for what is wrong with it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ _LEAVES = frozenset((str, int, bool, type(None)))
 
 
 def encoder(orjson: Any) -> Callable[[Any], Optional[str]]:
-    """The function that returns a value's JSON text in ASCII, or None when it is not this module's."""
+    """The function that returns a value's JSON text in ASCII, or None when it is not this module's.
+    """
     dumps = orjson.dumps
 
     def encode(value: Any) -> Optional[str]:
@@ -29,7 +32,9 @@ def encoder(orjson: Any) -> Callable[[Any], Optional[str]]:
 
 
 def _plain(top: Any) -> bool:
-    """Whether the value is made of str, int, bool, None, finite floats, lists, tuples and dicts, and of no subclass."""
+    """Whether the value is made of str, int, bool, None, finite floats, lists, tuples and dicts,
+    and of no subclass.
+    """
     pending: List[Any] = [(top,)]
     leaves = _LEAVES
     while pending:

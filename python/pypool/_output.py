@@ -1,7 +1,8 @@
-"""What a worker prints and logs, as lines of stderr that say which call they belong to: docs/protocol.md, "Logs".
+"""What a worker prints and logs, as lines of stderr that say which call they belong to:
+docs/protocol.md, "Logs".
 
-`print` and everything else that goes through sys.stdout and sys.stderr comes here. What is written to descriptors 1 and 2 past
-them, by C code and subprocesses, reaches the host as it is.
+`print` and everything else that goes through sys.stdout and sys.stderr comes here. What is written
+to descriptors 1 and 2 past them, by C code and subprocesses, reaches the host as it is.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
 
-#: Bytes of one write(2) to a pipe that nobody else's can tear: PIPE_BUF on Linux; elsewhere 512 is all that POSIX promises.
+#: Bytes of one write(2) to a pipe that nobody else's can tear: PIPE_BUF on Linux; elsewhere 512 is
+#: all that POSIX promises.
 ATOMIC = 4096 if sys.platform == "linux" else 512
-#: Threads whose output is a handler's rendering of a record that the host gets anyway: how many bytes each has written so.
+#: Threads whose output is a handler's rendering of a record that the host gets anyway: how many
+#: bytes each has written so.
 HELD: Dict[int, int] = {}
 
 
 class _Keys:
-    """Of lines that are not ended, and of records in pieces: no two have the same, a forked child's and its parent's neither."""
+    """Of lines that are not ended, and of records in pieces: no two have the same, a forked child's
+    and its parent's neither.
+    """
 
     next = count(1).__next__
 
@@ -48,8 +53,9 @@ if hasattr(os, "register_at_fork"):
 def printing() -> Optional[Tuple[int, Optional[str], str]]:
     """Id, session and command of the call whose code runs here; None where that is not certain.
 
-    Code of the loop's thread is the running call's; so is that of threads started during the call. Contexts tell for tasks of
-    asyncio, also for those that a call has left behind. Anything else may work for another call, or for none.
+    Code of the loop's thread is the running call's; so is that of threads started during the call.
+    Contexts tell for tasks of asyncio, also for those that a call has left behind. Anything else
+    may work for another call, or for none.
     """
     if LOG.forked:
         return None
@@ -94,7 +100,9 @@ def _head(call: Any) -> str:
 
 
 def _print(fd: int, head: str, text: bytes) -> None:
-    """Write the text's lines, and what it begins of another, which is ended by what comes later, or by the call's end."""
+    """Write the text's lines, and what it begins of another, which is ended by what comes later, or
+    by the call's end.
+    """
     where = fd, get_ident()
     key = OPEN.get(where)
     comma = "," if len(head) > 1 else ""

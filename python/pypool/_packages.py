@@ -1,7 +1,8 @@
 """What to install for an import that failed.
 
-Only names that are known: advice to install whatever somebody has mistyped would send them to whoever waits for that mistake. The
-Go side reads this table out of this file, so an entry is one line: an import's name, and the name to install.
+Only names that are known: advice to install whatever somebody has mistyped would send them to
+whoever waits for that mistake. The Go side reads this table out of this file, so an entry is one
+line: an import's name, and the name to install.
 """
 
 from __future__ import annotations

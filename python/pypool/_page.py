@@ -1,4 +1,5 @@
-"""The page shared with the host, and the wait for its next request that this page tells how to do."""
+"""The page shared with the host, and the wait for its next request that this page tells how to do.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ WORDS = 16
 WORKED = 0  # written here
 SPIN_NS, KEEP_CPU, DOORBELL = 8, 9, 10  # written by the host
 
-#: Doorbell reads (50 ns) per pipe poll (500 ns). 24 cover the host's 1 us between answer and next call.
+#: Doorbell reads (50 ns) per pipe poll (500 ns). 24 cover the host's 1 us between answer and next
+#: call.
 LOOKS = range(24)
 
 
@@ -33,8 +35,8 @@ def shared(fd: Optional[int]) -> Any:
 
 
 class Waiter:
-    """Waits for something to read: parked in poll(2), or spinning where the host asks for it, because
-    it expects to send the next request at once and a wake-up costs more.
+    """Waits for something to read: parked in poll(2), or spinning where the host asks for it,
+    because it expects to send the next request at once and a wake-up costs more.
 
     Reading itself does not wait: a process that is killed in read(2) may take a request out of the
     pipe even so, and nobody could tell that from one that began it. In poll(2) it takes nothing.
@@ -44,7 +46,8 @@ class Waiter:
         self.page: Any = [0] * WORDS if page is None else page
         self._listens = False  # to the doorbell
         self._heard = 0  # the doorbell, as it was when it last rang
-        self._poll: Any = None  # bound before a script can replace it; None where read(2) has to wait
+        # Bound before a script can replace it; None where read(2) has to wait
+        self._poll: Any = None
         self._give_way: Any = getattr(os, "sched_yield", None) or (lambda: sleep(0))
         try:
             import select  # absent in some builds
@@ -57,14 +60,18 @@ class Waiter:
             pass  # Windows cannot look into a pipe
 
     def ready(self) -> bool:
-        """Whether there is something to read now, or the end of the file; False where that cannot be known."""
+        """Whether there is something to read now, or the end of the file; False where that cannot
+        be known.
+        """
         return self._poll is not None and bool(self._poll(0))
 
     def wait(self) -> None:
-        """Wait before a read, as the host asks: to read first, and be told that nothing is there, would cost as much again.
+        """Wait before a read, as the host asks: to read first, and be told that nothing is there,
+        would cost as much again.
 
-        While calls run one at a time nobody else needs the processor, and the host rings the doorbell
-        just before it writes, so that this side is at the pipe while the line is put there.
+        While calls run one at a time nobody else needs the processor, and the host rings the
+        doorbell just before it writes, so that this side is at the pipe while the line is put
+        there.
         """
         page, poll = self.page, self._poll
         spin = page[SPIN_NS]
@@ -92,7 +99,9 @@ class Waiter:
             self._give_way()
 
     def park(self) -> None:
-        """Wait for what was not there yet when it was read. Who came too early at the doorbell's ring must not fall asleep."""
+        """Wait for what was not there yet when it was read. Who came too early at the doorbell's
+        ring must not fall asleep.
+        """
         if not self.page[KEEP_CPU]:
             self._listens = False
             self._poll()

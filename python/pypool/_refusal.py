@@ -1,4 +1,6 @@
-"""What is wrong with arguments, for programs: the `errors` of an invalid_arguments answer. docs/protocol.md has their form."""
+"""What is wrong with arguments, for programs: the `errors` of an invalid_arguments answer.
+docs/protocol.md has their form.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,12 @@ _NAMED = 3
 
 
 def conversion(error: ConversionError, arguments: Mapping[str, Any]) -> List[Dict[str, Any]]:
-    """The errors of an argument that could not be converted: a model's own where there are any, else one."""
+    """The errors of an argument that could not be converted: a model's own where there are any,
+    else one.
+    """
     at = location(error.path, arguments)
-    # The exception that the conversion met, pydantic's for one, is this one's context, though it is not shown.
+    # The exception that the conversion met, pydantic's for one, is this one's context, though it is
+    # not shown.
     inner = _model_errors(error.__context__)
     if not inner:
         return [{"loc": at, "msg": error.expected, "type": "type"}]
@@ -62,7 +67,9 @@ def _path(steps: List[Any]) -> str:
 
 
 def location(path: str, arguments: Mapping[str, Any]) -> List[Any]:
-    """A converter's path (`rows[3].score`) as its steps. The arguments tell where a key with a dot or a bracket in it ends."""
+    """A converter's path (`rows[3].score`) as its steps. The arguments tell where a key with a dot
+    or a bracket in it ends.
+    """
     found = _walk(path, arguments)
     return [path] if found is None else found
 

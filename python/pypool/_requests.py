@@ -1,4 +1,6 @@
-"""A line in as a request. The host writes the same things the same way: what was seen is remembered."""
+"""A line in as a request. The host writes the same things the same way: what was seen is
+remembered.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ def _never(command: str) -> bool:
     return False
 
 
-#: Whether a command wants its numbers with their text. Commands are unknown here: `_worker` sets it.
+#: Whether a command wants its numbers with their text. Commands are unknown here: `_worker` sets
+#: it.
 wants_text: Callable[[str], bool] = _never
 
 
@@ -86,7 +89,9 @@ def _unpack(text: str) -> List[Request]:
 
 
 def predict_next(id: int, command: str) -> None:
-    """Predict the next line: same command, next id. Comparing a prefix costs half of parsing. Runs after the answer is out."""
+    """Predict the next line: same command, next id. Comparing a prefix costs half of parsing. Runs
+    after the answer is out.
+    """
     global _predicted, _latest
     if id == _latest + 1 and command in _HEAD_OF and id < MAX_ID:
         id_then = id + 1
@@ -112,7 +117,9 @@ def _remember(head: str) -> str:
 
 
 def scanner_for(command: str) -> Scanner:
-    """What reads a command's arguments: `scan`, or `scan_exactly` where one of its hints is a Decimal."""
+    """What reads a command's arguments: `scan`, or `scan_exactly` where one of its hints is a
+    Decimal.
+    """
     if wants_text(command):
         from ._forms import scan_exactly  # for few commands
 
@@ -121,7 +128,9 @@ def scanner_for(command: str) -> Scanner:
 
 
 def _tail(text: str, at: int, args: Any) -> Tuple[Optional[str], Optional[int], bool, Optional[str]]:
-    """session_id, stream, timeout_ms and trace, which stand behind the arguments, and behind the places of bytes in these."""
+    """session_id, stream, timeout_ms and trace, which stand behind the arguments, and behind the
+    places of bytes in these.
+    """
     if text.startswith(',"bytes":', at):
         from ._forms import set_bytes  # for few requests
 

@@ -1,4 +1,6 @@
-"""A value out as JSON text: encoded first, and looked at only where that fails or may hide something."""
+"""A value out as JSON text: encoded first, and looked at only where that fails or may hide
+something.
+"""
 
 from __future__ import annotations
 
@@ -69,8 +71,8 @@ _pause = 0  # those left
 
 
 def _members(value: Dict[Any, Any]) -> str:
-    """A dict of a few texts, numbers and literals, as many results are, as JSON: the encoder, and the checks upon what it makes,
-    take half as long again. Empty when anything else is in it.
+    """A dict of a few texts, numbers and literals, as many results are, as JSON: the encoder, and
+    the checks upon what it makes, take half as long again. Empty when anything else is in it.
     """
     global _pause
     text = ""
@@ -102,7 +104,9 @@ def _name(key: str) -> str:
 
 
 def _coerced_key(value: Any, text: str) -> bool:
-    """`_keys.coerced_key`, which takes this one's place when it is first needed: a start has no time for it."""
+    """`_keys.coerced_key`, which takes this one's place when it is first needed: a start has no
+    time for it.
+    """
     from . import _keys
 
     globals()["_coerced_key"] = _keys.coerced_key

@@ -1,4 +1,5 @@
-"""What a command takes and gives, for programs that write clients: list_commands with {"schema": true}.
+"""What a command takes and gives, for programs that write clients: list_commands with {"schema":
+true}.
 
 A schema is JSON. A type is {"type": KIND, ...}:
 
@@ -11,7 +12,8 @@ A schema is JSON. A type is {"type": KIND, ...}:
     ref {"name"}                                    a class or an enumeration, under "types" of the same side
     unknown                                         a hint that has no JSON form; "text" says what it was
 
-Arguments and results are described apart, each with its own "types": a pydantic model may have other names in than out.
+Arguments and results are described apart, each with its own "types": a pydantic model may have
+other names in than out.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ import typing
 from . import _describe
 from ._describe import is_json
 from ._forms import is_a
-from ._hints import ARRAYS, OBJECTS, is_alias
-from ._schema_fields import LAZY, UNSAID, Unresolved, bare, fields_of, is_record, resolved, space_of
+from ._hints import ARRAYS, OBJECTS
+from ._schema_fields import LAZY, UNSAID, Unresolved, bare, fields_of, is_alias, is_record, resolved, space_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +62,8 @@ _CLASSES = (
 
 
 def schema(entry: Command) -> Dict[str, Any]:
-    """The schema of one command. "params" is None where the callable does not tell its parameters."""
+    """The schema of one command. "params" is None where the callable does not tell its parameters.
+    """
     takes, gives = _Walker(False), _Walker(True)
     found: Dict[str, Any] = {"stream": entry.streams, "params": None}
     try:
@@ -158,7 +161,7 @@ class _Walker:
             return self._class(origin, args)
         return _unknown(_describe.annotation_text(hint))
 
-    # ------------------------------------------------------------------------------------------------------ composites
+    # ----------------------------------------------------------------------------------- composites
 
     def _union(self, args: Tuple[Any, ...]) -> Type:
         members: List[Type] = []
@@ -209,7 +212,7 @@ class _Walker:
             return _unknown(_describe.annotation_text(origin))  # a set is not JSON; a list is
         return {"type": "array", "of": [self.hint(args[0]) if args else {"type": "any"}]}
 
-    # ---------------------------------------------------------------------------------------------------------- classes
+    # -------------------------------------------------------------------------------------- classes
 
     def _plain(self, hint: Any) -> Type:
         if hint in _SCALARS:

@@ -1,6 +1,8 @@
-"""What hints are made of, and the fields of dataclasses, TypedDicts, NamedTuples, attrs classes and models, as on the wire.
+"""What hints are made of, and the fields of dataclasses, TypedDicts, NamedTuples, attrs classes and
+models, as on the wire.
 
-For `_hints` and `_schema`, so that the conversion of arguments and the types of clients are told by the same facts.
+For `_hints` and `_schema`, so that the conversion of arguments and the types of clients are told by
+the same facts.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from ._forms import is_a
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+
+    Change = Callable[[Any], Any]
 
 UNSAID: typing.Any = object()  # there is no default, or none that can be told
 _EMPTY: typing.Any = {list: [], set: [], tuple: [], dict: {}}  # what a default_factory makes
@@ -51,11 +55,44 @@ class Field(typing.NamedTuple):
     argument: str = ""  # what __init__ calls it, where that differs
 
 
+class _Later:
+    """What is made of a class, or of an alias, that contains itself: known once it is made."""
+
+    def __init__(self) -> None:
+        self.made: Optional[Change] = None
+
+    def __call__(self, value: Any) -> Any:
+        return value if self.made is None else self.made(value)
+
+
+class Guarded:
+    """Makes something of hints; remembers those it is in, because they may contain themselves."""
+
+    def __init__(self) -> None:
+        self._open: Dict[Any, _Later] = {}
+
+    def guarded(self, key: Any, make: Callable[[], Optional[Change]]) -> Optional[Change]:
+        try:
+            hash(key)
+        except TypeError:  # something in an Annotated, somewhere in it
+            key = repr(key)
+        if key in self._open:
+            return self._open[key]
+        later = self._open[key] = _Later()
+        later.made = make()
+        return later.made
+
+
 class Unresolved:
     """A hint that names what does not exist at run time."""
 
     def __init__(self, text: str) -> None:
         self.text = text
+
+
+def is_alias(hint: Any) -> bool:
+    """Whether a hint is a `type` statement's name, which may mention itself."""
+    return type(hint).__name__ == "TypeAliasType" or type(typing.get_origin(hint)).__name__ == "TypeAliasType"
 
 
 def is_record(kind: Any) -> bool:
@@ -73,7 +110,9 @@ _MARKS = ("Final", "Required", "NotRequired", "ReadOnly", "ClassVar")
 
 
 def bare(hint: Any) -> Any:
-    """A hint without Annotated, NewType, Final, InitVar and the like; an alias or a type variable as what it stands for."""
+    """A hint without Annotated, NewType, Final, InitVar and the like; an alias or a type variable
+    as what it stands for.
+    """
     for _ in range(64):
         origin = typing.get_origin(hint)
         if hasattr(hint, "__supertype__"):
@@ -140,14 +179,17 @@ def resolved(annotation: Any, space: Dict[str, Any], local: Optional[Dict[str, A
     while True:
         holder = types.SimpleNamespace(__annotations__={"hint": annotation})
         found = typing.get_type_hints(holder, space, local, **extras)["hint"]
-        # Python 3.8 leaves quotes within quotes, which `from __future__ import annotations` makes of every quoted hint.
+        # Python 3.8 leaves quotes within quotes, which `from __future__ import annotations` makes
+        # of every quoted hint.
         if sys.version_info >= (3, 9) or "ForwardRef(" not in repr(found) or found == annotation:
             return found
         annotation = found
 
 
 def fields_of(kind: Any, output: bool, args: Tuple[Any, ...] = ()) -> Tuple[str, Iterator[Field]]:
-    """The sort of a class for which is_record is true, and its fields: as arguments, or of a result. args are a generic's."""
+    """The sort of a class for which is_record is true, and its fields: as arguments, or of a
+    result. args are a generic's.
+    """
     sort, fields = _fields_of(kind, output)
     if sort != "model" and (args or hasattr(kind, "__orig_bases__")):
         fields = _bound_fields(kind, args, fields)
@@ -233,7 +275,8 @@ def _typed_dict(kind: Any) -> Iterator[Field]:
         needed = name in required if required is not None else getattr(kind, "__total__", True)
         inner = hint.__origin__ if hasattr(hint, "__metadata__") else hint
         mark = str(typing.get_origin(inner)).rpartition(".")[2]
-        if mark in ("Required", "NotRequired"):  # under `from __future__ import annotations` only the hint knows
+        # Under `from __future__ import annotations` only the hint knows
+        if mark in ("Required", "NotRequired"):
             needed = mark == "Required"
         yield Field(name, hint, needed)
 
@@ -268,7 +311,9 @@ def _pydantic1(kind: Any, output: bool) -> Iterator[Field]:
 
 
 def _hints_of(kind: Any) -> Dict[str, Any]:
-    """A class's hints by field, those that cannot be resolved as Unresolved: one does not spoil the others."""
+    """A class's hints by field, those that cannot be resolved as Unresolved: one does not spoil the
+    others.
+    """
     found: Dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         local = {kind.__name__: kind, **vars(base)}
@@ -283,7 +328,9 @@ def _hints_of(kind: Any) -> Dict[str, Any]:
 
 
 def own_annotations(kind: Any) -> Dict[str, Any]:
-    """The annotations that stand in the class itself; before Python 3.10 a class without any shows its base's."""
+    """The annotations that stand in the class itself; before Python 3.10 a class without any shows
+    its base's.
+    """
     try:
         own = sys.version_info >= (3, 10)
         found: Any = getattr(kind, "__annotations__", None) if own else kind.__dict__.get("__annotations__")
@@ -293,7 +340,9 @@ def own_annotations(kind: Any) -> Dict[str, Any]:
 
 
 def _inside_init_var(annotation: Any) -> Any:
-    """InitVar[int] as int: before Python 3.11 `typing` refuses it, and later leaves what is in it as it was."""
+    """InitVar[int] as int: before Python 3.11 `typing` refuses it, and later leaves what is in it
+    as it was.
+    """
     if type(annotation).__name__ == "InitVar":
         return annotation.type
     for prefix in ("InitVar[", "dataclasses.InitVar["):

@@ -1,4 +1,6 @@
-"""Scripts that are no .py files: zip applications and compiled files are run, others are refused in words."""
+"""Scripts that are no .py files: zip applications and compiled files are run, others are refused in
+words.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def load(name: str, script: str) -> bool:
-    """Import the script under the name, if it is of a kind that takes more than reading its source; else False."""
+    """Import the script under the name, if it is of a kind that takes more than reading its source;
+    else False.
+    """
     if script.endswith(".ipynb"):
         raise ImportError("a notebook is no script: make one of it with `jupyter nbconvert --to script %s`" % script)
     if os.path.isdir(script):

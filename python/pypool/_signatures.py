@@ -47,7 +47,9 @@ def signature_of(entry: Command) -> Optional[inspect.Signature]:
 def by_signature(
     entry: Command, signature: Optional[inspect.Signature], positional: Sequence[Any], keyword: Dict[str, Any]
 ) -> Optional[inspect.BoundArguments]:
-    """The arguments as the signature binds them; raises BindError. None where there is no signature."""
+    """The arguments as the signature binds them; raises BindError. None where there is no
+    signature.
+    """
     if signature is None:
         return None
     try:
@@ -59,7 +61,9 @@ def by_signature(
 
 
 def _reasons(signature: inspect.Signature, positional: Sequence[Any], keyword: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
-    """All that is wrong, naming the argument and what was expected; nothing where Python's own words are as good."""
+    """All that is wrong, naming the argument and what was expected; nothing where Python's own
+    words are as good.
+    """
     from ._names import nearest
 
     parameters = signature.parameters.values()

@@ -1,4 +1,6 @@
-"""The user's own source files, for a host that reloads its workers when one changes: get_stats with {"sources": true}."""
+"""The user's own source files, for a host that reloads its workers when one changes: get_stats with
+{"sources": true}.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _INSTALLED = ("site-packages", "dist-packages")
 
 
 def files() -> List[str]:
-    """The absolute paths of the modules imported from neither the standard library nor an installed package."""
+    """The absolute paths of the modules imported from neither the standard library nor an installed
+    package.
+    """
     stdlib = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
     found = set()
     for module in list(sys.modules.values()):
@@ -28,7 +32,8 @@ def files() -> List[str]:
 
 def _path(module: Any) -> str:
     try:
-        path = vars(module).get("__file__")  # not getattr: a lazy module would import what it stands for
+        # Not getattr: a lazy module would import what it stands for
+        path = vars(module).get("__file__")
     except TypeError:
         return ""
     # The runtime itself has no files: its modules are called <pypool>/_name.py.

@@ -1,7 +1,9 @@
-"""Child interpreters that a script's libraries start: they import the script, and need the runtime for it.
+"""Child interpreters that a script's libraries start: they import the script, and need the runtime
+for it.
 
-It exists in the worker's memory only. multiprocessing's "spawn" and "forkserver" carry it in the data with which they prepare a
-child; all others find it on their PYTHONPATH, as an archive in the worker's memory.
+It exists in the worker's memory only. multiprocessing's "spawn" and "forkserver" carry it in the
+data with which they prepare a child; all others find it on their PYTHONPATH, as an archive in the
+worker's memory.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 
 class _Carrier:
-    """Installs the runtime in the child when multiprocessing unpacks it there: `exec` of our own source, nothing else."""
+    """Installs the runtime in the child when multiprocessing unpacks it there: `exec` of our own
+    source, nothing else.
+    """
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -27,7 +31,8 @@ class _Carrier:
 
 
 def carry(spawn: Any) -> None:
-    """Hook for `multiprocessing.spawn`: its children can import the runtime and the user's script."""
+    """Hook for `multiprocessing.spawn`: its children can import the runtime and the user's script.
+    """
     finder = _finder.installed()
     original = spawn.get_preparation_data
 
@@ -46,7 +51,9 @@ def carry(spawn: Any) -> None:
 
 
 def lend(posixsubprocess: Any) -> None:
-    """Hook for what starts all child processes: `import pypool` works in those that are Python, as long as this worker lives."""
+    """Hook for what starts all child processes: `import pypool` works in those that are Python, as
+    long as this worker lives.
+    """
     plain = posixsubprocess.fork_exec
 
     def fork_exec(args: Any, executables: Any, close_fds: Any, pass_fds: Any, cwd: Any, env: Any, *rest: Any) -> Any:
@@ -85,7 +92,9 @@ _path = ""
 
 
 def _archive_path() -> str:
-    """Where children find the archive; empty where there can be none: not Linux, or no descriptor is left."""
+    """Where children find the archive; empty where there can be none: not Linux, or no descriptor
+    is left.
+    """
     global _path
     finder = _finder.installed()
     if _path or finder is None:
@@ -120,8 +129,9 @@ def _archive(sources: Any) -> bytes:
 
 
 def free_tracker(util: Any) -> None:
-    """Hook for `multiprocessing.util`: the tracker of shared memory outlives the worker, whose group is killed, by the
-    moment that it takes to clean up. It ends by itself, when nobody holds the pipe to it.
+    """Hook for `multiprocessing.util`: the tracker of shared memory outlives the worker, whose
+    group is killed, by the moment that it takes to clean up. It ends by itself, when nobody holds
+    the pipe to it.
     """
     plain = util.spawnv_passfds
 

@@ -1,4 +1,6 @@
-"""From hello to ready: the private descriptors, the import path, the user's script, its setups, and hello's answer."""
+"""From hello to ready: the private descriptors, the import path, the user's script, its setups, and
+hello's answer.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ CAPABILITIES = ("stream", "page", "log", "packed")
 
 
 def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
-    """Serve a host until it leaves. `fds` are the private copies of stdin, stdout and stderr; `rest` is what followed hello."""
+    """Serve a host until it leaves. `fds` are the private copies of stdin, stdout and stderr;
+    `rest` is what followed hello.
+    """
     args = hello["args"]
     _life.volunteer()
     _life.own_group(args.get("pid"))
@@ -70,12 +74,14 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         fields: Dict[str, Any] = {"kind": "start_failed", "stage": stage, **_errors.exception_fields(error)}
         channel.write(_failure.error_line(0, fields))
         _exit.finish(1)
-    _life.WATCH.started = True  # first: the answer may be followed at once by `shutdown` and the end of file
+    # First: the answer may be followed at once by `shutdown` and the end of file
+    _life.WATCH.started = True
     channel.write(SUCCESS % (0, result))
     try:
         worker.serve()
     finally:
-        _life.host_gone("the worker ends: its loop was left")  # which is not to happen; nothing else may keep this process alive
+        # Which is not to happen; nothing else may keep this process alive
+        _life.host_gone("the worker ends: its loop was left")
 
 
 def _describe_self(args: Dict[str, Any], paged: bool) -> Dict[str, Any]:
@@ -94,7 +100,9 @@ def _describe_self(args: Dict[str, Any], paged: bool) -> Dict[str, Any]:
 
 
 def _prepare_logging(args: Dict[str, Any]) -> None:
-    """Records go to the host from the moment somebody imports `logging`; until then it costs nothing."""
+    """Records go to the host from the moment somebody imports `logging`; until then it costs
+    nothing.
+    """
     level = args.get("log_level", 20)
 
     def hook(logging: Any) -> None:

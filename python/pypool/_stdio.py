@@ -1,4 +1,6 @@
-"""sys.stdout and sys.stderr of a worker, until somebody writes to them: then `_output` takes over, see there."""
+"""sys.stdout and sys.stderr of a worker, until somebody writes to them: then `_output` takes over,
+see there.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ LOG = _Log()
 
 
 class Printed(FileIO):
-    """Descriptor 1 or 2. While it is the worker's stderr, each line says which call has printed it."""
+    """Descriptor 1 or 2. While it is the worker's stderr, each line says which call has printed it.
+    """
 
     call: Any = ()
     head = ""

@@ -12,14 +12,17 @@ if TYPE_CHECKING:
 
 
 def run(answers: Answers, id: int, result: Any, outgoing: Optional[Callable[[Any], Any]] = None) -> str:
-    """Send what the handler yields; returns the final line. A plain command's result is its one item.
+    """Send what the handler yields; returns the final line. A plain command's result is its one
+    item.
 
-    The generator is closed in every case, so that its finally blocks have run before the final line is written.
+    The generator is closed in every case, so that its finally blocks have run before the final line
+    is written.
     """
     items = items_of(result)
     cancel = b'{"id":%d,"cancel":true}' % id
     try:
-        # Asked before each item, so that a caller who left early stops a generator that has not begun, too.
+        # Asked before each item, so that a caller who left early stops a generator that has not
+        # begun, too.
         while not answers.channel.told(cancel):
             try:
                 item = next(items)

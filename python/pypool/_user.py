@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 
 def prepare_path(script: Optional[str], module: Optional[str]) -> None:
-    """Make importable what `python script` could import, behind the standard library and before site-packages.
+    """Make importable what `python script` could import, behind the standard library and before
+    site-packages.
 
-    Behind, so that a file called json.py beside the script cannot take the place of the one the runtime imports later.
+    Behind, so that a file called json.py beside the script cannot take the place of the one the
+    runtime imports later.
     """
     entries: List[str] = []
     if script:
@@ -35,7 +37,8 @@ def prepare_path(script: Optional[str], module: Optional[str]) -> None:
         if entry not in fresh and entry not in sys.path[:at]:
             fresh.append(entry)
     sys.path[at:at] = fresh
-    # -I ignores the environment; these two say where files may be written, and that stays the user's decision.
+    # -I ignores the environment; these two say where files may be written, and that stays the
+    # user's decision.
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
         sys.dont_write_bytecode = True
     if os.environ.get("PYTHONPYCACHEPREFIX"):
@@ -43,7 +46,9 @@ def prepare_path(script: Optional[str], module: Optional[str]) -> None:
 
 
 def _user_site() -> List[str]:
-    """What the user's own site directory adds to the path, .pth files included; nothing where Python would not use it."""
+    """What the user's own site directory adds to the path, .pth files included; nothing where
+    Python would not use it.
+    """
     if os.environ.get("PYTHONNOUSERSITE") or "site" not in sys.modules:
         return []
     if hasattr(os, "geteuid") and (os.geteuid() != os.getuid() or os.getegid() != os.getgid()):
@@ -103,7 +108,9 @@ def import_user(script: Optional[str], module: Optional[str]) -> None:
 
 
 def module_name(script: str) -> str:
-    """The name a script is imported under: its stem, with `_worker_` before it when that means something else already."""
+    """The name a script is imported under: its stem, with `_worker_` before it when that means
+    something else already.
+    """
     stem = os.path.splitext(os.path.basename(script))[0].replace(".", "_")
     return "_worker_" + stem if _taken(stem, script) else stem
 

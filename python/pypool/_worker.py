@@ -9,8 +9,8 @@
 
     watch thread: waits for the host's hang-up; kills the process group when a call is running (`_life`)
 
-Nothing else writes to fd out. write(2) of a call's final line has returned before the next request begins, so of pipelined
-requests those behind the first unanswered one were not executed.
+Nothing else writes to fd out. write(2) of a call's final line has returned before the next request
+begins, so of pipelined requests those behind the first unanswered one were not executed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from ._channel import Channel
     from ._wire import Line, Request
 
-#: Keeps a time in the page's range, should a handler turn the clock back (as tests do, by patching).
+#: Keeps a time in the page's range, should a handler turn the clock back (as tests do, by
+#: patching).
 MAX_NS = (1 << 63) - 1
 
 
@@ -75,10 +76,13 @@ class Worker:
         unended, context = OPEN, copy_context
         while True:
             id, line, writing = 0, None, False
-            try:  # around the clauses too: one that is struck by a signal handler may have lost what it had in hand
+            # Around the clauses too: one that is struck by a signal handler may have lost what it
+            # had in hand
+            try:
                 try:
                     if lines:
-                        line = lines[-1]  # not pop: a signal handler that raises could strike before it is stored
+                        # Not pop: a signal handler that raises could strike before it is stored
+                        line = lines[-1]
                         del lines[-1]
                     else:
                         line = READING
@@ -105,7 +109,8 @@ class Worker:
                                 raise TypeError
                             text = encode(result)
                             if len(text) < small:
-                                answer = f'{{"id":{id},"success":true,"result":{text}}}\n'  # SUCCESS, in half its time
+                                # SUCCESS, in half its time
+                                answer = f'{{"id":{id},"success":true,"result":{text}}}\n'
                             else:
                                 answer = answers.succeeded(id, text)
                         except ResultError as error:
@@ -118,7 +123,8 @@ class Worker:
                         from . import _output  # loaded by what was printed
 
                         _output.end_lines()
-                    # The host waits for no more than the answer: what follows costs it nothing. With requests at hand it would.
+                    # The host waits for no more than the answer: what follows costs it nothing.
+                    # With requests at hand it would.
                     if not lines:
                         page[WORKED] = (monotonic_ns() - began) & MAX_NS
                         predict_next(id, name)
@@ -153,7 +159,9 @@ class Worker:
             _life.end(1)
 
     def _unusual(self, id: int, name: str, result: Any, error: ResultError) -> str:
-        """The final line for a result that is not JSON: a coroutine, perhaps, of a command that had returned values before."""
+        """The final line for a result that is not JSON: a coroutine, perhaps, of a command that had
+        returned values before.
+        """
         if not hasattr(result, "__await__") and not hasattr(result, "__next__") and not hasattr(result, "__anext__"):
             return self.answers.failed(id, error)
         try:
@@ -164,7 +172,9 @@ class Worker:
             return self.answers.failed(id, failure)
 
     def _other(self, request: Request) -> str:
-        """All but the second and later calls of a plain command: built-ins, streams, coroutines, converted arguments."""
+        """All but the second and later calls of a plain command: built-ins, streams, coroutines,
+        converted arguments.
+        """
         entry = COMMANDS.get(request[1])
         try:
             if entry is None:
@@ -179,7 +189,9 @@ class Worker:
 
 
 def wants_text(command: str) -> bool:
-    """Whether a command wants its numbers with their text: a hint of its, or of a program's, is a Decimal."""
+    """Whether a command wants its numbers with their text: a hint of its, or of a program's, is a
+    Decimal.
+    """
     entry = COMMANDS.get(command)
     entries = [entry] if entry is not None else list(PROGRAMS.values()) if command == "execute_program" else []
     if not entries:

@@ -1,4 +1,6 @@
-"""Commands behind decorators: what may be passed is the wrapper's to say, which converts what is the inner function's hints'."""
+"""Commands behind decorators: what may be passed is the wrapper's to say, which converts what is
+the inner function's hints'.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def is_wrapped(func: Any) -> bool:
 
 
 def own_signature(func: Any) -> Optional[inspect.Signature]:
-    """The parameters that Python checks when func is called; None where that cannot be seen: C code, or a proxy."""
+    """The parameters that Python checks when func is called; None where that cannot be seen: C
+    code, or a proxy.
+    """
     try:
         if getattr(func, "__signature__", None) is None and called(func) is None and hasattr(func, "__wrapped__"):
             return None
@@ -33,7 +37,9 @@ def own_signature(func: Any) -> Optional[inspect.Signature]:
 
 
 def adapter(entry: Command) -> Any:
-    """entry.adapt. Values are converted where they are: whether by name or by position, a wrapper may tell the two apart."""
+    """entry.adapt. Values are converted where they are: whether by name or by position, a wrapper
+    may tell the two apart.
+    """
     func = entry.func
     own, inner = own_signature(func), _inner_signature(func)
     converters: Dict[str, Any] = {}
@@ -79,7 +85,9 @@ def _inner_signature(func: Any) -> Optional[inspect.Signature]:
 
 
 def _names(own: Optional[inspect.Signature], inner: Optional[inspect.Signature], positional: Any, keyword: Any) -> List[str]:
-    """The parameters that take the positional arguments, as far as that is known: a wrapper may put others before them."""
+    """The parameters that take the positional arguments, as far as that is known: a wrapper may put
+    others before them.
+    """
     for signature in (own, inner):
         if signature is None or not positional:
             continue
@@ -94,7 +102,9 @@ def _names(own: Optional[inspect.Signature], inner: Optional[inspect.Signature],
 
 
 def refused_inside(entry: Command, error: BaseException) -> str:
-    """Why the function behind a wrapper was not entered, when that is what the wrapper has raised; else empty."""
+    """Why the function behind a wrapper was not entered, when that is what the wrapper has raised;
+    else empty.
+    """
     codes: List[Any] = []
     func = entry.func
     inner = unwrap(func)

@@ -215,9 +215,9 @@ class Host:
     def worked(self) -> int:
         return self._word(0)
 
-    def linger(self, ns: int, alone: bool = False) -> None:
+    def spin(self, ns: int, keep_cpu: bool = False) -> None:
         os.pwrite(self.page.fileno(), struct.pack("=Q", ns), 64)
-        os.pwrite(self.page.fileno(), struct.pack("=Q", alone), 72)
+        os.pwrite(self.page.fileno(), struct.pack("=Q", keep_cpu), 72)
 
     def ring(self) -> None:
         os.pwrite(self.page.fileno(), struct.pack("=Q", self._word(80) + 1), 80)

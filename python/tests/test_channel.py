@@ -84,23 +84,23 @@ def test_missing_extra_descriptors(start: Start) -> None:
     assert host.result("echo", [1]) == 1
 
 
-def test_worker_that_lingers_for_its_next_request(start: Start) -> None:
+def test_worker_that_spins_for_its_next_request(start: Start) -> None:
     host = start(NOISE)
     for n in range(100):  # some are there when it looks, some come while it polls, and some find it asleep
-        host.linger(20_000_000, alone=n >= 50)
+        host.spin(20_000_000, keep_cpu=n >= 50)
         time.sleep((n % 3) * 0.015)
         assert host.result("echo", [n]) == n
     assert 0 < host.worked() < 5_000_000_000
     host = start(NOISE + "    import os, select\n    del select.poll, os.sched_yield\n")
-    host.linger(10**15)
+    host.spin(10**15)
     assert host.result("echo", ["polls"]) == "polls"
     host.close_stdin()
     assert host.wait() != 0, "the end of the host ends the polling"
 
 
-def test_worker_that_listens_for_the_bell(start: Start) -> None:
+def test_worker_that_listens_for_the_doorbell(start: Start) -> None:
     host = start(NOISE)
-    host.linger(50_000_000, alone=True)
+    host.spin(50_000_000, keep_cpu=True)
     for n in range(60):
         request = host.request("echo", [n])
         if n % 3:  # else the host has none
@@ -111,13 +111,13 @@ def test_worker_that_listens_for_the_bell(start: Start) -> None:
             time.sleep(0.06)
         host.send(request)
         assert host.receive()["result"] == n
-    for alone in (False, True, False, True):  # it does not block, or blocks, when it finds that the other is wanted
-        host.linger(0, alone=alone)
+    for keep_cpu in (False, True, False, True):  # it does not block, or blocks, when it finds that the other is wanted
+        host.spin(0, keep_cpu=keep_cpu)
         host.ring()
         for n in range(3):
             time.sleep(0.002)
             assert host.result("echo", [n]) == n
-    host.linger(10**15, alone=True)
+    host.spin(10**15, keep_cpu=True)
     host.ring()
     assert host.result("echo", ["a last one"]) == "a last one"
     text = "x" * 3_000_000
