@@ -25,7 +25,7 @@ with ``python -m pypool worker.py``.
 #                 _hints_keys _hints_models _hints _hints_results _schema
 #   binding       _signatures _wrapped _bind
 #   answers       _failure _answers
-#   calls         _async _stream _dispatch _sources _builtins
+#   calls         _async _stream _dispatch _stats _builtins
 #   the loop      _escaped _worker
 #   the start     __init__ _scripts _user _spawn _start _boot
 #   by hand       _packages __main__

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from time import monotonic
 
 from . import _life
 from ._commands import COMMANDS, PROGRAMS
@@ -12,7 +10,7 @@ from ._results import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, NoReturn, Optional
+    from typing import Any, Callable, Dict, Iterable, NoReturn
 
     from ._answers import Answers
     from ._wire import Request
@@ -87,41 +85,13 @@ def _ping(answers: Answers, request: Request) -> Dict[str, Any]:
 
 
 def _get_stats(answers: Answers, request: Request) -> Dict[str, Any]:
-    stats = {
-        "calls": answers.calls,
-        "errors": answers.errors,
-        "uptime_s": round(monotonic() - answers.started, 3),
-        "pid": os.getpid(),
-        "python": "%d.%d.%d" % sys.version_info[:3],
-        "rss_bytes": _rss_bytes(),
-    }
-    if _asked(request, "sources"):
-        from . import _sources  # only for WatchScripts
+    from . import _stats  # the first ping, which is part of the start, has no time for it
 
-        stats["sources"] = _sources.files()
-    return stats
+    return _stats.of(answers, _asked(request, "sources"))
 
 
 def _asked(request: Request, option: str) -> bool:
     return type(request[2]) is dict and request[2].get(option) is True
-
-
-def _rss_bytes() -> Optional[int]:
-    """Resident memory now; where the system does not say it, the highest so far; None where it says
-    neither.
-    """
-    try:
-        with open("/proc/self/statm", "rb") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError, AttributeError):
-        pass
-    try:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    except (ImportError, OSError):
-        return None
 
 
 def _list_commands(answers: Answers, request: Request) -> Any:
