@@ -29,6 +29,7 @@ class Channel:
         self.fd_in = fd_in
         self.fd_out = fd_out
         self.waiter = Waiter(fd_in, page)
+        self.page = self.waiter.page
         self.lines: List[Line] = []  # the next one last
         self.parts: List[bytes] = []  # of the line that is not complete yet
         self.torn = False  # while a line is written in pieces: nothing else may follow what is out

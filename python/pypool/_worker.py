@@ -71,7 +71,7 @@ class Worker:
         """Answer requests until one has set a context variable."""
         channel, answers = self.channel, self.answers
         lines, next_line, write, direct = channel.lines, channel.next_line, channel.write, answers.direct.get
-        page, running = channel.waiter.page, RUNNING
+        page, running = channel.page, RUNNING
         small = min(SPLIT_WRITE, answers.limit - 64)
         unended, context = OPEN, copy_context
         while True:
