@@ -71,6 +71,12 @@ type Config struct {
 	// KillGrace is the most that a timed-out call may take beyond its deadline to collect the
 	// Python stacks and return. Default: 250 ms.
 	KillGrace time.Duration
+	// CancelGrace is how long a call may take to stop after its caller has gone, because its context
+	// has ended or its time is over. The caller has its error at once; in the worker,
+	// pypool.Canceled is raised in the handler. What stops in time keeps its worker, what does not is
+	// killed. Zero: as long as the worker took to start, at least 1 s. Negative: it is killed at once,
+	// as it is outside Linux, where a call cannot be stopped.
+	CancelGrace time.Duration
 	// StopGrace is how long each step of a worker's orderly stop may take before the next, harsher
 	// one. Default: 2 s.
 	StopGrace time.Duration

@@ -232,6 +232,8 @@ func (p *fakeProcess) Terminate() {
 }
 
 func (p *fakeProcess) Spin(time.Duration, bool)   {}
+func (p *fakeProcess) Cancel(uint64)              {}
+func (p *fakeProcess) Shielded() bool             { return false }
 func (p *fakeProcess) ServiceTime() time.Duration { return time.Microsecond }
 func (p *fakeProcess) Unread() (int, bool) {
 	p.mu.Lock()

@@ -398,6 +398,11 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 		ran := time.Since(c.given)
 		c.ran += ran
 		p.counters.run.Add(ran)
+		if c.left {
+			c.detached = true
+			p.winding.Go(p.windUp(ctx, c, res, err).run)
+			return
+		}
 		p.spin.End()
 		p.giveBack(res, w.served(err, c.given.Add(ran), ran))
 	}()

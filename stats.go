@@ -11,7 +11,7 @@ import (
 // ByType sums to Failed, WorkersStarted - WorkersExited is the number of live processes.
 type Stats struct {
 	Size, Overflow, MaxSize                 int                 // configured: Size, Overflow, their sum
-	Workers, Idle, Busy, Starting           int                 // processes now; the rest of Workers is stopping
+	Workers, Idle, Busy, Starting           int                 // processes now; Busy: canceling ones too; the rest of Workers is stopping
 	Waiting                                 int                 // callers queued
 	Started, Succeeded, Failed, InFlight    int64               // calls; InFlight includes the queued
 	ByType                                  map[ErrorType]int64 // Failed by error type

@@ -1,7 +1,6 @@
 package pypool
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pypool/pypool/internal/spin"
 	"github.com/pypool/pypool/internal/wire"
 )
 
@@ -285,19 +283,7 @@ func (x *streamed) unarm() {
 
 // detach ends the call at the end of its context or of an item's time, and leaves the worker to windUp.
 func (x *streamed) detach(c *call) *Error {
-	hang := &HangError{}
-	ended := x.ctx.Err()
-	if !errors.Is(ended, context.Canceled) { // who cancels does not ask where the time went
-		hang.Stacks, hang.NoStacks = x.w.proc.Stacks(x.w.env.cfg.KillGrace / 2)
-	}
-	var e *Error
-	if ended != nil {
-		e = contextError(x.ctx, MaybeExecuted, hang)
-	} else {
-		limit := cmp.Or(c.timeout, time.Since(x.start)).Round(time.Millisecond)
-		e = timeoutError(TypeOperationTimeout, MaybeExecuted, "no answer within "+limit.String(), hang, nil)
-	}
-	x.w.withContext(e, &c.job, x.start)
+	e := x.w.leave(x.ctx, &c.job)
 	if c.evidence(x.ctx, &x.p.cfg, e) == lostWorker {
 		x.charge = e.clone()
 	}
@@ -325,64 +311,34 @@ func (x *streamed) lost(c *call, why revocation) *Error {
 	return x.w.withContext(e, &c.job, x.start)
 }
 
-// windUp stops the generator and gives the worker back, on a goroutine that the pool's close joins. A generator that does not stop within
-// StopGrace, or a pool that is being killed, costs the worker.
+// windUp stops the generator and gives the worker back, on a goroutine that the pool's close joins. A generator that does not stop in time
+// costs the worker.
 func (x *streamed) windUp() {
-	w := x.w
 	x.unarm()
-	shown := noEvidence // a loop that stalled, or whose context ended, says nothing of its command
-	if err := x.stop(); err != nil {
-		w.x.doubt(err)
-		w.kill(x.whyKilled())
-		if x.charge != nil && !isClosed(x.killing) {
-			shown = lostWorker
-		}
+	x.w.canceling.Store(true)
+	u := windUp{
+		p: x.p, res: x.res, id: x.id, info: x.info, stream: true, told: x.canceled, admitted: x.admitted, charge: x.charge,
+		strike: x.w.cancels(), patience: x.p.cfg.patience(x.start),
 	}
-	x.admitted.end(shown, x.charge)
-	w.freed = time.Now()
-	x.giveBack(w.freed)
-}
-
-// whyKilled is why a worker that windUp has to kill is not wanted as it is.
-func (x *streamed) whyKilled() string {
-	const unstopped = ", and the generator did not stop within StopGrace"
 	switch {
-	case isClosed(x.killing):
-		return poolClosed
 	case x.charge != nil:
-		return "its call hung: " + x.charge.Message
+		u.why = "its call hung: " + x.charge.Message
 	case x.revoked == revokedStalled:
-		return "the loop over the stream stalled" + unstopped
+		u.why = "the loop over the stream stalled"
 	case x.revoked == revokedLeft:
-		return "the loop over the stream was left" + unstopped
+		u.why = "the loop over the stream was left"
+	default:
+		u.why = "the context of the stream ended"
 	}
-	return "the context of the stream ended" + unstopped
-}
-
-// stop has the generator stop, and reads to the final frame.
-func (x *streamed) stop() (err error) {
-	w, grace := x.w, x.w.env.cfg.StopGrace
-	if err := w.x.inDoubt(); err != nil {
-		return err
+	grace := "StopGrace"
+	u.grace = x.p.cfg.StopGrace
+	if u.strike && x.revoked != revokedStalled && x.revoked != revokedLeft {
+		u.grace, grace = x.w.cancelGrace(), "CancelGrace"
 	}
-	w.x.begin(context.Background(), time.Now().Add(grace), spin.Park)
-	defer w.x.end()
-	if !x.canceled {
-		err = w.x.cancel(x.id, grace)
+	if x.charge == nil {
+		u.why += ", and the generator did not stop within " + grace
 	}
-	f := wire.Frame{Kind: wire.KindItem}
-	for err == nil && f.Kind == wire.KindItem {
-		err = w.x.receive(x.id, &f)
-	}
-	if err != nil {
-		return err
-	}
-	w.calls.Add(1)
-	if f.Kind == wire.KindError { // its finally blocks raise
-		w.errs.Add(1)
-		w.answered(&job{id: x.id, info: x.info}, &f, x.start)
-	}
-	return w.x.inDoubt()
+	u.run()
 }
 
 // giveBack ends the exchange, whose answer came then.

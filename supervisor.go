@@ -486,7 +486,7 @@ func (s *supervisor) snapshot(st *Stats) {
 		switch w.state() {
 		case workerIdle:
 			st.Idle++
-		case workerBusy:
+		case workerBusy, workerCanceling:
 			st.Busy++
 		case workerStarting:
 			st.Starting++

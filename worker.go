@@ -37,15 +37,17 @@ type worker struct {
 	ready   chan struct{}
 	watched chan struct{} // closed when env.onExit has returned
 
-	python   string   // its version, known when ready
-	runs     string   // its sys.executable, likewise
-	commands []string // what it registered
-	heavy    bool     // it was over MaxRSS when it was ready: a replacement would be, too
-	paged    bool     // its runtime uses the shared page
-	packs    bool     // it reads lines with several requests
+	python     string   // its version, known when ready
+	runs       string   // its sys.executable, likewise
+	commands   []string // what it registered
+	heavy      bool     // it was over MaxRSS when it was ready: a replacement would be, too
+	paged      bool     // its runtime uses the shared page
+	cancelable bool     // its runtime can stop a call
+	packs      bool     // it reads lines with several requests
 
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration
+	canceling  atomic.Bool            // its caller has gone, and its call is to stop
 	retired    atomic.Bool            // nothing is wrong with it, and it is to end
 	blamed     atomic.Pointer[string] // why pypool kills it: the first reason given
 	end        atomic.Int32           // endRunning and so on
@@ -137,6 +139,7 @@ type job struct {
 	item    func(reply) bool // takes a stream's items; false stops the stream. nil: items are not expected
 	stopped bool             // item has returned false
 	open    bool             // the exchange has begun, and did not end in an answer
+	left    bool             // by its caller: it goes on
 }
 
 // reply is the raw JSON of a result or item.
@@ -174,7 +177,7 @@ func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, 
 // call sends the job and returns its answer; doneWith must follow. After an error the worker may be in doubt: reusable tells.
 func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	start := j.given
-	j.open = false
+	j.open, j.left = false, false
 	left, limited := j.timeout, j.timeout > 0
 	var deadline time.Time
 	if limited {
@@ -195,8 +198,18 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 		err = w.x.receiveFinal(j.id, &f)
 	}
 	w.x.end()
-	if errors.Is(err, os.ErrDeadlineExceeded) && w.x.inDoubt() == nil && w.x.receiveNow(j.id, &f) == nil && f.Kind != wire.KindItem {
-		err = nil // the answer was there in the same instant: it wins
+	if errors.Is(err, os.ErrDeadlineExceeded) && w.x.inDoubt() == nil && !nothingWritten(err) {
+		switch w.x.receiveNow(j.id, &f) {
+		case nil:
+			if f.Kind != wire.KindItem {
+				err = nil // the answer was there in the same instant: it wins
+			}
+		case os.ErrDeadlineExceeded:
+			if w.cancels() {
+				j.left = true
+				return reply{}, w.leave(ctx, j)
+			}
+		}
 	}
 	j.open = err != nil && !nothingWritten(err)
 	return w.judge(ctx, j, &f, err)
@@ -375,10 +388,11 @@ func (w *worker) logLine(line logLine) {
 
 // The states of a worker, as WorkerInfo names them.
 const (
-	workerStarting = "starting"
-	workerIdle     = "idle"
-	workerBusy     = "busy"
-	workerStopping = "stopping"
+	workerStarting  = "starting"
+	workerIdle      = "idle"
+	workerBusy      = "busy"
+	workerCanceling = "canceling" // its caller has gone, and its call is to stop
+	workerStopping  = "stopping"
 )
 
 // state names what the worker is doing.
@@ -388,6 +402,8 @@ func (w *worker) state() string {
 		return workerStopping
 	case !isClosed(w.ready):
 		return workerStarting
+	case w.canceling.Load():
+		return workerCanceling
 	case w.current.now() != nil:
 		return workerBusy
 	}

@@ -103,6 +103,7 @@ func (w *worker) greet() (stage string, err error) {
 	}
 	w.python, w.runs, w.commands = answer.Python, answer.Executable, answer.Commands
 	w.paged = slices.Contains(answer.Capabilities, "page")
+	w.cancelable = slices.Contains(answer.Capabilities, "cancel")
 	w.packs = slices.Contains(answer.Capabilities, "packed")
 	if err := w.exchangePing(); err != nil {
 		return stagePing, err
@@ -136,7 +137,7 @@ func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (w
 	_, packed := pythonRuntime()
 	_, _, hidden := interp.Command("", cfg.Env, cfg.WatchScripts)
 	hello := helloArgs{
-		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed"},
+		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel"},
 		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
 		Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packed, LogWord: word, Environ: hidden,
 	}

@@ -1,11 +1,19 @@
 """The worker script of the benchmarks."""
 
 import json
+import os
 from functools import lru_cache
 from time import perf_counter, sleep
 from typing import Any, Dict, List
 
-from pypool import command
+from pypool import command, setup
+
+if "BENCH_SETUP_S" in os.environ:
+
+    @setup
+    def load() -> None:
+        """Take so many seconds, as a model does."""
+        sleep(float(os.environ["BENCH_SETUP_S"]))
 
 
 @command

@@ -340,3 +340,6 @@ func ResidentBytes(pid int) int64 {
 	}
 	return resident * int64(os.Getpagesize())
 }
+
+// interruptProcess has the main thread of the runtime look whether what it runs is to stop. The signal is ignored where nobody has set a handler.
+func interruptProcess(pid int) { _ = unix.Tgkill(pid, pid, unix.SIGURG) }

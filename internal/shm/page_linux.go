@@ -69,6 +69,12 @@ func (p *Page) Spin(d time.Duration, oneAtATime bool) {
 	p.tell(alone, flag)
 }
 
+// Cancel tells the runtime to stop the requests up to this id; 0: none. It looks when it is signaled.
+func (p *Page) Cancel(through uint64) { p.tell(canceled, through) }
+
+// Shielded reports whether what runs says that it may not be interrupted. Code in the worker may say so for ever.
+func (p *Page) Shielded() bool { return atomic.LoadUint64(p.word(shielded)) != 0 }
+
 // Ring tells a worker that its next request is about to be there, if it listens: while calls run one at a
 // time.
 func (p *Page) Ring() {

@@ -1,8 +1,8 @@
 // Package shm is the memory that a worker's runtime and the host share, also after the worker's death:
-// docs/protocol.md, page_fd. Python's side of it is python/pypool/_channel.py.
+// docs/protocol.md, page_fd. Python's side of it is python/pypool/_page.py.
 package shm
 
-// A Word is a native unsigned 64-bit integer of the page. All are hints for speed alone: code in the
+// A Word is a native unsigned 64-bit integer of the page. All are hints: code in the
 // worker may overwrite them, and no answer or proof depends on one.
 type Word struct {
 	Index  int    // its offset is 8 times that
@@ -13,9 +13,11 @@ type Word struct {
 
 const (
 	served   = 0
+	shielded = 1
 	spin     = 8
 	alone    = 9
 	doorbell = 10
+	canceled = 11
 
 	// words is how many the runtime maps. What one side writes in each call has a cache line of its own,
 	// which is eight of them.
@@ -25,7 +27,9 @@ const (
 // Words is the table of them all.
 var Words = []Word{
 	{served, "WORKED", "runtime", "ns from having read the last request to having written its answer"},
-	{spin, "LINGER", "host", "ns to poll for the next request before sleeping; 0: not at all"},
-	{alone, "ALONE", "host", "1 while calls run one at a time, else 0"},
-	{doorbell, "BELL", "host", "a number that changes just before a request is written, while ALONE is 1"},
+	{shielded, "SHIELDED", "runtime", "0 while what runs may be interrupted"},
+	{spin, "SPIN_NS", "host", "ns to poll for the next request before sleeping; 0: not at all"},
+	{alone, "KEEP_CPU", "host", "1 while calls run one at a time, else 0"},
+	{doorbell, "DOORBELL", "host", "a number that changes just before a request is written, while KEEP_CPU is 1"},
+	{canceled, "CANCELED", "host", "the id up to which requests are to stop, of those that the runtime has; 0: none"},
 }

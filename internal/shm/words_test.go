@@ -43,7 +43,7 @@ func pythonConstants(t *testing.T) map[string][]int {
 
 func TestTheTableOfWordsIsPythonsToo(t *testing.T) {
 	constants := pythonConstants(t)
-	assert.Equal(t, []int{words}, constants["PAGE"])
+	assert.Equal(t, []int{words}, constants["WORDS"])
 	for _, w := range Words {
 		assert.Equal(t, []int{w.Index}, constants[w.Python], "%s stands once in python/pypool, as the number it has here", w.Python)
 	}

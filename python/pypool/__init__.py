@@ -19,7 +19,7 @@ with ``python -m pypool worker.py``.
 #   process       _call _stdio _life _errors _exit _output _logging
 #   requests      _envelope _requests
 #   results       _convert_libraries _convert _keys _results _orjson
-#   channel       _page _channel
+#   channel       _page _cancel _channel
 #   commands      _callables _commands
 #   hints         _describe _schema_fields _hints_scalars _refusal _hints_records _hints_unions
 #                 _hints_keys _hints_models _hints _hints_results _schema
@@ -31,9 +31,11 @@ with ``python -m pypool worker.py``.
 #   by hand       _packages __main__
 from ._call import Call as Call
 from ._call import current_call as current_call
+from ._cancel import Canceled as Canceled
+from ._cancel import shield as shield
 from ._commands import command as command
 from ._commands import program as program
 from ._commands import setup as setup
 
-__all__ = ["Call", "command", "current_call", "program", "setup"]
+__all__ = ["Call", "Canceled", "command", "current_call", "program", "setup", "shield"]
 __version__ = "0.1.0"

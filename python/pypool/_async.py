@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 
 from ._call import CALL, RUNNING
+from ._cancel import STATE
 from ._life import note
 from ._stdio import LOG
 
@@ -78,6 +79,7 @@ def _finish(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any], task: Op
     future = asyncio.ensure_future(awaitable, loop=loop)
     own = task or future
     LOG.looping = True
+    STATE.task = lambda: loop.call_soon_threadsafe(_cancel, own)
     try:
         while True:
             try:
@@ -87,7 +89,14 @@ def _finish(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any], task: Op
                     raise
                 note("a task that a call has left behind raised %s" % type(error).__name__)
     finally:
+        STATE.task = None
         LOG.looping = False
+
+
+def _cancel(task: Any) -> None:
+    request = RUNNING.request
+    if request is not None and STATE.raised != request[0]:
+        task.cancel()
 
 
 def _begin() -> None:

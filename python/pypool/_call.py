@@ -13,7 +13,7 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional, Tuple
+    from typing import Any, Callable, Optional, Tuple
 
     from ._wire import Request
 
@@ -36,6 +36,13 @@ class Call:
         #: The W3C traceparent of the caller; None when it sent none.
         self.trace = trace
 
+    @property
+    def canceled(self) -> bool:
+        """Whether the caller has gone, and the call is to stop: for loops that look for themselves,
+        in a thread or under `pypool.shield`.
+        """
+        return RUNNING.canceled(self.id)
+
     def remaining(self) -> Optional[float]:
         """Seconds until the deadline, never below 0.0; None without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - monotonic())
@@ -44,14 +51,19 @@ class Call:
         return "Call(id=%r, session_id=%r, deadline=%r)" % (self.id, self.session_id, self.deadline)
 
 
+def _never(id: int) -> bool:
+    return False
+
+
 class _Running:
     """The loop stores what it has at hand; a Call is made of it only for those who ask."""
 
-    __slots__ = ("request", "began")
+    __slots__ = ("request", "began", "canceled")
 
     def __init__(self) -> None:
         self.request: Optional[Request] = None
         self.began = 0  # monotonic_ns()
+        self.canceled: Callable[[int], bool] = _never  # by id; where the host can say so, `_cancel`'s
 
 
 RUNNING = _Running()

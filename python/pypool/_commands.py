@@ -26,7 +26,7 @@ class Command:
     see `_bind.prepare`.
     """
 
-    __slots__ = ("name", "what", "func", "streams", "adapt", "direct", "exact", "lacking", "outgoing")
+    __slots__ = ("name", "what", "func", "streams", "adapt", "direct", "exact", "lacking", "outgoing", "interruptible")
 
     def __init__(self, name: str, what: str, func: Callable[..., Any]) -> None:
         self.name = name
@@ -48,6 +48,8 @@ class Command:
         #: What a result goes through before it is encoded, see `_hints_results`; None until it was
         #: looked for, False for nothing.
         self.outgoing: Any = None
+        #: Whether a caller who leaves may have it stopped in its midst.
+        self.interruptible = True
 
 
 COMMANDS: Dict[str, Command] = {}
@@ -63,10 +65,12 @@ if TYPE_CHECKING:
     @overload
     def command(func: F) -> F: ...
     @overload
-    def command(*, name: Optional[str] = None, nan: Optional[str] = None) -> Callable[[F], F]: ...
+    def command(*, name: Optional[str] = None, nan: Optional[str] = None, interruptible: bool = True) -> Callable[[F], F]: ...
 
 
-def command(func: Optional[F] = None, *, name: Optional[str] = None, nan: Optional[str] = None) -> Union[F, Callable[[F], F]]:
+def command(
+    func: Optional[F] = None, *, name: Optional[str] = None, nan: Optional[str] = None, interruptible: bool = True
+) -> Union[F, Callable[[F], F]]:
     """Register a function as a command: ``@command``, or ``@command(name="other")``.
 
     The function may be plain, ``async def``, a generator or an async generator (streamed to the
@@ -74,6 +78,9 @@ def command(func: Optional[F] = None, *, name: Optional[str] = None, nan: Option
     a dataclass, an Enum, a datetime and the like; its result must be JSON, or one of those. NaN and
     the infinities are none and are refused; with ``nan="null"`` they are null in this command's
     results, and so is what pandas and numpy have for a missing value.
+
+    When the caller leaves, `Canceled` is raised in the function, see there; one that is not
+    ``interruptible`` is left to finish, as long as the host's OperationTimeout allows.
 
     Raises ValueError when the name is taken, is a built-in's, or is not 1 to 128 printable
     characters without white space; TypeError when what is decorated cannot be called.
@@ -83,7 +90,8 @@ def command(func: Optional[F] = None, *, name: Optional[str] = None, nan: Option
         if not callable(target):
             raise TypeError("@command goes on a function, or as @command(name=...); got %r" % (target,))
         chosen = getattr(target, "__name__", None) if name is None else name
-        _add(COMMANDS, "command", chosen, target).lacking = lacking
+        entry = _add(COMMANDS, "command", chosen, target)
+        entry.lacking, entry.interruptible = lacking, interruptible
         return target
 
     lacking = _lacking(nan)
@@ -91,12 +99,12 @@ def command(func: Optional[F] = None, *, name: Optional[str] = None, nan: Option
     return register if func is None else register(func)
 
 
-def program(id: str, *, nan: Optional[str] = None) -> Callable[[T], T]:
+def program(id: str, *, nan: Optional[str] = None, interruptible: bool = True) -> Callable[[T], T]:
     """Register a program under an id, for ``execute_program``: ``@program("answer")``.
 
     Goes on a function, on a class with ``__call__`` (one object of it is made, without arguments,
-    after the setups), or on an object: ``program("answer")(obj)``. Returns it unchanged. ``nan``
-    and what is raised are `command`'s.
+    after the setups), or on an object: ``program("answer")(obj)``. Returns it unchanged. ``nan``,
+    ``interruptible`` and what is raised are `command`'s.
     """
 
     def register(target: T) -> T:
@@ -105,7 +113,8 @@ def program(id: str, *, nan: Optional[str] = None) -> Callable[[T], T]:
                 raise TypeError("@program(%r): class %s has no __call__" % (id, target.__name__))
         elif not callable(target):
             raise TypeError("@program(%r): %r cannot be called" % (id, target))
-        _add(PROGRAMS, "program", id, target).lacking = lacking
+        entry = _add(PROGRAMS, "program", id, target)
+        entry.lacking, entry.interruptible = lacking, interruptible
         return target
 
     lacking = _lacking(nan)
@@ -136,7 +145,7 @@ def instantiate_programs() -> None:
             if kind not in made:
                 made[kind] = kind()
             PROGRAMS[name] = Command(name, "program", made[kind])
-            PROGRAMS[name].lacking = entry.lacking
+            PROGRAMS[name].lacking, PROGRAMS[name].interruptible = entry.lacking, entry.interruptible
 
 
 def _lacking(nan: Optional[str]) -> str:

@@ -4,7 +4,7 @@ streams, programs.
 
 from __future__ import annotations
 
-from . import _bind
+from . import _bind, _cancel
 from ._results import encode
 from ._signatures import split
 from ._wire import BindError, ResultError
@@ -30,8 +30,15 @@ def run(answers: Answers, id: int, entry: Command, args: Any, stream: bool) -> s
         if _is_ours(error):
             raise
         return answers.failed(id, error)  # raised by a class of the user's that was to be made
+    if not entry.interruptible:
+        with _cancel.holding():
+            return _call(answers, id, entry, args, positional, keyword, stream)
     if entry.direct is not None and entry.what == "command" and not (entry.streams or _bind.outgoing(entry)):
         answers.direct[entry.name] = entry.direct
+    return _call(answers, id, entry, args, positional, keyword, stream)
+
+
+def _call(answers: Answers, id: int, entry: Command, args: Any, positional: Any, keyword: Any, stream: bool) -> str:
     try:
         return finish(answers, id, entry, entry.func(*positional, **keyword), stream)
     except BaseException as error:

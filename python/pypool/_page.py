@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 #: The page's 64-bit words: docs/protocol.md, page_fd.
 WORDS = 16
-WORKED = 0  # written here
-SPIN_NS, KEEP_CPU, DOORBELL = 8, 9, 10  # written by the host
+WORKED, SHIELDED = 0, 1  # written here
+SPIN_NS, KEEP_CPU, DOORBELL, CANCELED = 8, 9, 10, 11  # written by the host
 
 #: Doorbell reads (50 ns) per pipe poll (500 ns). 24 cover the host's 1 us between answer and next
 #: call.

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import __version__, _commands, _finder, _life, _page, _results, _stdio, _user, _worker
+from . import __version__, _cancel, _commands, _finder, _life, _page, _results, _stdio, _user, _worker
 from ._channel import Channel
 from ._wire import SUCCESS
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List
 
 PROTOCOL = 1
-CAPABILITIES = ("stream", "page", "log", "packed")
+CAPABILITIES = ("stream", "page", "log", "packed", "cancel")
 
 
 def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
@@ -43,6 +43,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     _life.guard_forks(fds[:2] + [fd for fd in (stack_fd, leash_fd, second_leash) if fd is not None], channel.lines)
     _life.watch_host(fds[0])
     worker = _worker.Worker(channel, args)
+    cancels = page is not None and _cancel.install(page)
     _stdio.install(args.pop("log_word", ""), fds[2], _print)
     _prepare_logging(args)
     for module, hook in (
@@ -67,7 +68,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
             from . import _output  # loaded by what was printed
 
             _output.end_lines()
-        result = _results.encode(_describe_self(args, page is not None))
+        result = _results.encode(_describe_self(args, {"page": page is not None, "cancel": cancels}))
     except BaseException as error:
         from . import _errors, _exit, _failure  # a start that goes well has no time for them
 
@@ -84,7 +85,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         _life.host_gone("the worker ends: its loop was left")
 
 
-def _describe_self(args: Dict[str, Any], paged: bool) -> Dict[str, Any]:
+def _describe_self(args: Dict[str, Any], able: Dict[str, bool]) -> Dict[str, Any]:
     theirs = args.get("capabilities") or ()
     return {
         "protocol": PROTOCOL,
@@ -95,7 +96,7 @@ def _describe_self(args: Dict[str, Any], paged: bool) -> Dict[str, Any]:
         "pid": os.getpid(),
         "commands": list(_commands.COMMANDS),
         "programs": list(_commands.PROGRAMS),
-        "capabilities": [name for name in CAPABILITIES if name in theirs and (name != "page" or paged)],
+        "capabilities": [name for name in CAPABILITIES if name in theirs and able.get(name, True)],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._call import RUNNING
 from ._results import encode
 
 TYPE_CHECKING = False
@@ -23,7 +24,7 @@ def run(answers: Answers, id: int, result: Any, outgoing: Optional[Callable[[Any
     try:
         # Asked before each item, so that a caller who left early stops a generator that has not
         # begun, too.
-        while not answers.channel.told(cancel):
+        while not (answers.channel.told(cancel) or RUNNING.canceled(id)):
             try:
                 item = next(items)
             except StopIteration:

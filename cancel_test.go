@@ -1,0 +1,284 @@
+//go:build linux
+
+package pypool
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func cancelPool(t *testing.T, change func(*Config)) *Pool {
+	t.Helper()
+	cfg := Config{
+		Script: workerScript(t, "cancel.py"), Python: realPython(), Size: 1, Overflow: -1, Logger: quiet(), CancelGrace: 20 * time.Second,
+		Breaker: Breaker{Failures: 2, OpenFor: time.Hour},
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	return newPool(t, cfg)
+}
+
+// notebook is the file that a handler writes to.
+type notebook struct {
+	t    *testing.T
+	path string
+}
+
+func newNotes(t *testing.T) notebook { return notebook{t, filepath.Join(t.TempDir(), "notes")} }
+
+func (n notebook) read() []string {
+	text, err := os.ReadFile(n.path)
+	if os.IsNotExist(err) {
+		return nil
+	}
+	require.NoError(n.t, err)
+	return strings.Fields(string(text))
+}
+
+func (n notebook) await(words ...string) {
+	n.t.Helper()
+	eventually(n.t, "the handler has noted "+strings.Join(words, ", "), func() bool { return strings.Join(n.read(), " ") == strings.Join(words, " ") })
+}
+
+// leaves calls the command, cancels when the handler has begun, and requires the worker that served it to serve on.
+func leaves(t *testing.T, p *Pool, command string, n notebook, args any) *Error {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		_, err := p.ExecuteAnonymous(ctx, command, args)
+		done <- err
+	}()
+	eventually(t, "the handler has begun", func() bool { return len(n.read()) > 0 })
+	cancel()
+	e := detail[*Error](t, <-done)
+	require.ErrorIs(t, e, ErrCanceled)
+	require.Equal(t, MaybeExecuted, e.Delivery)
+	return e
+}
+
+func pidOf(t *testing.T, p *Pool) (pid int) {
+	t.Helper()
+	pid, err := Call[int](context.Background(), p, "pid", nil)
+	require.NoError(t, err)
+	return pid
+}
+
+func TestACallThatIsLeftStopsAndItsWorkerServesOn(t *testing.T) {
+	for _, where := range []string{
+		"time.sleep", "socket.recv", "a pure loop", "a loop that passes exceptions", "a lock", "queue.get", "the join of a thread", "a subprocess",
+		"asyncio.run", "a generator of its own", "a with block", "current_call().canceled",
+	} {
+		t.Run(where, func(t *testing.T) {
+			t.Parallel()
+			p, n := cancelPool(t, nil), newNotes(t)
+			before := pidOf(t, p)
+			leaves(t, p, "stop_in", n, []any{where, n.path})
+			require.Equal(t, before, pidOf(t, p))
+			require.Equal(t, []string{"began", "ended"}, n.read(), "its finally blocks have run")
+		})
+	}
+}
+
+func TestADeadlineStopsACallAndItsWorkerServesOn(t *testing.T) {
+	t.Parallel()
+	p, n := cancelPool(t, func(c *Config) { c.OperationTimeout = 100 * time.Millisecond }), newNotes(t)
+	before := pidOf(t, p)
+	for range 5 { // more than the circuit's Failures: it counts kills only
+		_, err := p.ExecuteAnonymous(context.Background(), "stop_in", []any{"time.sleep", n.path})
+		require.ErrorIs(t, err, ErrOperationTimeout)
+		hang := detail[*HangError](t, err)
+		require.Contains(t, hang.Stacks, "in stop_in")
+		require.False(t, hang.Killed)
+		require.Equal(t, before, pidOf(t, p))
+	}
+	require.Len(t, n.read(), 10)
+}
+
+func TestOtherKindsOfCallsStopToo(t *testing.T) {
+	t.Parallel()
+	for name, do := range map[string]func(p *Pool, n notebook){
+		"a coroutine":               func(p *Pool, n notebook) { leaves(t, p, "coroutine", n, []any{n.path}) },
+		"a coroutine that blocks":   func(p *Pool, n notebook) { leaves(t, p, "coroutine", n, []any{n.path, true}) },
+		"a finally that takes long": func(p *Pool, n notebook) { leaves(t, p, "long_finally", n, []any{n.path}) },
+		"a generator in its code":   func(p *Pool, n notebook) { leavesStream(t, p, "items", n, []any{n.path, "in its code"}) },
+		"a generator between items": func(p *Pool, n notebook) { leavesStream(t, p, "items", n, []any{n.path, "between"}) },
+		"an async generator":        func(p *Pool, n notebook) { leavesStream(t, p, "async_items", n, []any{n.path}) },
+		"a program": func(p *Pool, n notebook) {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			done := make(chan error, 1)
+			go func() {
+				_, err := p.ExecuteProgram(ctx, "sleeper", map[string]any{"path": n.path})
+				done <- err
+			}()
+			n.await("began")
+			cancel()
+			require.ErrorIs(t, <-done, ErrCanceled)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, n := cancelPool(t, nil), newNotes(t)
+			before := pidOf(t, p)
+			do(p, n)
+			require.Equal(t, before, pidOf(t, p))
+			require.Equal(t, []string{"began", "ended"}, n.read())
+		})
+	}
+}
+
+func leavesStream(t *testing.T, p *Pool, command string, n notebook, args any) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		eventually(t, "the generator runs", func() bool { return len(n.read()) > 0 })
+		cancel()
+	}()
+	var last error
+	for _, err := range p.Stream(ctx, command, args) {
+		last = err
+	}
+	require.ErrorIs(t, last, ErrCanceled)
+}
+
+func TestWhatDoesNotStopIsKilledAfterCancelGrace(t *testing.T) {
+	t.Parallel()
+	for _, command := range []string{"swallow", "hold_gil"} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			p, n := cancelPool(t, func(c *Config) { c.CancelGrace = 300 * time.Millisecond }), newNotes(t)
+			before := pidOf(t, p)
+			leaves(t, p, command, n, []any{n.path})
+			require.NotEqual(t, before, pidOf(t, p))
+			require.Equal(t, "began", n.read()[0])
+			require.Nil(t, p.sup.breakers.refuses(command), "a caller's leaving says nothing about the command")
+		})
+	}
+}
+
+func TestTheCircuitCountsKillsAfterThePoolsOwnTimeout(t *testing.T) {
+	t.Parallel()
+	p, n := cancelPool(t, func(c *Config) { c.CancelGrace, c.OperationTimeout = 50*time.Millisecond, 50*time.Millisecond }), newNotes(t)
+	for range 2 {
+		_, err := p.ExecuteAnonymous(context.Background(), "hold_gil", []any{n.path})
+		require.ErrorIs(t, err, ErrOperationTimeout)
+		pidOf(t, p)
+	}
+	_, err := p.ExecuteAnonymous(context.Background(), "hold_gil", []any{n.path})
+	require.ErrorIs(t, err, ErrCircuitOpen)
+}
+
+func TestANegativeCancelGraceKillsAtOnce(t *testing.T) {
+	t.Parallel()
+	p, n := cancelPool(t, func(c *Config) { c.CancelGrace = -1 }), newNotes(t)
+	before := pidOf(t, p)
+	e := leaves(t, p, "stop_in", n, []any{"time.sleep", n.path})
+	require.True(t, detail[*HangError](t, e).Killed)
+	require.NotEqual(t, before, pidOf(t, p))
+}
+
+func TestAShieldHoldsACancellationOff(t *testing.T) {
+	t.Parallel()
+	p, n := cancelPool(t, nil), newNotes(t)
+	before := pidOf(t, p)
+	leaves(t, p, "shielded", n, []any{n.path, 0.3})
+	require.Equal(t, before, pidOf(t, p))
+	require.Equal(t, []string{"began", "committed", "ended"}, n.read())
+}
+
+func TestAnUninterruptibleCommandIsLeftToFinish(t *testing.T) {
+	t.Parallel()
+	p, n := cancelPool(t, func(c *Config) { c.CancelGrace, c.OperationTimeout = 50*time.Millisecond, time.Minute }), newNotes(t)
+	before := pidOf(t, p)
+	leaves(t, p, "uninterruptible", n, []any{n.path, 0.5}) // its grace begins when OperationTimeout is over
+	require.Equal(t, before, pidOf(t, p))
+	require.Equal(t, []string{"began", "ended"}, n.read())
+}
+
+func TestAShieldEndsWithOperationTimeoutAndCancelGrace(t *testing.T) {
+	t.Parallel()
+	p, n := cancelPool(t, func(c *Config) { c.CancelGrace, c.OperationTimeout = 100*time.Millisecond, 300*time.Millisecond }), newNotes(t)
+	before := pidOf(t, p)
+	leaves(t, p, "uninterruptible", n, []any{n.path, 60.0})
+	require.NotEqual(t, before, pidOf(t, p))
+	require.Equal(t, []string{"began"}, n.read())
+}
+
+func TestAWorkerWhoseCallIsToStopSaysSo(t *testing.T) {
+	t.Parallel()
+	p, n := cancelPool(t, nil), newNotes(t)
+	leaves(t, p, "shielded", n, []any{n.path, 0.5})
+	require.Equal(t, "canceling", p.Workers()[0].State)
+	require.Equal(t, 1, p.Stats().Busy)
+	pidOf(t, p)
+	require.Equal(t, "idle", p.Workers()[0].State)
+}
+
+func TestClosingDoesNotWaitForCancelGrace(t *testing.T) {
+	t.Parallel()
+	p, n := cancelPool(t, func(c *Config) { c.CancelGrace = time.Hour }), newNotes(t)
+	leaves(t, p, "swallow", n, []any{n.path})
+	require.NoError(t, p.Close())
+}
+
+// TestCancellationsAtRandomInstantsStrikeTheirOwnCallOnly races the end of contexts with answers: no answer is another's, no cancellation
+// strikes another call, and no worker is lost.
+func TestCancellationsAtRandomInstantsStrikeTheirOwnCallOnly(t *testing.T) {
+	t.Parallel()
+	p := cancelPool(t, func(c *Config) { c.Size = 2 })
+	var before []int
+	for _, w := range p.Workers() {
+		before = append(before, w.PID)
+	}
+	const callers, rounds = 4, 500
+	var done, left int64
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for caller := range callers {
+		all.Go(func() {
+			for round := range rounds {
+				work := (caller*rounds + round*37) % 400 // µs
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration((round*61)%600)*time.Microsecond)
+				out, err := Call[int](ctx, p, "spin", []any{work})
+				cancel()
+				mu.Lock()
+				if err == nil {
+					done++
+				} else {
+					left++
+				}
+				mu.Unlock()
+				switch {
+				case err == nil && out != work:
+					t.Errorf("the answer %d to the call %d", out, work)
+				case err != nil && !errors.Is(err, ErrOperationTimeout) && !errors.Is(err, ErrCheckoutTimeout):
+					t.Errorf("a call that nobody left: %v", err)
+				}
+				// A patient call right behind it is struck by nothing.
+				if out, err := Call[int](context.Background(), p, "spin", []any{work / 8}); err != nil || out != work/8 {
+					t.Errorf("the next call: %d, %v", out, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("%d answered, %d left", done, left)
+	require.NotZero(t, done)
+	require.NotZero(t, left)
+	eventually(t, "the workers are idle", func() bool { return p.Stats().Idle == 2 })
+	for i, w := range p.Workers() {
+		require.Equal(t, before[i], w.PID, "no worker is lost")
+	}
+}

@@ -1,0 +1,151 @@
+"""Stopping what runs, because its caller has gone.
+
+The host writes the number of the last request that it wants stopped into the page (CANCELED), and
+sends SIGURG, whose default is to be ignored, again and again until it has the final line. The
+signal's handler raises `Canceled`, but only in code that a command runs: never in the runtime's own,
+nor where that would break more than the call.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ._call import RUNNING
+from ._life import STDLIB
+from ._page import CANCELED, SHIELDED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any, Callable, Optional
+
+#: The modules that call what a user has written and take whatever that raises for its outcome.
+ENTRIES = frozenset("pypool." + name for name in ("_async", "_bind", "_dispatch", "_stream", "_worker"))
+#: An import that is broken off leaves half a module behind, a log record half a line and its lock.
+HELD = frozenset(
+    ("_frozen_importlib", "_frozen_importlib_external", "importlib._bootstrap", "importlib._bootstrap_external", "logging")
+)
+
+
+class Canceled(BaseException):
+    """Raised in a handler whose caller has gone: its context has ended, or its time is over.
+
+    It is no `Exception`, so that ``except Exception`` lets it pass; ``finally`` blocks and context
+    managers run undisturbed. What the handler answers then reaches nobody. A coroutine gets an
+    `asyncio.CancelledError` instead, a generator that waits for its next item a `GeneratorExit`.
+    """
+
+
+class _State:
+    """`shields` counts the shields that the main thread is in. `task` cancels the coroutine that
+    runs, once; None when none runs.
+    """
+
+    page: Any = None
+    shields = 0
+    task: Optional[Callable[[], Any]] = None
+    told = 0  # the request whose task has been cancelled
+    raised = 0  # the request in which Canceled has been raised: its task may clean up undisturbed
+
+
+STATE = _State()
+
+
+def install(page: Any) -> bool:
+    """Have the host's signal stop what runs; whether that can be. Must be called in the main thread.
+    """
+    import _signal  # type: ignore[import-not-found]  # signal itself would import enum
+
+    try:
+        _signal.signal(_signal.SIGURG, _strike)
+    except (AttributeError, OSError, ValueError):
+        return False  # no such signal here
+    STATE.page, RUNNING.canceled = page, canceled
+    return True
+
+
+def canceled(id: int) -> bool:
+    """Whether the host wants this request stopped."""
+    return bool(STATE.page[CANCELED] >= id)
+
+
+class holding:
+    """What is never interrupted, nor at its end."""
+
+    def __enter__(self) -> None:
+        STATE.shields += 1
+        _show()
+
+    def __exit__(self, *_: Any) -> None:
+        STATE.shields -= 1
+        _show()
+
+
+class shield(holding):
+    """Hold a cancellation off: ``with pypool.shield(): commit()``. It takes effect at the end of the
+    block, and the host waits for that until its OperationTimeout, and Config.CancelGrace, are over.
+
+    It protects code of the handler's main thread, or of its coroutine; other threads are not
+    interrupted anyway.
+    """
+
+    def __exit__(self, kind: Any = None, *_: Any) -> None:
+        super().__exit__()
+        request = RUNNING.request
+        if kind is None and not STATE.shields and request is not None and RUNNING.canceled(request[0]):
+            if STATE.task is not None:
+                _cancel_task(request[0])
+            else:
+                raise Canceled("the caller has gone")
+
+
+def _show() -> None:
+    if STATE.page is not None:
+        STATE.page[SHIELDED] = STATE.shields
+
+
+def _strike(signum: int, frame: Optional[FrameType]) -> None:
+    request = RUNNING.request
+    if request is None or STATE.shields or not RUNNING.canceled(request[0]):
+        return  # nothing runs, or something else: the signal came late
+    if STATE.task is not None and STATE.told != request[0]:
+        _cancel_task(request[0])
+    elif _may_raise(frame):
+        STATE.raised = request[0]
+        raise Canceled("the caller has gone")
+
+
+def _cancel_task(id: int) -> None:
+    STATE.told = id
+    if STATE.task is not None:
+        STATE.task()
+
+
+def _may_raise(frame: Optional[FrameType]) -> bool:
+    """Whether what is interrupted is code of a command's, and not its cleaning up after this very
+    cancellation.
+    """
+    error = sys.exc_info()[1]
+    while error is not None:
+        if isinstance(error, (Canceled, GeneratorExit)) or type(error).__name__ == "CancelledError":
+            return False
+        error = error.__context__
+    inner = frame
+    while frame is not None:
+        name = frame.f_globals.get("__name__")
+        if name in HELD or (STATE.task is not None and _is_asyncio(name)):
+            return False
+        if type(name) is str and name.startswith("pypool."):
+            return frame is not inner and name in ENTRIES
+        if STATE.task is not None and not _is_library(frame):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_asyncio(name: Any) -> bool:
+    return type(name) is str and name.partition(".")[0] in ("asyncio", "selectors", "uvloop")
+
+
+def _is_library(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(STDLIB) and "site-packages" not in frame.f_code.co_filename
