@@ -5,10 +5,12 @@ package pypool
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -138,6 +140,18 @@ func TestOtherKindsOfCallsStopToo(t *testing.T) {
 	}
 }
 
+// A command that is C code has no frame of its own.
+func TestACommandInCStopsToo(t *testing.T) {
+	t.Parallel()
+	p := cancelPool(t, func(c *Config) { c.OperationTimeout = 100 * time.Millisecond })
+	_, err := p.ExecuteAnonymous(context.Background(), "c_code", []any{60})
+	require.ErrorIs(t, err, ErrOperationTimeout)
+	pidOf(t, p)
+	require.EqualValues(t, 1, p.Stats().WorkersStarted)
+	_, err = p.ExecuteAnonymous(context.Background(), "c_code", []any{"a"})
+	require.ErrorIs(t, err, ErrPython)
+}
+
 func leavesStream(t *testing.T, p *Pool, command string, n notebook, args any) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -238,47 +252,49 @@ func TestClosingDoesNotWaitForCancelGrace(t *testing.T) {
 func TestCancellationsAtRandomInstantsStrikeTheirOwnCallOnly(t *testing.T) {
 	t.Parallel()
 	p := cancelPool(t, func(c *Config) { c.Size = 2 })
-	var before []int
-	for _, w := range p.Workers() {
-		before = append(before, w.PID)
+	const callers, rounds = 4, 2500 // 10 000 races
+	calls := []func(ctx context.Context, n int) (int, error){
+		func(ctx context.Context, n int) (int, error) { return Call[int](ctx, p, "spin", []any{n}) },
+		func(ctx context.Context, n int) (int, error) { return Call[int](ctx, p, "spin_async", []any{n}) },
+		func(ctx context.Context, n int) (out int, err error) {
+			for out, err = range Each[int](ctx, p, "spin_items", []any{n}) {
+			}
+			return out, err
+		},
 	}
-	const callers, rounds = 4, 500
-	var done, left int64
-	var mu sync.Mutex
+	var answered, left atomic.Int64
 	var all sync.WaitGroup
 	for caller := range callers {
 		all.Go(func() {
-			for round := range rounds {
-				work := (caller*rounds + round*37) % 400 // µs
-				ctx, cancel := context.WithTimeout(context.Background(), time.Duration((round*61)%600)*time.Microsecond)
-				out, err := Call[int](ctx, p, "spin", []any{work})
+			r := rand.New(rand.NewPCG(20, uint64(caller)))
+			for range rounds {
+				n := 3 + r.IntN(200) // µs
+				call := calls[r.IntN(len(calls))]
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(r.IntN(1200))*time.Microsecond)
+				out, err := call(ctx, n)
 				cancel()
-				mu.Lock()
-				if err == nil {
-					done++
-				} else {
-					left++
-				}
-				mu.Unlock()
 				switch {
-				case err == nil && out != work:
-					t.Errorf("the answer %d to the call %d", out, work)
-				case err != nil && !errors.Is(err, ErrOperationTimeout) && !errors.Is(err, ErrCheckoutTimeout):
-					t.Errorf("a call that nobody left: %v", err)
+				case err == nil && out == n:
+					answered.Add(1)
+				case errors.Is(err, ErrOperationTimeout), errors.Is(err, ErrCheckoutTimeout):
+					left.Add(1)
+				default:
+					t.Errorf("%d for %d: %v", out, n, err)
 				}
-				// A patient call right behind it is struck by nothing.
-				if out, err := Call[int](context.Background(), p, "spin", []any{work / 8}); err != nil || out != work/8 {
-					t.Errorf("the next call: %d, %v", out, err)
+				// Nothing strikes the patient call behind it.
+				if out, err := call(context.Background(), n/4+3); err != nil || out != n/4+3 {
+					t.Errorf("the next call: %d for %d, %v", out, n/4+3, err)
 				}
 			}
 		})
 	}
 	all.Wait()
-	t.Logf("%d answered, %d left", done, left)
-	require.NotZero(t, done)
-	require.NotZero(t, left)
+	t.Logf("%d answered, %d left", answered.Load(), left.Load())
+	require.NotZero(t, answered.Load())
+	require.NotZero(t, left.Load())
 	eventually(t, "the workers are idle", func() bool { return p.Stats().Idle == 2 })
-	for i, w := range p.Workers() {
-		require.Equal(t, before[i], w.PID, "no worker is lost")
-	}
+	st := accounted(t, p)
+	require.EqualValues(t, 2*callers*rounds, st.Started)
+	require.Equal(t, callers*rounds+answered.Load(), st.Succeeded)
+	require.EqualValues(t, 2, st.WorkersStarted, "no worker is lost")
 }

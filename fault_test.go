@@ -100,6 +100,7 @@ func (s *stage) config(t testing.TB) Config {
 	return Config{
 		Script: workerScript(t, "faults.py"), Python: realPython(), Size: 2, Overflow: -1, Logger: s.logger, ExtraEnv: []string{s.mark},
 		OperationTimeout: 30 * time.Second, CheckoutTimeout: 20 * time.Second, StopGrace: 500 * time.Millisecond,
+		CancelGrace:    -1, // these rows are about what has to be killed; cancel_test.go is about what stops
 		RestartBackoff: Backoff{Min: 5 * time.Millisecond, Max: 50 * time.Millisecond}, Breaker: Breaker{Failures: -1}, MaxMessageBytes: 1 << 20,
 	}
 }

@@ -115,6 +115,11 @@ def _strike(signum: int, frame: Optional[FrameType]) -> None:
         raise Canceled("the caller has gone")
 
 
+def enter(func: Callable[..., Any], positional: Any, keyword: Any) -> Any:
+    """Call what may be C code, which has no frame of its own to be interrupted in."""
+    return func(*positional, **keyword)
+
+
 def _cancel_task(id: int) -> None:
     STATE.told = id
     if STATE.task is not None:
@@ -136,7 +141,7 @@ def _may_raise(frame: Optional[FrameType]) -> bool:
         if name in HELD or (STATE.task is not None and _is_asyncio(name)):
             return False
         if type(name) is str and name.startswith("pypool."):
-            return frame is not inner and name in ENTRIES
+            return frame.f_code is enter.__code__ or (frame is not inner and name in ENTRIES)
         if STATE.task is not None and not _is_library(frame):
             return True
         frame = frame.f_back

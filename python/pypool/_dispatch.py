@@ -40,7 +40,7 @@ def run(answers: Answers, id: int, entry: Command, args: Any, stream: bool) -> s
 
 def _call(answers: Answers, id: int, entry: Command, args: Any, positional: Any, keyword: Any, stream: bool) -> str:
     try:
-        return finish(answers, id, entry, entry.func(*positional, **keyword), stream)
+        return finish(answers, id, entry, _cancel.enter(entry.func, positional, keyword), stream)
     except BaseException as error:
         return answers.failed(id, error, entry, args)
 

@@ -78,11 +78,11 @@ def error_line(id: Optional[int], fields: Dict[str, Any]) -> str:
 
 
 def _not_entered(error: BaseException) -> bool:
-    """Whether the call itself raised, before the handler's first line: no frame but `_bind`'s lies
-    below the one that called.
+    """Whether the call itself raised, before the handler's first line: no frame but `_bind`'s or
+    `_cancel.enter`'s lies below the one that called.
     """
     below = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    if below is not None and below.tb_frame.f_globals.get("__name__") == __name__.replace("_failure", "_bind"):
+    if below is not None and below.tb_frame.f_globals.get("__name__") in ("pypool._bind", "pypool._cancel"):
         below = below.tb_next
     return below is None
 

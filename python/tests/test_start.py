@@ -332,6 +332,7 @@ def test_nothing_heavy_is_imported(start: Start) -> None:
         "pypool._answers",
         "pypool._bind",
         "pypool._call",
+        "pypool._cancel",
         "pypool._channel",
         "pypool._commands",
         "pypool._dispatch",

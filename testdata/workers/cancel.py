@@ -123,6 +123,9 @@ def swallow(path: str) -> None:
             note(path, "swallowed")
 
 
+command(name="c_code")(time.sleep)
+
+
 @command
 def hold_gil(path: str) -> int:
     note(path, "began")
@@ -202,6 +205,21 @@ def spin(n: int) -> int:
     while time.perf_counter_ns() < end:
         pass
     return n
+
+
+@command
+async def spin_async(n: int) -> int:
+    """The same, in turns with its loop."""
+    end = time.perf_counter_ns() + 1000 * n
+    while time.perf_counter_ns() < end:
+        await asyncio.sleep(0)
+    return n
+
+
+@command
+def spin_items(n: int) -> Iterator[int]:
+    for _ in range(3):
+        yield spin(n // 3) and n
 
 
 @command
