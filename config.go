@@ -271,18 +271,25 @@ func (c *Config) resolveTimes(bad *faults) {
 		{"overflowIdle", &c.overflowIdle, 30 * time.Second, 0},
 		{"watchEvery", &c.watchEvery, 500 * ms, 0},
 	} {
-		if v := *d.value; v > 0 && v < d.least {
-			unit := "time.Second"
-			if v >= 1000 {
-				unit = "time.Millisecond"
-			}
-			bad.add(d.field, "%v is less than %v: did you mean %d*%s?", v, d.least, int64(v), unit)
-		}
+		bad.addBare(d.field, *d.value, d.least)
 		offDuration(d.value, d.def)
 	}
+	bad.addBare("CancelGrace", c.CancelGrace, ms) // 0 and below have meanings of their own
 	if c.RestartBackoff.Min > c.RestartBackoff.Max {
 		bad.add("RestartBackoff", "Min %v is more than Max %v", c.RestartBackoff.Min, c.RestartBackoff.Max)
 	}
+}
+
+// addBare adds a duration that is so short that it must have been written as a bare number.
+func (f *faults) addBare(field string, v, least time.Duration) {
+	if v <= 0 || v >= least {
+		return
+	}
+	unit := "time.Second"
+	if v >= 1000 {
+		unit = "time.Millisecond"
+	}
+	f.add(field, "%v is less than %v: did you mean %d*%s?", v, least, int64(v), unit)
 }
 
 // resolveWatchers resolves who is told what, and under which name.

@@ -390,7 +390,7 @@ def fine(): return 1
 			t.Parallel()
 			logs, events := &logBuffer{}, &eventLog{}
 			p := newPool(t, Config{
-				Script: source, Python: realPython(), Size: 1, Overflow: -1, StopGrace: 100 * time.Millisecond, RestartBackoff: Backoff{time.Hour, time.Hour},
+				Script: source, Python: realPython(), Size: 1, Overflow: -1, StopGrace: 100 * time.Millisecond, CancelGrace: -1, RestartBackoff: Backoff{time.Hour, time.Hour},
 				Logger: logs.logger(slog.LevelDebug), Observer: &Observer{Event: events.add},
 			})
 			tc.do(t, p)

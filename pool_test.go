@@ -406,7 +406,7 @@ func TestCoreEndToEndThroughEveryLayer(t *testing.T) {
 		require.NoError(t, out.err)
 		assert.Equal(t, i, decoded[int](t, out.res))
 	}
-	eventually(t, "whole again", func() bool { st := p.Stats(); return st.Idle >= st.Size && st.WorkersExited == 2 })
+	eventually(t, "whole again", func() bool { st := p.Stats(); return st.Idle >= st.Size && st.WorkersExited == 1 })
 
 	st := accounted(t, p)
 	assert.Equal(t, int64(1+2+3+12), st.Started)

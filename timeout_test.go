@@ -18,7 +18,9 @@ const slack = 5 * time.Second
 
 func TestCoreATimedOutWorkerIsKilledAndReplacedAndItsLateAnswerReachesNobody(t *testing.T) {
 	t.Parallel()
-	p := corePool(t, 1, 0)
+	cfg := coreConfig(t, 1, 0)
+	cfg.CancelGrace = -1
+	p := newPool(t, cfg)
 	old := pids(p)[0]
 	gate := newLatch(t)
 	_, err := p.ExecuteAnonymous(t.Context(), "hold", args{"gate": gate.path}, WithTimeout(50*time.Millisecond))
@@ -78,9 +80,11 @@ func TestACallReturnsByItsDeadlineAndKillGraceWhateverPythonDoes(t *testing.T) {
 	assert.Less(t, took, 200*time.Millisecond+slack)
 }
 
-func TestACancelWhileQueuedCostsNothingAndWhileRunningCostsTheWorker(t *testing.T) {
+func TestACancelWhileQueuedCostsNothingAndWithoutCancelGraceARunningOneCostsTheWorker(t *testing.T) {
 	t.Parallel()
-	p := corePool(t, 1, 0)
+	cfg := coreConfig(t, 1, 0)
+	cfg.CancelGrace = -1
+	p := newPool(t, cfg)
 	worker := pids(p)[0]
 	h := hold(t, t.Context(), p, "")
 	ctx, cancel := context.WithCancel(t.Context())

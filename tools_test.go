@@ -62,7 +62,7 @@ func TestADurationOfABareNumberIsRefused(t *testing.T) {
 		}
 	}
 	each(reflect.ValueOf(&cfg).Elem(), "", nil)
-	require.Equal(t, 15, tried)
+	require.Equal(t, 16, tried)
 	_, err := Config{OperationTimeout: 5000}.resolve()
 	require.ErrorContains(t, err, "Config.OperationTimeout: 5µs is less than 1ms: did you mean 5000*time.Millisecond?")
 	_, err = Config{StopGrace: 3, KillGrace: 7}.resolve()

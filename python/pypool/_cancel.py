@@ -45,10 +45,14 @@ class _State:
     shields = 0
     task: Optional[Callable[[], Any]] = None
     told = 0  # the request whose task has been cancelled
+    skipped = 0  # chances to raise that were let pass, see _unprotected
     raised = 0  # the request in which Canceled has been raised: its task may clean up undisturbed
 
 
 STATE = _State()
+#: How often a loop may be found at its end before that does not matter any more: a quarter of a
+#: second.
+PATIENCE = 10
 
 
 def install(page: Any) -> bool:
@@ -141,11 +145,32 @@ def _may_raise(frame: Optional[FrameType]) -> bool:
         if name in HELD or (STATE.task is not None and _is_asyncio(name)):
             return False
         if type(name) is str and name.startswith("pypool."):
-            return frame.f_code is enter.__code__ or (frame is not inner and name in ENTRIES)
+            entered = frame.f_code is enter.__code__ or (frame is not inner and name in ENTRIES)
+            return entered and not _unprotected(inner)
         if STATE.task is not None and not _is_library(frame):
-            return True
+            return not _unprotected(inner)
         frame = frame.f_back
     return False
+
+
+def _endless() -> None:
+    while True:
+        pass
+
+
+#: The instruction that ends a loop.
+JUMP_BACK = [code for code in _endless.__code__.co_code[::2] if code][-1]
+
+
+def _unprotected(frame: Any) -> bool:
+    """Whether it stands at the end of a loop. Since Python 3.13 the jump back from the last one in a
+    try block is outside of that block: what is raised there passes its finally by. A loop that is
+    found nowhere else is interrupted all the same.
+    """
+    if sys.version_info < (3, 13) or frame.f_code.co_code[frame.f_lasti] != JUMP_BACK:
+        return False
+    STATE.skipped += 1
+    return STATE.skipped % PATIENCE != 0
 
 
 def _is_asyncio(name: Any) -> bool:
