@@ -62,18 +62,19 @@ class Worker:
         base = copy_context()
         while True:
             try:
-                base.copy().run(self._serve, base)
+                context = base.copy()
+                context.run(self._serve, context, base)
             except BaseException as error:  # struck by a signal handler where it was handling something else
                 _life.note("the worker ends: raised between two calls, by a signal handler perhaps:\n" + plain_line(0, error))
                 _life.end(1)
 
-    def _serve(self, base: Context) -> None:
-        """Answer requests until one has set a context variable."""
+    def _serve(self, context: Context, base: Context) -> None:
+        """Answer requests until one has set a context variable. `context` is the one that this runs in, a copy of `base`."""
         channel, answers = self.channel, self.answers
         lines, next_line, write, direct = channel.lines, channel.next_line, channel.write, answers.direct.get
         page, running = channel.page, RUNNING
         small = min(SPLIT_WRITE, answers.limit - 64)
-        unended, context = OPEN, copy_context
+        unended = OPEN
         while True:
             id, line, writing = 0, None, False
             # Around the clauses too: one that is struck by a signal handler may have lost what it
@@ -131,7 +132,7 @@ class Worker:
                     # Nothing of a call stays alive while the loop waits.
                     running.request = line = request = args = handler = result = text = answer = None  # type: ignore[assignment]
                     try:
-                        if context() != base:
+                        if context != base:
                             return
                     except Exception:
                         return  # some value of a variable cannot be compared
