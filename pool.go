@@ -61,8 +61,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	if r.pyErr != nil {
 		return nil, startError(&cfg, r.python, stageSpawn, born, fmt.Errorf("no Python interpreter: %w (set Config.Python)", r.pyErr))
 	}
-	boot, _ := pythonRuntime()
-	args, environ, _ := interp.Command(boot, cfg.Env, cfg.WatchScripts)
+	args, environ, _ := interp.Command(bootstrap(), cfg.Env, cfg.WatchScripts)
 	python := r.python.ThroughShim(watchable(ctx), cfg.Dir, cfg.Env)
 	spec := proc.Spec{Path: python.Path, Args: args, Dir: cfg.Dir, Env: environ, DirIsHosts: cfg.dirIsHosts}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))

@@ -19,9 +19,15 @@ const Version = "0.1.0"
 //go:embed python/pypool/*.py
 var pythonFiles embed.FS
 
-// pythonRuntime is the embedded package, ready to be sent: no file is ever written. The bootstrap is given to `python -c`;
-// it reads the hello line, and in it the other modules' sources: packed, so that the line fits into the pipe (internal/proc, RequestRoom).
-var pythonRuntime = sync.OnceValues(func() (boot, packed string) {
+// bootstrap is given to `python -c`. It reads the hello line, and in it the other modules.
+var bootstrap = sync.OnceValue(func() string {
+	source, _ := pythonFiles.ReadFile("python/pypool/_boot.py") // it is embedded
+	return string(source)
+})
+
+// packedRuntime is the other modules' sources, ready to be sent: no file is ever written. They are packed, so that the line fits into the
+// pipe (internal/proc, RequestRoom). That takes 5 to 15 ms, once, and is done while the first interpreter comes up.
+var packedRuntime = sync.OnceValue(func() string {
 	modules := map[string]string{}
 	_ = fs.WalkDir(pythonFiles, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -29,9 +35,7 @@ var pythonRuntime = sync.OnceValues(func() (boot, packed string) {
 		}
 		source, err := pythonFiles.ReadFile(path)
 		switch name := strings.TrimSuffix(d.Name(), ".py"); name {
-		case "_boot":
-			boot = string(source)
-		case "__main__", "_packages": // the command line, which runs from files, and what it and Check know
+		case "_boot", "__main__", "_packages": // the latter two: the command line, which runs from files, and what it and Check know
 		default:
 			modules[name] = withoutNotes(string(source))
 		}
@@ -41,7 +45,7 @@ var pythonRuntime = sync.OnceValues(func() (boot, packed string) {
 	w := zlib.NewWriter(&buf) // into memory: nothing here can fail
 	_ = json.NewEncoder(w).Encode(modules)
 	_ = w.Close()
-	return boot, base64.StdEncoding.EncodeToString(buf.Bytes())
+	return base64.StdEncoding.EncodeToString(buf.Bytes())
 })
 
 // withoutNotes leaves comments, docstrings, and what is for type checkers alone out of a module, so that hello fits into a pipe and each

@@ -134,12 +134,11 @@ type helloArgs struct {
 }
 
 func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (wire.Request, error) {
-	_, packed := pythonRuntime()
 	_, _, hidden := interp.Command("", cfg.Env, cfg.WatchScripts)
 	hello := helloArgs{
 		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel"},
 		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
-		Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packed, LogWord: word, Environ: hidden,
+		Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packedRuntime(), LogWord: word, Environ: hidden,
 	}
 	if cfg.Script != "" {
 		hello.Script = &cfg.Script

@@ -69,7 +69,9 @@ class Worker:
                 _life.end(1)
 
     def _serve(self, context: Context, base: Context) -> None:
-        """Answer requests until one has set a context variable. `context` is the one that this runs in, a copy of `base`."""
+        """Answer requests until one has set a context variable. `context` is the one that this runs
+        in, a copy of `base`.
+        """
         channel, answers = self.channel, self.answers
         lines, next_line, write, direct = channel.lines, channel.next_line, channel.write, answers.direct.get
         page, running = channel.page, RUNNING
