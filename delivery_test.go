@@ -91,7 +91,7 @@ func (l *ledger) check(t testing.TB) {
 // the pool says of each with what the handlers did.
 func TestFaultDeliveryIsTrue(t *testing.T) {
 	p := newPool(t, Config{
-		Script: workerScript(t, "faults.py"), Python: realPython(), Size: 3, Overflow: -1, Logger: quiet(), MaxQueue: 5, KillGrace: 20 * time.Millisecond, StartTimeout: time.Second,
+		Script: workerScript(t, "faults.py"), Python: realPython(), Size: 3, Overflow: -1, Logger: quiet(), MaxQueue: 5, KillGrace: 20 * time.Millisecond, StartTimeout: 20 * time.Second,
 		Breaker: Breaker{Failures: -1}, MaxRestarts: -1, RestartBackoff: Backoff{Min: time.Millisecond, Max: 20 * time.Millisecond},
 	})
 	l := newLedger(t)
