@@ -184,7 +184,7 @@ func TestWhatDoesNotStopIsKilledAfterCancelGrace(t *testing.T) {
 
 func TestTheCircuitCountsKillsAfterThePoolsOwnTimeout(t *testing.T) {
 	t.Parallel()
-	p, n := cancelPool(t, func(c *Config) { c.CancelGrace, c.OperationTimeout = 50*time.Millisecond, 50*time.Millisecond }), newNotes(t)
+	p, n := cancelPool(t, func(c *Config) { c.CancelGrace, c.OperationTimeout = 50*time.Millisecond, 2*time.Second }), newNotes(t)
 	for range 2 {
 		_, err := p.ExecuteAnonymous(context.Background(), "hold_gil", []any{n.path})
 		require.ErrorIs(t, err, ErrOperationTimeout)
@@ -228,6 +228,16 @@ func TestAShieldEndsWithOperationTimeoutAndCancelGrace(t *testing.T) {
 	leaves(t, p, "uninterruptible", n, []any{n.path, 60.0})
 	require.NotEqual(t, before, pidOf(t, p))
 	require.Equal(t, []string{"began"}, n.read())
+}
+
+func TestAShieldThatIsLeftOpenEndsWithItsCall(t *testing.T) {
+	t.Parallel()
+	p, n := cancelPool(t, nil), newNotes(t)
+	executed(t, p, "leave_shield", nil)
+	before := pidOf(t, p)
+	leaves(t, p, "stop_in", n, []any{"time.sleep", n.path})
+	require.Equal(t, before, pidOf(t, p))
+	require.Equal(t, []string{"began", "ended"}, n.read())
 }
 
 func TestAWorkerWhoseCallIsToStopSaysSo(t *testing.T) {

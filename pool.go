@@ -390,6 +390,7 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 		return p.stream(ctx, c, res)
 	}
 	ended := false
+	var going *windUp // the call goes on without its caller
 	defer func() {
 		if !ended && c.open { // a method of ctx panics
 			w.abandon()
@@ -397,15 +398,17 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 		ran := time.Since(c.given)
 		c.ran += ran
 		p.counters.run.Add(ran)
-		if c.left {
-			c.detached = true
-			p.winding.Go(p.windUp(ctx, c, res, err).run)
+		if going != nil {
+			p.winding.Go(going.run)
 			return
 		}
 		p.spin.End()
 		p.giveBack(res, w.served(err, c.given.Add(ran), ran))
 	}()
 	rep, err = w.call(ctx, &c.job)
+	if c.left {
+		going, c.detached = p.windUp(ctx, c, res, err), true
+	}
 	ended = true
 	return rep, err
 }

@@ -206,8 +206,9 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 			}
 		case os.ErrDeadlineExceeded:
 			if w.cancels() {
+				e := w.leave(ctx, j)
 				j.left = true
-				return reply{}, w.leave(ctx, j)
+				return reply{}, e
 			}
 		}
 	}

@@ -37,12 +37,13 @@ class Canceled(BaseException):
 
 
 class _State:
-    """`shields` counts the shields that the main thread is in. `task` cancels the coroutine that
+    """`shields` counts the shields that request `owner` is in. `task` cancels the coroutine that
     runs, once; None when none runs.
     """
 
     page: Any = None
     shields = 0
+    owner = 0
     task: Optional[Callable[[], Any]] = None
     told = 0  # the request whose task has been cancelled
     skipped = 0  # chances to raise that were let pass, see _unprotected
@@ -74,15 +75,21 @@ def canceled(id: int) -> bool:
 
 
 class holding:
-    """What is never interrupted, nor at its end."""
+    """What is never interrupted, nor at its end. It counts for the call that enters it: one that is
+    left open, in a thread perhaps, does not protect later calls.
+    """
 
     def __enter__(self) -> None:
+        self._owner = _running()
+        if STATE.owner != self._owner:
+            STATE.owner, STATE.shields = self._owner, 0
         STATE.shields += 1
         _show()
 
     def __exit__(self, *_: Any) -> None:
-        STATE.shields -= 1
-        _show()
+        if STATE.owner == self._owner:
+            STATE.shields -= 1
+            _show()
 
 
 class shield(holding):
@@ -95,12 +102,18 @@ class shield(holding):
 
     def __exit__(self, kind: Any = None, *_: Any) -> None:
         super().__exit__()
-        request = RUNNING.request
-        if kind is None and not STATE.shields and request is not None and RUNNING.canceled(request[0]):
+        id = _running()
+        if kind is None and id and id == self._owner and not STATE.shields and RUNNING.canceled(id):
             if STATE.task is not None:
-                _cancel_task(request[0])
+                _cancel_task(id)
             else:
                 raise Canceled("the caller has gone")
+
+
+def _running() -> int:
+    """The id of the request that runs, 0 when none does."""
+    request = RUNNING.request
+    return 0 if request is None else request[0]
 
 
 def _show() -> None:
@@ -109,13 +122,18 @@ def _show() -> None:
 
 
 def _strike(signum: int, frame: Optional[FrameType]) -> None:
-    request = RUNNING.request
-    if request is None or STATE.shields or not RUNNING.canceled(request[0]):
+    id = _running()
+    if not id or not RUNNING.canceled(id):
         return  # nothing runs, or something else: the signal came late
-    if STATE.task is not None and STATE.told != request[0]:
-        _cancel_task(request[0])
+    if STATE.owner != id:
+        STATE.owner, STATE.shields = id, 0
+        _show()
+    if STATE.shields:
+        return
+    if STATE.task is not None and STATE.told != id:
+        _cancel_task(id)
     elif _may_raise(frame):
-        STATE.raised = request[0]
+        STATE.raised = id
         raise Canceled("the caller has gone")
 
 

@@ -145,6 +145,11 @@ def shielded(path: str, seconds: float) -> None:
         note(path, "ended")
 
 
+@command
+def leave_shield(value: Any = None) -> None:
+    shield().__enter__()
+
+
 @command(interruptible=False)
 def uninterruptible(path: str, seconds: float) -> None:
     note(path, "began")
