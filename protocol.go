@@ -37,6 +37,8 @@ type wireError struct {
 	Function  string   `json:"function"`
 
 	Errors []FieldError `json:"errors"`
+
+	Entered bool `json:"entered"` // code of the command had run before it was refused
 }
 
 func (e *wireError) Error() string { return e.Kind + ": " + e.Message }
@@ -46,7 +48,11 @@ func (e *wireError) toError(info CallInfo) *Error {
 	for i := range errorTypes {
 		if row := &errorTypes[i]; row.wire != "" && row.wire == e.Kind {
 			message, detail := row.read(e, info)
-			return newError(row.typ, row.proves, message, detail)
+			delivery := row.proves
+			if e.Entered {
+				delivery = Executed
+			}
+			return newError(row.typ, delivery, message, detail)
 		}
 	}
 	return newError(TypeInternal, MaybeExecuted, "the worker's runtime failed: "+e.Kind+": "+e.Message, e.exception())

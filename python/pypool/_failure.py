@@ -46,6 +46,8 @@ def _mismatch(entry: Command, args: Any, error: TypeError) -> Optional[Dict[str,
             from ._wrapped import refused_inside  # loaded with the call of a decorated command
 
             message = refused_inside(entry, error)
+            if message:  # the wrapper has run
+                return {"kind": "invalid_arguments", "message": message, "entered": True}
     except Exception:  # what looks at signatures cannot be loaded any more: Python's own words must do
         # Of C code nobody knows whether it has begun
         if type(entry.func) is type(_mismatch) and _not_entered(error):
