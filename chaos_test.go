@@ -85,7 +85,7 @@ func runChaos(t *testing.T, seed uint64, duration time.Duration) {
 	})
 	c.cfg = Config{
 		Script: workerScript(t, "faults.py"), Python: realPython(), Size: 4, Overflow: -1, Logger: c.logs.logger(-4), ExtraEnv: []string{c.mark},
-		MaxQueue: 24, StartTimeout: 2 * time.Second, KillGrace: 100 * time.Millisecond, StopGrace: 200 * time.Millisecond, MaxRestarts: -1, MaxCalls: 500, MaxSessions: 1000,
+		MaxQueue: 24, StartTimeout: 6 * time.Second, KillGrace: 100 * time.Millisecond, StopGrace: 200 * time.Millisecond, MaxRestarts: -1, MaxCalls: 500, MaxSessions: 1000,
 		Breaker: Breaker{Failures: -1}, RestartBackoff: Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond}, HealthCheckInterval: 200 * time.Millisecond,
 		StallTimeout: chaosStall, CancelGrace: []time.Duration{-1, 20 * time.Millisecond, 100 * time.Millisecond}[seed%3],
 	}
