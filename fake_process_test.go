@@ -2,6 +2,7 @@ package pypool
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 // fleet spawns scripted processes in place of Python's, so that a synctest bubble can decide what happens when.
 type fleet struct {
+	able string // the capabilities of its runtimes, as JSON; empty: ["page"]
 	// script answers one request; nil, or false returned: the process answers as a healthy runtime would.
 	script func(p *fakeProcess, req fakeRequest) bool
 	// setup prepares each process before it runs; nil: none.
@@ -155,7 +157,7 @@ func (p *fakeProcess) serve(line []byte) {
 	}
 	switch req.Command {
 	case "hello":
-		p.reply(req.ID, `{"protocol":1,"runtime":"`+Version+`","python":"3.99.0","commands":["work"],"capabilities":["page"]}`)
+		p.reply(req.ID, `{"protocol":1,"runtime":"`+Version+`","python":"3.99.0","commands":["work"],"capabilities":`+cmp.Or(p.fleet.able, `["page"]`)+`}`)
 	case "ping":
 		p.reply(req.ID, `{"status":"ok"}`)
 	case "shutdown":

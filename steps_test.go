@@ -19,7 +19,7 @@ import (
 	"github.com/pypool/pypool/internal/proc"
 )
 
-// The step-boundary matrix: a call passes nine boundaries, and seven things can happen at each. Each of the 63 cells has one
+// The step-boundary matrix: a call passes nine boundaries, and eight things can happen at each. Each of the 72 cells has one
 // expected error type, delivery and worker's fate. The cells run in a synctest bubble, on a scripted process: what happens,
 // happens exactly there.
 
@@ -61,6 +61,7 @@ var (
 	notCheckedOut = cell{ErrCheckoutTimeout, NotExecuted, kept}
 	canceled      = cell{ErrCanceled, MaybeExecuted, replaced}
 	canceledShort = cell{ErrCanceled, NotExecuted, replaced}
+	canceledStops = cell{ErrCanceled, MaybeExecuted, kept}
 	canceledKept  = cell{ErrCanceled, NotExecuted, kept}
 	closed        = cell{ErrPoolClosed, MaybeExecuted, replaced}
 	closedUnsent  = cell{ErrPoolClosed, NotExecuted, replaced}
@@ -74,6 +75,7 @@ var matrix = map[string][boundaries]cell{
 	"SIGSTOP":  {timedOut, timedOut, timedOut, timedOutShort, timedOut, timedOut, succeeds, succeeds, violated},
 	"garbage":  {succeedsElse, succeedsElse, violated, violated, violated, violated, succeedsElse, succeedsElse, violated},
 	"cancel":   {canceledKept, canceledKept, canceledKept, canceledShort, canceled, canceled, succeeds, succeeds, violated},
+	"stop":     {canceledKept, canceledKept, canceledKept, canceledShort, canceledStops, canceledStops, succeeds, succeeds, violated}, // a cancel of what obeys
 	"deadline": {notCheckedOut, timedOutKept, timedOutKept, timedOutShort, timedOut, timedOut, succeeds, succeeds, violated},
 	"Close":    {closedUnsent, closedUnsent, closedUnsent, closedUnsent, closed, closed, succeedsElse, succeedsElse, violated},
 }
@@ -88,7 +90,7 @@ func TestFaultSteps(t *testing.T) {
 			})
 		}
 	}
-	require.Equal(t, 63, cells)
+	require.Equal(t, 72, cells)
 }
 
 func playStep(t *testing.T, event string, at boundary, want cell) {
@@ -143,6 +145,7 @@ type step struct {
 	sent     atomic.Bool // its request has been written, or half of it
 	happened atomic.Bool
 	stopped  atomic.Bool
+	rest     atomic.Pointer[string] // of the answer to the request that runs
 }
 
 // newPool starts a pool of one fake worker, whose calls of the command "step" are the step's.
@@ -154,6 +157,9 @@ func (s *step) newPool() *Pool {
 		}
 		s.handle(p, req)
 		return true
+	}
+	if s.event == "stop" {
+		f.able = `["page","cancel"]`
 	}
 	cfg := f.config(1)
 	cfg.spawn = func(ctx context.Context, sp *proc.Spawner, spec proc.Spec) (proc.Process, error) {
@@ -191,7 +197,7 @@ func (s *step) reach(at boundary) {
 		s.stopped.Store(true)
 	case "garbage":
 		s.process.say("garbage\n")
-	case "cancel":
+	case "cancel", "stop":
 		s.cancel()
 	case "deadline":
 		time.Sleep(2 * time.Minute)
@@ -204,12 +210,15 @@ func (s *step) reach(at boundary) {
 // handle is the runtime's part of the call: it has begun.
 func (s *step) handle(p *fakeProcess, req fakeRequest) {
 	answer := fmt.Sprintf(`{"id":%d,"success":true,"result":"answer"}`+"\n", req.ID)
+	s.rest.Store(&answer)
 	dead := s.stopped.Load() || s.happened.Load() && s.event != "garbage"
 	switch {
 	case dead || s.at == atNewline:
 	case s.at == atDestroy:
 		p.say("garbage\n")
 	case s.at == atFirstAnswerByte:
+		rest := answer[len(answer)/2:]
+		s.rest.Store(&rest)
 		p.say(answer[:len(answer)/2])
 	default:
 		p.say(answer)
@@ -223,6 +232,13 @@ type steppedProcess struct {
 }
 
 func (p *steppedProcess) Transport() proc.Transport { return &steppedPipe{&p.pipe, p.s} }
+
+// Cancel is obeyed by a runtime that can.
+func (p *steppedProcess) Cancel(through uint64) {
+	if rest := p.s.rest.Swap(nil); through != 0 && rest != nil {
+		p.say(*rest)
+	}
+}
 
 func (p *steppedProcess) Kill() {
 	p.s.reach(atDestroy)
