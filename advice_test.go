@@ -14,7 +14,8 @@ import (
 	"github.com/pypool/pypool/internal/interp"
 )
 
-// TestTheAdviceOfCheckHelps: what each error advises is done, and then the same configuration is found to serve.
+// TestTheAdviceOfCheckHelps: what each error advises is done, and then the same configuration is
+// found to serve.
 func TestTheAdviceOfCheckHelps(t *testing.T) {
 	const command = "from pypool import command\n@command\ndef value():\n    return 1\n"
 	write := func(t *testing.T, path, source string) {

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestCallAllocations pins what a call allocates on the Go side, and that it starts no goroutine. Unlike time, these counts
-// do not vary.
+// TestCallAllocations pins what a call allocates on the Go side, and that it starts no goroutine.
+// Unlike time, these counts do not vary.
 func TestCallAllocations(t *testing.T) {
 	p := newPool(t, Config{Script: script(t, "from pypool import command\n@command\ndef add(a, b=1): return a + b\n"), Size: 1, Overflow: -1})
 	type args struct {

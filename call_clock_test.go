@@ -257,7 +257,8 @@ func TestARequestIsNeverRepeatedOnceItMayHaveBegun(t *testing.T) {
 	})
 }
 
-// The end of the channel comes first. On a busy machine the exit may take longer than the call can wait.
+// The end of the channel comes first. On a busy machine the exit may take longer than the call can
+// wait.
 func TestAWorkerThatTakesLongToExitIsNotSaidToGoOn(t *testing.T) {
 	for _, ending := range []bool{false, true} {
 		t.Run(fmt.Sprint("ending ", ending), func(t *testing.T) {

@@ -51,7 +51,8 @@ func (n notebook) await(words ...string) {
 	eventually(n.t, "the handler has noted "+strings.Join(words, ", "), func() bool { return strings.Join(n.read(), " ") == strings.Join(words, " ") })
 }
 
-// leaves calls the command, cancels when the handler has begun, and requires the worker that served it to serve on.
+// leaves calls the command, cancels when the handler has begun, and requires the worker that served
+// it to serve on.
 func leaves(t *testing.T, p *Pool, command string, n notebook, args any) *Error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -257,8 +258,8 @@ func TestClosingDoesNotWaitForCancelGrace(t *testing.T) {
 	require.NoError(t, p.Close())
 }
 
-// TestCancellationsAtRandomInstantsStrikeTheirOwnCallOnly races the end of contexts with answers: no answer is another's, no cancellation
-// strikes another call, and no worker is lost.
+// TestCancellationsAtRandomInstantsStrikeTheirOwnCallOnly races the end of contexts with answers:
+// no answer is another's, no cancellation strikes another call, and no worker is lost.
 func TestCancellationsAtRandomInstantsStrikeTheirOwnCallOnly(t *testing.T) {
 	t.Parallel()
 	p := cancelPool(t, func(c *Config) { c.Size = 2 })

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// The loops of TestFaultChaos: streams and Maps whose bodies, decoders and observers do what they must not.
+// The loops of TestFaultChaos: streams and Maps whose bodies, decoders and observers do what they
+// must not.
 
 const chaosStall = 60 * time.Millisecond // Config.StallTimeout
 
@@ -180,7 +181,8 @@ func (c *chaos) mapper(r *rand.Rand) {
 	}
 }
 
-// closeInMidstream closes the pool from within a loop, or has it closed while the loop's body does not come back.
+// closeInMidstream closes the pool from within a loop, or has it closed while the loop's body does
+// not come back.
 func closeInMidstream(how int, p *Pool) {
 	for n := range Each[int](context.Background(), p, "numbers", []int{100}) {
 		switch {

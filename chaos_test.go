@@ -36,8 +36,9 @@ const (
 	chaosSlack   = 5 * time.Second // what a busy machine may add to a bound
 )
 
-// TestFaultChaos has callers of all kinds, a killer, a descriptor squeezer, short-lived pools and churning sessions at
-// work together, then checks what must hold after any run: the invariants I1 to I12 of docs/guarantees.md.
+// TestFaultChaos has callers of all kinds, a killer, a descriptor squeezer, short-lived pools and
+// churning sessions at work together, then checks what must hold after any run: the invariants I1
+// to I12 of docs/guarantees.md.
 func TestFaultChaos(t *testing.T) {
 	seeds := chaosSeeds
 	if *chaosSeed != 0 {
@@ -204,7 +205,8 @@ func (c *chaos) watch(d time.Duration) {
 	}
 }
 
-// chaosKinds are drawn from with equal chances: most calls harm nothing, or there would be no workers left to harm.
+// chaosKinds are drawn from with equal chances: most calls harm nothing, or there would be no
+// workers left to harm.
 var chaosKinds = strings.Fields(strings.Repeat("stamp ", 60) + strings.Repeat("large typed nap raise nan ", 6) +
 	"exit kill loop unknown misfit bad panics decodes observed canceled canceled impatient impatient tiny tiny")
 

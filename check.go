@@ -16,11 +16,12 @@ import (
 	"github.com/pypool/pypool/internal/proc"
 )
 
-// Check tries a configuration without opening a pool. It starts one worker as New would, asks it for its commands, and stops it; what it
-// finds (the interpreter, its virtual environment, how long the start took, the commands) goes to cfg.Logger. It returns nil when
-// such a pool would serve. Otherwise the error is an *Error that says in words what to do: ErrInvalidArguments for a bad
-// field, ErrWorkerStart with its [StartError], which holds the Python traceback, for the rest. ctx bounds it as it does New. Nothing is
-// left behind.
+// Check tries a configuration without opening a pool. It starts one worker as New would, asks it
+// for its commands, and stops it; what it finds (the interpreter, its virtual environment, how long
+// the start took, the commands) goes to cfg.Logger. It returns nil when such a pool would serve.
+// Otherwise the error is an *Error that says in words what to do: ErrInvalidArguments for a bad
+// field, ErrWorkerStart with its [StartError], which holds the Python traceback, for the rest. ctx
+// bounds it as it does New. Nothing is left behind.
 func Check(ctx context.Context, cfg Config) error {
 	r, err := resolveWithin(ctx, cfg)
 	if err != nil {
@@ -113,7 +114,8 @@ func (c *Config) target() string {
 	return c.Module
 }
 
-// advised adds to a failed start what its reader can do. cfg is as the caller gave it, r as resolved.
+// advised adds to a failed start what its reader can do. cfg is as the caller gave it, r as
+// resolved.
 func advised(err error, cfg *Config, r *resolved) error {
 	var e *Error
 	var start *StartError

@@ -30,8 +30,9 @@ type errUnsolicited struct{ *ProtocolError }
 
 func (e errUnsolicited) Unwrap() error { return e.ProtocolError }
 
-// checkIdle checks that the worker has sent nothing since its last answer: what came together with that is in the buffer. With look it
-// also looks into the pipe, which takes 5 % of a call, and cannot exclude later output: calls right after an answer skip it.
+// checkIdle checks that the worker has sent nothing since its last answer: what came together with
+// that is in the buffer. With look it also looks into the pipe, which takes 5 % of a call, and
+// cannot exclude later output: calls right after an answer skip it.
 func (c *conn) checkIdle(look bool) error {
 	if c.r == c.w {
 		c.r, c.w = 0, 0
@@ -50,8 +51,9 @@ func (c *conn) checkIdle(look bool) error {
 	return nil
 }
 
-// skipBanner reads up to the first answer's beginning, and returns what stands before it: what a sitecustomize or .pth file
-// printed before the runtime could take stdout out of its way. sent is what was asked: a process that only echoes is no Python.
+// skipBanner reads up to the first answer's beginning, and returns what stands before it: what a
+// sitecustomize or .pth file printed before the runtime could take stdout out of its way. sent is
+// what was asked: a process that only echoes is no Python.
 func (c *conn) skipBanner(sent []byte, read func([]byte) (int, error)) (banner []byte, err error) {
 	start := c.r // of the line in hand
 	for {
@@ -85,7 +87,8 @@ func (c *conn) skipBanner(sent []byte, read func([]byte) (int, error)) (banner [
 	}
 }
 
-// answerIn finds where in a line a frame begins that reaches to its end: output without a newline may stand before it.
+// answerIn finds where in a line a frame begins that reaches to its end: output without a newline
+// may stand before it.
 func answerIn(line []byte) int {
 	var f wire.Frame
 	for at := 0; at < len(line); at++ {
@@ -133,8 +136,9 @@ func (c *conn) receiveFrame(f *wire.Frame, read func([]byte) (int, error)) error
 	}
 }
 
-// makeRoom moves the unread bytes to the front, or enlarges the buffer: to twice its size, or towards the last large frame's in steps of 16,
-// so that a frame much smaller than that one gets a buffer of its own scale. It returns how far the bytes moved.
+// makeRoom moves the unread bytes to the front, or enlarges the buffer: to twice its size, or
+// towards the last large frame's in steps of 16, so that a frame much smaller than that one gets a
+// buffer of its own scale. It returns how far the bytes moved.
 func (c *conn) makeRoom() int {
 	moved := c.r
 	if c.r > 0 {
@@ -152,8 +156,9 @@ func (c *conn) makeRoom() int {
 	return moved
 }
 
-// take returns the frame's body for keeps, in memory of about its own size: a copy of a small one; for a large one the read buffer itself,
-// which is replaced by a fresh one, unless half of that would lie fallow for as long as the body is kept.
+// take returns the frame's body for keeps, in memory of about its own size: a copy of a small one;
+// for a large one the read buffer itself, which is replaced by a fresh one, unless half of that
+// would lie fallow for as long as the body is kept.
 func (c *conn) take(f *wire.Frame) json.RawMessage {
 	if len(f.Body) < largeFrame {
 		return bytes.Clone(f.Body)

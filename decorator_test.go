@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// NotExecuted is a proof: what a decorator does before its function refuses the arguments has been done.
+// NotExecuted is a proof: what a decorator does before its function refuses the arguments has been
+// done.
 func TestArgumentsThatAFunctionBehindADecoratorRefusesAreNotSaidToBeNotExecuted(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

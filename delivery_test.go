@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ledger knows what the pool said of each call; the journal knows what the handlers did: each appends its call's nonce,
-// with one write, before it does anything else.
+// ledger knows what the pool said of each call; the journal knows what the handlers did: each
+// appends its call's nonce, with one write, before it does anything else.
 type ledger struct {
 	path string
 
@@ -87,8 +87,8 @@ func (l *ledger) check(t testing.TB) {
 	t.Logf("%d calls: %d executed, %d not, %d maybe", l.began, count[Executed], count[NotExecuted], count[MaybeExecuted])
 }
 
-// TestFaultDeliveryIsTrue has callers make calls that end in every way there is while workers are killed, and compares what
-// the pool says of each with what the handlers did.
+// TestFaultDeliveryIsTrue has callers make calls that end in every way there is while workers are
+// killed, and compares what the pool says of each with what the handlers did.
 func TestFaultDeliveryIsTrue(t *testing.T) {
 	p := newPool(t, Config{
 		Script: workerScript(t, "faults.py"), Python: realPython(), Size: 3, Overflow: -1, Logger: quiet(), MaxQueue: 5, KillGrace: 20 * time.Millisecond, StartTimeout: 20 * time.Second,

@@ -1,5 +1,6 @@
-// Package pypool keeps a pool of warm Python worker processes and calls functions in them: as easy as a function call,
-// near the speed of a pipe. Nothing has to be installed on the Python side; the runtime is embedded.
+// Package pypool keeps a pool of warm Python worker processes and calls functions in them: as easy
+// as a function call, near the speed of a pipe. Nothing has to be installed on the Python side; the
+// runtime is embedded.
 //
 //	pool, err := pypool.New(ctx, pypool.Config{Script: "worker.py"})
 //	if err != nil {
@@ -19,27 +20,33 @@
 //
 // # Sessions
 //
-// A session is a label on calls, tracked for observability: when it began, how often it was used, how often it failed. There is
-// no affinity, no session state and no migration: any worker serves any call of any session. State that must outlive a
-// call belongs into a store that all workers reach.
+// A session is a label on calls, tracked for observability: when it began, how often it was used,
+// how often it failed. There is no affinity, no session state and no migration: any worker serves
+// any call of any session. State that must outlive a call belongs into a store that all workers
+// reach.
 //
 // # Cancellation
 //
-// A call returns by its deadline plus Config.KillGrace, whatever Python does. An exception thrown into running Python would not
-// stop native code, and might leave a library's state half changed, so a call whose context ends, or whose time is over, once it
-// was written to its worker, costs that worker: it is killed with its whole process group and replaced. The error carries the Python stacks of that moment ([HangError]). While a call
-// still waits for a worker, its end costs nothing.
+// A call returns by its deadline plus Config.KillGrace, whatever Python does. An exception thrown
+// into running Python would not stop native code, and might leave a library's state half changed,
+// so a call whose context ends, or whose time is over, once it was written to its worker, costs
+// that worker: it is killed with its whole process group and replaced. The error carries the Python
+// stacks of that moment ([HangError]). While a call still waits for a worker, its end costs
+// nothing.
 //
 // # Failure
 //
-// Every error is an [*Error], matched with errors.Is against the sentinels and with errors.As for details. Its Delivery
-// tells whether the handler began: [SafeToRetry] is true when it provably did not. The pool itself repeats a call only
-// then, and only when the worker had died. An exception in Python is a value like any other and costs nothing; a worker
-// that crashes fails the one call it had, and is replaced. Workers that cannot start open the pool's circuit and calls
-// fail fast with the Python traceback until a start succeeds; a command that keeps costing workers is refused alone.
+// Every error is an [*Error], matched with errors.Is against the sentinels and with errors.As for
+// details. Its Delivery tells whether the handler began: [SafeToRetry] is true when it provably did
+// not. The pool itself repeats a call only then, and only when the worker had died. An exception in
+// Python is a value like any other and costs nothing; a worker that crashes fails the one call it
+// had, and is replaced. Workers that cannot start open the pool's circuit and calls fail fast with
+// the Python traceback until a start succeeds; a command that keeps costing workers is refused
+// alone.
 //
 // # Shutdown
 //
-// [Pool.Shutdown] lets running calls finish and is bounded by its context; [Pool.Close] does not wait. After either, no process,
-// goroutine, descriptor or file of the pool is left. If the host is killed, the workers end too.
+// [Pool.Shutdown] lets running calls finish and is bounded by its context; [Pool.Close] does not
+// wait. After either, no process, goroutine, descriptor or file of the pool is left. If the host is
+// killed, the workers end too.
 package pypool

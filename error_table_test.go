@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// declaredErrors reads errors.go: the value of each exported constant of type ErrorType by its name,
-// and the name of the constant that each exported sentinel is made of.
+// declaredErrors reads errors.go: the value of each exported constant of type ErrorType by its
+// name, and the name of the constant that each exported sentinel is made of.
 func declaredErrors(t *testing.T) (types, sentinels map[string]string) {
 	file, err := parser.ParseFile(token.NewFileSet(), "errors.go", nil, 0)
 	require.NoError(t, err)

@@ -30,7 +30,8 @@ func blameConfig(t testing.TB, r *rig) Config {
 	return cfg
 }
 
-// sleepsAndDies has a command that takes its time, one that ends its worker in the call, and two that end it after the answer.
+// sleepsAndDies has a command that takes its time, one that ends its worker in the call, and two
+// that end it after the answer.
 const sleepsAndDies = `
 import ctypes, os, signal, threading, time
 from pypool import command

@@ -341,7 +341,8 @@ func stackOf(function string) func(*testing.T, *rig, Result, error) {
 	}
 }
 
-// immortals are processes whose end cannot be seen: what a SIGKILL does to a process in uninterruptible sleep.
+// immortals are processes whose end cannot be seen: what a SIGKILL does to a process in
+// uninterruptible sleep.
 type immortals struct{ all []*immortal }
 
 type immortal struct {
@@ -379,7 +380,8 @@ func procFile(t testing.TB, path string) string {
 	return string(text)
 }
 
-// TestFaultDiagnosis prints a hang's error and a crash's in full: each must tell an operator what to mend.
+// TestFaultDiagnosis prints a hang's error and a crash's in full: each must tell an operator what
+// to mend.
 func TestFaultDiagnosis(t *testing.T) {
 	p := newPool(t, Config{Script: workerScript(t, "faults.py"), Python: realPython(), Size: 1, Overflow: -1, Logger: quiet(), KillGrace: 2 * time.Second})
 	for range 3 {

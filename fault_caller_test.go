@@ -22,7 +22,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// traps are set by a test, and sprung by code of the caller's at a place: once, unless it says otherwise.
+// traps are set by a test, and sprung by code of the caller's at a place: once, unless it says
+// otherwise.
 type traps struct {
 	mu     sync.Mutex // guards the fields below
 	at     string
@@ -65,7 +66,8 @@ func (s *traps) pass(at string) {
 // trapped is where the types below look for a trap.
 var trapped traps
 
-// touchy is an argument and a result that runs code of the caller's whenever it is encoded or decoded.
+// touchy is an argument and a result that runs code of the caller's whenever it is encoded or
+// decoded.
 type touchy struct{ n int }
 
 func (v touchy) MarshalJSON() ([]byte, error) {
@@ -156,8 +158,8 @@ func countedTouchy(n int) iter.Seq[touchy] {
 	}
 }
 
-// TestTroubleOfTheCallersCodeSurfacesInTheCaller is a matrix: each way to call, each place where code of the caller's runs, each way in
-// which that goes wrong.
+// TestTroubleOfTheCallersCodeSurfacesInTheCaller is a matrix: each way to call, each place where
+// code of the caller's runs, each way in which that goes wrong.
 func TestTroubleOfTheCallersCodeSurfacesInTheCaller(t *testing.T) {
 	var starts, ends atomic.Int64
 	p := newPool(t, Config{
@@ -293,7 +295,8 @@ func (h trappedHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// Group G, trials 3 and 14: code of the caller's runs only where the caller can recover it, and what waits for it is bounded.
+// Group G, trials 3 and 14: code of the caller's runs only where the caller can recover it, and
+// what waits for it is bounded.
 var callerFaults = []fault{
 	{name: "G3_code_of_the_caller_that_fails_on_the_pools_goroutine_ends_nothing", run: func(t *testing.T, r *rig) {
 		for _, place := range []string{"Event", "ErrorRate.Func", "Handle", "Enabled"} {

@@ -292,7 +292,8 @@ func unread(w *worker) (n int) {
 	return n
 }
 
-// raw writes bytes to a worker as no host would (a % becomes a fresh id) and returns the answer. The worker is then in doubt.
+// raw writes bytes to a worker as no host would (a % becomes a fresh id) and returns the answer.
+// The worker is then in doubt.
 func raw(t *testing.T, p *Pool, line string) []byte {
 	t.Helper()
 	eventually(t, "a worker is idle", func() bool { return p.Stats().Idle > 0 })

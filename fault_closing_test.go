@@ -101,7 +101,8 @@ func (b *blockedBody) end(t testing.TB) error {
 	}
 }
 
-// userCode is a place where the pool runs code of its user's. play has act run there, once, in a call of the pool.
+// userCode is a place where the pool runs code of its user's. play has act run there, once, in a
+// call of the pool.
 type userCode struct {
 	name string
 	play func(t *testing.T, open func(Config) *Pool, cfg Config, act func())
@@ -223,7 +224,8 @@ var userCodes = []userCode{
 	}},
 }
 
-// Group G, closing: it waits for processes, never for code of the user's; and such code holds a worker for StallTimeout at most.
+// Group G, closing: it waits for processes, never for code of the user's; and such code holds a
+// worker for StallTimeout at most.
 var closingFaults = []fault{
 	{name: "G2_close_returns_from_wherever_it_is_called", run: func(t *testing.T, r *rig) {
 		r.pool = nil

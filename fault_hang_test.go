@@ -21,15 +21,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A file system that does not answer, made with seccomp: system calls on paths that have hangMark in their last element stay in the
-// kernel, as those on a dead network mount do, until the process is killed.
+// A file system that does not answer, made with seccomp: system calls on paths that have hangMark
+// in their last element stay in the kernel, as those on a dead network mount do, until the process
+// is killed.
 
 const hangMark = "never-answers"
 
 var hangCalls = []uint32{unix.SYS_EXECVE, unix.SYS_CHDIR, unix.SYS_NEWFSTATAT, unix.SYS_OPENAT, unix.SYS_FACCESSAT}
 
-// hangOn installs the filter for all threads, and from those all processes that are started. Calls of the numbers hang on marked paths
-// while armed says so; seen counts them.
+// hangOn installs the filter for all threads, and from those all processes that are started. Calls
+// of the numbers hang on marked paths while armed says so; seen counts them.
 func hangOn(armed func(nr uint32) bool, seen *atomic.Int64) {
 	debug.SetGCPercent(-1) // the goroutine that answers must run while another is inside a fork
 	runtime.GOMAXPROCS(max(4, runtime.GOMAXPROCS(0)))

@@ -574,7 +574,8 @@ func helperCommand(t testing.TB, name string, env ...string) *exec.Cmd {
 	return cmd
 }
 
-// runHelper runs a host that checks for itself, and fails the test when it exits with anything but 0.
+// runHelper runs a host that checks for itself, and fails the test when it exits with anything but
+// 0.
 func runHelper(t testing.TB, name string, env ...string) {
 	t.Helper()
 	out, err := helperCommand(t, name, env...).CombinedOutput()

@@ -74,7 +74,8 @@ def blank(n): os.write(2, b"\n" * n); os.write(2, b"after the flood\n")
 def words(text): print(text, end=""); os._exit(3)
 `
 
-// Group G, what a worker prints: which call it belongs to, and that it cannot look like anything else.
+// Group G, what a worker prints: which call it belongs to, and that it cannot look like anything
+// else.
 var outputFaults = []fault{
 	{name: "G7_nothing_a_handler_prints_is_a_record", run: func(t *testing.T, r *rig) {
 		p := r.outputPool(t, printing)
@@ -313,7 +314,8 @@ func TestStderrIsBounded(t *testing.T) {
 	require.Equal(t, 3*maxOpenLines, opened)
 }
 
-// TestUnendedRawOutputIsToldAfterAPause: nobody says when a subprocess that asks for something is done writing.
+// TestUnendedRawOutputIsToldAfterAPause: nobody says when a subprocess that asks for something is
+// done writing.
 func TestUnendedRawOutputIsToldAfterAPause(t *testing.T) {
 	told := make(chan logLine, 1)
 	r, w, err := os.Pipe()

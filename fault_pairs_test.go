@@ -36,8 +36,8 @@ type pairItem struct {
 	File string `json:"file,omitempty"`
 }
 
-// pairItems are n items, of which those named do something: not the first ones, because a line of many comes about when the Map knows how
-// long an item takes.
+// pairItems are n items, of which those named do something: not the first ones, because a line of
+// many comes about when the Map knows how long an item takes.
 func pairItems(path string, n int, then map[int]string) iter.Seq[pairItem] {
 	return func(yield func(pairItem) bool) {
 		for i := range n {
@@ -48,7 +48,8 @@ func pairItems(path string, n int, then map[int]string) iter.Seq[pairItem] {
 	}
 }
 
-// mapped runs such a Map. All items but those that act are to succeed with their own number; it returns the errors of the others.
+// mapped runs such a Map. All items but those that act are to succeed with their own number; it
+// returns the errors of the others.
 func mapped(t *testing.T, p *Pool, items iter.Seq[pairItem], then map[int]string, opts ...CallOption) map[int]error {
 	t.Helper()
 	errs := map[int]error{}

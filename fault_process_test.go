@@ -28,7 +28,8 @@ import (
 	"github.com/pypool/pypool/internal/proc"
 )
 
-// Group G, the process and what it shares with the host: rows are named by the trial that found the first of their kind.
+// Group G, the process and what it shares with the host: rows are named by the trial that found the
+// first of their kind.
 var processFaults = []fault{
 	{name: "G1_a_truncated_page_cannot_kill_the_host", run: func(t *testing.T, r *rig) {
 		runHelper(t, "host of workers that spoil the shared memory", r.mark)
@@ -151,7 +152,8 @@ var processFaults = []fault{
 		killHost(t, wrapper(t, realPython()+` "$@"`+"\ntrue\n"), "wander", 4)
 	}},
 	{name: "G15c_workers_have_no_terminal", run: func(t *testing.T, r *rig) {
-		// The host gets a terminal of its own, which its workers ask for a password: they must neither wait nor be stopped.
+		// The host gets a terminal of its own, which its workers ask for a password: they must
+		// neither wait nor be stopped.
 		exe, err := os.Executable()
 		require.NoError(t, err)
 		code := "import os, pty, sys\npid, fd = pty.fork()\nif pid == 0: os.execv(sys.argv[1], sys.argv[1:])\nout = b''\n" +
@@ -231,7 +233,8 @@ var processFaults = []fault{
 		executed(t, p, "leave_a_stranger", []any{path})
 		stranger := pidIn(t, path)
 		w := p.sup.workers()[0]
-		// It dies while a large request is half written, which the stranger's end of the pipe keeps from failing.
+		// It dies while a large request is half written, which the stranger's end of the pipe keeps
+		// from failing.
 		stop(t, w.proc.PID())
 		large := background(p, context.Background(), "echo", []any{strings.Repeat("x", 900_000)}, WithTimeout(0))
 		eventually(t, "the pipe is full", func() bool { n, _ := w.proc.Unread(); return n >= 64<<10 })
@@ -454,7 +457,8 @@ func (u *undead) release(n int) {
 // stackGrace is a KillGrace that leaves time for two dumps on a busy machine.
 const stackGrace = 4 * time.Second
 
-// hangs runs a command that hangs into its timeout, and asserts that the error has the handler's frame.
+// hangs runs a command that hangs into its timeout, and asserts that the error has the handler's
+// frame.
 func hangs(t testing.TB, p *Pool, command string, args any, frame string) {
 	t.Helper()
 	_, err := p.ExecuteAnonymous(context.Background(), command, args, WithTimeout(stackTime))
@@ -503,7 +507,8 @@ func wrapped(t *testing.T, r *rig, text string) {
 	eventually(t, "nothing is left", func() bool { return len(r.strangers()) == 0 })
 }
 
-// killHost kills a host, whose interpreter is given, with SIGKILL while its workers run the command; want processes are there then.
+// killHost kills a host, whose interpreter is given, with SIGKILL while its workers run the
+// command; want processes are there then.
 func killHost(t *testing.T, python, command string, want int) {
 	mark := fmt.Sprintf("%s=%d.%x", faultMark, os.Getpid(), rand.Uint64())
 	cmd := helperCommand(t, "host that is killed", "PYPOOL_HELPER_PYTHON="+python, "PYPOOL_HOST_COMMAND="+command, "PYPOOL_HOST_MARK="+mark, "PYPOOL_HOST_DIR="+t.TempDir())

@@ -23,10 +23,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The fault table: each row is one thing that is known to go wrong between a program and its workers, and the one
-// outcome that pypool gives it. Rows are named by their id, so that `go test -run 'Fault/B7'` finds one; docs/guarantees.md
-// speaks of those that are not here. Behind each row stands the same epilogue: the next call succeeds, the pool is at
-// its full size, and there is no zombie, no orphan, no descriptor and no goroutine more than before.
+// The fault table: each row is one thing that is known to go wrong between a program and its
+// workers, and the one outcome that pypool gives it. Rows are named by their id, so that `go test
+// -run 'Fault/B7'` finds one; docs/guarantees.md speaks of those that are not here. Behind each row
+// stands the same epilogue: the next call succeeds, the pool is at its full size, and there is no
+// zombie, no orphan, no descriptor and no goroutine more than before.
 
 // fate is what becomes of the worker that served a call.
 type fate int
@@ -75,7 +76,8 @@ func TestFault(t *testing.T) {
 // secret is in the arguments of every row that can carry it, and must never be in a log.
 const secret = "s3cr3t-s3ntin3l"
 
-// stage holds what the rows share: a pool of Python workers, a pool of fake ones, and the log of everything.
+// stage holds what the rows share: a pool of Python workers, a pool of fake ones, and the log of
+// everything.
 type stage struct {
 	mark   string // the environment variable that tells this run's processes from all others
 	logs   *logBuffer
@@ -105,7 +107,8 @@ func (s *stage) config(t testing.TB) Config {
 	}
 }
 
-// fakeConfig is that of the shared pool of fake workers. start names what goes wrong at their start, if anything.
+// fakeConfig is that of the shared pool of fake workers. start names what goes wrong at their
+// start, if anything.
 func (s *stage) fakeConfig(t testing.TB, start string) Config {
 	t.Helper()
 	cfg := s.config(t)
@@ -232,8 +235,8 @@ type census struct{ fds, goroutines int }
 
 func (s *stage) census() census { return census{openDescriptors(), runtime.NumGoroutine()} }
 
-// settled waits until descriptors and goroutines are at the baseline, no child is a zombie, and none of this run's
-// processes is anything but a live worker of a shared pool.
+// settled waits until descriptors and goroutines are at the baseline, no child is a zombie, and
+// none of this run's processes is anything but a live worker of a shared pool.
 func (s *stage) settled(t testing.TB, before census) {
 	t.Helper()
 	var now census
@@ -426,7 +429,8 @@ type wireRequest struct {
 	Args    json.RawMessage `json:"args"`
 }
 
-// faultWorker speaks the protocol well but for what the command's name says: what Python's runtime cannot be made to do.
+// faultWorker speaks the protocol well but for what the command's name says: what Python's runtime
+// cannot be made to do.
 func faultWorker() {
 	in := bufio.NewReaderSize(os.Stdin, 1<<16)
 	out := func(format string, args ...any) { fmt.Fprintf(os.Stdout, format, args...) }
@@ -583,7 +587,8 @@ func misbehave(req wireRequest, out func(string, ...any)) {
 	}
 }
 
-// waitForFile returns when the file is there: fake workers are told by files, as handlers are by FIFOs.
+// waitForFile returns when the file is there: fake workers are told by files, as handlers are by
+// FIFOs.
 func waitForFile(path string) {
 	for {
 		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {

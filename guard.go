@@ -9,10 +9,12 @@ import (
 	"time"
 )
 
-// How code of the caller's (iterators, marshalers, observers, log handlers, contexts) is run on goroutines of pypool's, where nobody
-// but pypool could recover its panics. On the caller's own goroutine it needs nothing of this: a panic passes through.
+// How code of the caller's (iterators, marshalers, observers, log handlers, contexts) is run on
+// goroutines of pypool's, where nobody but pypool could recover its panics. On the caller's own
+// goroutine it needs nothing of this: a panic passes through.
 
-// trouble is how code of the caller's left a goroutine that it was called on: by a panic, or by runtime.Goexit.
+// trouble is how code of the caller's left a goroutine that it was called on: by a panic, or by
+// runtime.Goexit.
 type trouble struct{ value any } // of the panic; nil: Goexit
 
 // raise has the same happen on this goroutine.
@@ -33,13 +35,15 @@ func (t *trouble) describe() string {
 
 const maxStack = 8 << 10
 
-// stackHere is this goroutine's stack, cut to maxStack bytes. Called while a panic unwinds, it shows where that began.
+// stackHere is this goroutine's stack, cut to maxStack bytes. Called while a panic unwinds, it
+// shows where that began.
 func stackHere() string {
 	stack := debug.Stack()
 	return strings.ToValidUTF8(string(stack[:min(len(stack), maxStack)]), "")
 }
 
-// apart runs f on a goroutine of its own and waits for it: code of the caller's that calls runtime.Goexit ends nothing else there.
+// apart runs f on a goroutine of its own and waits for it: code of the caller's that calls
+// runtime.Goexit ends nothing else there.
 func apart(f func()) {
 	done := make(chan struct{})
 	go func() {
@@ -49,8 +53,9 @@ func apart(f func()) {
 	<-done
 }
 
-// guardedContext is a caller's context, made fit for derivation: package context asks the parent of a derived context on goroutines of
-// its own, unless the parent is one of its kind. What can be asked once is asked on the caller's goroutine.
+// guardedContext is a caller's context, made fit for derivation: package context asks the parent of
+// a derived context on goroutines of its own, unless the parent is one of its kind. What can be
+// asked once is asked on the caller's goroutine.
 type guardedContext struct {
 	context.Context
 	done     <-chan struct{}
@@ -72,8 +77,8 @@ func watchable(ctx context.Context) context.Context {
 	return g
 }
 
-// cancelKey is the key by which package context looks for a context of its own kind. It is learned from its asking: were it none, all that can
-// end would be guarded.
+// cancelKey is the key by which package context looks for a context of its own kind. It is learned
+// from its asking: were it none, all that can end would be guarded.
 var cancelKey = func() any {
 	var l listener
 	_, cancel := context.WithCancel(&l)

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// realPython is the interpreter that $PYPOOL_PYTHON, or else python3, comes to: asking a version manager's shim once is enough
-// for a test run.
+// realPython is the interpreter that $PYPOOL_PYTHON, or else python3, comes to: asking a version
+// manager's shim once is enough for a test run.
 var realPython = sync.OnceValue(func() string {
 	name := cmp.Or(os.Getenv("PYPOOL_PYTHON"), "python3")
 	out, err := exec.Command(name, "-c", "import sys; sys.stdout.write(sys.executable)").Output()
@@ -84,7 +84,8 @@ type held struct {
 	done chan outcome
 }
 
-// hold starts a call of the command hold in the session (none when empty), and returns once its handler runs.
+// hold starts a call of the command hold in the session (none when empty), and returns once its
+// handler runs.
 func hold(t testing.TB, ctx context.Context, p *Pool, session string, opts ...CallOption) *held {
 	t.Helper()
 	h := queueHold(t, ctx, p, session, opts...)

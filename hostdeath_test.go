@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestFaultHostDeath kills a host with SIGKILL in each state of its pool: a second later nothing of it is alive, and
-// nothing that its workers had started, unless that left the process group.
+// TestFaultHostDeath kills a host with SIGKILL in each state of its pool: a second later nothing of
+// it is alive, and nothing that its workers had started, unless that left the process group.
 func TestFaultHostDeath(t *testing.T) {
 	for _, state := range []string{"idle", "busy in Python", "busy in C that holds the GIL", "stopped", "starting", "closing", "with grandchildren"} {
 		t.Run("D13_D14_"+state, func(t *testing.T) {
@@ -135,7 +135,8 @@ func waiting(p *Pool, gate string) (n int) {
 	for _, w := range p.Workers() {
 		where, _ := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", w.PID))
 		call, _ := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", w.PID))
-		// 257 is openat on amd64, 56 on arm64; where neither file can be read, a fifo's wait is all that is left.
+		// 257 is openat on amd64, 56 on arm64; where neither file can be read, a fifo's wait is all
+		// that is left.
 		if strings.Contains(string(where), "wait_for_partner") || strings.HasPrefix(string(call), "257 ") || strings.HasPrefix(string(call), "56 ") {
 			n++
 		}

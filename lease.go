@@ -5,9 +5,11 @@ import (
 	"time"
 )
 
-// lease is the hold of a worker by a call in the midst of which code of the caller runs: the body of a stream's loop, or what a Map
-// decodes into, and its Observer. That code may never come back. As long as it runs nobody reads or writes, so the lease can be revoked:
-// whoever did so has the worker, and gives it back. The holder learns of it when the code comes back, and then leaves the worker alone.
+// lease is the hold of a worker by a call in the midst of which code of the caller runs: the body
+// of a stream's loop, or what a Map decodes into, and its Observer. That code may never come back.
+// As long as it runs nobody reads or writes, so the lease can be revoked: whoever did so has the
+// worker, and gives it back. The holder learns of it when the code comes back, and then leaves the
+// worker alone.
 type lease struct {
 	killing <-chan struct{} // nothing is lent any more
 
@@ -27,8 +29,8 @@ const (
 	revokedClosed             // the pool was closed
 )
 
-// lend must precede the caller's code, and reclaim follow it. False: the pool is being killed, and the code must not run, for nobody
-// would revoke the lease.
+// lend must precede the caller's code, and reclaim follow it. False: the pool is being killed, and
+// the code must not run, for nobody would revoke the lease.
 func (l *lease) lend(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -47,7 +49,8 @@ func (l *lease) reclaim() revocation {
 	return l.revoked
 }
 
-// revoke takes the worker while the caller's code runs. True: the lease's holder has lost it to whoever asks, who gives it back.
+// revoke takes the worker while the caller's code runs. True: the lease's holder has lost it to
+// whoever asks, who gives it back.
 func (l *lease) revoke(why revocation) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -62,7 +65,8 @@ func (l *lease) revokeLocked(why revocation) bool {
 	return true
 }
 
-// lent is for how long the caller's code has been running, 0 when it is not, or when the worker has been taken from it.
+// lent is for how long the caller's code has been running, 0 when it is not, or when the worker has
+// been taken from it.
 func (l *lease) lent(now time.Time) time.Duration {
 	if l == nil {
 		return 0

@@ -15,11 +15,12 @@ import (
 	"go.uber.org/goleak"
 )
 
-// helperEnv names the helper that a re-executed test binary plays instead of running tests: a worker that breaks the
-// protocol as no Python can, or a host that dies.
+// helperEnv names the helper that a re-executed test binary plays instead of running tests: a
+// worker that breaks the protocol as no Python can, or a host that dies.
 const helperEnv = "PYPOOL_TEST_HELPER"
 
-// helpers is filled by init functions of the test files; each runs in a process of its own and must not return into the tests.
+// helpers is filled by init functions of the test files; each runs in a process of its own and must
+// not return into the tests.
 var helpers = map[string]func(){}
 
 func TestMain(m *testing.M) {
@@ -52,8 +53,8 @@ func script(t testing.TB, source string) string {
 	return path
 }
 
-// newPool opens a pool that is closed, and checked to have left no process, at the test's end. Its log goes to the test's
-// log unless cfg has a Logger.
+// newPool opens a pool that is closed, and checked to have left no process, at the test's end. Its
+// log goes to the test's log unless cfg has a Logger.
 func newPool(t testing.TB, cfg Config) *Pool {
 	t.Helper()
 	if cfg.Logger == nil {
@@ -71,7 +72,8 @@ func newPool(t testing.TB, cfg Config) *Pool {
 	return p
 }
 
-// helperConfig is a pool of fake workers: the test binary, playing the named helper in place of Python.
+// helperConfig is a pool of fake workers: the test binary, playing the named helper in place of
+// Python.
 func helperConfig(t testing.TB, name string) Config {
 	t.Helper()
 	exe, err := os.Executable()
@@ -127,7 +129,8 @@ func (b *logBuffer) logger(level slog.Level) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(b, &slog.HandlerOptions{Level: level}))
 }
 
-// eventually waits for a condition that other processes bring about. It polls, and fails after ten seconds.
+// eventually waits for a condition that other processes bring about. It polls, and fails after ten
+// seconds.
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
@@ -139,7 +142,8 @@ func eventually(t testing.TB, what string, condition func() bool) {
 	}
 }
 
-// serving reports whether the pool has all its workers idle. A circuit closes a moment after the worker that closes it is idle.
+// serving reports whether the pool has all its workers idle. A circuit closes a moment after the
+// worker that closes it is idle.
 func serving(p *Pool) bool {
 	st := p.Stats()
 	return st.Idle == st.Size && st.Workers == st.Size && st.Breaker == "closed"

@@ -178,7 +178,8 @@ func TestMapItemsErrorIsItsOwn(t *testing.T) {
 	require.EqualValues(t, 3, st.Failed)
 }
 
-// TestMapRefusesAloneWhatPythonCannotRead: many requests share a line, and only these are unreadable in it.
+// TestMapRefusesAloneWhatPythonCannotRead: many requests share a line, and only these are
+// unreadable in it.
 func TestMapRefusesAloneWhatPythonCannotRead(t *testing.T) {
 	p := sequences(t, 1)
 	items := func(yield func(json.RawMessage) bool) {
@@ -205,7 +206,8 @@ func TestMapRefusesAloneWhatPythonCannotRead(t *testing.T) {
 	require.Equal(t, 500, i)
 }
 
-// TestMapOfAWorkerThatReadsOneRequestALine: lines of several are a capability, and this worker does not name it.
+// TestMapOfAWorkerThatReadsOneRequestALine: lines of several are a capability, and this worker does
+// not name it.
 func TestMapOfAWorkerThatReadsOneRequestALine(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fleet) {
 		p := open(t, f.config(1))
@@ -220,8 +222,8 @@ func TestMapOfAWorkerThatReadsOneRequestALine(t *testing.T) {
 	})
 }
 
-// TestMapTakesWhatARuleBreakerHadAsPossiblyExecuted: an answer out of turn means that the requests behind the first unanswered one may
-// have begun, so none of them runs twice.
+// TestMapTakesWhatARuleBreakerHadAsPossiblyExecuted: an answer out of turn means that the requests
+// behind the first unanswered one may have begun, so none of them runs twice.
 func TestMapTakesWhatARuleBreakerHadAsPossiblyExecuted(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fleet) {
 		skipped := false
@@ -275,7 +277,8 @@ type journalItem struct {
 	Die   bool   `json:"die"`
 }
 
-// TestMapRunsTheItemsBehindADeathElsewhereAndNoneTwice: every item's handler journals first; one in a hundred then kills its worker.
+// TestMapRunsTheItemsBehindADeathElsewhereAndNoneTwice: every item's handler journals first; one in
+// a hundred then kills its worker.
 func TestMapRunsTheItemsBehindADeathElsewhereAndNoneTwice(t *testing.T) {
 	p := newPool(t, Config{Script: workerScript(t, "sequences.py"), Size: 2, Overflow: -1, Breaker: Breaker{Failures: -1}})
 	file := filepath.Join(t.TempDir(), "journal")

@@ -395,7 +395,8 @@ def fine(): return 1
 			})
 			tc.do(t, p)
 			eventually(t, "the exit is told", func() bool { return len(events.of(EventWorkerExited)) > 0 })
-			// A Map's items do not know their timeout when they are lost: the line says how long it was.
+			// A Map's items do not know their timeout when they are lost: the line says how long it
+			// was.
 			require.Regexp(t, "^"+strings.ReplaceAll(regexp.QuoteMeta(tc.want), "50ms", `\d+ms`)+"$", events.of(EventWorkerExited)[0].Cause)
 			require.Equal(t, events.of(EventWorkerExited)[0].Cause, logs.with(t, "worker exited")[0]["cause"])
 			require.NotContains(t, logs.with(t, "worker exited")[0]["cause"], "secret")

@@ -7,7 +7,8 @@ import (
 
 var packageLine = regexp.MustCompile(`(?m)^    "([^"]+)": "([^"]+)",$`)
 
-// packages maps a module's name to what provides it. The one table is Python's, so that both doctors say the same.
+// packages maps a module's name to what provides it. The one table is Python's, so that both
+// doctors say the same.
 var packages = sync.OnceValue(func() map[string]string {
 	table := map[string]string{}
 	source, _ := pythonFiles.ReadFile("python/pypool/_packages.py") // embedded
@@ -17,8 +18,9 @@ var packages = sync.OnceValue(func() map[string]string {
 	return table
 })
 
-// installAdvice says what to do about a module that python cannot find, as _packages.advice does. A package that nobody here knows
-// is not named: to install what somebody has mistyped is how one gets a stranger's code.
+// installAdvice says what to do about a module that python cannot find, as _packages.advice does. A
+// package that nobody here knows is not named: to install what somebody has mistyped is how one
+// gets a stranger's code.
 func installAdvice(python, module string) string {
 	if name := packages()[module]; name != "" {
 		return "install it for this interpreter: " + python + " -m pip install " + name

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// What the wire means: docs/protocol.md. Its lines are package wire's. This file knows neither processes nor pools.
+// What the wire means: docs/protocol.md. Its lines are package wire's. This file knows neither
+// processes nor pools.
 
 const (
 	protocolVersion = 1

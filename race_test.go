@@ -2,5 +2,6 @@
 
 package pypool
 
-// raceDetector makes the memory tests smaller: each step costs twenty times as much, and the detector is not what they ask.
+// raceDetector makes the memory tests smaller: each step costs twenty times as much, and the
+// detector is not what they ask.
 const raceDetector = true

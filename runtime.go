@@ -14,7 +14,8 @@ import (
 // Version is the version of this library and of the Python runtime that it embeds.
 const Version = "0.1.0"
 
-// The glob, not the folder: go:embed leaves out files that begin with an underscore when it is given a folder.
+// The glob, not the folder: go:embed leaves out files that begin with an underscore when it is
+// given a folder.
 //
 //go:embed python/pypool/*.py
 var pythonFiles embed.FS
@@ -25,8 +26,9 @@ var bootstrap = sync.OnceValue(func() string {
 	return string(source)
 })
 
-// packedRuntime is the other modules' sources, ready to be sent: no file is ever written. They are packed, so that the line fits into the
-// pipe (internal/proc, RequestRoom). That takes 5 to 15 ms, once, and is done while the first interpreter comes up.
+// packedRuntime is the other modules' sources, ready to be sent: no file is ever written. They are
+// packed, so that the line fits into the pipe (internal/proc, RequestRoom). That takes 5 to 15 ms,
+// once, and is done while the first interpreter comes up.
 var packedRuntime = sync.OnceValue(func() string {
 	modules := map[string]string{}
 	_ = fs.WalkDir(pythonFiles, ".", func(path string, d fs.DirEntry, err error) error {
@@ -48,8 +50,8 @@ var packedRuntime = sync.OnceValue(func() string {
 	return base64.StdEncoding.EncodeToString(buf.Bytes())
 })
 
-// withoutNotes leaves comments, docstrings, and what is for type checkers alone out of a module, so that hello fits into a pipe and each
-// start compiles less. Every line keeps its number.
+// withoutNotes leaves comments, docstrings, and what is for type checkers alone out of a module, so
+// that hello fits into a pipe and each start compiles less. Every line keeps its number.
 func withoutNotes(source string) string {
 	const quotes = `"""`
 	lines := strings.Split(source, "\n")

@@ -27,7 +27,8 @@ func init() {
 	}
 }
 
-// sizesOf are GOMAXPROCS, the default Size and Production's in a process that the command line ends in.
+// sizesOf are GOMAXPROCS, the default Size and Production's in a process that the command line ends
+// in.
 func sizesOf(t *testing.T, cmd *exec.Cmd) (procs, def, production int) {
 	t.Helper()
 	out, err := cmd.CombinedOutput()
@@ -37,7 +38,8 @@ func sizesOf(t *testing.T, cmd *exec.Cmd) (procs, def, production int) {
 	return procs, def, production
 }
 
-// Size follows what the process may use, not what the machine has: GOMAXPROCS stands for both the user's word and the container's limit.
+// Size follows what the process may use, not what the machine has: GOMAXPROCS stands for both the
+// user's word and the container's limit.
 func TestSizeFollowsGOMAXPROCS(t *testing.T) {
 	t.Parallel()
 	exe, err := os.Executable()

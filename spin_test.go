@@ -12,7 +12,8 @@ import (
 	"github.com/pypool/pypool/internal/spin"
 )
 
-// The runtime says how long it worked, so that a slow wake-up, or a busy machine, does not make a command look slow.
+// The runtime says how long it worked, so that a slow wake-up, or a busy machine, does not make a
+// command look slow.
 func TestSpinLearnsFromTheRuntime(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the shared page is Linux's")
@@ -36,7 +37,8 @@ def long(): time.sleep(0.02)
 		require.True(t, ok)
 		return took
 	}
-	// The runtime says it a moment after the answer: on a busy machine the next call may be there before.
+	// The runtime says it a moment after the answer: on a busy machine the next call may be there
+	// before.
 	eventually(t, "the brief command's time is known", func() bool { return learned("brief") > 0 })
 	eventually(t, "the long command is known as such", func() bool { return learned("long") > spin.Brief })
 	proc := p.sup.workers()[0].proc

@@ -28,7 +28,8 @@ func badScript(source string) func(t *testing.T) Config {
 	return func(t *testing.T) Config { return Config{Script: script(t, source), Python: realPython()} }
 }
 
-// oldPython is a Config with an interpreter below 3.8, from a version manager in the home directory.
+// oldPython is a Config with an interpreter below 3.8, from a version manager in the home
+// directory.
 func oldPython(version string) func(t *testing.T) Config {
 	return func(t *testing.T) Config {
 		home, err := os.UserHomeDir()

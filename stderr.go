@@ -24,11 +24,12 @@ const (
 	blankFlood   = 1 << 20                // a run of empty lines is told of at least this often
 )
 
-// stderrLog drains a worker's standard error: it keeps the tail for diagnosis and hands each line on. It never waits for
-// anything but the worker.
+// stderrLog drains a worker's standard error: it keeps the tail for diagnosis and hands each line
+// on. It never waits for anything but the worker.
 //
-// What begins with the prefix and the worker's word comes from the runtime, and says which call it belongs to: a record of logging,
-// or text that was printed. All other bytes were written past the runtime, by C code or a subprocess: nobody knows by which call.
+// What begins with the prefix and the worker's word comes from the runtime, and says which call it
+// belongs to: a record of logging, or text that was printed. All other bytes were written past the
+// runtime, by C code or a subprocess: nobody knows by which call.
 type stderrLog struct {
 	mark []byte // recordPrefix and the word
 	line func(logLine)
@@ -79,7 +80,8 @@ func (l *stderrLog) drain(r io.Reader) {
 	}
 }
 
-// split cuts what has been read into lines and frames. What is left over is kept as raw: the beginning of a frame, or unended text.
+// split cuts what has been read into lines and frames. What is left over is kept as raw: the
+// beginning of a frame, or unended text.
 func (l *stderrLog) split(chunk []byte) {
 	l.mu.Lock()
 	rest := append(l.raw, chunk...)
@@ -123,7 +125,8 @@ func (l *stderrLog) split(chunk []byte) {
 	l.keepRaw(whole, nil, false)
 }
 
-// keepRaw stores the rest for the next read, in the memory that whole has, and has it told when nothing follows.
+// keepRaw stores the rest for the next read, in the memory that whole has, and has it told when
+// nothing follows.
 func (l *stderrLog) keepRaw(whole, rest []byte, text bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -138,7 +141,8 @@ func (l *stderrLog) keepRaw(whole, rest []byte, text bool) {
 	}
 }
 
-// tellRaw hands unended text on: whoever wrote it has been silent for a while, or is gone. A timer calls it; finish stops that.
+// tellRaw hands unended text on: whoever wrote it has been silent for a while, or is gone. A timer
+// calls it; finish stops that.
 func (l *stderrLog) tellRaw() {
 	l.mu.Lock()
 	text := l.raw
@@ -184,7 +188,8 @@ func (l *stderrLog) add(text []byte) {
 	}
 }
 
-// plain takes a line that was written past the runtime. Empty ones are only counted: some programs write millions of them.
+// plain takes a line that was written past the runtime. Empty ones are only counted: some programs
+// write millions of them.
 func (l *stderrLog) plain(text []byte) {
 	if len(text) == 0 {
 		if l.blank++; l.blank >= blankFlood {
@@ -204,7 +209,8 @@ func (l *stderrLog) countBlank() {
 	}
 }
 
-// rawLine is the line of a text that says nothing about itself. A progress bar begins with "\r"; its last state is what it says.
+// rawLine is the line of a text that says nothing about itself. A progress bar begins with "\r";
+// its last state is what it says.
 func rawLine(text []byte) logLine {
 	if len(text) > 0 && text[0] == '\r' {
 		text = lastState(text)
@@ -257,7 +263,8 @@ func (l *stderrLog) frame(body []byte) {
 	l.write(line)
 }
 
-// piece collects a record that was too long for one write that nobody can tear. It returns the record once it is whole.
+// piece collects a record that was too long for one write that nobody can tear. It returns the
+// record once it is whole.
 func (l *stderrLog) piece(body []byte) []byte {
 	key, text, ok := bytes.Cut(body[1:], []byte(":"))
 	if !ok || len(key) > 64 {

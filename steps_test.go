@@ -19,9 +19,9 @@ import (
 	"github.com/pypool/pypool/internal/proc"
 )
 
-// The step-boundary matrix: a call passes nine boundaries, and eight things can happen at each. Each of the 72 cells has one
-// expected error type, delivery and worker's fate. The cells run in a synctest bubble, on a scripted process: what happens,
-// happens exactly there.
+// The step-boundary matrix: a call passes nine boundaries, and eight things can happen at each.
+// Each of the 72 cells has one expected error type, delivery and worker's fate. The cells run in a
+// synctest bubble, on a scripted process: what happens, happens exactly there.
 
 // boundary is a moment in a call.
 type boundary int
@@ -183,7 +183,8 @@ func (s *step) newPool() *Pool {
 	return p
 }
 
-// reach has the event happen if this is its boundary, and returns when all its consequences have come.
+// reach has the event happen if this is its boundary, and returns when all its consequences have
+// come.
 func (s *step) reach(at boundary) {
 	if !s.active.Load() || at != s.at || s.happened.Swap(true) {
 		return
@@ -297,7 +298,8 @@ func (t *steppedPipe) TryWrite(b []byte) (int, error) {
 	return n, nil
 }
 
-// send writes past the deadline, as the pipe of a process that still reads would take it. A stopped one's takes it too, unread.
+// send writes past the deadline, as the pipe of a process that still reads would take it. A stopped
+// one's takes it too, unread.
 func (t *steppedPipe) send(b []byte) (int, error) {
 	if t.s.stopped.Load() {
 		return len(b), nil
@@ -345,8 +347,8 @@ func (t *steppedPipe) answer(b []byte, read func([]byte) (int, error)) (int, err
 	return n, err
 }
 
-// What comes within a moment of an answer, and not along with it, is found behind the next request: no caller is given it, and the
-// worker is replaced even so.
+// What comes within a moment of an answer, and not along with it, is found behind the next request:
+// no caller is given it, and the worker is replaced even so.
 func TestUnaskedOutputAMomentAfterAnAnswer(t *testing.T) {
 	for wait, want := range map[time.Duration]cell{0: violated, 2 * aMoment: succeedsElse} {
 		t.Run(wait.String(), func(t *testing.T) {
@@ -370,7 +372,8 @@ func TestUnaskedOutputAMomentAfterAnAnswer(t *testing.T) {
 	}
 }
 
-// A call that ended before it was sent has looked for nothing: the moment counts from the answer before it.
+// A call that ended before it was sent has looked for nothing: the moment counts from the answer
+// before it.
 func TestUnaskedOutputBeforeACallThatWasNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &step{t: t, event: "cancel", at: atLivenessCheck}

@@ -12,19 +12,24 @@ import (
 	"github.com/pypool/pypool/internal/wire"
 )
 
-// Stream runs a generator command and yields its items as they come; a command that is no generator yields its result as
-// the one item. The worker is held until the loop ends. Leaving the loop stops the generator (its finally blocks run) and keeps the worker;
-// one that does not stop within StopGrace is killed. Back-pressure is the pipe's: a slow loop halts the generator.
+// Stream runs a generator command and yields its items as they come; a command that is no generator
+// yields its result as the one item. The worker is held until the loop ends. Leaving the loop stops
+// the generator (its finally blocks run) and keeps the worker; one that does not stop within
+// StopGrace is killed. Back-pressure is the pipe's: a slow loop halts the generator.
 //
-// OperationTimeout bounds the wait for each item; the time that the loop's body takes does not count for it. StallTimeout bounds each turn
-// of the body: after it the worker is taken away and serves others, and the loop gets an ErrStalled when it comes back.
+// OperationTimeout bounds the wait for each item; the time that the loop's body takes does not
+// count for it. StallTimeout bounds each turn of the body: after it the worker is taken away and
+// serves others, and the loop gets an ErrStalled when it comes back.
 //
-// The end of ctx ends the stream, also while the body runs: the loop gets the context's error at once, or when it comes back. Then, as
-// after a stall, an item's timeout, or a body that panics or calls runtime.Goexit, pypool stops the generator behind the loop's back, and
-// kills the worker only if that takes longer than StopGrace. A generator can be stopped between two items, not in its own code.
+// The end of ctx ends the stream, also while the body runs: the loop gets the context's error at
+// once, or when it comes back. Then, as after a stall, an item's timeout, or a body that panics or
+// calls runtime.Goexit, pypool stops the generator behind the loop's back, and kills the worker
+// only if that takes longer than StopGrace. A generator can be stopped between two items, not in
+// its own code.
 //
-// An error is yielded once, as the last pair, with a zero Result; items before it stand. Each range over the sequence is a call of its own,
-// which ends, for the statistics and the Observer, when the loop has its error or is over: a stalled one not before its body is back.
+// An error is yielded once, as the last pair, with a zero Result; items before it stand. Each range
+// over the sequence is a call of its own, which ends, for the statistics and the Observer, when the
+// loop has its error or is over: a stalled one not before its body is back.
 func (p *Pool) Stream(ctx context.Context, command string, args any, opts ...CallOption) iter.Seq2[Result, error] {
 	return func(yield func(Result, error) bool) {
 		c := call{job: job{info: CallInfo{Command: command}}, args: args}
@@ -37,7 +42,8 @@ func (p *Pool) Stream(ctx context.Context, command string, args any, opts ...Cal
 	}
 }
 
-// Each is Stream with every item decoded into an Out. An item that does not fit ends the loop with an ErrDecode.
+// Each is Stream with every item decoded into an Out. An item that does not fit ends the loop with
+// an ErrDecode.
 func Each[Out any](ctx context.Context, p *Pool, command string, args any, opts ...CallOption) iter.Seq2[Out, error] {
 	return func(yield func(Out, error) bool) {
 		for res, err := range p.Stream(ctx, command, args, opts...) {
@@ -52,8 +58,9 @@ func Each[Out any](ctx context.Context, p *Pool, command string, args any, opts 
 	}
 }
 
-// streamed is the exchange of a stream with one worker. The goroutine that runs the loop has it, and lends it while the loop's body runs; it passes to
-// a goroutine of the pool, which winds it up, when the lease is revoked, or when the loop need not wait for the generator's end.
+// streamed is the exchange of a stream with one worker. The goroutine that runs the loop has it,
+// and lends it while the loop's body runs; it passes to a goroutine of the pool, which winds it up,
+// when the lease is revoked, or when the loop need not wait for the generator's end.
 type streamed struct {
 	lease
 	p     *Pool
@@ -116,8 +123,9 @@ func (x *streamed) leave(c *call) {
 	c.detached = true
 }
 
-// arm makes the ends of time and of the context known: to the reader through the connection, to the body through hooks. Methods of the
-// context that panic leave nothing behind that unarm does not undo.
+// arm makes the ends of time and of the context known: to the reader through the connection, to the
+// body through hooks. Methods of the context that panic leave nothing behind that unarm does not
+// undo.
 func (x *streamed) arm(c *call) {
 	var deadline time.Time
 	if c.timeout > 0 {
@@ -174,8 +182,9 @@ func (x *streamed) run(c *call) (reply, *Error) {
 	return rep, failed
 }
 
-// receive reads frames until the final one, and has the loop's body run for each item. A stream whose loop is left is canceled and read
-// to its end. It returns why the worker was taken away meanwhile, if it was.
+// receive reads frames until the final one, and has the loop's body run for each item. A stream
+// whose loop is left is canceled and read to its end. It returns why the worker was taken away
+// meanwhile, if it was.
 func (x *streamed) receive(c *call, f *wire.Frame) (revocation, error) {
 	conn := x.w.x
 	for {
@@ -208,7 +217,8 @@ func (x *streamed) receive(c *call, f *wire.Frame) (revocation, error) {
 	}
 }
 
-// enter lends the worker for one turn of the body. After the context's end it is a worker that is taken away at once.
+// enter lends the worker for one turn of the body. After the context's end it is a worker that is
+// taken away at once.
 func (x *streamed) enter(now time.Time) bool {
 	if !x.lend(now) {
 		return false
@@ -227,8 +237,8 @@ func (x *streamed) enter(now time.Time) bool {
 	return true
 }
 
-// alarm takes the worker from a body that has had it for StallTimeout, or comes again when that can be so at the earliest: the
-// turns of a body do not set the timer.
+// alarm takes the worker from a body that has had it for StallTimeout, or comes again when that can
+// be so at the earliest: the turns of a body do not set the timer.
 func (x *streamed) alarm() {
 	defer x.hooks.Done()
 	x.mu.Lock()
@@ -281,7 +291,8 @@ func (x *streamed) unarm() {
 	x.w.x.end()
 }
 
-// detach ends the call at the end of its context or of an item's time, and leaves the worker to windUp.
+// detach ends the call at the end of its context or of an item's time, and leaves the worker to
+// windUp.
 func (x *streamed) detach(c *call) *Error {
 	e := x.w.leave(x.ctx, &c.job)
 	if c.evidence(x.ctx, &x.p.cfg, e) == lostWorker {
@@ -292,7 +303,8 @@ func (x *streamed) detach(c *call) *Error {
 	return e
 }
 
-// lost is the error of a call whose worker was taken from the loop's body. It leaves the worker alone.
+// lost is the error of a call whose worker was taken from the loop's body. It leaves the worker
+// alone.
 func (x *streamed) lost(c *call, why revocation) *Error {
 	var e *Error
 	switch why {
@@ -311,8 +323,8 @@ func (x *streamed) lost(c *call, why revocation) *Error {
 	return x.w.withContext(e, &c.job, x.start)
 }
 
-// windUp stops the generator and gives the worker back, on a goroutine that the pool's close joins. A generator that does not stop in time
-// costs the worker.
+// windUp stops the generator and gives the worker back, on a goroutine that the pool's close joins.
+// A generator that does not stop in time costs the worker.
 func (x *streamed) windUp() {
 	x.unarm()
 	x.w.canceling.Store(true)

@@ -16,7 +16,8 @@ import (
 
 // Streams against the clock: when a worker is taken from a loop, and what becomes of it.
 
-// generator scripts the command gen: it yields as many items at once as its argument says, and stops, stopsAfter the cancel line.
+// generator scripts the command gen: it yields as many items at once as its argument says, and
+// stops, stopsAfter the cancel line.
 func generator(f *fleet, stopsAfter time.Duration) {
 	last := map[*fakeProcess]uint64{} // each process has one goroutine, and these tests one process at a time
 	f.script = func(p *fakeProcess, req fakeRequest) bool {

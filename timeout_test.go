@@ -26,7 +26,8 @@ func TestCoreATimedOutWorkerIsKilledAndReplacedAndItsLateAnswerReachesNobody(t *
 	_, err := p.ExecuteAnonymous(t.Context(), "hold", args{"gate": gate.path}, WithTimeout(50*time.Millisecond))
 	e := failure(t, err, ErrOperationTimeout)
 	assert.Equal(t, old, e.Context.PID)
-	// The gate is open from here on: a handler that still ran would answer now, into the next calls.
+	// The gate is open from here on: a handler that still ran would answer now, into the next
+	// calls.
 	f, openErr := os.OpenFile(gate.path, os.O_RDWR, 0)
 	require.NoError(t, openErr)
 	defer f.Close()

@@ -51,7 +51,8 @@ def shared():
 
 type traceKey struct{}
 
-// parents is an observer that gives each call a traceparent of its own, through the context of CallStart.
+// parents is an observer that gives each call a traceparent of its own, through the context of
+// CallStart.
 type parents struct{ started, asked atomic.Int64 }
 
 func parent(n int64) string { return fmt.Sprintf("00-%032x-%016x-01", n, n) }

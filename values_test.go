@@ -74,7 +74,8 @@ func valuesPool(t testing.TB, size int) *Pool {
 	return newPool(t, Config{Script: script(t, valuesScript), Size: size, Overflow: -1})
 }
 
-// shape is what the script's function of that name makes of a value: the oracle. []byte is bytes, a map is sorted by key.
+// shape is what the script's function of that name makes of a value: the oracle. []byte is bytes, a
+// map is sorted by key.
 func shape(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -182,7 +183,8 @@ func (p *pointed) MarshalJSON() ([]byte, error)  { return json.Marshal("pointed"
 func (s sent) PythonValue() any                  { return map[string]any{"sent": s.Data} }
 func (s sent) MarshalJSON() ([]byte, error)      { return json.Marshal(s.PythonValue()) }
 
-// Wherever a []byte is, Python gets bytes, and what encoding/json writes in other ways stays as it was.
+// Wherever a []byte is, Python gets bytes, and what encoding/json writes in other ways stays as it
+// was.
 func TestBytesArriveAsBytes(t *testing.T) {
 	p := valuesPool(t, 1)
 	x := []byte("\x00\xff")
@@ -311,7 +313,8 @@ func TestBytesInMap(t *testing.T) {
 	}
 }
 
-// Thousands of random nested values arrive as an oracle, which shares nothing with the encoder, says that they do.
+// Thousands of random nested values arrive as an oracle, which shares nothing with the encoder,
+// says that they do.
 func TestRandomValuesArrive(t *testing.T) {
 	p := valuesPool(t, 1)
 	for _, seed := range []uint64{1, 2, 20261126} {
@@ -495,7 +498,8 @@ func TestNaNIsRefusedOrNull(t *testing.T) {
 	require.Equal(t, 1.5, *got["a"][2])
 }
 
-// jsonRule is a row of testdata/json_rules.json: a text, and whether it is JSON. "either" is what RFC 8259 leaves open.
+// jsonRule is a row of testdata/json_rules.json: a text, and whether it is JSON. "either" is what
+// RFC 8259 leaves open.
 type jsonRule struct {
 	Name, Text, Hex, JSON string
 	Repeat                int
@@ -516,7 +520,8 @@ func (r *jsonRule) bytes(t testing.TB) []byte {
 	return []byte(r.Text)
 }
 
-// TestJSONRules plays the table against this side's parser, as a result and as an item; python/tests/test_values.py does so with the other.
+// TestJSONRules plays the table against this side's parser, as a result and as an item;
+// python/tests/test_values.py does so with the other.
 func TestJSONRules(t *testing.T) {
 	data, err := os.ReadFile("testdata/json_rules.json")
 	require.NoError(t, err)

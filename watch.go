@@ -14,8 +14,9 @@ import (
 	"github.com/pypool/pypool/internal/proc"
 )
 
-// sourceWatch is Config.WatchScripts: it learns from the workers which source files are theirs, looks at those files regularly, and has
-// the workers replaced when one has changed. One look at a time runs, as a job of the supervisor.
+// sourceWatch is Config.WatchScripts: it learns from the workers which source files are theirs,
+// looks at those files regularly, and has the workers replaced when one has changed. One look at a
+// time runs, as a job of the supervisor.
 type sourceWatch struct {
 	s    *supervisor
 	busy atomic.Bool
@@ -87,8 +88,9 @@ func (w *sourceWatch) look() {
 	w.s.sourcesChanged(slices.Compact(changed))
 }
 
-// learn asks one idle worker, if there is one that has started or served since it was last asked. It returns the files that are newer
-// than that worker: no stamp can tell which version it has read.
+// learn asks one idle worker, if there is one that has started or served since it was last asked.
+// It returns the files that are newer than that worker: no stamp can tell which version it has
+// read.
 func (w *sourceWatch) learn() (changed []string) {
 	chosen := false
 	for _, res := range w.s.checkout.inspect(func(res *resource) bool {
@@ -111,7 +113,8 @@ func (w *sourceWatch) learn() (changed []string) {
 	return changed
 }
 
-// meet takes files into the watch, and returns those of them that are new to it and were changed after since.
+// meet takes files into the watch, and returns those of them that are new to it and were changed
+// after since.
 func (w *sourceWatch) meet(paths []string, since time.Time) (changed []string) {
 	for _, path := range paths {
 		if _, known := w.files[path]; known {
@@ -126,7 +129,8 @@ func (w *sourceWatch) meet(paths []string, since time.Time) (changed []string) {
 	return changed
 }
 
-// learnFromFailure watches, while workers fail to start, the files that the traceback names, and the folders of all files.
+// learnFromFailure watches, while workers fail to start, the files that the traceback names, and
+// the folders of all files.
 func (w *sourceWatch) learnFromFailure() (changed []string) {
 	w.s.mu.Lock()
 	failing, err := len(w.s.history.inARow) > 0, w.s.history.last
@@ -159,7 +163,8 @@ func (w *sourceWatch) learnFromFailure() (changed []string) {
 	return changed
 }
 
-// debounce waits until the changed files stay as they are, so that nobody imports half of one; false: the pool is closing.
+// debounce waits until the changed files stay as they are, so that nobody imports half of one;
+// false: the pool is closing.
 func (w *sourceWatch) debounce(changed []string) bool {
 	for end := time.Now().Add(debounceMost); time.Now().Before(end); {
 		select {
@@ -183,7 +188,8 @@ func (w *sourceWatch) debounce(changed []string) bool {
 	return true
 }
 
-// sourcesChanged has every worker replaced, as reload does, without waiting for it; an earlier failure does not delay it.
+// sourcesChanged has every worker replaced, as reload does, without waiting for it; an earlier
+// failure does not delay it.
 func (s *supervisor) sourcesChanged(files []string) {
 	s.env.reporter.log(slog.LevelInfo, "sources changed: the workers are being replaced", slog.Any("files", files))
 	s.generation.Add(1)
@@ -193,7 +199,8 @@ func (s *supervisor) sourcesChanged(files []string) {
 	s.kick()
 }
 
-// sources asks an idle worker for the source files that it has imported. The caller holds the worker; after an error it is in doubt.
+// sources asks an idle worker for the source files that it has imported. The caller holds the
+// worker; after an error it is in doubt.
 func (w *worker) sources(ctx context.Context, d time.Duration) ([]string, error) {
 	var answer struct {
 		Sources []string `json:"sources"`

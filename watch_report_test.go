@@ -13,13 +13,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// failedStarts are the log's records of failed starts from the level Info on: those that a developer sees.
+// failedStarts are the log's records of failed starts from the level Info on: those that a
+// developer sees.
 func failedStarts(t *testing.T, logs *logBuffer) []map[string]any {
 	return logs.with(t, "a worker did not start")
 }
 
-// One report for each edit, with the place and the traceback; and no second try of the same files, though a failed start is else
-// repeated within milliseconds.
+// One report for each edit, with the place and the traceback; and no second try of the same files,
+// though a failed start is else repeated within milliseconds.
 func TestWatchScriptsReportsABrokenEditOnce(t *testing.T) {
 	for name, tc := range map[string]struct{ broken, cause, at, traceback string }{
 		"syntax": {"x = 1\ndef broken(:\n", "SyntaxError: invalid syntax", "worker.py:2", "def broken(:"},

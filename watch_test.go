@@ -58,7 +58,8 @@ func TestWatchScriptsReloads(t *testing.T) {
 	for n, version := range []string{"2", "3", "4"} {
 		write("worker.py", value(version))
 		answers(t, p, version)
-		// A worker that was starting for the edit before may have answered: the next edit must not come together with this one.
+		// A worker that was starting for the edit before may have answered: the next edit must not
+		// come together with this one.
 		eventually(t, "the edit has been seen", func() bool { return reloads(logs) > n })
 	}
 	require.Equal(t, 3, reloads(logs))

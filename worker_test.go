@@ -16,8 +16,8 @@ import (
 	"github.com/pypool/pypool/internal/proc"
 )
 
-// The cases of the seed's worker tests, in Go terms; "healthy only after ping" and "bad script" are in
-// supervisor_clock_test.go and startup_test.go, "dead client" in timeout_test.go.
+// The cases of the seed's worker tests, in Go terms; "healthy only after ping" and "bad script" are
+// in supervisor_clock_test.go and startup_test.go, "dead client" in timeout_test.go.
 
 func TestWorkerIDsAreUniqueForThePoolsLife(t *testing.T) {
 	t.Parallel()
@@ -195,7 +195,8 @@ func TestCommandsDescribeThemselves(t *testing.T) {
 	assert.Equal(t, "program", byName["double"].Kind)
 }
 
-// TestHelloFitsIntoAPipe: the host writes it in one go, and a worker that reads lines of at most 64 KiB can read it.
+// TestHelloFitsIntoAPipe: the host writes it in one go, and a worker that reads lines of at most 64
+// KiB can read it.
 func TestHelloFitsIntoAPipe(t *testing.T) {
 	cfg, err := Config{Script: workerScript(t, "core.py")}.resolve()
 	require.NoError(t, err)

@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// Two builds of this program can be compared round by round in one run: one asks the other, a process of its own, to measure
-// the same cell right before or after it. This is how a change of the pool is judged.
+// Two builds of this program can be compared round by round in one run: one asks the other, a
+// process of its own, to measure the same cell right before or after it. This is how a change of
+// the pool is judged.
 
 const againstTitle = "base"
 
@@ -105,7 +106,8 @@ func (o *other) measure(cell string, d time.Duration) (round, error) {
 	return a.Round, nil
 }
 
-// Close is called at the end of each group: it ends what the group has opened in the other build, not that build.
+// Close is called at the end of each group: it ends what the group has opened in the other build,
+// not that build.
 func (o *other) Close() error {
 	_, err := o.measure("", 0)
 	return err

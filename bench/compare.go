@@ -54,8 +54,9 @@ func lastTwo(dir string) (now, before string, err error) {
 	return "", "", fmt.Errorf("there are no committed results in %s beside %s", dir, all[0])
 }
 
-// compare prints what has changed from one run to another: ratios of medians, and for calls also of the ratios to the floor, which
-// tell a slower pool from a slower machine. A change is marked when no round of one run is within the range of the other's.
+// compare prints what has changed from one run to another: ratios of medians, and for calls also of
+// the ratios to the floor, which tell a slower pool from a slower machine. A change is marked when
+// no round of one run is within the range of the other's.
 func compare(out io.Writer, now, before *results) {
 	fmt.Fprintf(out, "now     %s: %s\nbefore  %s: %s\n", now.When.Format("2006-01-02 15:04"), now.Machine, before.When.Format("2006-01-02 15:04"), before.Machine)
 	fmt.Fprintln(out, "now / before; (floor): the same of the ratios to the floor; *: the rounds of the two runs do not overlap")

@@ -19,7 +19,8 @@ import (
 
 // --- start ----------------------------------------------------------------------------------------------------------
 
-// startGroup is the time until New has its workers ready, against bare interpreters that start and end side by side.
+// startGroup is the time until New has its workers ready, against bare interpreters that start and
+// end side by side.
 func startGroup() group {
 	g := group{name: "start", title: "Start: New until all workers are ready, against `python3 -I -c pass` side by side", often: 5}
 	for _, n := range []int{1, 8} {

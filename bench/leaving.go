@@ -11,8 +11,8 @@ import (
 	"github.com/pypool/pypool"
 )
 
-// leavingGroup is four patient callers of a handler of 10 ms on two workers whose replacement would take 3 s, alone and beside 50 callers
-// a second that leave after 0 to 20 ms.
+// leavingGroup is four patient callers of a handler of 10 ms on two workers whose replacement would
+// take 3 s, alone and beside 50 callers a second that leave after 0 to 20 ms.
 func leavingGroup() group {
 	return group{name: "leaving", title: "Four patient callers on two workers with a setup of 3 s, handlers of 10 ms", cells: []cell{
 		{"alone", nil, func(b *bench, d time.Duration) (round, error) { return b.patient(d, 0) }},

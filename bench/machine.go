@@ -73,7 +73,8 @@ print(*(f"{name} {version(name)}" for name in ("fastapi", "uvicorn", "grpcio")),
 	return m, nil
 }
 
-// resolve asks a Python where its interpreter lies: a version manager's shim would be timed otherwise.
+// resolve asks a Python where its interpreter lies: a version manager's shim would be timed
+// otherwise.
 func resolve(ctx context.Context, python string) (string, error) {
 	return ask(ctx, python, "import sys; print(sys.executable)")
 }

@@ -1,5 +1,5 @@
-// Command bench measures pypool: against the floor of what a round trip to Python can cost, against the same loop without a
-// pool, and against what one would use instead. See README.md.
+// Command bench measures pypool: against the floor of what a round trip to Python can cost, against
+// the same loop without a pool, and against what one would use instead. See README.md.
 package main
 
 import (

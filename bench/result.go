@@ -60,7 +60,8 @@ func (r *record) spread(metric string) (share float64, ok bool) {
 	return (highest - lowest) / middle, ok
 }
 
-// ratio is the median of the rounds' own ratios: what slows the whole machine for a while cancels out of it.
+// ratio is the median of the rounds' own ratios: what slows the whole machine for a while cancels
+// out of it.
 func ratio(r, to *record, metric string) (value float64, ok bool) {
 	var values []float64
 	for i := range min(len(r.Rounds), len(to.Rounds)) {

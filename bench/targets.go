@@ -6,7 +6,8 @@ import (
 	"text/tabwriter"
 )
 
-// A target is what the project has set itself. It is reported, never asserted: a busy machine is no bug.
+// A target is what the project has set itself. It is reported, never asserted: a busy machine is no
+// bug.
 type target struct {
 	what  string
 	atMin bool // the bound is the least, not the most

@@ -6,8 +6,9 @@ import (
 	"syscall"
 )
 
-// Floor is the least that a round trip to Python can cost: bytes over a pipe and back, with blocking system calls on the
-// caller's goroutine. Each caller has its own process. It cannot be interrupted, so it is no way to build a pool.
+// Floor is the least that a round trip to Python can cost: bytes over a pipe and back, with
+// blocking system calls on the caller's goroutine. Each caller has its own process. It cannot be
+// interrupted, so it is no way to build a pool.
 type Floor struct {
 	processes []*process
 	fds       [][2]int // to write to, to read from

@@ -9,8 +9,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// GRPC calls Python's grpcio, with JSON messages on both sides, so that the transports are compared and not the codecs.
-// Caller i talks to server i modulo their number.
+// GRPC calls Python's grpcio, with JSON messages on both sides, so that the transports are compared
+// and not the codecs. Caller i talks to server i modulo their number.
 type GRPC struct {
 	servers []*process
 	conns   []*grpc.ClientConn

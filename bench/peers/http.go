@@ -7,7 +7,8 @@ import (
 	"net/http"
 )
 
-// HTTP posts JSON to Python web servers over connections that are kept alive. Caller i talks to server i modulo their number.
+// HTTP posts JSON to Python web servers over connections that are kept alive. Caller i talks to
+// server i modulo their number.
 type HTTP struct {
 	servers   []*process
 	addresses []string

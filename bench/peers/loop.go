@@ -8,8 +8,9 @@ import (
 	"strconv"
 )
 
-// Loop is the pool's JSON lines without the pool: each caller has its own process, the runtime's network poller waits, and
-// nobody is handed anything over. It has no deadlines, no diagnosis, and trusts the other side.
+// Loop is the pool's JSON lines without the pool: each caller has its own process, the runtime's
+// network poller waits, and nobody is handed anything over. It has no deadlines, no diagnosis, and
+// trusts the other side.
 type Loop struct {
 	processes []*process
 	conns     []loopConn

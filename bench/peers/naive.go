@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Naive is the pool that everybody writes first: processes in a channel, encoding/json on both pipes, maps, and a goroutine a
-// call so that it can time out.
+// Naive is the pool that everybody writes first: processes in a channel, encoding/json on both
+// pipes, maps, and a goroutine a call so that it can time out.
 type Naive struct {
 	processes []*process
 	idle      chan *naiveWorker

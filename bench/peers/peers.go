@@ -1,5 +1,6 @@
-// Package peers holds what the pool is measured against: the floor, the same JSON loop without a pool, and what a
-// user would pick instead. Each is as small as its kind allows, and set up as its users would set it up for speed.
+// Package peers holds what the pool is measured against: the floor, the same JSON loop without a
+// pool, and what a user would pick instead. Each is as small as its kind allows, and set up as its
+// users would set it up for speed.
 package peers
 
 import (

@@ -15,8 +15,8 @@ type argsShape struct {
 	remarks     []string
 }
 
-// argsOf decides how Go passes a command's arguments: as an object, so that Python binds them by name, unless it takes some by
-// position only.
+// argsOf decides how Go passes a command's arguments: as an object, so that Python binds them by
+// name, unless it takes some by position only.
 func (g *generator) argsOf(c command, method string) argsShape {
 	params := c.Schema.Params
 	if params == nil {
@@ -114,7 +114,8 @@ func (g *generator) objectArgs(method string, named []param, extra *param) argsS
 	return argsShape{typ: name, expr: "args", declaration: b.String()}
 }
 
-// marshalObject writes what makes an object of the struct, with nil slices and maps as empty ones; or nothing when there are none.
+// marshalObject writes what makes an object of the struct, with nil slices and maps as empty ones;
+// or nothing when there are none.
 func (g *generator) marshalObject(name string, lists [][2]string) string {
 	if len(lists) == 0 {
 		return ""
@@ -149,7 +150,8 @@ func emptied(lists [][2]string) string {
 	return b.String()
 }
 
-// arrayArgs is a struct that encodes to an array: Python takes some of these arguments by position only.
+// arrayArgs is a struct that encodes to an array: Python takes some of these arguments by position
+// only.
 func (g *generator) arrayArgs(method string, positional []param, rest *param, unreached []string) argsShape {
 	var shape argsShape
 	if len(unreached) > 0 {
@@ -192,8 +194,8 @@ func (g *generator) arrayArgs(method string, positional []param, rest *param, un
 	return shape
 }
 
-// inputField is a field's Go type, the rest of its tag, and its comment. One that may be left out is a pointer, unless Go's zero is
-// Python's default.
+// inputField is a field's Go type, the rest of its tag, and its comment. One that may be left out
+// is a pointer, unless Go's zero is Python's default.
 func (g *generator) inputField(f field, use usage) (expr, tag, note string) {
 	expr = g.goType(f.Type, use)
 	notes := []string{g.note(f.Type)}

@@ -130,7 +130,8 @@ func usesDateTime(c command) bool {
 	return inType(c.Schema.Returns) || slices.ContainsFunc(c.Schema.Params, func(p param) bool { return inField(p.field) })
 }
 
-// nameClasses gives each class its Go name. Classes of different modules that share a name are called after their modules.
+// nameClasses gives each class its Go name. Classes of different modules that share a name are
+// called after their modules.
 func (g *generator) nameClasses() {
 	wanted := map[string]int{}
 	plain := func(c *usedClass) string {
@@ -213,7 +214,8 @@ func (g *generator) method(c command, name string) {
 	g.body.WriteString(shape.declaration)
 }
 
-// comment writes a docstring as Go comment lines; with a blank one before it, since a line always goes before.
+// comment writes a docstring as Go comment lines; with a blank one before it, since a line always
+// goes before.
 func comment(doc string) string {
 	doc = strings.TrimSpace(doc)
 	if doc == "" {

@@ -12,7 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The Go type of each hint is the one that the table names from which python/tests/test_hints.py takes what arrives.
+// The Go type of each hint is the one that the table names from which python/tests/test_hints.py
+// takes what arrives.
 func TestHints(t *testing.T) {
 	data, err := os.ReadFile("../../testdata/hints.json")
 	require.NoError(t, err)

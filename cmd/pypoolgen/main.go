@@ -4,9 +4,10 @@
 //
 //	go run github.com/pypool/pypool/cmd/pypoolgen -script worker.py -package workers -o workers_gen.go
 //
-// It starts the worker once, asks it for its commands and their type hints, and writes one method a command, with structs for
-// dataclasses, TypedDicts, NamedTuples and pydantic models, typed constants for enumerations, and iterators for streams. The
-// same worker gives the same file, byte for byte, whichever Python runs it. docs/tools.md tells which hint becomes what.
+// It starts the worker once, asks it for its commands and their type hints, and writes one method a
+// command, with structs for dataclasses, TypedDicts, NamedTuples and pydantic models, typed
+// constants for enumerations, and iterators for streams. The same worker gives the same file, byte
+// for byte, whichever Python runs it. docs/tools.md tells which hint becomes what.
 //
 // The flags are:
 //

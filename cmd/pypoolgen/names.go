@@ -7,7 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// initialisms are the words that Go writes in one case, those of staticcheck's list, and their plurals.
+// initialisms are the words that Go writes in one case, those of staticcheck's list, and their
+// plurals.
 var initialisms = map[string]string{}
 
 func init() {
@@ -20,7 +21,8 @@ func init() {
 	}
 }
 
-// exported makes an exported Go name of a Python name, or of any text: user_id and userId become UserID, RED becomes Red.
+// exported makes an exported Go name of a Python name, or of any text: user_id and userId become
+// UserID, RED becomes Red.
 func exported(name string) string {
 	constant := strings.ToUpper(name) == name
 	var b strings.Builder
@@ -46,7 +48,8 @@ func exported(name string) string {
 	return out
 }
 
-// words cuts a name at everything that Go allows in no name, at underscores, and where case changes: HTTPServer2 is HTTP, Server2.
+// words cuts a name at everything that Go allows in no name, at underscores, and where case
+// changes: HTTPServer2 is HTTP, Server2.
 func words(name string) []string {
 	var found []string
 	var word []rune
@@ -96,7 +99,8 @@ func (s scope) claim(names ...string) string {
 	}
 }
 
-// className is the Go name of a class: that of the class inside its functions, Page[str] as PageStr.
+// className is the Go name of a class: that of the class inside its functions, Page[str] as
+// PageStr.
 func className(name string) string {
 	if i := strings.LastIndex(name, "<locals>."); i >= 0 {
 		name = name[i+len("<locals>."):]
@@ -104,7 +108,8 @@ func className(name string) string {
 	return exported(name)
 }
 
-// moduleOf is the last part of the module in a key like app.models.User, which ends in the class's name.
+// moduleOf is the last part of the module in a key like app.models.User, which ends in the class's
+// name.
 func moduleOf(key, name string) string {
 	if i := strings.IndexByte(name, '['); i >= 0 {
 		name = name[:i]

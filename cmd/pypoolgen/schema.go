@@ -41,7 +41,8 @@ type typ struct {
 	Values []json.RawMessage `json:"values"`
 }
 
-// class is a dataclass, typed_dict, named_tuple, attrs, model (pydantic's), struct (msgspec's) or enum.
+// class is a dataclass, typed_dict, named_tuple, attrs, model (pydantic's), struct (msgspec's) or
+// enum.
 type class struct {
 	Kind    string   `json:"kind"`
 	Name    string   `json:"name"`
@@ -78,8 +79,9 @@ type usedClass struct {
 	use usage
 }
 
-// classesOf merges the classes of all commands. One that looks the same as an argument and as a result becomes one entry, under its
-// key; one that does not (or that contains such a one) becomes two, and the argument's key ends in inputSuffix.
+// classesOf merges the classes of all commands. One that looks the same as an argument and as a
+// result becomes one entry, under its key; one that does not (or that contains such a one) becomes
+// two, and the argument's key ends in inputSuffix.
 func classesOf(commands []command) map[string]*usedClass {
 	inputs, outputs := map[string]*class{}, map[string]*class{}
 	for _, c := range commands {

@@ -12,8 +12,8 @@ var goKinds = map[string]string{"string": "string", "integer": "int64", "number"
 // goType is the Go type of a hint.
 func (g *generator) goType(t typ, use usage) string { return g.typeOf(t, use, true) }
 
-// typeOf is goType; byValue tells that the type is held without a pointer, slice or map between, where a class that
-// contains itself needs one.
+// typeOf is goType; byValue tells that the type is held without a pointer, slice or map between,
+// where a class that contains itself needs one.
 func (g *generator) typeOf(t typ, use usage, byValue bool) string {
 	switch t.Type {
 	case "string", "date", "time", "uuid", "path", "decimal":
@@ -147,7 +147,8 @@ func nillable(expr string) bool {
 	return expr == "any" || expr == "json.RawMessage" || strings.HasPrefix(expr, "*") || strings.HasPrefix(expr, "[]") || strings.HasPrefix(expr, "map[")
 }
 
-// listed reports whether a nil of the type must become an empty array or object, because Python expects one.
+// listed reports whether a nil of the type must become an empty array or object, because Python
+// expects one.
 func listed(f field) bool {
 	return f.Required && (f.Type.Type == "array" || f.Type.Type == "map" || f.Type.Type == "bytes")
 }
@@ -212,7 +213,8 @@ func tagged(c *class) bool {
 	return true
 }
 
-// cycles finds the references by value between classes that go round in a circle: Go needs a pointer there.
+// cycles finds the references by value between classes that go round in a circle: Go needs a
+// pointer there.
 func (g *generator) cycles() {
 	edges := map[string][]string{}
 	for key, c := range g.classes {

@@ -21,7 +21,8 @@ func TestStory(t *testing.T) {
 	require.NoError(t, run(t.Context(), python, slog.New(slog.NewJSONHandler(&logged, nil)), &out))
 	require.Equal(t, storytest.Output(t), out.String())
 
-	// Each of the seven tickets is in the log, with its customer, as the module in Python logged it.
+	// Each of the seven tickets is in the log, with its customer, as the module in Python logged
+	// it.
 	answered := map[string]int{}
 	for line := range bytes.Lines(logged.Bytes()) {
 		var record struct{ Msg, Logger, Session, Program string }
@@ -54,7 +55,8 @@ func TestPrograms(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, desk{Category: "wish", Urgent: false, Reply: reply}, both)
 
-	// An answer that does not parse, and inputs that the module does not take, are exceptions, and cost no worker.
+	// An answer that does not parse, and inputs that the module does not take, are exceptions, and
+	// cost no worker.
 	for inputs, want := range map[string]string{`{"ticket": "?"}`: "AdapterParseError", `{"tikket": "a dark mode"}`: "TypeError"} {
 		_, err = pool.ExecuteProgram(t.Context(), "desk", json.RawMessage(inputs))
 		var raised *pypool.PythonError

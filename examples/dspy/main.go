@@ -95,7 +95,8 @@ func run(ctx context.Context, python string, logger *slog.Logger, out io.Writer)
 	}
 	fmt.Fprintf(out, "desk:   %d urgent tickets\n", urgent)
 
-	// The model says what its signature does not allow: DSPy raises, and Go gets the exception. The worker lives on.
+	// The model says what its signature does not allow: DSPy raises, and Go gets the exception. The
+	// worker lives on.
 	_, err = pool.ExecuteProgram(ctx, "desk", map[string]any{"ticket": "Hello?"}, pypool.WithSession("bob"))
 	var raised *pypool.PythonError
 	if !errors.As(err, &raised) {

@@ -174,7 +174,8 @@ func TestLoad(t *testing.T) {
 	require.EqualValues(t, requests, operations)
 }
 
-// TestOverload sends more than the pool can take: what is refused is refused at once, says so, and is counted.
+// TestOverload sends more than the pool can take: what is refused is refused at once, says so, and
+// is counted.
 func TestOverload(t *testing.T) {
 	const requests, clients, queue = 400, 16, 3
 	pool, server := start(t, pypool.Config{Script: "worker.py", Size: 1, Overflow: -1, MaxQueue: queue}, 30*time.Second)
@@ -192,7 +193,8 @@ func TestOverload(t *testing.T) {
 	require.Equal(t, map[pypool.ErrorType]int64{pypool.TypeQueueFull: int64(refused)}, stats.ByType)
 }
 
-// TestShutdown: the request that runs when the service is asked to go is answered; the next finds the door closed.
+// TestShutdown: the request that runs when the service is asked to go is answered; the next finds
+// the door closed.
 func TestShutdown(t *testing.T) {
 	cfg := trouble(2, 0)
 	cfg.Logger = silent

@@ -19,7 +19,8 @@ type tally struct {
 	err    error // those failures, and the wrong answers, joined
 }
 
-// load sends requests from several clients at once, each client in a session of its own, and checks every answer.
+// load sends requests from several clients at once, each client in a session of its own, and checks
+// every answer.
 func load(ctx context.Context, client *http.Client, url string, requests, clients int) tally {
 	got := tally{status: map[int]int{}}
 	var mu sync.Mutex // guards got

@@ -24,7 +24,8 @@ func main() {
 	requests := flag.Int("load", 0, "send this many requests to itself and stop")
 	flag.Parse()
 
-	// SIGTERM is how an orchestrator asks a service to go, SIGINT is Ctrl-C. The library installs no signal handlers.
+	// SIGTERM is how an orchestrator asks a service to go, SIGINT is Ctrl-C. The library installs
+	// no signal handlers.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	cfg := pypool.Production()
@@ -67,7 +68,8 @@ const (
 	shutdownGrace  = 20 * time.Second // for the requests that run when the service is asked to go
 )
 
-// serve answers requests until ctx ends, then lets the running ones finish: first the server's, then the pool's.
+// serve answers requests until ctx ends, then lets the running ones finish: first the server's,
+// then the pool's.
 func serve(ctx context.Context, listener net.Listener, pool *pypool.Pool, logger *slog.Logger) error {
 	server := &http.Server{Handler: newService(pool, logger, requestTimeout), ReadHeaderTimeout: 5 * time.Second}
 	failed := make(chan error, 1)

@@ -38,7 +38,8 @@ type summary struct {
 	Words     int      `json:"words"`
 }
 
-// sessionHeader names the session, a label that logs and counters have; any worker serves any session.
+// sessionHeader names the session, a label that logs and counters have; any worker serves any
+// session.
 const sessionHeader = "X-Session-Id"
 
 func (s *service) summarize(w http.ResponseWriter, r *http.Request) {
@@ -51,7 +52,8 @@ func (s *service) summarize(w http.ResponseWriter, r *http.Request) {
 		s.reply(w, status, failure{err.Error()})
 		return
 	}
-	// The request's context ends when the client hangs up: with it, or at the deadline, the call in Python ends too.
+	// The request's context ends when the client hangs up: with it, or at the deadline, the call in
+	// Python ends too.
 	ctx, cancel := context.WithTimeout(r.Context(), s.timeout)
 	defer cancel()
 	var opts []pypool.CallOption
@@ -108,7 +110,8 @@ func (s *service) fail(ctx context.Context, w http.ResponseWriter, err error) {
 	s.reply(w, status, failure{message})
 }
 
-// healthz really pings the workers. A degraded pool serves, and so it is healthy enough for a load balancer.
+// healthz really pings the workers. A degraded pool serves, and so it is healthy enough for a load
+// balancer.
 func (s *service) healthz(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()

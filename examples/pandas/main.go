@@ -1,5 +1,5 @@
-// Command pandas runs a streaming job from Go: pandas reads a large CSV file in chunks, and Go sees each chunk's totals as
-// they come.
+// Command pandas runs a streaming job from Go: pandas reads a large CSV file in chunks, and Go sees
+// each chunk's totals as they come.
 package main
 
 import (
@@ -108,7 +108,8 @@ func run(ctx context.Context, python string, rows int, out io.Writer) error {
 	return pool.Shutdown(ctx)
 }
 
-// job streams the file's chunks. The loop may be left at any time: that stops the generator, which closes its file.
+// job streams the file's chunks. The loop may be left at any time: that stops the generator, which
+// closes its file.
 func job(ctx context.Context, pool *pypool.Pool, path string, chunkRows int, out io.Writer) (*totals, error) {
 	sum := &totals{regions: map[string]sales{}}
 	args := map[string]any{"path": path, "chunk_rows": chunkRows}

@@ -7,8 +7,8 @@ import (
 	"os"
 )
 
-// makeOrders writes a CSV file of made-up orders, the same ones each time, and counts them while it does: in whole cents,
-// without pandas and without floating point.
+// makeOrders writes a CSV file of made-up orders, the same ones each time, and counts them while it
+// does: in whole cents, without pandas and without floating point.
 func makeOrders(path string, rows int) (*totals, error) {
 	file, err := os.Create(path)
 	if err != nil {

@@ -1,5 +1,6 @@
-// Command quickstart is a first tour of pypool: it measures the source files of the Python standard library, each in a
-// call to a pool of Python workers, and then the same with one worker, to show what the pool is worth.
+// Command quickstart is a first tour of pypool: it measures the source files of the Python standard
+// library, each in a call to a pool of Python workers, and then the same with one worker, to show
+// what the pool is worth.
 package main
 
 import (

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/term"
 )
 
-// progress shows how far a job is: a bar on a terminal, a line for each quarter elsewhere (a CI's log).
+// progress shows how far a job is: a bar on a terminal, a line for each quarter elsewhere (a CI's
+// log).
 type progress struct {
 	bar  *progressbar.ProgressBar // nil when out is no terminal
 	out  io.Writer

@@ -19,7 +19,8 @@ import (
 	"github.com/pypool/pypool"
 )
 
-// counter counts by tokens what worker.py counts by syntax trees: def and class are keywords, so no parser is needed.
+// counter counts by tokens what worker.py counts by syntax trees: def and class are keywords, so no
+// parser is needed.
 const counter = `
 import sys, tokenize
 functions = classes = lines = 0
@@ -88,7 +89,8 @@ async def last():
 	require.NoError(t, err)
 
 	require.Equal(t, map[string]int{"SyntaxError": 1}, got.unparsed)
-	// outer: itself, for, if, and, or, comprehension and its if: 7. inner: itself and a conditional: 2. last: 1.
+	// outer: itself, for, if, and, or, comprehension and its if: 7. inner: itself and a
+	// conditional: 2. last: 1.
 	require.Equal(t, totals{files: 1, lines: 12, functions: 3, classes: 1, complexity: 10}, got.total)
 	require.Equal(t, located{function{Name: "outer", Line: 2, Lines: 7, Complexity: 7}, "good.py"}, got.longest[0])
 
@@ -155,7 +157,8 @@ func children(t *testing.T, pid int) []int {
 	return list
 }
 
-// interpreter is a Python of the same standard library as the workers': theirs, in a test without -python.
+// interpreter is a Python of the same standard library as the workers': theirs, in a test without
+// -python.
 func interpreter(t *testing.T) string {
 	t.Helper()
 	if path := os.Getenv("PYPOOL_PYTHON"); path != "" {

@@ -60,8 +60,9 @@ type survey struct {
 	unparsed map[string]int // files that are not valid Python, by exception
 }
 
-// analyzeAll has the pool measure every file, with at most callers calls at once: a few more than workers, so that no worker
-// waits for Go. A file that Python cannot parse is counted; any other error ends the job.
+// analyzeAll has the pool measure every file, with at most callers calls at once: a few more than
+// workers, so that no worker waits for Go. A file that Python cannot parse is counted; any other
+// error ends the job.
 func analyzeAll(ctx context.Context, pool *pypool.Pool, files []string, callers int, step func()) (*survey, error) {
 	reports := make(map[string]fileReport, len(files))
 	unparsed := map[string]int{}
@@ -92,7 +93,8 @@ func analyzeAll(ctx context.Context, pool *pypool.Pool, files []string, callers 
 	return summarize(filepath.Dir(files[0]), reports, unparsed), nil
 }
 
-// parseErrors are the exceptions by which ast.parse says that a file is at fault; any other one is a fault of worker.py.
+// parseErrors are the exceptions by which ast.parse says that a file is at fault; any other one is
+// a fault of worker.py.
 var parseErrors = []string{"SyntaxError", "IndentationError", "TabError", "ValueError", "RecursionError"}
 
 func summarize(root string, reports map[string]fileReport, unparsed map[string]int) *survey {

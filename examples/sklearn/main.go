@@ -1,4 +1,5 @@
-// Command sklearn asks a scikit-learn model from Go, through the typed client that pypoolgen writes.
+// Command sklearn asks a scikit-learn model from Go, through the typed client that pypoolgen
+// writes.
 package main
 
 import (
@@ -87,7 +88,8 @@ func run(ctx context.Context, python string, out io.Writer) error {
 	return pool.Shutdown(ctx)
 }
 
-// flowers makes n flowers with measures as in a field of all three species; the same ones each time.
+// flowers makes n flowers with measures as in a field of all three species; the same ones each
+// time.
 func flowers(n int) []iris.Flower {
 	random := rand.New(rand.NewPCG(1, 2))
 	between := func(low, high float64) float64 { return low + (high-low)*random.Float64() }

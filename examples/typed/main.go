@@ -1,5 +1,6 @@
-// Typed calls Python through a client that pypoolgen wrote: no JSON, no names in strings, and the compiler knows both sides.
-// After an edit of worker.py, `go generate ./...` writes the client anew.
+// Typed calls Python through a client that pypoolgen wrote: no JSON, no names in strings, and the
+// compiler knows both sides. After an edit of worker.py, `go generate ./...` writes the client
+// anew.
 package main
 
 import (

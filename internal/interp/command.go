@@ -6,13 +6,15 @@ import (
 	"strings"
 )
 
-// Command is how the interpreter is started, to run the source boot: its arguments and its environment, of which hidden is what boot
-// is to put back. -I keeps the environment and the working directory from replacing what the
-// runtime imports; what Python's own variables ask for, and does no such harm, is asked for by options instead. -u keeps output from
-// waiting in a buffer at a crash. noBytecode is -B: a .pyc knows its source by second and size, so that of two quick edits the
-// second would not be read.
+// Command is how the interpreter is started, to run the source boot: its arguments and its
+// environment, of which hidden is what boot is to put back. -I keeps the environment and the
+// working directory from replacing what the runtime imports; what Python's own variables ask for,
+// and does no such harm, is asked for by options instead. -u keeps output from waiting in a buffer
+// at a crash. noBytecode is -B: a .pyc knows its source by second and size, so that of two quick
+// edits the second would not be read.
 //
-// No option sets the seed of hashes: for it Python must see its variable, and then none of the others.
+// No option sets the seed of hashes: for it Python must see its variable, and then none of the
+// others.
 func Command(boot string, env []string, noBytecode bool) (args, environ []string, hidden map[string]string) {
 	vars := Vars(env)
 	args, environ = []string{"-I", "-u"}, env
@@ -78,7 +80,8 @@ func optionsFor(vars map[string]string) (options []string) {
 	return options
 }
 
-// honoured are Python's variables that have their effect in a worker: by optionsFor, by the runtime, or because a worker is so always.
+// honoured are Python's variables that have their effect in a worker: by optionsFor, by the
+// runtime, or because a worker is so always.
 var honoured = []string{
 	"PYTHONOPTIMIZE", "PYTHONDEVMODE", "PYTHONPROFILEIMPORTTIME", "PYTHONNODEBUGRANGES", "PYTHONWARNDEFAULTENCODING", "PYTHONTRACEMALLOC", "PYTHONUTF8",
 	"PYTHONINTMAXSTRDIGITS", "PYTHONWARNINGS", "PYTHONHASHSEED", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONNOUSERSITE",

@@ -1,4 +1,5 @@
-// Package interp finds the Python interpreter of a pool, says why it is that one, and how it is started.
+// Package interp finds the Python interpreter of a pool, says why it is that one, and how it is
+// started.
 package interp
 
 import (
@@ -42,9 +43,9 @@ func (i Interpreter) String() string {
 	return i.Path + " (" + i.Version + ")"
 }
 
-// Find looks for the interpreter: the one that is configured, if any is, or in the order of the sources, of which dir is where .venv may be.
-// An error says why the one that was named, or python3, cannot be executed; the Interpreter then says which. It may hang: see
-// proc.Bounded.
+// Find looks for the interpreter: the one that is configured, if any is, or in the order of the
+// sources, of which dir is where .venv may be. An error says why the one that was named, or
+// python3, cannot be executed; the Interpreter then says which. It may hang: see proc.Bounded.
 func Find(configured, dir string) (Interpreter, error) {
 	if configured != "" {
 		return look(configured, Config)
@@ -91,7 +92,8 @@ func In(env string) string {
 	return filepath.Join(env, "bin", "python")
 }
 
-// EnvOf is the folder of the virtual environment that the interpreter at path belongs to; empty when it belongs to none.
+// EnvOf is the folder of the virtual environment that the interpreter at path belongs to; empty
+// when it belongs to none.
 func EnvOf(path string) string {
 	env := filepath.Dir(filepath.Dir(path))
 	if _, err := os.Stat(filepath.Join(env, "pyvenv.cfg")); err != nil {
@@ -100,8 +102,9 @@ func EnvOf(path string) string {
 	return env
 }
 
-// ThroughShim asks a version manager's shim (pyenv, asdf, mise), run in dir with env, which interpreter it starts: going through it would
-// cost each worker's start as much again. Any other interpreter is returned as it is, a user's wrapper script above all.
+// ThroughShim asks a version manager's shim (pyenv, asdf, mise), run in dir with env, which
+// interpreter it starts: going through it would cost each worker's start as much again. Any other
+// interpreter is returned as it is, a user's wrapper script above all.
 func (i Interpreter) ThroughShim(ctx context.Context, dir string, env []string) Interpreter {
 	if filepath.Base(filepath.Dir(i.Path)) != "shims" {
 		return i
@@ -113,7 +116,8 @@ func (i Interpreter) ThroughShim(ctx context.Context, dir string, env []string) 
 	return i
 }
 
-// ask runs one line of Python, of any version, where and as the spec says, and returns what it prints; empty when that fails.
+// ask runs one line of Python, of any version, where and as the spec says, and returns what it
+// prints; empty when that fails.
 func ask(ctx context.Context, spec proc.Spec, code string) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -132,8 +136,8 @@ func (e *TooOldError) Error() string {
 	return fmt.Sprintf("this Python %s is too old: pypool needs Python 3.8 or later", e.Version)
 }
 
-// AskVersion asks an interpreter that ended before hello for its version, empty where it does not say it. The error is a *TooOldError, or
-// nil: Python 2 does not even know the option -I.
+// AskVersion asks an interpreter that ended before hello for its version, empty where it does not
+// say it. The error is a *TooOldError, or nil: Python 2 does not even know the option -I.
 func AskVersion(ctx context.Context, spec proc.Spec) (version string, err error) {
 	version = ask(ctx, spec, "import sys; sys.stdout.write('.'.join(map(str, sys.version_info[:3])))")
 	var major, minor int

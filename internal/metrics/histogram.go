@@ -1,5 +1,5 @@
-// Package metrics counts what a pool did: durations by their distribution, and the share of failures in a sliding window. Adding takes a
-// few atomic operations and allocates nothing.
+// Package metrics counts what a pool did: durations by their distribution, and the share of
+// failures in a sliding window. Adding takes a few atomic operations and allocates nothing.
 package metrics
 
 import (
@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Histogram counts durations in log-linear buckets, 16 to each power of two. The zero value is empty and ready. It is safe for
-// concurrent use.
+// Histogram counts durations in log-linear buckets, 16 to each power of two. The zero value is
+// empty and ready. It is safe for concurrent use.
 type Histogram struct {
 	buckets [64 * 16]atomic.Int64
 	max     atomic.Int64
@@ -47,7 +47,8 @@ func (h *Histogram) AddMany(d time.Duration, n int64) {
 	}
 }
 
-// Distribution summarises what a Histogram has counted. Count and Max are exact, the quantiles to 1/16 of their value.
+// Distribution summarises what a Histogram has counted. Count and Max are exact, the quantiles to
+// 1/16 of their value.
 type Distribution struct {
 	Count              int64
 	P50, P95, P99, Max time.Duration

@@ -8,8 +8,9 @@ import (
 // RateSlots is how many slots a window has: by one of them it moves.
 const RateSlots = 20
 
-// Rate counts calls and failures over a sliding window, in slots. Two callers that meet at a slot's first use may
-// lose a count: it is a rate, not an account. Init must come before the rest, which is safe for concurrent use.
+// Rate counts calls and failures over a sliding window, in slots. Two callers that meet at a slot's
+// first use may lose a count: it is a rate, not an account. Init must come before the rest, which
+// is safe for concurrent use.
 type Rate struct {
 	width time.Duration
 	slots [RateSlots]struct{ epoch, calls, failures atomic.Int64 }

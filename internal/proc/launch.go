@@ -11,14 +11,16 @@ import (
 	"time"
 )
 
-// How programs and files that the user names are touched. They may lie on a network mount that has died: whoever asks for one then
-// does not come back, not even when killed.
+// How programs and files that the user names are touched. They may lie on a network mount that has
+// died: whoever asks for one then does not come back, not even when killed.
 
-// hungGrace is what a question may take that is asked, or answered, when its context has ended already.
+// hungGrace is what a question may take that is asked, or answered, when its context has ended
+// already.
 const hungGrace = 100 * time.Millisecond
 
-// Bounded runs f, which touches what the user has named, and returns when it has ended or soon after ctx has. Then f is abandoned: its
-// goroutine ends when the kernel lets it, and nobody can wait for that.
+// Bounded runs f, which touches what the user has named, and returns when it has ended or soon
+// after ctx has. Then f is abandoned: its goroutine ends when the kernel lets it, and nobody can
+// wait for that.
 func Bounded[T any](ctx context.Context, f func() T) (v T, err error) {
 	done := make(chan T, 1)
 	go func() { done <- f() }()
@@ -42,7 +44,8 @@ func outcomeOf[T any](ctx context.Context, done <-chan T) (v T, err error) {
 	}
 }
 
-// launch is a command line that can be executed without the host waiting for what the user has named.
+// launch is a command line that can be executed without the host waiting for what the user has
+// named.
 type launch struct {
 	path string
 	args []string // without argv[0]
@@ -58,7 +61,8 @@ func (l *launch) command() *exec.Cmd {
 	return cmd
 }
 
-// prepare checks what can be told about the command line beforehand, and says how it is executed. It may hang: see Bounded.
+// prepare checks what can be told about the command line beforehand, and says how it is executed.
+// It may hang: see Bounded.
 func (spec Spec) prepare() launch {
 	l := launch{path: spec.Path, args: spec.Args, dir: spec.Dir, env: spec.Env}
 	if l.dir != "" {
@@ -73,7 +77,8 @@ func (spec Spec) prepare() launch {
 	return indirect(l)
 }
 
-// Output runs the command line to its end, or to ctx's, and returns what it printed; also when that hangs in the kernel.
+// Output runs the command line to its end, or to ctx's, and returns what it printed; also when that
+// hangs in the kernel.
 func (spec Spec) Output(ctx context.Context) ([]byte, error) {
 	type result struct {
 		out []byte
@@ -107,14 +112,16 @@ func enterable(dir string) error {
 	return err
 }
 
-// execErrors are what executing a file may end in. Their texts are the C library's, but for the case of the first letter.
+// execErrors are what executing a file may end in. Their texts are the C library's, but for the
+// case of the first letter.
 var execErrors = []syscall.Errno{
 	syscall.ENOENT, syscall.EACCES, syscall.ENOEXEC, syscall.E2BIG, syscall.EPERM, syscall.ELOOP, syscall.ENOTDIR, syscall.EIO, syscall.ENOMEM,
 	syscall.EINVAL, syscall.EISDIR, syscall.ENAMETOOLONG, syscall.EAGAIN, syscall.EMFILE, syscall.ENFILE,
 }
 
-// FailedExec is the error of the exec that did not come about behind the launcher, when the exit of a process that had not said hello
-// tells of one; else nil. code and stderr are what the process left.
+// FailedExec is the error of the exec that did not come about behind the launcher, when the exit of
+// a process that had not said hello tells of one; else nil. code and stderr are what the process
+// left.
 func (spec Spec) FailedExec(code int, stderr string) error {
 	if code < 125 || code > 127 || launcher() == "" {
 		return nil

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// theLauncher is the program through which others are executed, and whether it can change the directory; empty where there is none.
+// theLauncher is the program through which others are executed, and whether it can change the
+// directory; empty where there is none.
 var theLauncher = sync.OnceValues(func() (path string, chdir bool) {
 	for _, path := range []string{"/usr/bin/env", "/bin/env"} {
 		if unix.Access(path, unix.X_OK) != nil {
@@ -31,9 +32,10 @@ func launcher() string {
 	return path
 }
 
-// indirect has env(1) execute the program, with the environment and the arguments as they are. While an exec hangs that Go has forked
-// for, Go's collector waits for the thread that did, and so in the end every goroutine of the host: what is executed by Go itself must
-// be a file that is certainly there.
+// indirect has env(1) execute the program, with the environment and the arguments as they are.
+// While an exec hangs that Go has forked for, Go's collector waits for the thread that did, and so
+// in the end every goroutine of the host: what is executed by Go itself must be a file that is
+// certainly there.
 func indirect(l launch) launch {
 	if l.err = executable(l.path); l.err != nil {
 		return l
@@ -78,8 +80,8 @@ func executable(path string) error {
 	return nil
 }
 
-// ordinary reports whether a file is a program of this machine's kind, or a script that names its interpreter. Of anything else the
-// kernel's own opinion is wanted: env would have a shell try it.
+// ordinary reports whether a file is a program of this machine's kind, or a script that names its
+// interpreter. Of anything else the kernel's own opinion is wanted: env would have a shell try it.
 func ordinary(path string) bool {
 	theirs, err := firstBytes(path)
 	if errors.Is(err, os.ErrPermission) {

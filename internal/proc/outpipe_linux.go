@@ -11,9 +11,10 @@ import (
 	"github.com/pypool/pypool/internal/fd"
 )
 
-// outPipe is our end of a worker's stdout. A pipe that Go's network poller watches wakes one of the poller's threads at each write, which
-// costs the worker as much again as the write; in vain, when the answer is polled for, or gathered with others. So the
-// poller gets an epoll set in place of the pipe, and the set watches the pipe only while somebody waits for it.
+// outPipe is our end of a worker's stdout. A pipe that Go's network poller watches wakes one of the
+// poller's threads at each write, which costs the worker as much again as the write; in vain, when
+// the answer is polled for, or gathered with others. So the poller gets an epoll set in place of
+// the pipe, and the set watches the pipe only while somebody waits for it.
 type outPipe struct {
 	set     *os.File        // Close waits until nobody is inside a method of it, and the pipe is used nowhere else
 	raw     syscall.RawConn // of set
@@ -40,7 +41,8 @@ func newOutPipe() (_ *outPipe, theirs *os.File, err error) {
 	return o, theirs, nil
 }
 
-// newWatch returns an epoll set that watches the pipe. Being in non-blocking mode, as the pipe from now on, it is the poller's.
+// newWatch returns an epoll set that watches the pipe. Being in non-blocking mode, as the pipe from
+// now on, it is the poller's.
 func newWatch(pipe int) (*os.File, error) {
 	set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err == nil {
@@ -85,7 +87,8 @@ func (o *outPipe) watch(on bool) {
 
 func (o *outPipe) SetReadDeadline(t time.Time) error { return o.set.SetReadDeadline(t) }
 
-// Close interrupts a Read. Once the set is closed it does nothing: the pipe's number may be another file's by then.
+// Close interrupts a Read. Once the set is closed it does nothing: the pipe's number may be another
+// file's by then.
 func (o *outPipe) Close() error {
 	err := o.set.Close()
 	if errors.Is(err, os.ErrClosed) {

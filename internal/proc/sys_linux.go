@@ -20,18 +20,20 @@ import (
 	"github.com/pypool/pypool/internal/fd"
 )
 
-// setParentDeath has the kernel end the child when the thread that forked it ends, which is why a Spawner does that. It guards
-// the start: the runtime then ignores SIGIO, and has the kernel kill the whole group when our end of the leash closes.
-// SIGKILL would end the worker alone, before that can reach its children.
+// setParentDeath has the kernel end the child when the thread that forked it ends, which is why a
+// Spawner does that. It guards the start: the runtime then ignores SIGIO, and has the kernel kill
+// the whole group when our end of the leash closes. SIGKILL would end the worker alone, before that
+// can reach its children.
 func setParentDeath(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGIO }
 
 func pipeCloexec(ends []int) error { return unix.Pipe2(ends, unix.O_CLOEXEC) }
 
-// childHandle holds on to a process that is no child of ours: a pidfd, which never comes to name another process. The zero value
-// names none.
+// childHandle holds on to a process that is no child of ours: a pidfd, which never comes to name
+// another process. The zero value names none.
 type childHandle struct{ fd, pid int }
 
-// handleOf returns the handle of a process in the group that leader leads; false when it is not in there.
+// handleOf returns the handle of a process in the group that leader leads; false when it is not in
+// there.
 func handleOf(pid, leader int) (childHandle, bool) {
 	n, err := unix.PidfdOpen(pid, 0)
 	if err == nil {
@@ -66,12 +68,13 @@ func (c childHandle) close() {
 // stackSignals is how many signals there are for a stack dump.
 const stackSignals = 2
 
-// stackSignal is the nth of them: SIGRTMAX-2, which the runtime registers because nobody else is likely to, and SIGUSR1, which programs like to use for
-// themselves.
+// stackSignal is the nth of them: SIGRTMAX-2, which the runtime registers because nobody else is
+// likely to, and SIGUSR1, which programs like to use for themselves.
 func stackSignal(n int) syscall.Signal { return []syscall.Signal{62, syscall.SIGUSR1}[n] }
 
-// signalStacks asks the interpreter for its stacks by the nth signal. It sends none that the process does not catch: that would end
-// it, and all that a slow start has to tell. python is 0 where the process itself is the interpreter, as far as it is known.
+// signalStacks asks the interpreter for its stacks by the nth signal. It sends none that the
+// process does not catch: that would end it, and all that a slow start has to tell. python is 0
+// where the process itself is the interpreter, as far as it is known.
 func signalStacks(n, leader, python int) (sent bool, why string) {
 	s, pid := stackSignal(n), leader
 	if python != 0 {
@@ -136,9 +139,10 @@ func signalsOf(pid int) (s signals, ok bool) {
 	return s, ok
 }
 
-// reapGroup reaps what is left of a group that has been killed, should its orphans have become ours: when this process is PID 1, as in
-// a container without an init, or a subreaper. The leader itself must not be reaped yet: nobody else gets the group's number until then.
-// It waits for those that are still dying, but not for long: one may be stuck in the kernel.
+// reapGroup reaps what is left of a group that has been killed, should its orphans have become
+// ours: when this process is PID 1, as in a container without an init, or a subreaper. The leader
+// itself must not be reaped yet: nobody else gets the group's number until then. It waits for those
+// that are still dying, but not for long: one may be stuck in the kernel.
 func reapGroup(leader int) {
 	if !adoptsOrphans() {
 		return
@@ -173,7 +177,8 @@ func adoptsOrphans() bool {
 	return err == nil && is != 0
 }
 
-// cpuLimit is the CPU time at which the kernel kills a process; 0: none, or not known. The process must not be reaped.
+// cpuLimit is the CPU time at which the kernel kills a process; 0: none, or not known. The process
+// must not be reaped.
 func cpuLimit(pid int) time.Duration {
 	var limit unix.Rlimit
 	if err := unix.Prlimit(pid, unix.RLIMIT_CPU, nil, &limit); err != nil || limit.Max > uint64(maxCPULimit/time.Second) {
@@ -184,8 +189,8 @@ func cpuLimit(pid int) time.Duration {
 
 const maxCPULimit = 24 * 365 * time.Hour // more is none
 
-// OOMKills is how many processes the out-of-memory killer has ended on this machine, for a cgroup's limit or the machine's; false where
-// the kernel does not count them.
+// OOMKills is how many processes the out-of-memory killer has ended on this machine, for a cgroup's
+// limit or the machine's; false where the kernel does not count them.
 func OOMKills() (n uint64, known bool) {
 	stat, err := os.ReadFile("/proc/vmstat")
 	if err != nil {
@@ -249,8 +254,8 @@ func awaitExit(pid int) bool {
 	return true
 }
 
-// Spawner starts processes on one thread that lives as long as any of them: the parent death signal is bound to the thread
-// that forked (golang/go#27505), and Go ends threads.
+// Spawner starts processes on one thread that lives as long as any of them: the parent death signal
+// is bound to the thread that forked (golang/go#27505), and Go ends threads.
 type Spawner struct {
 	jobs chan func()
 	done chan struct{}
@@ -270,7 +275,8 @@ func NewSpawner() *Spawner {
 	return s
 }
 
-// start starts the command. When ctx ends before that has come about, late will bring what comes of it.
+// start starts the command. When ctx ends before that has come about, late will bring what comes of
+// it.
 func (s *Spawner) start(ctx context.Context, cmd *exec.Cmd) (late <-chan error, err error) {
 	done := make(chan error, 1)
 	select {
@@ -294,8 +300,8 @@ func (s *Spawner) Close() {
 	}
 }
 
-// widen lets the pipe, of which this is the writing end, hold so many bytes. Where the user has too many pipes already it stays as it is: a
-// write then waits for the reader.
+// widen lets the pipe, of which this is the writing end, hold so many bytes. Where the user has too
+// many pipes already it stays as it is: a write then waits for the reader.
 func widen(pipe *os.File, bytes int) {
 	if raw, err := pipe.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, bytes) })
@@ -312,7 +318,8 @@ func unreadIn(pipe *os.File) (n int, ok bool) {
 	return n, ctlErr == nil && err == nil
 }
 
-// isEnding reports whether the kernel is taking the process down: flags, the seventh field behind the name, has PF_EXITING. The pid must not be reaped.
+// isEnding reports whether the kernel is taking the process down: flags, the seventh field behind
+// the name, has PF_EXITING. The pid must not be reaped.
 func isEnding(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -341,5 +348,6 @@ func ResidentBytes(pid int) int64 {
 	return resident * int64(os.Getpagesize())
 }
 
-// interruptProcess has the main thread of the runtime look whether what it runs is to stop. The signal is ignored where nobody has set a handler.
+// interruptProcess has the main thread of the runtime look whether what it runs is to stop. The
+// signal is ignored where nobody has set a handler.
 func interruptProcess(pid int) { _ = unix.Tgkill(pid, pid, unix.SIGURG) }

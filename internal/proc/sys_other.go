@@ -14,7 +14,8 @@ type Spawner struct{}
 
 func NewSpawner() *Spawner { return &Spawner{} }
 
-// start starts the command. When ctx ends before that has come about, late will bring what comes of it.
+// start starts the command. When ctx ends before that has come about, late will bring what comes of
+// it.
 func (*Spawner) start(ctx context.Context, cmd *exec.Cmd) (late <-chan error, err error) {
 	done := make(chan error, 1)
 	go func() { done <- cmd.Start() }() // ends with the start

@@ -17,15 +17,17 @@ import (
 // ExtraFiles: descriptors beyond stderr can be handed to a child.
 const ExtraFiles = true
 
-// setGroup puts the child into a process group of its own: ^C at a terminal reaches the host alone, and the group can be
-// killed with all that the worker has started. Not into a session of its own: Linux (autogroup) would share the processors out between
-// the sessions then, and a worker would wait several times as long for one on a busy machine. The runtime gives up the terminal itself.
+// setGroup puts the child into a process group of its own: ^C at a terminal reaches the host alone,
+// and the group can be killed with all that the worker has started. Not into a session of its own:
+// Linux (autogroup) would share the processors out between the sessions then, and a worker would
+// wait several times as long for one on a busy machine. The runtime gives up the terminal itself.
 func setGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	setParentDeath(cmd.SysProcAttr)
 }
 
-// rawPipe is pipe(2), its ends closed on exec, reading end first, and neither of them 0, 1 or 2: see package fd.
+// rawPipe is pipe(2), its ends closed on exec, reading end first, and neither of them 0, 1 or 2:
+// see package fd.
 func rawPipe() (ends [2]int, err error) {
 	if err = pipeCloexec(ends[:]); err != nil {
 		return ends, os.NewSyscallError("pipe", err)
@@ -73,7 +75,8 @@ func SignalName(s syscall.Signal) string {
 	return s.String()
 }
 
-// The errors of package syscall are bare Errnos: compared as such, since errors.Is takes as long as some system calls.
+// The errors of package syscall are bare Errnos: compared as such, since errors.Is takes as long as
+// some system calls.
 
 // readNow reads what is there without waiting; the descriptor is in non-blocking mode.
 func readNow(fd uintptr, p []byte) (int, error) {

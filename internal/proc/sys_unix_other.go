@@ -35,8 +35,8 @@ func signalStacks(_, leader, python int) (sent bool, why string) {
 	return true, "code in the worker has taken, ignored or blocked SIGUSR1, or the process did not run"
 }
 
-// childHandle names a process that is no child of ours, 0: none. Its pid may be another's once it is reaped, so that it is
-// signaled only as long as it is in its group.
+// childHandle names a process that is no child of ours, 0: none. Its pid may be another's once it
+// is reaped, so that it is signaled only as long as it is in its group.
 type childHandle struct{ pid, leader int }
 
 func handleOf(pid, leader int) (childHandle, bool) {

@@ -49,8 +49,8 @@ func (childHandle) close()     {}
 
 func SignalName(s syscall.Signal) string { return s.String() }
 
-// readNow cannot look without waiting on a pipe here; it reports nothing, which costs only the last chance of an answer
-// that comes together with the deadline.
+// readNow cannot look without waiting on a pipe here; it reports nothing, which costs only the last
+// chance of an answer that comes together with the deadline.
 func readNow(uintptr, []byte) (int, error) { return 0, nil }
 
 // writeNow accepts nothing: pipelined requests are then written one at a time.

@@ -16,9 +16,9 @@ type Page struct{ mem []byte }
 
 const maxServed = 24 * time.Hour // of one request: more is nonsense
 
-// New returns a page and the file to hand to the child; nil when the kernel has no memfd, or does not seal
-// it: whoever has the descriptor could take the memory away, and the host would die of SIGBUS when it next
-// looks at it. The caller closes both.
+// New returns a page and the file to hand to the child; nil when the kernel has no memfd, or does
+// not seal it: whoever has the descriptor could take the memory away, and the host would die of
+// SIGBUS when it next looks at it. The caller closes both.
 func New() (*Page, *os.File) {
 	n, err := unix.MemfdCreate("pypool-page", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
@@ -48,8 +48,8 @@ func New() (*Page, *os.File) {
 func (p *Page) word(i int) *uint64 { return (*uint64)(unsafe.Pointer(&p.mem[8*i])) }
 
 // ServiceTime is how long the last request took, as the runtime has stored it, or some code in its
-// process: 0 when it cannot be a time. It is stored a moment after the answer, and reading it costs the
-// transfer of a cache line.
+// process: 0 when it cannot be a time. It is stored a moment after the answer, and reading it costs
+// the transfer of a cache line.
 func (p *Page) ServiceTime() time.Duration {
 	ns := atomic.LoadUint64(p.word(served))
 	if ns > uint64(maxServed) {
@@ -58,8 +58,8 @@ func (p *Page) ServiceTime() time.Duration {
 	return time.Duration(ns)
 }
 
-// Spin tells the runtime how long to poll for its next request before it sleeps, and whether calls run one
-// at a time.
+// Spin tells the runtime how long to poll for its next request before it sleeps, and whether calls
+// run one at a time.
 func (p *Page) Spin(d time.Duration, oneAtATime bool) {
 	p.tell(spin, uint64(d))
 	var flag uint64
@@ -69,14 +69,16 @@ func (p *Page) Spin(d time.Duration, oneAtATime bool) {
 	p.tell(alone, flag)
 }
 
-// Cancel tells the runtime to stop the requests up to this id; 0: none. It looks when it is signaled.
+// Cancel tells the runtime to stop the requests up to this id; 0: none. It looks when it is
+// signaled.
 func (p *Page) Cancel(through uint64) { p.tell(canceled, through) }
 
-// Shielded reports whether what runs says that it may not be interrupted. Code in the worker may say so for ever.
+// Shielded reports whether what runs says that it may not be interrupted. Code in the worker may
+// say so for ever.
 func (p *Page) Shielded() bool { return atomic.LoadUint64(p.word(shielded)) != 0 }
 
-// Ring tells a worker that its next request is about to be there, if it listens: while calls run one at a
-// time.
+// Ring tells a worker that its next request is about to be there, if it listens: while calls run
+// one at a time.
 func (p *Page) Ring() {
 	if atomic.LoadUint64(p.word(alone)) != 0 {
 		atomic.AddUint64(p.word(doorbell), 1)

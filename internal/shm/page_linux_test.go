@@ -41,7 +41,8 @@ func TestWhatCannotBeAServiceTimeIsNone(t *testing.T) {
 	}
 }
 
-// Whoever has the descriptor may neither shrink the page, which would end the host by SIGBUS, nor grow it.
+// Whoever has the descriptor may neither shrink the page, which would end the host by SIGBUS, nor
+// grow it.
 func TestThePageIsSealed(t *testing.T) {
 	page, file := New()
 	require.NotNil(t, page)

@@ -1,5 +1,5 @@
-// Package shm is the memory that a worker's runtime and the host share, also after the worker's death:
-// docs/protocol.md, page_fd. Python's side of it is python/pypool/_page.py.
+// Package shm is the memory that a worker's runtime and the host share, also after the worker's
+// death: docs/protocol.md, page_fd. Python's side of it is python/pypool/_page.py.
 package shm
 
 // A Word is a native unsigned 64-bit integer of the page. All are hints: code in the
@@ -19,8 +19,8 @@ const (
 	doorbell = 10
 	canceled = 11
 
-	// words is how many the runtime maps. What one side writes in each call has a cache line of its own,
-	// which is eight of them.
+	// words is how many the runtime maps. What one side writes in each call has a cache line of its
+	// own, which is eight of them.
 	words = 16
 )
 

@@ -1,5 +1,5 @@
-// Package spin decides when to poll for something that comes soon instead of parking: to be parked and
-// woken takes several times as long as a trivial call.
+// Package spin decides when to poll for something that comes soon instead of parking: to be parked
+// and woken takes several times as long as a trivial call.
 package spin
 
 import (
@@ -12,7 +12,8 @@ import (
 const (
 	// Brief: a request that takes its worker longer is better waited for parked.
 	Brief = 25 * time.Microsecond
-	// Limit: a call that spins parks after it. It is long enough for a worker that must first be woken.
+	// Limit: a call that spins parks after it. It is long enough for a worker that must first be
+	// woken.
 	Limit = 120 * time.Microsecond
 	// WorkerLimit: the worker of such a call spins so long for its next request before it parks.
 	WorkerLimit = 50 * time.Microsecond
@@ -47,10 +48,10 @@ func (m Mode) Worker() time.Duration {
 	return WorkerLimit
 }
 
-// Policy decides whether a caller spins for its answer instead of parking, and the worker for its next
-// request: to wake a processor that has gone idle takes several times as long as a trivial call, and
-// costs more. It pays for commands whose work is brief, on a worker that was busy a moment ago, and as
-// long as there are processors enough. It is safe for concurrent use.
+// Policy decides whether a caller spins for its answer instead of parking, and the worker for its
+// next request: to wake a processor that has gone idle takes several times as long as a trivial
+// call, and costs more. It pays for commands whose work is brief, on a worker that was busy a
+// moment ago, and as long as there are processors enough. It is safe for concurrent use.
 type Policy struct {
 	cpus    int64
 	born    time.Time
@@ -60,9 +61,9 @@ type Policy struct {
 	known   sync.Map // command -> *ServiceTime
 }
 
-// ServiceTime is how long a worker takes for a request of one command, in nanoseconds, smoothed; 0 when
-// there was none yet. Of two calls that learn at the same time one may overwrite what the other has just
-// learned: nothing but speed hangs on it.
+// ServiceTime is how long a worker takes for a request of one command, in nanoseconds, smoothed; 0
+// when there was none yet. Of two calls that learn at the same time one may overwrite what the
+// other has just learned: nothing but speed hangs on it.
 type ServiceTime struct {
 	command string
 	home    *Policy
@@ -110,8 +111,8 @@ func (p *Policy) Learned() map[string]time.Duration {
 	return all
 }
 
-// Begin decides how a call waits, whose worker has been idle for so long by now. s may be nil: then it
-// parks. End must follow, once.
+// Begin decides how a call waits, whose worker has been idle for so long by now. s may be nil: then
+// it parks. End must follow, once.
 func (p *Policy) Begin(s *ServiceTime, now time.Time, idle time.Duration) Mode {
 	running, age := p.running.Add(1), now.Sub(p.born)
 	if running > 1 {
@@ -132,8 +133,8 @@ func (p *Policy) Begin(s *ServiceTime, now time.Time, idle time.Duration) Mode {
 // End ends what Begin began.
 func (p *Policy) End() { p.running.Add(-1) }
 
-// Learn takes in how long the worker took for a request; 0 when that is not known. The first time has the
-// command remembered. s may be nil: then it does nothing.
+// Learn takes in how long the worker took for a request; 0 when that is not known. The first time
+// has the command remembered. s may be nil: then it does nothing.
 func (s *ServiceTime) Learn(work time.Duration) {
 	if s == nil || work <= 0 {
 		return

@@ -31,7 +31,8 @@ type (
 	}
 )
 
-// jsonMembers agrees with encoding/json about which field a name means, whatever is embedded in what.
+// jsonMembers agrees with encoding/json about which field a name means, whatever is embedded in
+// what.
 func TestJSONMembers(t *testing.T) {
 	type A struct{ X, Y []byte }
 	type B struct {

@@ -9,8 +9,9 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzEnvelope holds the envelope scanner against encoding/json: it never panics, and what it accepts is valid to
-// encoding/json too, with the same id and the same body, and is exactly one of a result, an error and an item.
+// FuzzEnvelope holds the envelope scanner against encoding/json: it never panics, and what it
+// accepts is valid to encoding/json too, with the same id and the same body, and is exactly one of
+// a result, an error and an item.
 func FuzzEnvelope(f *testing.F) {
 	for _, line := range []string{
 		`{"id":1,"success":true,"result":null}`, `{"id":18446744073709551615,"success":false,"error":{"kind":"x"}}`, `{"id":7,"item":[1,2.5e-3,"\u2028"]}`,

@@ -1,12 +1,14 @@
-// Package wire is the lines that go over: requests as the host writes them, frames as it reads them (docs/protocol.md). It knows
-// neither processes nor pools, and judges nothing: what a wrong line means is its caller's to say.
+// Package wire is the lines that go over: requests as the host writes them, frames as it reads them
+// (docs/protocol.md). It knows neither processes nor pools, and judges nothing: what a wrong line
+// means is its caller's to say.
 package wire
 
 import "encoding/binary"
 
-// scanner validates JSON in place, without building values: the grammar of RFC 8259, nesting bounded as in encoding/json.
-// It exists because the envelope must be read strictly and the result must stay raw: a second pass over the result for
-// validity alone would double the cost of a call. FuzzEnvelope holds it against encoding/json.
+// scanner validates JSON in place, without building values: the grammar of RFC 8259, nesting
+// bounded as in encoding/json. It exists because the envelope must be read strictly and the result
+// must stay raw: a second pass over the result for validity alone would double the cost of a call.
+// FuzzEnvelope holds it against encoding/json.
 type scanner struct {
 	b      []byte
 	i      int
@@ -157,8 +159,9 @@ func (s *scanner) str() bool {
 	return false
 }
 
-// plainText skips, eight bytes at a time, what is neither a quote, a backslash nor a control character. It may stop early. The
-// bit tricks are those of "Determine if a word has a byte less than n" in Bit Twiddling Hacks (Anderson).
+// plainText skips, eight bytes at a time, what is neither a quote, a backslash nor a control
+// character. It may stop early. The bit tricks are those of "Determine if a word has a byte less
+// than n" in Bit Twiddling Hacks (Anderson).
 func (s *scanner) plainText() {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	for len(s.b)-s.i >= 8 {
@@ -184,7 +187,8 @@ func (s *scanner) escape() bool {
 			if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
 				return false
 			}
-			// '0'..'9' carry the bit already; what 0x20 maps into them from below (0x10..0x19) is a control character.
+			// '0'..'9' carry the bit already; what 0x20 maps into them from below (0x10..0x19) is a
+			// control character.
 			if s.b[s.i] < '0' {
 				return false
 			}
