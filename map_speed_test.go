@@ -64,7 +64,7 @@ func BenchmarkMapFeeder(b *testing.B) {
 	b.ResetTimer()
 	i := 0
 	for item := range encodeItems(integers(b.N)) {
-		m.fill(m.slot(i), item)
+		m.fill(i, item)
 		i++
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "Mitems/s")

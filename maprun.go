@@ -10,9 +10,9 @@ import (
 	"github.com/pypool/pypool/internal/wire"
 )
 
-// flight is the pipelined exchange of one lane with one worker. No sequence of pipe sizes can make both sides wait for each other:
+// pipeline is the exchange of one lane with one worker. No sequence of pipe sizes can make both sides wait for each other:
 // while an answer is due it writes only what the pipe takes at once, and then reads; when none is due, the worker is reading.
-type flight[Out any] struct {
+type pipeline[Out any] struct {
 	m       *mapper[Out]
 	w       *worker
 	sent    []int  // slots whose requests were handed to out, unanswered, in order
@@ -21,7 +21,10 @@ type flight[Out any] struct {
 	out     []byte // what is still to be written
 	written int    // bytes, of all
 	last    time.Time
-	done    []int // answered slots, not yet finished
+	done    []int         // answered slots, not yet committed
+	perItem time.Duration // the worker's time for one item, and how many are kept outstanding: the ring's last word
+	window  int
+	fresh   []int // slots to be added
 	res     *resource
 	err     error // the exchange has failed
 	apart   bool  // the caller's code must not end this goroutine
@@ -32,14 +35,14 @@ type flight[Out any] struct {
 	taken revocation // by the pool's close: the worker is not to be touched any more
 }
 
-// fly begins to serve the batch. finish must follow.
-func (m *mapper[Out]) fly(res *resource, batch []int) *flight[Out] {
+// start begins to serve the slots. serve must follow.
+func (m *mapper[Out]) start(res *resource, batch []int) *pipeline[Out] {
 	w := res.Value()
 	info := m.template.info
 	info.RequestID = m.slot(batch[0]).call.id
 	w.current.begin(&info)
 	w.proc.Spin(0, false)
-	f := &flight[Out]{m: m, w: w, res: res, last: time.Now(), lease: lease{killing: m.p.killing}}
+	f := &pipeline[Out]{m: m, w: w, res: res, last: time.Now(), lease: lease{killing: m.p.killing}}
 	w.lease.Store(&f.lease)
 	w.x.reserve(mapBuffer)
 	w.x.begin(m.ctx, f.deadline(), spin.Park)
@@ -48,10 +51,10 @@ func (m *mapper[Out]) fly(res *resource, batch []int) *flight[Out] {
 	return f
 }
 
-// finish serves what was begun, and more as long as there is more, nobody else waits for a worker, and this one is not to be replaced. It
+// serve answers what was begun, and more as long as there is more, nobody else waits for a worker, and this one is not to be replaced. It
 // releases the worker.
 // Code of the caller's may end its goroutine in read: then it is called again on another.
-func (f *flight[Out]) finish() (lost *Error) {
+func (f *pipeline[Out]) serve() (lost *Error) {
 	m := f.m
 	switch {
 	case f.taken != notRevoked:
@@ -64,8 +67,9 @@ func (f *flight[Out]) finish() (lost *Error) {
 		if f.err == nil {
 			f.err = f.read()
 		}
-		if f.err == nil && len(f.sent) < m.flight()/2+1 && m.p.sup.checkout.waiting.Load() == 0 && !f.w.retired.Load() {
-			f.add(m.take(m.flight()-len(f.sent), false, nil))
+		if f.err == nil && len(f.sent) < f.window/2+1 && m.p.sup.checkout.waiting.Load() == 0 && !f.w.retired.Load() {
+			f.fresh = m.ring.more(len(f.sent), f.fresh[:0])
+			f.add(f.fresh)
 		}
 	}
 	f.apart = true
@@ -75,10 +79,10 @@ func (f *flight[Out]) finish() (lost *Error) {
 		lost, book = f.abandon()
 	} else {
 		f.w.x.end()
-		f.land(time.Now())
-		m.show()
+		f.commit(time.Now())
+		m.ring.showDone()
 		if f.err != nil {
-			lost, book = f.crash(f.err)
+			lost, book = f.fail(f.err)
 		}
 	}
 	if f.taken == notRevoked { // else whoever took it has given it back
@@ -90,14 +94,14 @@ func (f *flight[Out]) finish() (lost *Error) {
 }
 
 // abandon judges what is unanswered after the pool's close has taken the worker.
-func (f *flight[Out]) abandon() (e *Error, book func()) {
-	f.land(time.Now())
+func (f *pipeline[Out]) abandon() (e *Error, book func()) {
+	f.commit(time.Now())
 	e = newError(TypePoolNotAvailable, MaybeExecuted, "the pool was closed during the call", nil)
 	f.w.withContext(e, &job{info: f.m.template.info}, f.last)
 	return e, func() { f.m.fail(f.sent, e) }
 }
 
-func (f *flight[Out]) deadline() time.Time {
+func (f *pipeline[Out]) deadline() time.Time {
 	if d := f.m.template.timeout; d > 0 {
 		return time.Now().Add(d)
 	}
@@ -106,7 +110,7 @@ func (f *flight[Out]) deadline() time.Time {
 
 // add appends the slots' requests: many to a line, which a worker reads in a fraction of the time, if it knows how, and if they are
 // alike.
-func (f *flight[Out]) add(batch []int) {
+func (f *pipeline[Out]) add(batch []int) {
 	timeout := f.m.template.timeout
 	room := min(mapLine, f.m.p.cfg.MaxMessageBytes)
 	for len(batch) > 0 {
@@ -128,19 +132,19 @@ func (f *flight[Out]) add(batch []int) {
 }
 
 // alike reports whether two slots' requests may share a line: they are of one trace, and neither says where its bytes are.
-func (f *flight[Out]) alike(a, b int) bool {
+func (f *pipeline[Out]) alike(a, b int) bool {
 	return f.trace(a) == f.trace(b) && !f.m.slot(a).alone && !f.m.slot(b).alone
 }
 
-func (f *flight[Out]) trace(slot int) string { return f.m.slot(slot).call.trace }
+func (f *pipeline[Out]) trace(slot int) string { return f.m.slot(slot).call.trace }
 
 // args is the arguments in the slot's request.
-func (f *flight[Out]) args(slot int) []byte {
+func (f *pipeline[Out]) args(slot int) []byte {
 	return f.m.lines.Args(&f.m.slot(slot).call.req)
 }
 
 // appendPacked appends one line, of about so many bytes, with the first of the slots' requests, as far as they are alike.
-func (f *flight[Out]) appendPacked(batch []int, room int) (n int) {
+func (f *pipeline[Out]) appendPacked(batch []int, room int) (n int) {
 	most, trace := len(f.out)+room, f.trace(batch[0])
 	for _, i := range batch {
 		args := f.args(i)
@@ -155,7 +159,7 @@ func (f *flight[Out]) appendPacked(batch []int, room int) (n int) {
 }
 
 // write writes without waiting while an answer is due; else to the end of the first request.
-func (f *flight[Out]) write() error {
+func (f *pipeline[Out]) write() error {
 	if len(f.out) == 0 {
 		return nil
 	}
@@ -164,7 +168,7 @@ func (f *flight[Out]) write() error {
 	if f.whole > 0 {
 		n, err = f.w.x.t.TryWrite(f.out)
 	} else {
-		f.m.show()
+		f.m.ring.showDone()
 		f.w.x.applyDeadline()
 		n, err = f.w.x.t.Write(f.out[:f.ends[0]-f.written])
 		if err == nil && n < len(f.out) {
@@ -185,12 +189,12 @@ func (f *flight[Out]) write() error {
 }
 
 // read takes one answer, waiting for it, and all others that have come with it.
-func (f *flight[Out]) read() error {
-	if f.whole >= mapCrowd {
-		f.gather()
+func (f *pipeline[Out]) read() error {
+	if f.crowded() {
+		f.coalesce()
 	}
 	if !f.w.x.lineBuffered() {
-		f.m.show()
+		f.m.ring.showDone()
 	}
 	var now time.Time // of the answers that have come together
 	for first := true; first || (f.whole > 0 && f.w.x.lineBuffered()); first = false {
@@ -205,22 +209,27 @@ func (f *flight[Out]) read() error {
 			return errStopped
 		}
 	}
-	f.land(now)
+	f.commit(now)
 	f.w.x.extend(f.deadline())
 	return nil
 }
 
-// gather gives answers some time to come together: to be woken for each, or to look for each, would cost more than such an item's work
+// crowded: many answers are under way, or some that come together soon, while the worker has enough to do.
+func (f *pipeline[Out]) crowded() bool {
+	return f.whole >= mapCrowd || f.perItem <= mapCoalesce/4 && time.Duration(f.whole)*f.perItem >= 2*mapCoalesce
+}
+
+// coalesce gives answers some time to come together: to be woken for each, or to look for each, would cost more than such an item's work
 // does.
-func (f *flight[Out]) gather() {
+func (f *pipeline[Out]) coalesce() {
 	f.w.x.t.Unwatch()
-	for i := 0; i < mapNaps && f.w.x.nothingYet(); i++ {
-		time.Sleep(mapNap)
+	for i := 0; i < mapPatience && f.w.x.nothingYet(); i++ {
+		time.Sleep(mapCoalesce)
 	}
 }
 
 // answer books the answer to the oldest request. False: the pool has been closed, and may have taken the worker.
-func (f *flight[Out]) answer(fr *wire.Frame, now time.Time) (ours bool) {
+func (f *pipeline[Out]) answer(fr *wire.Frame, now time.Time) (ours bool) {
 	i := f.sent[0]
 	var failed *Error
 	if fr.Kind == wire.KindError {
@@ -252,8 +261,8 @@ func (f *flight[Out]) answer(fr *wire.Frame, now time.Time) (ours bool) {
 	return true
 }
 
-// book runs code of the caller's: nothing of the flight may depend on its return.
-func (f *flight[Out]) book(s *mapSlot[Out], fr *wire.Frame, failed *Error, now time.Time) {
+// book runs code of the caller's: nothing of the pipeline may depend on its return.
+func (f *pipeline[Out]) book(s *mapSlot[Out], fr *wire.Frame, failed *Error, now time.Time) {
 	if failed != nil {
 		f.m.settle(s, failed, now)
 	} else {
@@ -261,12 +270,12 @@ func (f *flight[Out]) book(s *mapSlot[Out], fr *wire.Frame, failed *Error, now t
 	}
 }
 
-func (f *flight[Out]) bookApart(s *mapSlot[Out], fr wire.Frame, failed *Error, now time.Time) {
+func (f *pipeline[Out]) bookApart(s *mapSlot[Out], fr wire.Frame, failed *Error, now time.Time) {
 	apart(func() { f.book(s, &fr, failed, now) })
 }
 
-// land hands the answered slots over and learns how long an item takes.
-func (f *flight[Out]) land(now time.Time) {
+// commit hands the answered slots over and learns how long an item takes.
+func (f *pipeline[Out]) commit(now time.Time) {
 	n := len(f.done)
 	if n == 0 {
 		return
@@ -278,23 +287,17 @@ func (f *flight[Out]) land(now time.Time) {
 		f.m.p.counters.succeed(f.succeeded, now.Sub(f.m.p.born))
 		f.succeeded = 0
 	}
-	f.m.mu.Lock()
-	f.m.perItem += (each - f.m.perItem) / 4
-	if f.m.perItem <= 0 {
-		f.m.perItem = max(each, 1)
-	}
-	f.m.mu.Unlock()
-	f.m.finish(f.done, now)
+	f.perItem, f.window = f.m.commit(f.done, max(each, 1), now)
 	f.done = f.done[:0]
 	if limit, calls := f.m.p.cfg.MaxCalls, f.w.calls.Load(); limit > 0 && calls >= limit && calls-int64(n) < limit {
 		f.m.p.sup.kick() // it has done its share, and is not given back before the replacement is there
 	}
 }
 
-// crash judges the unanswered requests after the exchange failed. The worker is killed and its output drained to the end
+// fail judges the unanswered requests after the exchange failed. The worker is killed and its output drained to the end
 // first: a request behind the first unanswered one did not begin, because an answer is written before the next request begins. Only
 // a worker that breaks the rules of the wire proves nothing by that. book tells the caller's code.
-func (f *flight[Out]) crash(err error) (e *Error, book func()) {
+func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 	f.w.x.doubt(err)
 	violated := errors.As(err, new(*ProtocolError))
 	if f.whole == 0 {
@@ -349,11 +352,11 @@ func (f *flight[Out]) crash(err error) (e *Error, book func()) {
 
 // drain takes the answers that are still under way, for at most d, and reports whether it came to the end of the worker's output;
 // violated is set when that breaks the rules of the wire.
-func (f *flight[Out]) drain(violated *bool, d time.Duration) bool {
+func (f *pipeline[Out]) drain(violated *bool, d time.Duration) bool {
 	_ = f.w.x.t.SetDeadline(time.Now().Add(d))
 	defer func() {
-		f.land(time.Now())
-		f.m.show()
+		f.commit(time.Now())
+		f.m.ring.showDone()
 	}()
 	for {
 		var fr wire.Frame
