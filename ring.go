@@ -204,7 +204,9 @@ func (r *ring) endFeed(next, bytes int) (left int) {
 // --- the lanes ------------------------------------------------------------------------------------------------------
 
 // await waits for the first slot of a run; none: the work is over. The lane is looking until it says looked.
-func (r *ring) await() []int {
+func (r *ring) await() (slots []int) { return r.slots(r.first(), nil) }
+
+func (r *ring) first() (first run) {
 	r.mu.Lock()
 	defer r.unlock()
 	r.lookers++
@@ -219,13 +221,13 @@ func (r *ring) await() []int {
 			time.Sleep(mapCoalesce)
 			r.mu.Lock()
 		default:
-			if first := r.takeLocked(1); first.n > 0 {
-				return r.slots(first, nil)
+			if first = r.takeLocked(1); first.n > 0 {
+				return first
 			}
 		}
 	}
 	r.lookers--
-	return nil
+	return first
 }
 
 // idleLocked turns a looking lane idle, until it is called to look again.
