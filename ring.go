@@ -79,7 +79,7 @@ func (r *ring) update(change func()) {
 func (r *ring) unlock() {
 	calls := r.callLocked()
 	feeder := r.blocked && (r.over() || r.roomLocked())
-	reader := r.reads.Load() && (r.readerEndsLocked() || (r.show || r.outstanding == 0) && r.isDone(r.yielded))
+	reader := r.reads.Load() && (r.readerEndsLocked() || r.show && r.isDone(r.yielded))
 	r.mu.Unlock()
 	for range calls {
 		r.idle.Signal()
