@@ -354,12 +354,12 @@ func (r *ring) next(from, freed int) (to int) {
 	})
 	r.mu.Lock()
 	defer r.unlock()
+	r.show = false
 	r.reads.Store(true)
 	for !r.isDone(from) && !r.readerEndsLocked() {
 		r.reader.Wait()
 	}
 	r.reads.Store(false)
-	r.show = false
 	if r.aborted {
 		return from
 	}
