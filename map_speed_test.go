@@ -130,7 +130,7 @@ func (p *instantPipe) Write(b []byte) (int, error) {
 func (p *instantPipe) serveLocked(line []byte) {
 	switch {
 	case bytes.Contains(line, []byte(`"command":"hello"`)):
-		p.answerLocked([]byte("0"), `{"protocol":1,"runtime":"`+Version+`","python":"3.99.0","commands":["square"],"capabilities":["page","each","packed"]}`)
+		p.answerLocked([]byte("0"), `{"protocol":1,"runtime":"`+Version+`","python":"3.99.0","commands":["square"],"capabilities":["page","packed"]}`)
 		return
 	case bytes.Contains(line, []byte(`"command":"shutdown"`)):
 		id, _, _ := bytes.Cut(line[len(`{"id":`):], []byte(","))
