@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	runtimemetrics "runtime/metrics"
 	"strings"
 	"time"
 
@@ -228,10 +229,10 @@ func handlerGroup() group {
 // mapItems is how many items one Map has.
 const mapItems = 50_000
 
-// mapGroup is many trivial items on two workers.
+// mapGroup is many trivial items, on more and more workers.
 func mapGroup() group {
 	executor := reference{"executor", "executor/chunksize64"}
-	return group{name: "map", title: fmt.Sprintf("Map: items/s of a trivial function, two workers, %d items at a time", mapItems), cells: []cell{
+	g := group{name: "map", title: fmt.Sprintf("Map: items/s of a trivial function, %d items at a time (executor: two workers)", mapItems), cells: []cell{
 		{executor.Cell, nil, func(b *bench, d time.Duration) (round, error) {
 			e, err := b.executor()
 			if err != nil {
@@ -239,29 +240,44 @@ func mapGroup() group {
 			}
 			return e.Map(mapItems, d)
 		}},
-		{"pool/2w", []reference{executor}, func(b *bench, d time.Duration) (round, error) {
-			p, err := b.pool(2)
-			if err != nil {
-				return nil, err
-			}
-			begun, used, n := time.Now(), cpuTime(), 0
-			for time.Since(begun) < d {
-				sum := 0
-				for out, err := range pypool.Map[int](context.Background(), p.Pool, "same", numbers) {
-					if err != nil {
-						return nil, err
-					}
-					sum += out
-					n++
-				}
-				if sum != mapItems*(mapItems-1)/2 {
-					return nil, errors.New("wrong results")
-				}
-			}
-			took, used := time.Since(begun), cpuTime()-used
-			return round{perSecond: float64(n) / took.Seconds(), cpu: micros(used) / float64(n)}, nil
-		}},
+		mapCell("pool/2w", 2, executor),
 	}}
+	for _, workers := range []int{1, 4, 8, 16} {
+		g.cells = append(g.cells, mapCell(fmt.Sprintf("pool/%dw", workers), workers, reference{"2w", "pool/2w"}))
+	}
+	return g
+}
+
+func mapCell(name string, workers int, vs ...reference) cell {
+	return cell{name, vs, func(b *bench, d time.Duration) (round, error) {
+		p, err := b.pool(workers)
+		if err != nil {
+			return nil, err
+		}
+		begun, used, waited, n := time.Now(), cpuTime(), mutexWait(), 0
+		for time.Since(begun) < d {
+			sum := 0
+			for out, err := range pypool.Map[int](context.Background(), p.Pool, "same", numbers) {
+				if err != nil {
+					return nil, err
+				}
+				sum += out
+				n++
+			}
+			if sum != mapItems*(mapItems-1)/2 {
+				return nil, errors.New("wrong results")
+			}
+		}
+		took, used, waited := time.Since(begun), cpuTime()-used, mutexWait()-waited
+		return round{perSecond: float64(n) / took.Seconds(), cpu: micros(used) / float64(n), lockWait: waited * 1e9 / float64(n)}, nil
+	}}
+}
+
+// mutexWait is for how many seconds the goroutines of this process have waited for mutexes.
+func mutexWait() float64 {
+	sample := []runtimemetrics.Sample{{Name: "/sync/mutex/wait/total:seconds"}}
+	runtimemetrics.Read(sample)
+	return sample[0].Value.Float64()
 }
 
 func numbers(yield func(int) bool) {

@@ -50,7 +50,8 @@ const (
 	p50       = "p50_us"
 	p99       = "p99_us"
 	perSecond = "calls_per_s"
-	cpu       = "cpu_us" // of the calling process, a call
+	cpu       = "cpu_us"  // of the calling process, a call
+	lockWait  = "wait_ns" // of its goroutines, for mutexes, a call
 	ms        = "ms"
 	rss       = "rss_mib"
 	pss       = "pss_mib"

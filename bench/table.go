@@ -16,6 +16,7 @@ var metrics = []struct {
 	{p99, "p99 µs", false},
 	{perSecond, "calls/s", true},
 	{cpu, "CPU µs/call", false},
+	{lockWait, "lock ns/call", false},
 	{ms, "ms", true},
 	{rss, "RSS MiB", true},
 	{pss, "PSS MiB", true},
