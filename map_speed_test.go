@@ -15,9 +15,10 @@ import (
 	"github.com/pypool/pypool/internal/proc"
 )
 
-// BenchmarkMap shows, for more and more workers, what an item costs beside the rate: how long goroutines have waited for a mutex
-// (wait-ns/op), and how often one was woken (wakes/op). The real workers run a trivial function; the instant ones answer while they are
-// written to, so that the Map's own goroutines alone limit the rate.
+// BenchmarkMap shows, for more and more workers, what an item costs beside the rate: how long
+// goroutines have waited for a mutex (wait-ns/op), and how often one was woken (wakes/op). The real
+// workers run a trivial function; the instant ones answer while they are written to, so that the
+// Map's own goroutines alone limit the rate.
 //
 //	go test -run '^$' -bench BenchmarkMap -benchtime 500000x .
 func BenchmarkMap(b *testing.B) {
@@ -26,9 +27,7 @@ func BenchmarkMap(b *testing.B) {
 		open func(b *testing.B, workers int) *Pool
 	}{
 		{"real", func(b *testing.B, workers int) *Pool { return sequences(b, workers) }},
-		{"instant", func(b *testing.B, workers int) *Pool {
-			return newPool(b, Config{Python: "/bin/sh", Size: workers, Overflow: -1, Logger: quiet(), HealthCheckInterval: -1, spawn: spawnInstant})
-		}},
+		{"instant", instantPool},
 	} {
 		for _, procs := range []int{2, 16} {
 			for _, workers := range []int{1, 2, 4, 8, 16} {
@@ -56,7 +55,7 @@ func BenchmarkMap(b *testing.B) {
 
 // BenchmarkMapFeeder is what the one goroutine that pulls and encodes the items allows.
 func BenchmarkMapFeeder(b *testing.B) {
-	p := newPool(b, Config{Python: "/bin/sh", Size: 1, Overflow: -1, Logger: quiet(), HealthCheckInterval: -1, spawn: spawnInstant})
+	p := instantPool(b, 1)
 	m := newMapper[int](b.Context(), p, "square", nil)
 	for i := range m.blocks {
 		m.blocks[i] = new([mapBlock]mapSlot[int])
@@ -70,10 +69,17 @@ func BenchmarkMapFeeder(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "Mitems/s")
 }
 
+func instantPool(b *testing.B, workers int) *Pool {
+	return newPool(b, Config{
+		Python: "/bin/sh", Size: workers, Overflow: -1, Logger: quiet(), HealthCheckInterval: -1,
+		spawn: spawnInstant,
+	})
+}
+
 type costs struct{ wait, wakes float64 }
 
-// schedulerCosts are the process's until now: seconds of waiting for a mutex, and goroutines that were woken, of which the runtime
-// notes one in eight.
+// schedulerCosts are the process's until now: seconds of waiting for a mutex, and goroutines that
+// were woken, of which the runtime notes one in eight.
 func schedulerCosts() (c costs) {
 	samples := []metrics.Sample{{Name: "/sync/mutex/wait/total:seconds"}, {Name: "/sched/latencies:seconds"}}
 	metrics.Read(samples)
@@ -84,7 +90,8 @@ func schedulerCosts() (c costs) {
 	return c
 }
 
-// instantProcess answers a request while it is being written. What it has in common with other fakes is theirs.
+// instantProcess answers a request while it is being written. What it has in common with other
+// fakes is theirs.
 type instantProcess struct {
 	*fakeProcess
 	pipe instantPipe
@@ -130,7 +137,8 @@ func (p *instantPipe) Write(b []byte) (int, error) {
 func (p *instantPipe) serveLocked(line []byte) {
 	switch {
 	case bytes.Contains(line, []byte(`"command":"hello"`)):
-		p.answerLocked([]byte("0"), `{"protocol":1,"runtime":"`+Version+`","python":"3.99.0","commands":["square"],"capabilities":["page","packed"]}`)
+		p.answerLocked([]byte("0"), `{"protocol":1,"runtime":"`+Version+`","python":"3.99.0",`+
+			`"commands":["square"],"capabilities":["page","packed"]}`)
 		return
 	case bytes.Contains(line, []byte(`"command":"shutdown"`)):
 		id, _, _ := bytes.Cut(line[len(`{"id":`):], []byte(","))
@@ -158,7 +166,9 @@ func (p *instantPipe) serveLocked(line []byte) {
 }
 
 func (p *instantPipe) answerLocked(id []byte, result string) {
-	p.answers = append(append(append(append(append(p.answers, `{"id":`...), id...), `,"success":true,"result":`...), result...), "}\n"...)
+	p.answers = append(append(p.answers, `{"id":`...), id...)
+	p.answers = append(append(p.answers, `,"success":true,"result":`...), result...)
+	p.answers = append(p.answers, "}\n"...)
 }
 
 func (p *instantPipe) Read(b []byte) (int, error) { return p.read(b, true) }

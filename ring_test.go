@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ringWorld lets a feeder, lanes and a reader go round a ring, each at its own random pace, and watches over each slot. A bubble sees
-// when nothing moves any more.
+// ringWorld lets a feeder, lanes and a reader go round a ring, each at its own random pace, and
+// watches over each slot. A bubble sees when nothing moves any more.
 type ringWorld struct {
 	t       *testing.T
 	ring    ring
@@ -105,7 +105,10 @@ func (w *ringWorld) lane(who int) {
 			for _, i := range slots[:n] {
 				w.pass(i, "taken", "done")
 			}
-			w.ring.commit(batch{slots: slots[:n], requests: n * w.size, results: n * w.size, each: max(w.service, 1), now: time.Now()})
+			w.ring.commit(batch{
+				slots: slots[:n], requests: n * w.size, results: n * w.size,
+				each: max(w.service, 1), now: time.Now(),
+			})
 			slots = slots[n:]
 			had := len(slots)
 			if r.IntN(2) == 0 {
@@ -163,8 +166,8 @@ func (w *ringWorld) run(ctx context.Context) (yielded int) {
 	return yielded
 }
 
-// TestRingKeepsOrderBoundsAndProgress: each slot is served by one lane at a time and yielded once, in order, whatever is refused, requeued or
-// slow; and nobody waits for ever.
+// TestRingKeepsOrderBoundsAndProgress: each slot is served by one lane at a time and yielded once,
+// in order, whatever is refused, requeued or slow; and nobody waits for ever.
 func TestRingKeepsOrderBoundsAndProgress(t *testing.T) {
 	for seed := range uint64(24) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -173,7 +176,8 @@ func TestRingKeepsOrderBoundsAndProgress(t *testing.T) {
 				r := rand.New(rand.NewPCG(seed, 99))
 				w := &ringWorld{
 					t: t, seed: seed, items: r.IntN(3 * mapBlock * mapBlocks), lanes: 1 + r.IntN(20),
-					service: []time.Duration{0, time.Microsecond, time.Millisecond}[r.IntN(3)], size: []int{10, mapBytes / 100}[r.IntN(2)],
+					service: []time.Duration{0, time.Microsecond, time.Millisecond}[r.IntN(3)],
+					size:    []int{10, mapBytes / 100}[r.IntN(2)],
 				}
 				if w.service == time.Millisecond {
 					w.items /= 8
@@ -191,7 +195,8 @@ func TestRingKeepsOrderBoundsAndProgress(t *testing.T) {
 	}
 }
 
-// TestRingEndsWithItsLoopAndItsContext: whoever waits is told, and what lanes hold is settled or handed back.
+// TestRingEndsWithItsLoopAndItsContext: whoever waits is told, and what lanes hold is settled or
+// handed back.
 func TestRingEndsWithItsLoopAndItsContext(t *testing.T) {
 	for seed := range uint64(24) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -200,12 +205,14 @@ func TestRingEndsWithItsLoopAndItsContext(t *testing.T) {
 				r := rand.New(rand.NewPCG(seed, 98))
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
-				w := &ringWorld{t: t, seed: seed, items: 1 << 30, lanes: 1 + r.IntN(20), service: time.Duration(r.IntN(100)) * time.Microsecond, size: 10}
+				w := &ringWorld{
+					t: t, seed: seed, items: 1 << 30, lanes: 1 + r.IntN(20),
+					service: time.Duration(r.IntN(100)) * time.Microsecond, size: 10,
+				}
 				if seed%2 == 0 {
 					w.stopAt = 1 + r.IntN(10_000)
 					require.Equal(t, w.stopAt+1, w.run(ctx))
 				} else {
-					context.AfterFunc(ctx, func() {})
 					time.AfterFunc(time.Duration(r.IntN(20_000))*time.Microsecond, cancel)
 					w.run(ctx)
 				}
@@ -252,8 +259,8 @@ func TestRingCallsAsManyLanesAsThereIsWorkFor(t *testing.T) {
 	})
 }
 
-// TestRingLetsWhatTricklesComeTogether: items that come faster than a lane is awake are taken many at a time, and one that comes alone at
-// once.
+// TestRingLetsWhatTricklesComeTogether: items that come faster than a lane is awake are taken many
+// at a time, and one that comes alone at once.
 func TestRingLetsWhatTricklesComeTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r ring
@@ -292,7 +299,8 @@ func TestRingLetsWhatTricklesComeTogether(t *testing.T) {
 	})
 }
 
-// TestRingIsBounded: nobody yields, and the feeder stops; results that nobody has yielded stop the lanes; what is requeued comes first.
+// TestRingIsBounded: nobody yields, and the feeder stops; results that nobody has yielded stop the
+// lanes; what is requeued comes first.
 func TestRingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r ring
