@@ -301,7 +301,8 @@ func (l *lane[Out]) begin() bool {
 		l.end(err)
 		return true
 	}
-	l.run = m.start(res, m.ring.looked(m.p.sup.checkout.waiting.Load() == 0, slots))
+	alone := m.p.sup.checkout.waiting.Load() == 0 && !res.Value().retired.Load() // else one is its turn
+	l.run = m.start(res, m.ring.looked(alone, slots))
 	return true
 }
 

@@ -72,8 +72,8 @@ func (r *ring) init(ctx context.Context, lanes int) {
 	r.wakeAt.Store(math.MaxInt64)
 }
 
-// update makes one change of what mu guards, and wakes whom it concerns. Nothing is allocated, and
-// no slot is touched, under mu: sixteen lanes waited a microsecond an item for one small slice.
+// update makes one change of what mu guards, and wakes whom it concerns. No slot is touched under
+// mu, and but for requeue nothing allocated: sixteen lanes waited 100 ns an item for a small slice.
 func (r *ring) update(change func()) {
 	r.mu.Lock()
 	defer r.unlock()
