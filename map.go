@@ -301,7 +301,7 @@ func (l *lane[Out]) begin() bool {
 		l.end(err)
 		return true
 	}
-	alone := m.p.sup.checkout.waiting.Load() == 0 && !res.Value().retired.Load() // else one is its turn
+	alone := m.p.sup.checkout.waiting.Load() == 0 && !res.Value().retired.Load() // else one item is its turn
 	l.run = m.start(res, m.ring.looked(alone, slots))
 	return true
 }
