@@ -309,3 +309,65 @@ func TestCancellationsAtRandomInstantsStrikeTheirOwnCallOnly(t *testing.T) {
 	require.Equal(t, callers*rounds+answered.Load(), st.Succeeded)
 	require.EqualValues(t, 2, st.WorkersStarted, "no worker is lost")
 }
+
+// An item of a Map whose time is over is stopped, and those behind it on the same pipe go on.
+func TestAnItemOfAMapThatIsLateStopsAndThoseBehindItGoOn(t *testing.T) {
+	t.Parallel()
+	p := cancelPool(t, nil)
+	items := func(yield func([]any) bool) {
+		for i := range 300 {
+			args := []any{i}
+			if i%100 == 50 {
+				args = []any{i, 60.0}
+			}
+			if !yield(args) {
+				return
+			}
+		}
+	}
+	i := 0
+	for out, err := range Map[int](context.Background(), p, "sleep_if", items, WithTimeout(300*time.Millisecond)) {
+		if i%100 == 50 {
+			require.ErrorIs(t, err, ErrOperationTimeout, "item %d", i)
+			require.Equal(t, MaybeExecuted, detail[*Error](t, err).Delivery)
+			require.Contains(t, detail[*HangError](t, err).Stacks, "in sleep_if")
+		} else {
+			require.NoError(t, err, "item %d", i)
+			require.Equal(t, i, out)
+		}
+		i++
+	}
+	require.Equal(t, 300, i)
+	st := accounted(t, p)
+	require.EqualValues(t, 1, st.WorkersStarted)
+	require.EqualValues(t, 297, st.Succeeded)
+}
+
+func TestAnItemOfAMapThatDoesNotStopCostsTheWorkerAndNoOtherItem(t *testing.T) {
+	t.Parallel()
+	p, n := cancelPool(t, func(c *Config) { c.CancelGrace = 200 * time.Millisecond }), newNotes(t)
+	items := func(yield func([]any) bool) {
+		for i := range 300 {
+			args := []any{i}
+			if i == 150 {
+				args = []any{i, n.path}
+			}
+			if !yield(args) {
+				return
+			}
+		}
+	}
+	i := 0
+	for out, err := range Map[int](context.Background(), p, "hold_if", items, WithTimeout(500*time.Millisecond)) {
+		if i == 150 {
+			require.ErrorIs(t, err, ErrOperationTimeout)
+		} else {
+			require.NoError(t, err, "item %d", i)
+			require.Equal(t, i, out)
+		}
+		i++
+	}
+	require.Equal(t, 300, i)
+	require.EqualValues(t, 2, accounted(t, p).WorkersStarted)
+	require.Equal(t, []string{"began"}, n.read())
+}

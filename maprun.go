@@ -26,8 +26,9 @@ type pipeline[Out any] struct {
 	window  int
 	fresh   []int // slots to be added
 	res     *resource
-	err     error // the exchange has failed
-	apart   bool  // the caller's code must not end this goroutine
+	err     error  // the exchange has failed
+	orphan  *Error // of the item that runs, whose time is over, and which does not stop; it is settled
+	apart   bool   // the caller's code must not end this goroutine
 
 	succeeded int64 // of them, not yet counted
 
@@ -67,6 +68,9 @@ func (f *pipeline[Out]) serve() (lost *Error) {
 		if f.err == nil {
 			f.err = f.read()
 		}
+		if f.late() {
+			f.stopOldest()
+		}
 		if f.err == nil && len(f.sent) < f.window/2+1 && m.p.sup.checkout.waiting.Load() == 0 && !f.w.retired.Load() {
 			f.fresh = m.ring.more(len(f.sent), f.fresh[:0])
 			f.add(f.fresh)
@@ -91,6 +95,41 @@ func (f *pipeline[Out]) serve() (lost *Error) {
 	}
 	book()
 	return lost
+}
+
+// late reports whether an item's time is over, and the worker can be asked to stop it.
+func (f *pipeline[Out]) late() bool {
+	return errors.Is(f.err, os.ErrDeadlineExceeded) && f.m.ctx.Err() == nil && f.whole > 0 && f.w.x.inDoubt() == nil && f.w.cancels()
+}
+
+// stopOldest settles the item that runs, whose time is over, and has the pipeline go on when the
+// runtime has stopped it.
+func (f *pipeline[Out]) stopOldest() {
+	slot := f.sent[0]
+	j := f.m.slot(slot).call.job
+	j.given = f.last
+	e := f.w.leave(f.m.ctx, &j)
+	if !f.lease.lend(time.Now()) {
+		f.err = errStopped
+		return
+	}
+	f.sent, f.ends = f.sent[1:], f.ends[1:]
+	f.whole--
+	f.m.fail([]int{slot}, e) // CallEnd cannot end this goroutine in it
+	if f.taken = f.lease.reclaim(); f.taken != notRevoked {
+		f.err = errStopped
+		return
+	}
+	f.w.x.end()
+	u := windUp{p: f.m.p, res: f.res, id: j.id, info: j.info, grace: f.w.cancelGrace(), patience: f.m.p.cfg.patience(j.given), strike: true}
+	f.w.canceling.Store(true)
+	f.err = u.stop()
+	f.w.canceling.Store(false)
+	if f.err != nil {
+		f.orphan = e
+	}
+	f.last = time.Now()
+	f.w.x.begin(f.m.ctx, f.deadline(), spin.Park)
 }
 
 // abandon judges what is unanswered after the pool's close has taken the worker.
@@ -300,7 +339,7 @@ func (f *pipeline[Out]) commit(now time.Time) {
 func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 	f.w.x.doubt(err)
 	violated := errors.As(err, new(*ProtocolError))
-	if f.whole == 0 {
+	if f.whole == 0 && f.orphan == nil {
 		err = &errShortWrite{err: err}
 	}
 	drained := false
@@ -318,10 +357,16 @@ func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 	if len(f.sent) > 0 {
 		f.w.x.behind = f.written - f.ends[0]
 	}
+	if f.orphan != nil {
+		f.w.kill("its call hung: " + f.orphan.Message)
+	}
 	e = f.w.failure(f.m.ctx, j, err, f.last)
 	drained = drained || f.drain(&violated, reapWait) // the process has been killed, or has exited
 	if f.taken != notRevoked {
 		return f.abandon()
+	}
+	if f.orphan != nil {
+		e = f.orphan
 	}
 	if len(f.sent) == 0 {
 		return e, func() {}
@@ -340,6 +385,9 @@ func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 	}
 	behind := e.clone()
 	behind.Delivery = NotExecuted
+	if f.orphan != nil && !violated { // it had begun, and no other
+		return e, func() { f.m.requeue(f.sent, behind) }
+	}
 	return e, func() {
 		f.m.fail(first, e)
 		if retry {

@@ -235,8 +235,8 @@ type steppedProcess struct {
 func (p *steppedProcess) Transport() proc.Transport { return &steppedPipe{&p.pipe, p.s} }
 
 // Cancel is obeyed by a runtime that can.
-func (p *steppedProcess) Cancel(through uint64) {
-	if rest := p.s.rest.Swap(nil); through != 0 && rest != nil {
+func (p *steppedProcess) Cancel(id uint64) {
+	if rest := p.s.rest.Swap(nil); id != 0 && rest != nil {
 		p.say(*rest)
 	}
 }

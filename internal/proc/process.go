@@ -41,9 +41,9 @@ type Process interface {
 	// ServiceTime is how long the runtime took for its last request; 0 where there is no page. It is stored a moment after the
 	// answer, and costs the transfer of a cache line.
 	ServiceTime() time.Duration
-	// Cancel asks the runtime to stop the requests up to this id of those that it has; it may have to be asked again, and needs the
-	// page. 0 takes that back.
-	Cancel(through uint64)
+	// Cancel asks the runtime to stop the request if that is what it runs; it may have to be asked
+	// again, and needs the page. 0 takes that back.
+	Cancel(id uint64)
 	// Shielded reports whether what runs asks not to be interrupted.
 	Shielded() bool
 	// Terminate and Kill signal the whole process group, and the interpreter wherever it is. They do nothing once the process is reaped.
@@ -303,12 +303,12 @@ func (p *execProcess) ServiceTime() time.Duration {
 	return p.page.ServiceTime()
 }
 
-func (p *execProcess) Cancel(through uint64) {
+func (p *execProcess) Cancel(id uint64) {
 	if p.page == nil {
 		return
 	}
-	p.page.Cancel(through)
-	if through != 0 {
+	p.page.Cancel(id)
+	if id != 0 {
 		p.Signal(func(leader int) { interruptProcess(cmp.Or(int(p.python.Load()), leader)) })
 	}
 }

@@ -69,9 +69,8 @@ func (p *Page) Spin(d time.Duration, oneAtATime bool) {
 	p.tell(alone, flag)
 }
 
-// Cancel tells the runtime to stop the requests up to this id; 0: none. It looks when it is
-// signaled.
-func (p *Page) Cancel(through uint64) { p.tell(canceled, through) }
+// Cancel tells the runtime which request is to stop; 0: none. It looks when it is signaled.
+func (p *Page) Cancel(id uint64) { p.tell(canceled, id) }
 
 // Shielded reports whether what runs says that it may not be interrupted. Code in the worker may
 // say so for ever.

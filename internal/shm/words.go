@@ -31,5 +31,5 @@ var Words = []Word{
 	{spin, "SPIN_NS", "host", "ns to poll for the next request before sleeping; 0: not at all"},
 	{alone, "KEEP_CPU", "host", "1 while calls run one at a time, else 0"},
 	{doorbell, "DOORBELL", "host", "a number that changes just before a request is written, while KEEP_CPU is 1"},
-	{canceled, "CANCELED", "host", "the id up to which requests are to stop, of those that the runtime has; 0: none"},
+	{canceled, "CANCELED", "host", "the id of the request that is to stop; 0: none"},
 }

@@ -71,7 +71,7 @@ def install(page: Any) -> bool:
 
 def canceled(id: int) -> bool:
     """Whether the host wants this request stopped."""
-    return bool(STATE.page[CANCELED] >= id)
+    return bool(STATE.page[CANCELED] == id)
 
 
 class holding:

@@ -234,3 +234,14 @@ def leave_threads(path: str) -> None:
     thread.start()
     note(path, "began")
     time.sleep(60)
+
+
+@command
+def sleep_if(n: int, seconds: float = 0.0) -> int:
+    time.sleep(seconds)
+    return n
+
+
+@command
+def hold_if(n: int, path: str = "") -> int:
+    return hold_gil(path) if path else n
