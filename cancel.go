@@ -50,6 +50,12 @@ func (w *worker) leave(ctx context.Context, j *job) *Error {
 	return w.withContext(e, j, j.given)
 }
 
+// stoppedByCancel reports whether the handler has ended in the exception that was to stop it.
+func (e *Error) stoppedByCancel() bool {
+	var py *PythonError
+	return e.Type == TypePython && errors.As(e.Err, &py) && (py.Type == "Canceled" || py.Type == "CancelledError")
+}
+
 // windUp is an exchange whose caller has gone, until the worker is given back. It runs on a goroutine that the pool's close joins.
 type windUp struct {
 	p        *Pool

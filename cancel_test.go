@@ -371,3 +371,39 @@ func TestAnItemOfAMapThatDoesNotStopCostsTheWorkerAndNoOtherItem(t *testing.T) {
 	require.EqualValues(t, 2, accounted(t, p).WorkersStarted)
 	require.Equal(t, []string{"began"}, n.read())
 }
+
+func TestTheEndOfAMapsContextCostsNoWorkerThatStops(t *testing.T) {
+	t.Parallel()
+	for name, seconds := range map[string]float64{"slow items": 60, "quick items": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := cancelPool(t, func(c *Config) { c.Size, c.KillGrace = 2, 20*time.Second })
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			items := func(yield func([]any) bool) {
+				for i := 0; ; i++ {
+					args := []any{i, 0.0}
+					if i >= 500 {
+						args[1] = seconds
+					}
+					if !yield(args) {
+						return
+					}
+				}
+			}
+			i := 0
+			var last error
+			for out, err := range Map[int](ctx, p, "sleep_if", items) {
+				if last = err; err == nil {
+					require.Equal(t, i, out)
+				}
+				if i++; i == 500 {
+					time.AfterFunc(50*time.Millisecond, cancel)
+				}
+			}
+			require.ErrorIs(t, last, ErrCanceled)
+			pidOf(t, p)
+			require.EqualValues(t, 2, accounted(t, p).WorkersStarted)
+		})
+	}
+}

@@ -30,7 +30,7 @@ const (
 // for each item and starts when the answer before it was read. Statistics, sessions and the Observer count each item.
 //
 // Memory is bounded: a slow loop stops the feed. Leaving the loop stops the work: nothing more is sent, and what is in
-// flight is awaited for StopGrace, then killed. The end of ctx kills at once what is in flight, and is yielded as the last
+// flight is awaited for StopGrace, then stopped. The end of ctx stops what is in flight, kills what that takes longer for than KillGrace, and is yielded as the last
 // error. Other callers get their turn at the workers.
 //
 // Code of the caller runs on goroutines of the Map's: items, CallStart, TraceParent and the marshalers of In on one; CallEnd and the unmarshalers of

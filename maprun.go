@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -29,6 +30,7 @@ type pipeline[Out any] struct {
 	err     error  // the exchange has failed
 	orphan  *Error // of the item that runs, whose time is over, and which does not stop; it is settled
 	apart   bool   // the caller's code must not end this goroutine
+	ending  bool   // the context has ended: what runs is being stopped
 
 	succeeded int64 // of them, not yet counted
 
@@ -77,6 +79,7 @@ func (f *pipeline[Out]) serve() (lost *Error) {
 		}
 	}
 	f.apart = true
+	unsent := f.stopAll()
 	book := func() {} // code of the caller's runs in it: the worker is given back first
 	if f.taken != notRevoked {
 		f.w.x.release()
@@ -88,6 +91,9 @@ func (f *pipeline[Out]) serve() (lost *Error) {
 		if f.err != nil {
 			lost, book = f.fail(f.err)
 		}
+	}
+	if len(unsent) > 0 {
+		m.fail(unsent, f.ended(NotExecuted))
 	}
 	if f.taken == notRevoked { // else whoever took it has given it back
 		f.w.freed = time.Now()
@@ -130,6 +136,50 @@ func (f *pipeline[Out]) stopOldest() {
 	}
 	f.last = time.Now()
 	f.w.x.begin(f.m.ctx, f.deadline(), spin.Park)
+}
+
+// stopAll has what is under way end when the context has: a few milliseconds' work, which is
+// answered, or stopped, within KillGrace. Then the worker can be given back. It returns the slots
+// whose requests were not written.
+func (f *pipeline[Out]) stopAll() (unsent []int) {
+	if f.taken != notRevoked || f.m.ctx.Err() == nil || !errors.Is(f.err, os.ErrDeadlineExceeded) || f.w.x.inDoubt() != nil || !f.w.cancels() {
+		return nil
+	}
+	if f.whole < len(f.sent) {
+		if f.whole == 0 || f.written != f.ends[f.whole-1] {
+			return nil // half of a line is out
+		}
+		unsent = f.sent[f.whole:]
+		f.sent, f.ends, f.out = f.sent[:f.whole:f.whole], f.ends[:f.whole], f.out[:0]
+	}
+	f.ending = true
+	f.w.canceling.Store(true)
+	defer func() {
+		f.w.proc.Cancel(0)
+		f.w.canceling.Store(false)
+	}()
+	f.w.x.end()
+	end := time.Now().Add(max(f.w.env.cfg.KillGrace, 100*time.Millisecond))
+	for pause := cancelAgain; len(f.sent) > 0; pause = min(2*pause, cancelSeldom) {
+		f.w.x.begin(context.Background(), time.Now().Add(pause), spin.Park)
+		f.err = f.read()
+		f.w.x.end()
+		switch {
+		case f.err == nil:
+			pause = cancelAgain / 2
+		case !errors.Is(f.err, os.ErrDeadlineExceeded), f.w.x.inDoubt() != nil, time.Now().After(end):
+			return unsent
+		default:
+			f.w.proc.Cancel(f.m.slot(f.sent[0]).call.id)
+		}
+	}
+	f.err = nil
+	return unsent
+}
+
+// ended is the error of an item whose context has ended.
+func (f *pipeline[Out]) ended(delivery Delivery) *Error {
+	return f.w.withContext(contextError(f.m.ctx, delivery, nil), &job{info: f.m.template.info}, f.last)
 }
 
 // abandon judges what is unanswered after the pool's close has taken the worker.
@@ -273,6 +323,9 @@ func (f *pipeline[Out]) answer(fr *wire.Frame, now time.Time) (ours bool) {
 	var failed *Error
 	if fr.Kind == wire.KindError {
 		failed = f.w.answered(&f.m.slot(i).call.job, fr, f.last)
+		if f.ending && failed.stoppedByCancel() {
+			failed = f.ended(MaybeExecuted)
+		}
 	}
 	if !f.lease.lend(now) {
 		return false
