@@ -531,7 +531,7 @@ var pairFaults = []fault{
 		require.NotEqual(t, decoded[int](t, first), decoded[int](t, executed(t, p, "pid", nil)))
 	}},
 	{name: "I18_a_stalled_stream_on_a_worker_that_is_worn_out", run: func(t *testing.T, r *rig) {
-		for _, wear := range []func(*Config){func(cfg *Config) { cfg.MaxCalls = 1 }, func(cfg *Config) { cfg.MaxLifetime = 50 * time.Millisecond }} {
+		for _, wear := range []func(*Config){func(cfg *Config) { cfg.MaxCalls = 1 }, func(cfg *Config) { cfg.MaxLifetime = time.Second }} {
 			cfg := r.pairsConfig(t, 1)
 			cfg.StallTimeout = 100 * time.Millisecond
 			wear(&cfg)
