@@ -23,19 +23,20 @@ with ``python -m pypool worker.py``.
 #   commands      _callables _commands
 #   hints         _describe _schema_fields _hints_scalars _refusal _hints_records _hints_unions
 #                 _hints_keys _hints_models _hints _hints_results _schema
-#   binding       _signatures _wrapped _bind
+#   binding       _signatures _wrapped _columns _bind
 #   answers       _failure _answers
-#   calls         _async _stream _dispatch _stats _builtins
+#   calls         _async _stream _dispatch _batch _stats _builtins
 #   the loop      _escaped _worker
 #   the start     __init__ _scripts _user _spawn _start _boot
 #   by hand       _packages __main__
 from ._call import Call as Call
 from ._call import current_call as current_call
+from ._call import current_calls as current_calls
 from ._cancel import Canceled as Canceled
 from ._cancel import shield as shield
 from ._commands import command as command
 from ._commands import program as program
 from ._commands import setup as setup
 
-__all__ = ["Call", "Canceled", "command", "current_call", "program", "setup", "shield"]
+__all__ = ["Call", "Canceled", "command", "current_call", "current_calls", "program", "setup", "shield"]
 __version__ = "0.1.0"

@@ -100,7 +100,10 @@ def _list(script: str) -> int:
         return 1
     for entry in entries:
         facts = _describe.describe(entry)
-        label = "" if facts["kind"] == "function" else "  [%s]" % facts["kind"]
+        labels = [facts["kind"]] if facts["kind"] != "function" else []
+        if entry.batch:
+            labels.append("batches of up to %d" % entry.batch[0])
+        label = "  [%s]" % ", ".join(labels) if labels else ""
         print(facts["name"] + facts["signature"] + label)
         for line in facts["doc"].splitlines():
             print("    " + line if line else "")

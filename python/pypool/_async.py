@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ._call import CALL, RUNNING
+from ._call import CALL, RUNNING, named
 from ._cancel import STATE
 from ._life import note
 from ._stdio import LOG
@@ -102,7 +102,7 @@ def _cancel(task: Any) -> None:
 def _begin() -> None:
     request = RUNNING.request
     if request is not None:
-        CALL.set((request[0], request[3], request[1]))
+        CALL.set(named(request))
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:

@@ -80,6 +80,10 @@ def exact(entry: Command) -> bool:
 
 
 def _prepare(entry: Command) -> None:
+    if entry.batch is not None and entry.columns is None:
+        from . import _columns  # registered after the start
+
+        _columns.prepare(entry)
     function = _python_function(entry.func)
     if function is not None and _is_plain(function):
         entry.direct = entry.func

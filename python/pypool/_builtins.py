@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 def answer(answers: Answers, request: Request) -> str:
     """The final line of a built-in command, or of one that nobody registered."""
-    id, name, _, _, _, stream, _ = request
+    id, name, args, _, _, stream, _ = request
+    if type(args) is tuple:
+        from . import _batch  # few scripts have any
+
+        _batch.run(answers, args)
+        return ""
     if name == "execute_program":
         return _execute_program(answers, request)
     if name == "shutdown":

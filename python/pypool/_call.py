@@ -13,7 +13,7 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional, Tuple
+    from typing import Any, Callable, List, Optional, Sequence, Tuple
 
     from ._wire import Request
 
@@ -56,30 +56,58 @@ def _never(id: int) -> bool:
 
 
 class _Running:
-    """The loop stores what it has at hand; a Call is made of it only for those who ask."""
+    """The loop stores what it has at hand; a Call is made of it only for those who ask. While a batch
+    runs, `request` is one of no arguments with the highest of its ids, and `calls` are its requests;
+    else those are None.
+    """
 
-    __slots__ = ("request", "began", "canceled")
+    __slots__ = ("request", "calls", "began", "canceled")
 
     def __init__(self) -> None:
         self.request: Optional[Request] = None
+        self.calls: Optional[Sequence[Request]] = None
         self.began = 0  # monotonic_ns()
         self.canceled: Callable[[int], bool] = _never  # by id; where the host can say so, `_cancel`'s
 
 
 RUNNING = _Running()
-#: Id, session and command of the call for which a task of asyncio was made. Elsewhere it has no
-#: value: the loop saves the time.
+#: `named` of the call for which a task of asyncio was made. Elsewhere it has no value: the loop saves
+#: the time.
 CALL: ContextVar[Optional[Tuple[int, Optional[str], str]]] = ContextVar("pypool_call")
+
+
+def named(request: Request) -> Tuple[int, Optional[str], str]:
+    """Id, session and command of what runs; of a batch the highest id, negated: it is no call's."""
+    return (request[0] if RUNNING.calls is None else -request[0], request[3], request[1])
 
 
 def current_call() -> Call:
     """The call that is being served. Raises LookupError outside a call: at import, in a setup, in
-    what a call left behind.
+    what a call left behind; and in a batch, which serves several (see `current_calls`).
     """
+    request = _running("current_call")
+    if RUNNING.calls is not None:
+        raise LookupError("a batch is running: current_calls() lists its calls")
+    return _call_of(request)
+
+
+def current_calls() -> List[Call]:
+    """The calls that are being served: in a batch command those of the batch, in the order of the
+    entries of its lists; elsewhere the one of `current_call`. Raises LookupError outside a call.
+    """
+    request = _running("current_calls")
+    return [_call_of(one) for one in (RUNNING.calls or (request,))]
+
+
+def _running(who: str) -> Request:
     request: Any = RUNNING.request
     known: Any = CALL.get(None)
-    if request is None or (known is not None and known[0] != request[0]):
-        raise LookupError("no call is running: current_call() works inside a command or a program only")
+    if request is None or (known is not None and known[0] != named(request)[0]):
+        raise LookupError("no call is running: %s() works inside a command or a program only" % who)
+    return request  # type: ignore[no-any-return]
+
+
+def _call_of(request: Request) -> Call:
     id, _, _, session_id, timeout_ms, _, trace = request
     deadline = None if timeout_ms is None else RUNNING.began / 1e9 + timeout_ms / 1000.0
     return Call(id, session_id, deadline, trace)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Optional
 
 #: The modules that call what a user has written and take whatever that raises for its outcome.
-ENTRIES = frozenset("pypool." + name for name in ("_async", "_bind", "_dispatch", "_stream", "_worker"))
+ENTRIES = frozenset("pypool." + name for name in ("_async", "_batch", "_bind", "_columns", "_dispatch", "_stream", "_worker"))
 #: An import that is broken off leaves half a module behind, a log record half a line and its lock.
 HELD = frozenset(
     ("_frozen_importlib", "_frozen_importlib_external", "importlib._bootstrap", "importlib._bootstrap_external", "logging")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, TypeVar, Union, overload
+    from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar, Union, overload
 
     F = TypeVar("F", bound=Callable[..., Any])
     T = TypeVar("T")
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: Names the runtime answers itself; `hello` and `shutdown` belong to the host.
 BUILTINS = ("hello", "ping", "get_stats", "list_commands", "list_programs", "execute_program", "shutdown")
 MAX_NAME = 128
+#: Of a batch, and of the wait for its company: more is a mistake.
+MAX_BATCH, MAX_WAIT_MS = 65_536, 60_000
 
 # inspect.CO_*, without importing inspect
 _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
@@ -26,7 +28,10 @@ class Command:
     see `_bind.prepare`.
     """
 
-    __slots__ = ("name", "what", "func", "streams", "adapt", "direct", "exact", "lacking", "outgoing", "interruptible")
+    __slots__ = (
+        *("name", "what", "func", "streams", "adapt", "direct", "exact", "lacking", "outgoing", "interruptible"),
+        *("batch", "columns"),
+    )
 
     def __init__(self, name: str, what: str, func: Callable[..., Any]) -> None:
         self.name = name
@@ -50,6 +55,12 @@ class Command:
         self.outgoing: Any = None
         #: Whether a caller who leaves may have it stopped in its midst.
         self.interruptible = True
+        #: How many calls may be one batch, and for how many milliseconds the first of them waits for
+        #: company; None: it takes one call at a time.
+        self.batch: Optional[Tuple[int, float]] = None
+        #: What a batch's handler takes, see `_columns`, which puts a function for one call into
+        #: `func`.
+        self.columns: Any = None
 
 
 COMMANDS: Dict[str, Command] = {}
@@ -65,11 +76,24 @@ if TYPE_CHECKING:
     @overload
     def command(func: F) -> F: ...
     @overload
-    def command(*, name: Optional[str] = None, nan: Optional[str] = None, interruptible: bool = True) -> Callable[[F], F]: ...
+    def command(
+        *,
+        name: Optional[str] = None,
+        nan: Optional[str] = None,
+        interruptible: bool = True,
+        max_batch_size: Optional[int] = None,
+        max_wait_ms: float = 0,
+    ) -> Callable[[F], F]: ...
 
 
 def command(
-    func: Optional[F] = None, *, name: Optional[str] = None, nan: Optional[str] = None, interruptible: bool = True
+    func: Optional[F] = None,
+    *,
+    name: Optional[str] = None,
+    nan: Optional[str] = None,
+    interruptible: bool = True,
+    max_batch_size: Optional[int] = None,
+    max_wait_ms: float = 0,
 ) -> Union[F, Callable[[F], F]]:
     """Register a function as a command: ``@command``, or ``@command(name="other")``.
 
@@ -82,29 +106,46 @@ def command(
     When the caller leaves, `Canceled` is raised in the function, see there; one that is not
     ``interruptible`` is left to finish, as long as the host's OperationTimeout allows.
 
+    With ``max_batch_size=32`` calls that wait at the same time are served together, 32 at most. The
+    function gets each parameter as a list with one entry for each call, and returns a list of as
+    many results in the same order; an exception in it fails that call alone, one that is raised
+    fails them all. A hint ``list[T]`` says that a call's argument is a T, and is the only kind of
+    hint that such a parameter may have; a default is what a call has that leaves it out. Callers
+    notice nothing of it. A call that finds a worker idle is served at once, in a batch of one;
+    with ``max_wait_ms`` the first of a batch waits so long for others, unless it is full before.
+    `current_calls` tells the calls of a batch.
+
     Raises ValueError when the name is taken, is a built-in's, or is not 1 to 128 printable
-    characters without white space; TypeError when what is decorated cannot be called.
+    characters without white space, or for a max_batch_size or max_wait_ms that is none; TypeError
+    when what is decorated cannot be called.
     """
 
     def register(target: F) -> F:
         if not callable(target):
             raise TypeError("@command goes on a function, or as @command(name=...); got %r" % (target,))
         chosen = getattr(target, "__name__", None) if name is None else name
-        entry = _add(COMMANDS, "command", chosen, target)
+        entry = _add(COMMANDS, "command", chosen, target, batch)
         entry.lacking, entry.interruptible = lacking, interruptible
         return target
 
-    lacking = _lacking(nan)
+    lacking, batch = _lacking(nan), _batch(max_batch_size, max_wait_ms)
 
     return register if func is None else register(func)
 
 
-def program(id: str, *, nan: Optional[str] = None, interruptible: bool = True) -> Callable[[T], T]:
+def program(
+    id: str,
+    *,
+    nan: Optional[str] = None,
+    interruptible: bool = True,
+    max_batch_size: Optional[int] = None,
+    max_wait_ms: float = 0,
+) -> Callable[[T], T]:
     """Register a program under an id, for ``execute_program``: ``@program("answer")``.
 
     Goes on a function, on a class with ``__call__`` (one object of it is made, without arguments,
-    after the setups), or on an object: ``program("answer")(obj)``. Returns it unchanged. ``nan``,
-    ``interruptible`` and what is raised are `command`'s.
+    after the setups), or on an object: ``program("answer")(obj)``. Returns it unchanged. The
+    other arguments, and what is raised, are `command`'s.
     """
 
     def register(target: T) -> T:
@@ -113,11 +154,11 @@ def program(id: str, *, nan: Optional[str] = None, interruptible: bool = True) -
                 raise TypeError("@program(%r): class %s has no __call__" % (id, target.__name__))
         elif not callable(target):
             raise TypeError("@program(%r): %r cannot be called" % (id, target))
-        entry = _add(PROGRAMS, "program", id, target)
+        entry = _add(PROGRAMS, "program", id, target, batch)
         entry.lacking, entry.interruptible = lacking, interruptible
         return target
 
-    lacking = _lacking(nan)
+    lacking, batch = _lacking(nan), _batch(max_batch_size, max_wait_ms)
 
     if not isinstance(id, str):
         raise TypeError('@program needs an id: @program("answer")')
@@ -144,8 +185,8 @@ def instantiate_programs() -> None:
         if isinstance(kind, type):
             if kind not in made:
                 made[kind] = kind()
-            PROGRAMS[name] = Command(name, "program", made[kind])
-            PROGRAMS[name].lacking, PROGRAMS[name].interruptible = entry.lacking, entry.interruptible
+            made_of = PROGRAMS[name] = Command(name, "program", made[kind])
+            made_of.lacking, made_of.interruptible, made_of.batch = entry.lacking, entry.interruptible, entry.batch
 
 
 def _lacking(nan: Optional[str]) -> str:
@@ -154,7 +195,21 @@ def _lacking(nan: Optional[str]) -> str:
     return nan or ""
 
 
-def _add(registry: Dict[str, Command], what: str, name: Any, func: Any) -> Command:
+def _batch(size: Any, wait: Any) -> Optional[Tuple[int, float]]:
+    if size is None:
+        if wait != 0:
+            raise ValueError("max_wait_ms goes with max_batch_size: got max_wait_ms=%r alone" % (wait,))
+        return None
+    if type(size) is not int or not 1 <= size <= MAX_BATCH:
+        raise ValueError("max_batch_size is a number from 1 to %d: got %r" % (MAX_BATCH, size))
+    if type(wait) not in (int, float) or not 0 <= wait <= MAX_WAIT_MS:
+        raise ValueError("max_wait_ms is a number of milliseconds from 0 to %d: got %r" % (MAX_WAIT_MS, wait))
+    return size, wait
+
+
+def _add(
+    registry: Dict[str, Command], what: str, name: Any, func: Any, batch: Optional[Tuple[int, float]] = None
+) -> Command:
     if not isinstance(name, str):
         raise ValueError("a %s needs a name: %r has none, use name=..." % (what, func))
     if not (1 <= len(name) <= MAX_NAME and name.isprintable() and not any(char.isspace() for char in name)):
@@ -166,13 +221,18 @@ def _add(registry: Dict[str, Command], what: str, name: Any, func: Any) -> Comma
     if name in registry:
         from ._callables import twice  # seldom needed
 
-        problem = twice(registry[name].func, func)
+        known = registry[name]
+        problem = twice(known.func if known.columns is None else known.columns.func, func)
         if problem:
             raise ValueError("%s %r is registered twice%s" % (what, name, problem))
         DIRECT.pop(name, None)
-        if isinstance(func, type) and not isinstance(registry[name].func, type):
+        if isinstance(func, type) and not isinstance(known.func, type):
             func = func()  # a reload after the setups
-    entry = registry[name] = Command(name, what, func)
+    entry = Command(name, what, func)
+    if batch is not None and entry.streams:
+        raise TypeError("max_batch_size goes on a function that returns a list: %s %r is a generator" % (what, name))
+    entry.batch = batch
+    registry[name] = entry
     return entry
 
 

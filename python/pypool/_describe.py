@@ -29,6 +29,7 @@ class _Words:
 def describe(entry: Command) -> Dict[str, Any]:
     """One entry of list_commands. `default` is present only when it is JSON."""
     kind = "program" if entry.what == "program" else "generator" if entry.streams or _generates(entry.func) else "function"
+    size, wait = entry.batch or (0, 0)
     return {
         "name": entry.name,
         "doc": _doc(entry.func),
@@ -36,6 +37,7 @@ def describe(entry: Command) -> Dict[str, Any]:
         "kind": kind,
         "params": _params(entry.func),
         "returns": _returns(entry.func),
+        **({"max_batch_size": size, "max_wait_ms": wait} if size else {}),
     }
 
 

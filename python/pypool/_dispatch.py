@@ -5,6 +5,7 @@ streams, programs.
 from __future__ import annotations
 
 from . import _bind, _cancel
+from ._call import RUNNING
 from ._results import encode
 from ._signatures import split
 from ._wire import BindError, ResultError
@@ -27,9 +28,15 @@ def run(answers: Answers, id: int, entry: Command, args: Any, stream: bool) -> s
     except BindError as error:
         return answers.refused(id, error.fields())
     except BaseException as error:
-        if _is_ours(error):
+        if is_ours(error):
             raise
         return answers.failed(id, error)  # raised by a class of the user's that was to be made
+    if entry.columns is not None and RUNNING.calls is None:
+        RUNNING.calls = (RUNNING.request,)  # type: ignore[assignment]
+        try:
+            return run(answers, id, entry, args, stream)
+        finally:
+            RUNNING.calls = None
     if not entry.interruptible:
         with _cancel.holding():
             return _call(answers, id, entry, args, positional, keyword, stream)
@@ -71,7 +78,7 @@ def finish(answers: Answers, id: int, entry: Command, result: Any, stream: bool)
     return answers.succeeded(id, encode(outgoing(result) if outgoing else result))
 
 
-def _is_ours(error: BaseException) -> bool:
+def is_ours(error: BaseException) -> bool:
     """Whether the runtime itself has raised this."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

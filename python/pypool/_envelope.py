@@ -10,11 +10,11 @@ import json.decoder  # noqa: F401  CPython's C scanner raises its JSONDecodeErro
 
 from ._forms import set_bytes
 from ._json import id_of, scan
-from ._wire import MAX_ID, PACKED, Control, Packed, RequestError
+from ._wire import BATCH, MAX_ID, PACKED, Batch, Control, Packed, RequestError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List
+    from typing import Any, Callable, Dict, List, Union
 
     from ._json import Scanner
     from ._wire import Request
@@ -35,13 +35,15 @@ _CONTROL = ({"id", "cancel"}, {"id", "reply"})
 
 
 def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
-    """One line as a request. Raises RequestError, Control or Packed, nothing else.
+    """One line as a request. Raises RequestError, Control, Packed or Batch, nothing else.
 
     What is wrong inside `args` is the caller's mistake and becomes invalid_arguments; what is wrong
     around it is the host's and becomes invalid_request.
     """
     if line.startswith(PACKED.encode()):
         raise Packed(_apart(line))
+    if line.startswith(BATCH.encode()):
+        raise Batch([_judged(one, scanner_for) for one in _members(line)])
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -78,6 +80,52 @@ def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
     )
 
 
+_MEMBERS = frozenset(("id", "command", "args", "bytes", "session_id", "timeout_ms", "trace"))
+
+
+def batch(text: str, scanner_for: Callable[[str], Scanner]) -> Batch:
+    """A line that begins with BATCH, as the host writes it. Raises ValueError and the like where it
+    is not.
+    """
+    found, end = scan(text, len(BATCH) - 1)
+    try:
+        command = found[0]["command"]
+        scanner = scanner_for(command)
+        if scanner is not scan:
+            found, end = scanner(text, len(BATCH) - 1)
+        if text[end:] != "}":
+            raise ValueError
+        return Batch([_request(fields, command) for fields in found])
+    except (LookupError, TypeError, AttributeError):
+        raise ValueError from None
+
+
+def _request(fields: Dict[str, Any], command: str) -> Request:
+    id, args, timeout = fields["id"], fields.get("args"), fields.get("timeout_ms")
+    if type(id) is not int or not 0 < id <= MAX_ID or fields["command"] != command or not _MEMBERS.issuperset(fields):
+        raise ValueError
+    session, trace = fields.get("session_id"), fields.get("trace")
+    for text in (session, trace):
+        if text is not None:
+            text.encode()  # a lone surrogate is a ValueError
+    if timeout is not None and type(timeout) is not int:
+        raise ValueError
+    if "bytes" in fields:
+        set_bytes(args, fields["bytes"])
+    return id, command, args, session, timeout, False, trace
+
+
+def _judged(line: bytes, scanner_for: Callable[[str], Scanner]) -> Union[Request, RequestError]:
+    try:
+        return parse(line, scanner_for)
+    except RequestError as error:
+        if error.id is not None:
+            return error
+        raise
+    except (Control, Packed, Batch):
+        raise RequestError("invalid_request", "a batch is of requests alone", None) from None
+
+
 #: The tokens that show the structure of valid JSON; a string is one of them, as a whole.
 _MARKS = rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},]'
 
@@ -86,9 +134,28 @@ def _apart(line: bytes) -> List[bytes]:
     """A line of packed requests, one of which is not as it should be, as lines of one, so that each
     is judged by itself.
     """
+    cuts = _cuts(line, len(PACKED) - 1)
+    if len(cuts) % 2 == 0:
+        raise RequestError("invalid_request", "a line of packed requests is not an array of ids and arguments", None)
+    packed = [line[a + 1 : b] for a, b in zip(cuts, cuts[1:])]
+    rest = line[cuts[-1] + 1 :]
+    return [b'{"id":%s,"args":%s%s' % (id, args, rest) for id, args in zip(packed[-2::-2], packed[::-2])]
+
+
+def _members(line: bytes) -> List[bytes]:
+    """A line of a batch, one of which is not as it should be, as lines of one."""
+    cuts = _cuts(line, len(BATCH) - 1)
+    if len(cuts) < 2 or line[cuts[-1] + 1 :] != b"}":
+        raise RequestError("invalid_request", "a batch is not an array of requests", None)
+    return [line[a + 1 : b] for a, b in zip(cuts, cuts[1:])]
+
+
+def _cuts(line: bytes, start: int) -> List[int]:
+    """Where an array begins, where each of its values but the last one ends, and where it ends; empty
+    where it does not.
+    """
     import re
 
-    start = len(PACKED) - 1
     depth, cuts = 0, [start]
     for found in re.finditer(_MARKS, line[start:], re.DOTALL):
         mark = found.group()
@@ -100,11 +167,7 @@ def _apart(line: bytes) -> List[bytes]:
             cuts.append(start + found.start())
         if depth == 0:
             break
-    if depth or len(cuts) % 2 == 0:
-        raise RequestError("invalid_request", "a line of packed requests is not an array of ids and arguments", None)
-    packed = [line[a + 1 : b] for a, b in zip(cuts, cuts[1:])]
-    rest = line[cuts[-1] + 1 :]
-    return [b'{"id":%s,"args":%s%s' % (id, args, rest) for id, args in zip(packed[-2::-2], packed[::-2])]
+    return [] if depth else cuts
 
 
 def _fields(text: str) -> Dict[str, Any]:

@@ -9,7 +9,7 @@ from ._call import RUNNING
 from ._channel import READING
 from ._json import id_of
 from ._page import Waiter
-from ._wire import PACKED
+from ._wire import BATCH, PACKED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,12 +33,13 @@ def escaped(answers: Answers, line: Optional[Line], id: int, error: BaseExceptio
     lines = answers.channel.lines
     if lines and lines[-1] is line:
         del lines[-1]  # struck while it was taken
-    packed = isinstance(line, bytes) and line.startswith(PACKED.encode())
+    packed = isinstance(line, bytes) and line.startswith((PACKED.encode(), BATCH.encode()))
+    packed = packed or (isinstance(line, tuple) and type(line[2]) is tuple)  # see _wire.Batch
     if line is READING and _struck_waiting(error) and not isinstance(error, MemoryError):
         line = None
     if writing or answers.channel.torn or packed or line is READING:
         # Whether the answer is out cannot be known, and a second one would be worse than none. Or a
-        # line was too long to be kept, or not stored yet, or not yet taken apart into its requests:
+        # line was too long to be kept, or not stored yet, or is of several requests:
         # what has been read of it is lost, so the worker is.
         try:
             trace = _errors.format_traceback(error, whole=True)

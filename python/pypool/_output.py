@@ -14,7 +14,7 @@ from _thread import get_ident
 from itertools import count
 from os import fstat, getpid, write
 
-from ._call import CALL, RUNNING
+from ._call import CALL, RUNNING, named
 from ._json import encode_raw
 from ._life import note
 from ._stdio import LOG, OPEN
@@ -51,7 +51,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def printing() -> Optional[Tuple[int, Optional[str], str]]:
-    """Id, session and command of the call whose code runs here; None where that is not certain.
+    """Id, session and command of the call whose code runs here; None where that is not certain. A
+    batch's id is negative, and no call's.
 
     Code of the loop's thread is the running call's; so is that of threads started during the call.
     Contexts tell for tasks of asyncio, also for those that a call has left behind. Anything else
@@ -66,10 +67,11 @@ def printing() -> Optional[Tuple[int, Optional[str], str]]:
     if request is None:
         return None
     if thread == LOG.thread:
-        return None if LOG.looping else (request[0], request[3], request[1])
+        return None if LOG.looping else named(request)
     active: Any = getattr(sys.modules.get("threading"), "_active", None)
     started_in = getattr(active.get(thread), "_pypool_call", None) if active else None
-    return (request[0], request[3], request[1]) if started_in == request[0] else None
+    call = named(request)
+    return call if started_in == call[0] else None
 
 
 def _file(fd: int) -> Any:
@@ -93,10 +95,18 @@ def write_text(self: Any, data: Any) -> int:
 
 
 def _head(call: Any) -> str:
-    fields = {} if call is None else {"call": call[0], "command": call[2]}
-    if call is not None and call[1] is not None:
-        fields["session"] = call[1]
+    fields: Dict[str, Any] = {}
+    _name(call, fields)
     return encode_raw(fields)[:-1]
+
+
+def _name(call: Any, fields: Dict[str, Any]) -> None:
+    if call is not None:
+        if call[0] > 0:
+            fields["call"] = call[0]
+        fields["command"] = call[2]
+        if call[1] is not None:
+            fields["session"] = call[1]
 
 
 def _print(fd: int, head: str, text: bytes) -> None:
@@ -144,11 +154,7 @@ def end_lines() -> None:
 
 def record(fields: Dict[str, Any]) -> None:
     """Send a record of logging. Raises what write(2) does."""
-    call = printing()
-    if call is not None:
-        fields["call"], fields["command"] = call[0], call[2]
-        if call[1] is not None:
-            fields["session"] = call[1]
+    _name(printing(), fields)
     if not LOG.mark:
         note("%(level)d %(logger)s: %(message)s" % fields)
         return

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List
 
 PROTOCOL = 1
-CAPABILITIES = ("stream", "page", "log", "packed", "cancel")
+CAPABILITIES = ("stream", "page", "log", "packed", "cancel", "batch")
 
 
 def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
@@ -87,6 +87,12 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
 
 def _describe_self(args: Dict[str, Any], able: Dict[str, bool]) -> Dict[str, Any]:
     theirs = args.get("capabilities") or ()
+    entries = (*_commands.COMMANDS.values(), *_commands.PROGRAMS.values()) if "batch" in theirs else ()
+    batches = [
+        {entry.what: entry.name, "max_batch_size": entry.batch[0], "max_wait_ms": entry.batch[1]}
+        for entry in entries
+        if entry.batch is not None
+    ]
     return {
         "protocol": PROTOCOL,
         "runtime": __version__,
@@ -97,6 +103,7 @@ def _describe_self(args: Dict[str, Any], able: Dict[str, bool]) -> Dict[str, Any
         "commands": list(_commands.COMMANDS),
         "programs": list(_commands.PROGRAMS),
         "capabilities": [name for name in CAPABILITIES if name in theirs and able.get(name, True)],
+        **({"batches": batches} if batches else {}),
     }
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 
 from . import _finder
-from ._commands import SETUPS, instantiate_programs
+from ._commands import COMMANDS, PROGRAMS, SETUPS, instantiate_programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _taken(stem: str, script: str) -> bool:
 
 
 def run_setups() -> None:
-    """Run the setups in order, then make the objects of program classes."""
+    """Run the setups in order, then make the objects of program classes, and look at the batches."""
     for func in SETUPS:
         result: Any = func()
         if hasattr(result, "__await__"):
@@ -140,3 +140,8 @@ def run_setups() -> None:
 
             _async.run(result)
     instantiate_programs()
+    for entry in (*COMMANDS.values(), *PROGRAMS.values()):
+        if entry.batch is not None and entry.columns is None:
+            from . import _columns  # few scripts have batches
+
+            _columns.prepare(entry)

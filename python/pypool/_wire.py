@@ -20,6 +20,8 @@ SPLIT_WRITE = 1 << 16
 REMEMBERED = 500
 #: The beginning of a line of packed requests.
 PACKED = '{"packed":['
+#: The beginning of a line of requests that are one batch.
+BATCH = '{"batch":['
 #: The final line of a call that succeeded: its id, and its result as JSON text.
 SUCCESS = '{"id":%d,"success":true,"result":%s}\n'
 
@@ -44,6 +46,19 @@ class Packed(Exception):
     def __init__(self, requests: Sequence[Line]) -> None:
         super().__init__()
         self.requests = requests
+
+
+class Batch(Exception):
+    """No error: the line is a batch of these requests, in their order. One that cannot be read is the
+    RequestError that says so.
+    """
+
+    def __init__(self, requests: Sequence[Union[Request, RequestError]]) -> None:
+        super().__init__()
+        ids = [one[0] for one in requests if isinstance(one, tuple)]
+        #: What the loop serves it as: the request of no command, with what no line can have for
+        #: arguments, a tuple. While a batch runs, its number is the highest of its calls'.
+        self.request: Request = (max(ids, default=0), "", tuple(requests), None, None, False, None)
 
 
 class BindError(Exception):

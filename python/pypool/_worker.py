@@ -31,7 +31,7 @@ from ._page import WORKED
 from ._requests import parse_request, predict_next
 from ._results import encode
 from ._stdio import OPEN
-from ._wire import SPLIT_WRITE, Control, Packed, RequestError, ResultError
+from ._wire import SPLIT_WRITE, Batch, Control, Packed, RequestError, ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ class Worker:
                         return  # some value of a variable cannot be compared
                 except Packed as packed:
                     lines.extend(packed.requests)
+                except Batch as batch:
+                    lines.append(batch.request)
                 except Control:
                     pass  # for a call that is over
                 except RequestError as error:
@@ -176,7 +178,7 @@ class Worker:
 
     def _other(self, request: Request) -> str:
         """All but the second and later calls of a plain command: built-ins, streams, coroutines,
-        converted arguments.
+        converted arguments, batches.
         """
         entry = COMMANDS.get(request[1])
         try:
