@@ -154,7 +154,11 @@ type call struct {
 	session  *session
 	buffer   *[]byte   // what req is written into, to be given back
 	admitted admission // to the command's circuit
-	detached bool      // a stream: whoever winds it up ends admitted
+	detached bool      // whoever winds it up ends admitted
+	lineup   *lineup   // of a batch command; nil: it is none
+	member   *member   // of a batch that has been made, until it waits for that one's outcome
+	until    time.Time // the context's deadline, of a batch command; zero: none
+	spare    bool      // another call is charged with the worker that it lost
 
 	begun       time.Time
 	queued, ran time.Duration

@@ -36,12 +36,16 @@ func (w *worker) cancelGrace() time.Duration {
 // leave is the error of a caller who goes while its call runs on.
 func (w *worker) leave(ctx context.Context, j *job) *Error {
 	hang := &HangError{}
-	ended := ctx.Err()
-	if !errors.Is(ended, context.Canceled) { // who cancels does not ask where the time went
+	if !errors.Is(ctx.Err(), context.Canceled) { // who cancels does not ask where the time went
 		hang.Stacks, hang.NoStacks = w.proc.Stacks(w.env.cfg.KillGrace / 2)
 	}
+	return w.leftError(ctx, j, hang)
+}
+
+// leftError is leave's, with what was seen of the handler.
+func (w *worker) leftError(ctx context.Context, j *job, hang *HangError) *Error {
 	var e *Error
-	if ended != nil {
+	if ctx.Err() != nil {
 		e = contextError(ctx, MaybeExecuted, hang)
 	} else {
 		limit := cmp.Or(j.timeout, time.Since(j.given)).Round(time.Millisecond)
@@ -60,7 +64,8 @@ func (e *Error) stoppedByCancel() bool {
 type windUp struct {
 	p        *Pool
 	res      *resource
-	id       uint64 // its final frame is the end
+	id       uint64   // its final frame is the end
+	rest     []uint64 // of a batch: its calls whose final frames are still to come; id is the highest of them all
 	info     CallInfo
 	grace    time.Duration
 	patience time.Time // code that is not to be interrupted has its grace from then on
@@ -154,16 +159,31 @@ func (u *windUp) drain(deadline time.Time) error {
 		}
 		w.x.extend(deadline)
 	}
+	if u.rest == nil {
+		return u.finish(u.id)
+	}
+	for len(u.rest) > 0 {
+		if err := u.finish(u.rest[0]); err != nil {
+			return err
+		}
+		u.rest = u.rest[1:]
+	}
+	return nil
+}
+
+// finish reads the final frame of one call.
+func (u *windUp) finish(id uint64) error {
+	w := u.res.Value()
 	f := wire.Frame{Kind: wire.KindItem}
 	for f.Kind == wire.KindItem {
-		if err := w.x.receive(u.id, &f); err != nil {
+		if err := w.x.receive(id, &f); err != nil {
 			return err
 		}
 	}
 	w.calls.Add(1)
 	if f.Kind == wire.KindError { // as a rule, since it was interrupted
 		w.errs.Add(1)
-		w.answered(&job{id: u.id, info: u.info}, &f, time.Now())
+		w.answered(&job{id: id, info: u.info}, &f, time.Now())
 	}
 	return w.x.inDoubt()
 }

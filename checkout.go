@@ -22,17 +22,20 @@ type resource = puddle.Resource[*worker]
 type checkout struct {
 	puddle   *puddle.Pool[*worker]
 	maxQueue int64
-	maxBytes int64          // of the requests that wait; one alone may have more
-	onWait   func()         // called when a caller begins to wait
-	onDead   func()         // called when a worker that is put back turns out to be dead
-	waiting  atomic.Int64   // written under mu
-	alarms   sync.WaitGroup // the timer is set, or expire runs
-	waiters  sync.Pool      // of *waiter, to be used again
+	maxBytes int64                              // of the requests that wait; one alone may have more
+	onWait   func()                             // called when a caller begins to wait
+	onDead   func()                             // called when a worker that is put back turns out to be dead
+	waiting  atomic.Int64                       // written under mu
+	alarms   sync.WaitGroup                     // the timer is set, or expire runs
+	waiters  sync.Pool                          // of *waiter, to be used again
+	lineups  atomic.Pointer[map[string]*lineup] // of batch commands, by breakerKey; a new map for each change, under mu; nil: there is none
+	batched  func(calls []*call) *callBatch
+	maxLine  int // bytes of a batch's line
 
 	mu         sync.Mutex // guards the fields below
 	members    map[*worker]*resource
 	idle       []*resource // a stack: who was put back last serves next, and the others can be retired
-	queue      queue       // empty when a worker is idle
+	queue      queue       // has none but who wait for company when a worker is idle
 	bytes      int64       // of the requests in it
 	inspecting int64       // idle workers that inspect holds for a moment: callers then wait who would not have to
 	timer      *time.Timer
@@ -48,6 +51,17 @@ type waiter struct {
 	deadline time.Time  // zero: none
 	bytes    int64      // of the request
 	outcome  chan grant // gets one from whoever takes it out of the queue
+
+	call    *call // of a batch command, as the next four; nil: of none
+	lineup  *lineup
+	before  *waiter // in the lineup, as the next
+	after   *waiter
+	company time.Time // until then it waits for company; zero: it does not
+}
+
+// ripe reports whether a worker may be given to w: it does not wait for company.
+func (w *waiter) ripe() bool {
+	return w.lineup == nil || w.company.IsZero() || w.lineup.length >= w.lineup.size || !time.Now().Before(w.company)
 }
 
 // queue is the waiters, first come first. They are linked through themselves: an element of
@@ -85,12 +99,13 @@ func (q *queue) remove(w *waiter) {
 
 // grant is a worker, or why there is none.
 type grant struct {
-	res *resource
-	err error
+	res    *resource // of a batch: for its first member alone, who launches it
+	err    error
+	member *member // of a batch; nil: the worker is for one call
 }
 
 func newCheckout(size int, cfg *Config, construct puddle.Constructor[*worker], onWait, onDead func()) (*checkout, error) {
-	c := &checkout{maxQueue: int64(cfg.MaxQueue), maxBytes: int64(cfg.MaxQueueBytes), onWait: onWait, onDead: onDead, members: map[*worker]*resource{}}
+	c := &checkout{maxLine: cfg.MaxMessageBytes, maxQueue: int64(cfg.MaxQueue), maxBytes: int64(cfg.MaxQueueBytes), onWait: onWait, onDead: onDead, members: map[*worker]*resource{}}
 	var err error
 	c.puddle, err = puddle.NewPool(&puddle.Config[*worker]{Constructor: construct, Destructor: c.destroy, MaxSize: int32(size)})
 	return c, err
@@ -144,45 +159,73 @@ func (c *checkout) popLocked() *resource {
 // wait waits for a worker: until the deadline (zero: no bound), until ctx ends, or until
 // rejectWaiters. refused tells whether callers are turned away since a moment ago.
 func (c *checkout) wait(ctx context.Context, deadline time.Time, bytes int, refused func() bool) (*resource, error) {
+	v := c.await(ctx, c.newWaiter(deadline, bytes), refused)
+	return v.res, v.err
+}
+
+// waitInLine is wait for a call of a batch command, which waits for company for so long.
+func (c *checkout) waitInLine(ctx context.Context, deadline time.Time, k *call, company time.Duration, refused func() bool) grant {
+	w := c.newWaiter(deadline, k.req.Size())
+	w.call, w.lineup = k, k.lineup
+	if company > 0 {
+		w.company = time.Now().Add(company)
+	}
+	return c.await(ctx, w, refused)
+}
+
+func (c *checkout) newWaiter(deadline time.Time, bytes int) *waiter {
 	w, _ := c.waiters.Get().(*waiter)
 	if w == nil {
 		w = &waiter{outcome: make(chan grant, 1)}
 	}
-	defer c.waiters.Put(w) // out of the queue, its outcome received
 	w.deadline, w.bytes = deadline, int64(max(bytes, 0))
+	w.call, w.lineup, w.company = nil, nil, time.Time{}
+	return w
+}
+
+func (c *checkout) await(ctx context.Context, w *waiter, refused func() bool) grant {
+	ended := ctx.Done()    // once: it may panic, and w would stay in the queue
+	defer c.waiters.Put(w) // out of the queue, its outcome received
 	if res, err := c.enqueue(w); res != nil || err != nil {
-		return res, err
+		return grant{res: res, err: err}
 	}
 	c.onWait()
 	if refused() { // rejectWaiters may have come before us
 		c.leave(w, errStopped)
 	}
-	if ctx.Done() != nil {
+	if ended != nil {
 		select {
 		case v := <-w.outcome:
-			return v.res, v.err
-		case <-ctx.Done():
+			return v
+		case <-ended:
 			c.leave(w, errEnded) // ctx is not asked why in the queue: its Err is the caller's, and may panic
 		}
 	}
-	v := <-w.outcome
-	return v.res, v.err
+	return <-w.outcome
 }
 
 // enqueue takes a worker after all, or puts w into the queue.
 func (c *checkout) enqueue(w *waiter) (*resource, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if res := c.popLocked(); res != nil {
-		return res, nil
+	full := c.fullLocked(w.bytes)
+	if w.company.IsZero() || full != nil {
+		if res := c.popLocked(); res != nil {
+			return res, nil
+		}
 	}
-	if err := c.fullLocked(w.bytes); err != nil {
-		return nil, err
+	if full != nil {
+		return nil, full
 	}
 	c.queue.push(w)
 	c.bytes += w.bytes
 	c.waiting.Add(1)
 	c.setAlarmLocked(w.deadline)
+	if w.lineup != nil {
+		w.lineup.push(w)
+		c.setAlarmLocked(w.company)
+		c.dispatchLocked()
+	}
 	return nil, nil
 }
 
@@ -193,6 +236,9 @@ func (c *checkout) full() error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if len(c.idle) > 0 {
+		return nil
+	}
 	return c.fullLocked(0)
 }
 
@@ -220,6 +266,9 @@ func (c *checkout) leave(w *waiter, why error) {
 
 func (c *checkout) dismissLocked(w *waiter, v grant) {
 	c.queue.remove(w)
+	if w.lineup != nil {
+		w.lineup.remove(w)
+	}
 	c.bytes -= w.bytes
 	c.waiting.Add(-1)
 	w.outcome <- v
@@ -245,8 +294,8 @@ func (c *checkout) handOver(res *resource) bool {
 	if c.closed {
 		return false
 	}
-	if first := c.queue.first; first != nil {
-		c.dismissLocked(first, grant{res: res})
+	if first := c.nextLocked(); first != nil {
+		c.grantLocked(first, res)
 	} else {
 		c.idle = append(c.idle, res)
 	}
@@ -286,10 +335,14 @@ func (c *checkout) expire() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.alarm = time.Time{}
+	c.dispatchLocked()
 	now := time.Now()
 	var earliest time.Time
 	for w, next := c.queue.first, (*waiter)(nil); w != nil; w = next {
 		next = w.behind
+		if w.company.After(now) && (earliest.IsZero() || w.company.Before(earliest)) {
+			earliest = w.company
+		}
 		switch {
 		case w.deadline.IsZero():
 		case !w.deadline.After(now):

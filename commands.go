@@ -16,7 +16,7 @@ const (
 	commandExecuteProgram = "execute_program"
 )
 
-// CommandInfo describes a registered command or program.
+// CommandInfo describes a registered command or program, as it is called: that of a batch command is of one call.
 type CommandInfo struct {
 	Name      string      `json:"name"`
 	Doc       string      `json:"doc"`
@@ -24,6 +24,9 @@ type CommandInfo struct {
 	Kind      string      `json:"kind"` // function, generator or program
 	Params    []ParamInfo `json:"params"`
 	Returns   string      `json:"returns"`
+
+	MaxBatchSize int     `json:"max_batch_size"` // calls that are served together at most; 0: it is no batch command
+	MaxWaitMS    float64 `json:"max_wait_ms"`    // milliseconds for which the first of a batch waits for others
 }
 
 // ParamInfo describes one parameter of a command.

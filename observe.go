@@ -186,7 +186,10 @@ func (w *worker) whyKilled() string {
 }
 
 func callAttrs(c CallInfo) []slog.Attr {
-	attrs := []slog.Attr{slog.String("command", label(c.Command)), slog.Uint64("request", c.RequestID)}
+	attrs := []slog.Attr{slog.String("command", label(c.Command))}
+	if c.RequestID != 0 { // else it is a batch
+		attrs = append(attrs, slog.Uint64("request", c.RequestID))
+	}
 	if c.Session != "" {
 		attrs = append(attrs, slog.String("session", c.Session))
 	}

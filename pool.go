@@ -74,6 +74,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, newError(TypeInternal, NotExecuted, err.Error(), err)
 	}
+	p.sup.checkout.batched = func(calls []*call) *callBatch { return newBatch(p, calls) }
 	go p.sup.run()
 	opened := false
 	defer func() {
@@ -246,6 +247,9 @@ func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep re
 	if err := p.sup.breakers.enter(c, key); err != nil {
 		return reply{}, err
 	}
+	if c.item == nil {
+		c.lineup = p.sup.checkout.lineupOf(key)
+	}
 	evidence := noEvidence
 	defer func() { // also when code of the caller panics
 		if !c.detached {
@@ -297,7 +301,11 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 		if res, err = p.acquire(ctx, c); err != nil {
 			return reply{}, err
 		}
-		rep, err = p.use(ctx, c, res)
+		if res == nil {
+			rep, err = p.share(ctx, c)
+		} else {
+			rep, err = p.use(ctx, c, res)
+		}
 		if err == nil || err.Delivery != NotExecuted || !err.Type.row().repeated {
 			return rep, err
 		}
@@ -305,7 +313,8 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 	return rep, err
 }
 
-// acquire waits for an idle worker that is alive. Those that died idle are skipped and replaced.
+// acquire waits for an idle worker that is alive. Those that died idle are skipped and replaced. It returns none for a call that a batch has
+// been sent with.
 func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	queued := c.queued // on the way to another worker, since it has not been executed
 	var held *resource
@@ -322,10 +331,18 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 		if ctx.Err() != nil {
 			return nil, queueError(ctx, c)
 		}
-		res := p.sup.checkout.tryTake()
+		var res *resource
+		if c.lineup == nil || c.lineup.patience.Load() == 0 {
+			res = p.sup.checkout.tryTake()
+		}
 		if res == nil {
 			var err error
 			switch res, err = p.queue(ctx, c); {
+			case c.member != nil:
+				if c.member.stays() {
+					return nil, nil
+				}
+				continue // the worker had died idle
 			case err == nil:
 			case errors.As(err, new(fullQueue)):
 				return nil, queueFull(err)
@@ -361,7 +378,10 @@ func (p *Pool) queue(ctx context.Context, c *call) (*resource, error) {
 	if c.checkout > 0 {
 		deadline = begun.Add(c.checkout - c.queued)
 	}
-	return p.sup.checkout.wait(ctx, deadline, c.req.Size(), p.refusing)
+	if c.lineup == nil {
+		return p.sup.checkout.wait(ctx, deadline, c.req.Size(), p.refusing)
+	}
+	return p.queueInLine(ctx, deadline, c)
 }
 
 // refusing tells those who are about to wait that nobody would wake them.
@@ -388,6 +408,9 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 	w.proc.Spin(c.spin.Worker(), c.spin == spin.Spin)
 	if c.item != nil {
 		return p.stream(ctx, c, res)
+	}
+	if c.lineup != nil {
+		p.counters.batches.Add(1)
 	}
 	ended := false
 	var going *windUp // the call goes on without its caller

@@ -18,8 +18,9 @@ type Stats struct {
 	WorkersStarted, WorkersExited, Recycled int64
 	Sessions                                int
 	CheckoutWait, Run                       Distribution
-	ErrorRate                               float64 // share of the calls of the last ErrorRate.Window that the infrastructure failed
-	Breaker                                 string  // the pool's own circuit: closed, open or half-open
+	Batches                                 SizeDistribution // the batches of calls that were sent (one call alone counts), by how many they had
+	ErrorRate                               float64          // share of the calls of the last ErrorRate.Window that the infrastructure failed
+	Breaker                                 string           // the pool's own circuit: closed, open or half-open
 	Uptime                                  time.Duration
 	Unreapable                              int   // processes that did not end within 5 s of being killed, and have not ended since
 	LogsDropped, EventsDropped              int64 // what Config.Logger and the Observer were not given: they were too slow, or the log handler failed
@@ -43,6 +44,12 @@ type WorkerInfo struct {
 type Distribution struct {
 	Count              int64
 	P50, P95, P99, Max time.Duration
+}
+
+// SizeDistribution summarises numbers since the pool's start. The quantiles are exact to 1/16 of their value.
+type SizeDistribution struct {
+	Count              int64
+	P50, P95, P99, Max int
 }
 
 // Stats returns a snapshot.
@@ -73,6 +80,7 @@ type counters struct {
 	started, succeeded atomic.Int64
 	failed             [len(errorTypes)]atomic.Int64
 	wait, run          metrics.Histogram
+	batches            metrics.Histogram // of sizes
 	rate               metrics.Rate
 }
 
@@ -116,4 +124,6 @@ func (c *counters) snapshot(s *Stats) {
 	}
 	s.InFlight = s.Started - s.Succeeded - s.Failed
 	s.CheckoutWait, s.Run = Distribution(c.wait.Distribution()), Distribution(c.run.Distribution())
+	sizes := c.batches.Distribution()
+	s.Batches = SizeDistribution{sizes.Count, int(sizes.P50), int(sizes.P95), int(sizes.P99), int(sizes.Max)}
 }

@@ -174,6 +174,7 @@ func (s *supervisor) onSpawn(w *worker) {
 
 // onReady tells of a worker that is about to serve; its exit is never told before.
 func (s *supervisor) onReady(w *worker) {
+	s.checkout.learn(w.batches)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, alive := s.live[w]; !alive {
@@ -342,8 +343,8 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 	ready, worn := s.readyLocked(), len(s.wornLocked(now))
 	ceiling := s.cfg.Size + s.cfg.Overflow
 	want := s.cfg.Size
-	if waiting := int(s.checkout.waiting.Load()); waiting > 0 {
-		want = max(want, min(ceiling, ready+waiting))
+	if demand := s.checkout.demand(); demand > 0 {
+		want = max(want, min(ceiling, ready+demand))
 	}
 	missing := want - ready - s.starting
 	if missing <= 0 && worn > 0 && s.starting == 0 && ready <= s.cfg.Size && !s.brokenLocked() {

@@ -37,13 +37,14 @@ type worker struct {
 	ready   chan struct{}
 	watched chan struct{} // closed when env.onExit has returned
 
-	python     string   // its version, known when ready
-	runs       string   // its sys.executable, likewise
-	commands   []string // what it registered
-	heavy      bool     // it was over MaxRSS when it was ready: a replacement would be, too
-	paged      bool     // its runtime uses the shared page
-	cancelable bool     // its runtime can stop a call
-	packs      bool     // it reads lines with several requests
+	python     string               // its version, known when ready
+	runs       string               // its sys.executable, likewise
+	commands   []string             // what it registered
+	heavy      bool                 // it was over MaxRSS when it was ready: a replacement would be, too
+	paged      bool                 // its runtime uses the shared page
+	cancelable bool                 // its runtime can stop a call
+	packs      bool                 // it reads lines with several requests
+	batches    map[string]batchRule // its commands that take batches, by breakerKey; nil: none
 
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration

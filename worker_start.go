@@ -91,6 +91,8 @@ func (w *worker) greet() (stage string, err error) {
 		Executable   string   `json:"executable"`
 		Commands     []string `json:"commands"`
 		Capabilities []string `json:"capabilities"`
+
+		Batches []batchRule `json:"batches"`
 	}
 	if err := w.sayHello(hello.Seal(0, 0, false), &answer); err != nil {
 		return stageHello, err
@@ -105,6 +107,9 @@ func (w *worker) greet() (stage string, err error) {
 	w.paged = slices.Contains(answer.Capabilities, "page")
 	w.cancelable = slices.Contains(answer.Capabilities, "cancel")
 	w.packs = slices.Contains(answer.Capabilities, "packed")
+	if slices.Contains(answer.Capabilities, "batch") {
+		w.batches = batchRules(answer.Batches)
+	}
 	if err := w.exchangePing(); err != nil {
 		return stagePing, err
 	}
@@ -136,7 +141,7 @@ type helloArgs struct {
 func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (wire.Request, error) {
 	_, _, hidden := interp.Command("", cfg.Env, cfg.WatchScripts)
 	hello := helloArgs{
-		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel"},
+		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel", "batch"},
 		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
 		Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packedRuntime(), LogWord: word, Environ: hidden,
 	}

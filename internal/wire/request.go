@@ -110,6 +110,21 @@ func (t *Template) EndPacked(b []byte, trace string) []byte {
 // PackedEnd is how many bytes EndPacked appends beside the trace, about.
 func (t *Template) PackedEnd() int { return len(t.end) }
 
+// AppendBatch begins a line that is one batch, or goes on with it where more is set: docs/protocol.md, `batch`. line is a sealed request.
+func AppendBatch(b []byte, more bool, line []byte) []byte {
+	if more {
+		b = append(b, ',')
+	} else {
+		b = append(b, batchKey...)
+	}
+	return append(b, line[:len(line)-1]...)
+}
+
+const batchKey = `{"batch":[`
+
+// EndBatch ends a line that is one batch.
+func EndBatch(b []byte) []byte { return append(b, "]}\n"...) }
+
 // endLine ends a line of one or several requests.
 func endLine(b []byte, trace string) []byte {
 	if trace != "" {

@@ -1,0 +1,152 @@
+"""The worker of batch_test.go. What a handler notes, it appends to the file that the call names."""
+
+import os
+import signal
+import time
+from typing import List, Optional
+
+from pypool import command, current_call, current_calls, program, shield
+
+
+def note(path, word):
+    with open(path, "a") as file:
+        file.write(word + "\n")
+
+
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.001)
+
+
+@command
+def sit(started: str, gate: str) -> int:
+    """Keep the worker until the gate is there."""
+    open(started, "w").close()
+    wait_for(gate)
+    return os.getpid()
+
+
+@command
+def plain(log: str, word: str) -> None:
+    note(log, word)
+
+
+@command(max_batch_size=8)
+def sizes(x: List[int]) -> List[List[int]]:
+    """What each call gave, and how many there were."""
+    return [[value, len(x)] for value in x]
+
+
+@command(max_batch_size=3)
+def threes(x: List[int]) -> List[int]:
+    return [len(x)] * len(x)
+
+
+@command(max_batch_size=8)
+def logged(log: List[str], word: List[str]) -> List[int]:
+    note(log[0], "+".join(word))
+    return [len(word)] * len(word)
+
+
+@command(max_batch_size=8)
+def who(x: List[int]) -> List[dict]:
+    try:
+        current_call()
+    except LookupError as error:
+        message = str(error)
+    calls = current_calls()
+    return [
+        {"x": value, "id": call.id, "session": call.session_id, "deadline": call.deadline is not None, "message": message}
+        for value, call in zip(x, calls)
+    ]
+
+
+@command(max_batch_size=8)
+def picky(x: List[int], y: Optional[List[int]] = None) -> List[int]:
+    """Negative numbers fail, zeros cannot be sent."""
+    return [ValueError("negative: %d" % value) if value < 0 else {1} if value == 0 else value for value in x]
+
+
+@command(max_batch_size=8)
+def boom(x: List[int]) -> List[int]:
+    raise KeyError("all %d of them" % len(x))
+
+
+@command(max_batch_size=8)
+def short(x: List[int]) -> List[int]:
+    return x[1:]
+
+
+@command(max_batch_size=8)
+def scalar(x: List[int]) -> int:
+    return len(x)
+
+
+@command(max_batch_size=8)
+async def later(x: List[float]) -> List[float]:
+    import asyncio
+
+    await asyncio.sleep(0.01)
+    return [value / 2 for value in x]
+
+
+@command(max_batch_size=8, max_wait_ms=30_000)
+def patient(x: List[int]) -> List[int]:
+    return [len(x)] * len(x)
+
+
+@command(max_batch_size=8, max_wait_ms=20)
+def hasty(log: List[str], word: List[str]) -> List[int]:
+    note(log[0], "+".join(word))
+    return [len(word)] * len(word)
+
+
+@command(max_batch_size=8)
+def hold(x: List[int], log: List[str], gate: List[str]) -> List[int]:
+    """Run until the gate is there, or all callers have gone."""
+    note(log[0], "held%d" % len(x))
+    try:
+        wait_for(gate[0])
+    except BaseException as error:
+        note(log[0], type(error).__name__)
+        raise
+    note(log[0], "done")
+    return [len(x)] * len(x)
+
+
+@command(max_batch_size=8)
+def stubborn(x: List[int], log: List[str], gate: List[str]) -> List[int]:
+    with shield():
+        note(log[0], "held%d" % len(x))
+        wait_for(gate[0])
+    return x
+
+
+@command(max_batch_size=8)
+def die(x: List[int], how: List[str]) -> List[int]:
+    if how[0] == "exit":
+        os._exit(3)
+    if how[0] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how[0] == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how[0] == "close":
+        os.closerange(3, 65536)
+        time.sleep(60)
+    return x
+
+
+@command(max_batch_size=8)
+def large(text: List[str]) -> List[int]:
+    return [len(text)] * len(text)
+
+
+@command(max_batch_size=8)
+def grow(size: List[int]) -> List[str]:
+    return ["x" * n for n in size]
+
+
+@program("double", max_batch_size=4)
+class Double:
+    def __call__(self, x: List[int]) -> List[List[int]]:
+        return [[2 * value, len(x)] for value in x]
