@@ -117,16 +117,16 @@ class _Batch:
                 failure = error
         self._answer(iter(found), failure)
 
-    def _bound(self) -> Tuple[List[Request], List[Tuple[Any, ...]]]:
+    def _bound(self) -> Tuple[List[Request], List[Sequence[Any]]]:
         """The calls whose arguments fit, and these."""
         answers, entry = self.answers, self.entry
+        _bind.exact(entry)  # so that it has been looked at
         taken, rows = [], []
         for request in self.batch:
             if isinstance(request, RequestError):
                 continue
             try:
-                positional, keyword = _bind.bind(entry, _args(entry, request))
-                rows.append(entry.columns.row(positional, keyword))
+                rows.append(entry.columns.bind(_args(entry, request)))
                 taken.append(request)
             except BindError as error:
                 self.refused[request[0]] = answers.refused(request[0], error.fields())

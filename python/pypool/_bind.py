@@ -115,7 +115,9 @@ def _prepare(entry: Command) -> None:
         return (bound.args, bound.kwargs) if bound is not None else (positional, keyword)
 
     entry.adapt = adapt
-    if function is not None:
+    if entry.columns is not None:
+        entry.columns.prepare_calls(entry, plan)
+    elif function is not None:
         entry.direct = _converting(entry, plan)
 
 

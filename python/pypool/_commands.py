@@ -30,7 +30,7 @@ class Command:
 
     __slots__ = (
         *("name", "what", "func", "streams", "adapt", "direct", "exact", "lacking", "outgoing", "interruptible"),
-        *("batch", "columns"),
+        *("awaits", "batch", "columns"),
     )
 
     def __init__(self, name: str, what: str, func: Callable[..., Any]) -> None:
@@ -41,6 +41,7 @@ class Command:
         #: It cannot but return a generator. What a decorated function returns is seen when it has
         #: been called.
         self.streams = bool(flags & (_GENERATOR | _ASYNC_GENERATOR))
+        self.awaits = bool(flags & _COROUTINE)
         #: Makes (positional, keyword) arguments of a request's args; raises BindError.
         self.adapt: Optional[Callable[[Any], Any]] = None
         #: The callable itself, once it is known that calling it with the plain JSON arguments is
