@@ -410,6 +410,7 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 		return p.stream(ctx, c, res)
 	}
 	if c.lineup != nil {
+		c.spare = false
 		p.counters.batches.Add(1)
 	}
 	ended := false

@@ -143,6 +143,30 @@ func replayRequest(t *testing.T, path, line string) int {
 	if strings.HasSuffix(path, "invalid_requests.jsonl") || strings.Contains(line, `"cancel"`) || !json.Valid([]byte(line)) {
 		return 0
 	}
+	var batch struct {
+		Requests []json.RawMessage `json:"batch"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(line), &batch))
+	if batch.Requests != nil {
+		var got []byte
+		for i, one := range batch.Requests {
+			got = wire.AppendBatch(got, i > 0, encodeAnew(t, path, string(one)))
+		}
+		assert.Equal(t, line+"\n", string(wire.EndBatch(got)), path)
+		return 1
+	}
+	got := encodeAnew(t, path, line)
+	if got == nil {
+		return 0
+	}
+	assert.JSONEq(t, line, string(got), path)
+	assert.True(t, bytes.HasPrefix(got, []byte(`{"id":`)))
+	assert.True(t, bytes.HasSuffix(got, []byte("}\n")))
+	return 1
+}
+
+// encodeAnew is the request as this side writes it; nil: it does not.
+func encodeAnew(t *testing.T, path, line string) []byte {
 	var req struct {
 		ID      uint64          `json:"id"`
 		Command string          `json:"command"`
@@ -158,16 +182,12 @@ func replayRequest(t *testing.T, path, line string) int {
 		in = req.Args
 	}
 	if strings.TrimLeft(string(req.Args), `"0123456789`) != string(req.Args) {
-		return 0 // scalars are refused on this side
+		return nil // scalars are refused on this side
 	}
 	enc, err := wire.Encode(nil, req.Command, in, req.Session, req.Stream)
 	require.NoError(t, err, "%s: %s", path, line)
 	enc.Trace = req.Trace
-	got := string(enc.Seal(req.ID, time.Duration(req.Timeout)*time.Millisecond, req.Timeout > 0))
-	assert.JSONEq(t, line, got, path)
-	assert.True(t, strings.HasPrefix(got, `{"id":`))
-	assert.True(t, strings.HasSuffix(got, "}\n"))
-	return 1
+	return enc.Seal(req.ID, time.Duration(req.Timeout)*time.Millisecond, req.Timeout > 0)
 }
 
 // replayAnswer reads a transcript's answer as a call would.

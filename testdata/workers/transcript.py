@@ -1,6 +1,7 @@
 """The worker of the transcripts in testdata/transcripts."""
 
 import time
+from typing import List
 
 from pypool import command, current_call, program
 
@@ -54,6 +55,12 @@ def forever():
     while True:
         yield "tick"
         time.sleep(0.01)
+
+
+@command(max_batch_size=8, max_wait_ms=0.5)
+def square(x: List[int]) -> List[int]:
+    """Negative numbers are an error, and 13 is one too few."""
+    return [ValueError("negative") if one < 0 else one * one for one in x if one != 13]
 
 
 @program("double")
