@@ -25,6 +25,11 @@
 // any call of any session. State that must outlive a call belongs into a store that all workers
 // reach.
 //
+// # Batches
+//
+// A command with max_batch_size serves calls that wait at the same time with one call of its function, as models like it. Callers notice nothing
+// of it: each has its own context, timeouts, session, error and statistics. See docs/guarantees.md.
+//
 // # Cancellation
 //
 // A call returns by its deadline plus Config.KillGrace, whatever Python does. An exception thrown

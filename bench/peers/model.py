@@ -1,7 +1,7 @@
-"""A model that a batch pays for: two layers of 1024 x 1024 in float32, whose weights are read anew for each run, of one input or 32.
+"""A model that a batch pays for: two layers of 1024 x 1024 in float32, whose weights are read anew for each run.
 
-As a program it runs the function alone, in batches of 32: for each line with a number of seconds it answers how many inputs it has
-done a second.
+As a program it runs the function alone, in batches of 32: for each line with a number of seconds it answers how many inputs
+it has done a second.
 """
 
 import sys

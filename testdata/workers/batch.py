@@ -150,3 +150,29 @@ def grow(size: List[int]) -> List[str]:
 class Double:
     def __call__(self, x: List[int]) -> List[List[int]]:
         return [[2 * value, len(x)] for value in x]
+
+
+class Deadly(dict):
+    """What ends the process when it is encoded."""
+
+    def items(self):
+        os._exit(5)
+
+
+@command(max_batch_size=8)
+def half(x: List[int]) -> list:
+    return ["x" * 100_000, *[Deadly(a=1) for _ in x[1:]]]
+
+
+@command(max_batch_size=8)
+def forge(x: List[int]) -> List[int]:
+    """Answer the last call first, through whatever descriptor that takes."""
+    line = b'{"id":%d,"success":true,"result":null}\n' % current_calls()[-1].id
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if fd > 2 and os.readlink("/proc/self/fd/%d" % fd).startswith(("pipe:", "socket:")):
+                os.write(fd, line)
+        except OSError:
+            pass
+    time.sleep(60)
+    return x
