@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -625,4 +626,63 @@ func TestManyCallersOfABatchCommand(t *testing.T) {
 	require.EqualValues(t, 64*50, st.Succeeded)
 	require.Less(t, st.Batches.Count, int64(64*50))
 	require.Equal(t, 8, st.Batches.Max)
+}
+
+func TestOverflowCountsBatchesNotCallers(t *testing.T) {
+	t.Parallel()
+	p := batchPool(t, func(c *Config) { c.Overflow = 3 })
+	free := occupy(t, p)
+	c := &crowd{t: t, p: p}
+	for i := range 6 {
+		c.command("patient", []any{i})
+	}
+	eventually(t, "a worker has been started", func() bool { return p.Stats().Idle == 1 })
+	c.command("patient", []any{6})
+	require.EqualValues(t, 2, p.Stats().WorkersStarted, "for six callers that wait for one batch")
+	last := make(chan outcome, 1)
+	c.done = append(c.done, last)
+	go func() {
+		res, err := p.ExecuteAnonymous(context.Background(), "patient", []any{7})
+		last <- outcome{res, err}
+	}()
+	for _, o := range c.outcomes() {
+		require.NoError(t, o.err)
+		require.Equal(t, 8, decoded[int](t, o.res))
+	}
+	free()
+}
+
+// Callers come and leave at random, and each that stays has its own result.
+func TestCallersWhoLeaveBatchesAtRandomInstants(t *testing.T) {
+	t.Parallel()
+	p := batchPool(t, func(c *Config) { c.Size = 2 })
+	before := p.Stats().WorkersStarted
+	var callers sync.WaitGroup
+	errs := make(chan error, 32)
+	for i := range 32 {
+		callers.Go(func() {
+			r := rand.New(rand.NewPCG(7, uint64(i)))
+			for k := range 60 {
+				ctx, cancel := context.WithCancel(context.Background())
+				stop := time.AfterFunc(time.Duration(r.IntN(6000))*time.Microsecond, cancel)
+				x := i*1000 + k
+				got, err := Call[[]int](ctx, p, "sleepy", []any{x})
+				stop.Stop()
+				cancel()
+				if !errors.Is(err, ErrCanceled) && (err != nil || got[0] != x) {
+					errs <- errors.Join(err, fmt.Errorf("sent %d, got %v", x, got))
+					return
+				}
+			}
+		})
+	}
+	callers.Wait()
+	close(errs)
+	for err := range errs {
+		t.Error(err)
+	}
+	eventually(t, "all workers serve", func() bool { return serving(p) })
+	st := p.Stats()
+	require.EqualValues(t, 32*60, st.Succeeded+st.Failed)
+	require.Equal(t, before, st.WorkersStarted, "no worker was lost")
 }

@@ -152,6 +152,12 @@ class Double:
         return [[2 * value, len(x)] for value in x]
 
 
+@command(max_batch_size=8)
+def sleepy(x: List[int]) -> List[List[int]]:
+    time.sleep(0.002)
+    return [[value, len(x)] for value in x]
+
+
 class Deadly(dict):
     """What ends the process when it is encoded."""
 

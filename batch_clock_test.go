@@ -1,0 +1,182 @@
+package pypool
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/wire"
+)
+
+// Who waits for a batch, against the clock.
+
+// batchCheckout is a bareCheckout whose workers take batches of "b", of three calls.
+func batchCheckout(t *testing.T, workers int, wait time.Duration) *checkout {
+	d := bareCheckout(t, workers)
+	rules := batchRules([]batchRule{{Command: "b", Size: 3, WaitMS: float64(wait.Milliseconds())}})
+	for w := range d.members {
+		w.batches = rules
+	}
+	d.maxLine = 1000
+	d.batched = func(calls []*call) *callBatch { return newBatch(nil, calls) }
+	d.learn(rules)
+	return d
+}
+
+// lineUp has a caller of "b" wait, with a request of so many bytes.
+func lineUp(d *checkout, bytes int, deadline time.Time) <-chan grant {
+	outcome := make(chan grant, 1)
+	l := d.lineupOf("b")
+	c := &call{lineup: l}
+	c.req, _ = wire.Encode(nil, "b", []string{strings.Repeat("x", bytes)}, "", false)
+	go func() {
+		outcome <- d.waitInLine(context.Background(), deadline, c, time.Duration(l.patience.Load()), never)
+	}()
+	synctest.Wait()
+	return outcome
+}
+
+// batchOf expects these callers to have become one batch, in their order, whose worker is the first one's to launch.
+func batchOf(t *testing.T, res *resource, callers ...<-chan grant) {
+	t.Helper()
+	synctest.Wait()
+	var b *callBatch
+	for i, c := range callers {
+		require.Len(t, c, 1, "caller %d", i)
+		g := <-c
+		require.NoError(t, g.err)
+		require.NotNil(t, g.member)
+		if i == 0 {
+			require.Same(t, res, g.res)
+			b = g.member.b
+			require.Len(t, b.members, len(callers))
+		} else {
+			require.Nil(t, g.res)
+		}
+		require.Same(t, b.members[i], g.member)
+	}
+}
+
+func TestABatchIsWhatWaitsWhenAWorkerFallsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := batchCheckout(t, 1, 0)
+		res := d.tryTake()
+		var callers []<-chan grant
+		for range 5 {
+			callers = append(callers, lineUp(d, 40, time.Time{}))
+		}
+		plain := queueUp(d, t.Context(), time.Time{})
+		require.Equal(t, 3, d.demand(), "two batches and a call")
+		d.put(res)
+		batchOf(t, res, callers[:3]...)
+		require.Equal(t, 2, d.demand())
+		d.put(res)
+		batchOf(t, res, callers[3:]...)
+		require.Equal(t, 1, d.demand())
+		d.put(res)
+		synctest.Wait()
+		require.Equal(t, grant{res: res}, <-plain)
+		require.Zero(t, d.demand())
+		alone := lineUp(d, 40, time.Time{})
+		d.put(res)
+		synctest.Wait()
+		require.Equal(t, grant{res: res}, <-alone, "one alone is a plain call")
+		require.Zero(t, d.waiting.Load())
+		require.Zero(t, d.bytes)
+	})
+}
+
+func TestAnUnripeBatchHoldsNoWorkerAndKeepsItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := batchCheckout(t, 1, time.Second)
+		first := lineUp(d, 40, time.Time{})
+		require.Zero(t, d.demand(), "it does not need another worker")
+		require.NoError(t, d.full())
+		res := d.tryTake()
+		require.NotNil(t, res)
+		plain := queueUp(d, t.Context(), time.Time{})
+		d.put(res)
+		synctest.Wait()
+		require.Equal(t, grant{res: res}, <-plain, "who waits for no company passes by")
+		time.Sleep(2 * time.Second)
+		second, third := queueUp(d, t.Context(), time.Time{}), lineUp(d, 40, time.Time{})
+		d.put(res)
+		batchOf(t, res, first, third) // third comes along, ripe or not
+		require.Empty(t, second)
+		d.put(res)
+		synctest.Wait()
+		require.Equal(t, grant{res: res}, <-second)
+		d.put(res)
+
+		begun := time.Now()
+		alone := lineUp(d, 40, time.Time{})
+		require.Equal(t, grant{res: res}, <-alone)
+		require.Equal(t, time.Second, time.Since(begun), "its wait ends on time when a worker is idle")
+		d.put(res)
+
+		begun = time.Now()
+		a, b := lineUp(d, 40, time.Time{}), lineUp(d, 40, time.Time{})
+		time.Sleep(300 * time.Millisecond)
+		c := lineUp(d, 40, time.Time{})
+		batchOf(t, res, a, b, c) // it is full
+		require.Equal(t, 300*time.Millisecond, time.Since(begun))
+		d.put(res)
+	})
+}
+
+func TestDeadlinesInALineup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := batchCheckout(t, 1, 0)
+		res := d.tryTake()
+		a := lineUp(d, 40, time.Time{})
+		b := lineUp(d, 40, time.Now().Add(time.Second))
+		c := lineUp(d, 40, time.Time{})
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.Equal(t, grant{err: errTimeout}, <-b)
+		d.put(res)
+		batchOf(t, res, a, c)
+		d.put(res)
+	})
+}
+
+func TestALongLineIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := batchCheckout(t, 1, 0)
+		res := d.tryTake()
+		a, b, c := lineUp(d, 300, time.Time{}), lineUp(d, 300, time.Time{}), lineUp(d, 5000, time.Time{})
+		e, f := lineUp(d, 300, time.Time{}), lineUp(d, 300, time.Time{})
+		d.put(res)
+		batchOf(t, res, a, b)
+		d.put(res)
+		synctest.Wait()
+		require.Equal(t, grant{res: res}, <-c, "one that is too long for any company goes alone")
+		d.put(res)
+		batchOf(t, res, e, f)
+		d.put(res)
+	})
+}
+
+// A worker of another generation than the latest takes what it knows.
+func TestAWorkerThatTakesNoBatchesGetsOneCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := batchCheckout(t, 1, 0)
+		res := d.tryTake()
+		res.Value().batches = nil
+		a, b := lineUp(d, 40, time.Time{}), lineUp(d, 40, time.Time{})
+		d.put(res)
+		synctest.Wait()
+		require.Equal(t, grant{res: res}, <-a)
+		d.learn(nil)
+		require.Equal(t, 1, d.lineupOf("b").size)
+		require.Nil(t, d.lineupOf("other"))
+		d.put(res)
+		synctest.Wait()
+		require.Equal(t, grant{res: res}, <-b)
+		d.put(res)
+	})
+}
