@@ -123,6 +123,13 @@ func (c *checkout) lineupOf(key string) *lineup {
 	return nil
 }
 
+// batchSize is how many calls of the lineup's command are served together at most.
+func (c *checkout) batchSize(l *lineup) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return l.size
+}
+
 // demand is how many workers could be given to those who wait.
 func (c *checkout) demand() int {
 	if c.waiting.Load() == 0 {

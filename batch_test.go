@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -685,4 +686,89 @@ func TestCallersWhoLeaveBatchesAtRandomInstants(t *testing.T) {
 	st := p.Stats()
 	require.EqualValues(t, 32*60, st.Succeeded+st.Failed)
 	require.Equal(t, before, st.WorkersStarted, "no worker was lost")
+}
+
+func TestMapMakesBatchesOfItsItems(t *testing.T) {
+	t.Parallel()
+	p := batchPool(t, func(c *Config) { c.Size = 2 })
+	n, sizes := 0, map[int]int{}
+	for got, err := range Map[[]int](context.Background(), p, "sizes", numbers(1000)) {
+		require.NoError(t, err)
+		require.Equal(t, n, got[0])
+		sizes[got[1]]++
+		n++
+	}
+	require.Equal(t, 1000, n)
+	require.Greater(t, sizes[8], 900, "nearly all batches are full: %v", sizes)
+	st := p.Stats()
+	require.EqualValues(t, 1000, st.Succeeded)
+	require.Equal(t, 8, st.Batches.Max)
+	require.Less(t, st.Batches.Count, int64(150))
+}
+
+func numbers(n int) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for i := 0; i < n && yield(i); i++ {
+		}
+	}
+}
+
+func TestAnItemsErrorInABatchOfAMapIsItsOwn(t *testing.T) {
+	t.Parallel()
+	p := batchPool(t, nil)
+	i := 0
+	items := func(yield func(int) bool) {
+		for n := range 100 {
+			if n%10 == 3 {
+				n = -n
+			}
+			if !yield(n + 1) {
+				return
+			}
+		}
+	}
+	for got, err := range Map[int](context.Background(), p, "picky", items) {
+		switch {
+		case i%10 == 3:
+			require.ErrorIs(t, err, ErrPython)
+		default:
+			require.NoError(t, err)
+			require.Equal(t, i+1, got)
+		}
+		i++
+	}
+	require.Equal(t, 100, i)
+}
+
+func TestAWorkerThatDiesInABatchOfAMap(t *testing.T) {
+	t.Parallel()
+	p := batchPool(t, nil)
+	type item struct {
+		X   int    `json:"x"`
+		How string `json:"how"`
+	}
+	items := func(yield func(item) bool) {
+		for i := range 200 {
+			how := ""
+			if i == 100 {
+				how = "exit"
+			}
+			if !yield(item{i, how}) {
+				return
+			}
+		}
+	}
+	i, lost := 0, 0
+	for got, err := range Map[int](context.Background(), p, "diesome", items) {
+		if err != nil {
+			require.Equal(t, MaybeExecuted, failure(t, err, ErrWorkerExited).Delivery)
+			lost++
+		} else {
+			require.Equal(t, i, got)
+		}
+		i++
+	}
+	require.Equal(t, 200, i)
+	require.Positive(t, lost)
+	require.LessOrEqual(t, lost, 8, "one batch")
 }

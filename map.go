@@ -27,7 +27,8 @@ const (
 //
 // One item's error is its own: it is yielded in the item's place, and the loop goes on. When a worker dies, the item it had begun
 // gets the error (MaybeExecuted), and those behind it, which provably did not begin, run elsewhere. OperationTimeout is
-// for each item and starts when the answer before it was read. Statistics, sessions and the Observer count each item.
+// for each item and starts when the answer before it was read. Statistics, sessions and the Observer count each item. Over a batch command
+// the items are sent in batches, without a wait for company; those of a batch that a worker dies in get the error.
 //
 // Memory is bounded: a slow loop stops the feed. Leaving the loop stops the work: nothing more is sent, and what is in
 // flight is awaited for StopGrace, then stopped. The end of ctx stops what is in flight, kills what that takes longer for than KillGrace, and is yielded as the last
@@ -120,6 +121,9 @@ func newMapper[Out any](ctx context.Context, p *Pool, command string, opts []Cal
 		m.refused = p.refusedCommand(command)
 	}
 	m.ring.init(ctx, p.cfg.Size)
+	if l := p.sup.checkout.lineupOf(m.template.info.breakerKey()); l != nil {
+		m.ring.batch = min(p.sup.checkout.batchSize(l), m.ring.share())
+	}
 	return m
 }
 
@@ -301,7 +305,7 @@ func (l *lane[Out]) begin() bool {
 		l.end(err)
 		return true
 	}
-	alone := m.p.sup.checkout.waiting.Load() == 0 && !res.Value().retired.Load() // else one item is its turn
+	alone := m.p.sup.checkout.waiting.Load() == 0 && !res.Value().retired.Load() // else one item, or one batch, is its turn
 	l.run = m.start(res, m.ring.looked(alone, slots))
 	return true
 }

@@ -16,6 +16,7 @@ import (
 type pipeline[Out any] struct {
 	m       *mapper[Out]
 	w       *worker
+	batch   int    // items that the worker serves together; 1 or less: it serves each alone
 	sent    []int  // slots whose requests were handed to out, unanswered, in order
 	whole   int    // so many of sent were written to the last byte
 	ends    []int  // for each of sent: where its line ends, counted as written is
@@ -46,6 +47,7 @@ func (m *mapper[Out]) start(res *resource, batch []int) *pipeline[Out] {
 	w.current.begin(&info)
 	w.proc.Spin(0, false)
 	f := &pipeline[Out]{m: m, w: w, res: res, last: time.Now(), lease: lease{killing: m.p.killing}}
+	f.batch = w.batches[info.breakerKey()].Size
 	w.lease.Store(&f.lease)
 	w.x.reserve(mapBuffer)
 	w.x.begin(m.ctx, f.deadline(), spin.Park)
@@ -204,7 +206,9 @@ func (f *pipeline[Out]) add(batch []int) {
 	room := min(mapLine, f.m.p.cfg.MaxMessageBytes)
 	for len(batch) > 0 {
 		n := 1
-		if f.w.packs && len(batch) > 1 && f.alike(batch[0], batch[1]) && len(f.args(batch[0]))+len(f.args(batch[1])) < room/2 {
+		if f.batch > 1 {
+			n = f.appendBatch(batch)
+		} else if f.w.packs && len(batch) > 1 && f.alike(batch[0], batch[1]) && len(f.args(batch[0]))+len(f.args(batch[1])) < room/2 {
 			n = f.appendPacked(batch, room)
 		} else {
 			c := &f.m.slot(batch[0]).call
@@ -244,6 +248,22 @@ func (f *pipeline[Out]) appendPacked(batch []int, room int) (n int) {
 		n++
 	}
 	f.out = f.m.lines.EndPacked(f.out, trace)
+	return n
+}
+
+// appendBatch appends one line with the first of the slots' requests, as many as may be served together.
+func (f *pipeline[Out]) appendBatch(batch []int) (n int) {
+	timeout := f.m.template.timeout
+	most := len(f.out) + f.m.p.cfg.MaxMessageBytes
+	for ; n < min(len(batch), f.batch); n++ {
+		c := &f.m.slot(batch[n]).call
+		if n > 0 && len(f.out)+batchEnds+c.batchBytes() > most {
+			break
+		}
+		f.out = wire.AppendBatch(f.out, n > 0, c.req.Seal(c.id, timeout, timeout > 0))
+	}
+	f.out = wire.EndBatch(f.out)
+	f.m.p.counters.batches.Add(time.Duration(n))
 	return n
 }
 
@@ -387,7 +407,8 @@ func (f *pipeline[Out]) commit(now time.Time) {
 }
 
 // fail judges the unanswered requests after the exchange failed. The worker is killed and its output drained to the end
-// first: a request behind the first unanswered one did not begin, because an answer is written before the next request begins. Only
+// first: a request behind the first unanswered one, and behind its batch, did not begin, because an answer is written before the next request
+// begins. Only
 // a worker that breaks the rules of the wire proves nothing by that. book tells the caller's code.
 func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 	f.w.x.doubt(err)
@@ -425,6 +446,9 @@ func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 		return e, func() {}
 	}
 	lost := 1
+	for f.batch > 1 && lost < len(f.sent) && f.ends[lost] == f.ends[0] {
+		lost++ // they were served together
+	}
 	if f.whole > 0 && violated {
 		lost, e.Delivery = f.whole, MaybeExecuted // it may have broken that rule, too: nothing is known of what it had
 	}

@@ -38,6 +38,7 @@ const (
 type ring struct {
 	ctx    context.Context
 	lanes  int                      // among which half of the ring is shared out
+	batch  int                      // slots that a worker serves together; 1: each is served alone
 	fed    atomic.Int64             // slots filled
 	done   [mapBlocks]atomic.Uint64 // a bit for each slot that is settled and not yielded
 	wakeAt atomic.Int64             // the feeder wakes a lane when so many are fed
@@ -67,7 +68,7 @@ type ring struct {
 }
 
 func (r *ring) init(ctx context.Context, lanes int) {
-	r.ctx, r.lanes, r.left = ctx, lanes, -1
+	r.ctx, r.lanes, r.batch, r.left = ctx, lanes, 1, -1
 	r.idle.L, r.feeder.L, r.reader.L = &r.mu, &r.mu, &r.mu
 	r.wakeAt.Store(math.MaxInt64)
 }
@@ -118,14 +119,20 @@ func (r *ring) callLocked() (calls int) {
 	return calls
 }
 
+// share is a lane's of half of the ring.
+func (r *ring) share() int { return max(mapBlock*mapBlocks/2/r.lanes, 1) }
+
 // windowLocked is how many requests to keep outstanding on one worker, so that it always has
-// mapTarget's work before it.
+// mapTarget's work before it: whole batches.
 func (r *ring) windowLocked() int {
 	if r.perItem <= 0 {
-		return 1
+		return r.batch
 	}
-	return min(max(int(mapTarget/r.perItem), 1), mapWindow, max(mapBlock*mapBlocks/2/r.lanes, 1))
+	return roundUp(min(max(int(mapTarget/r.perItem), 1), mapWindow, r.share()), r.batch)
 }
+
+// roundUp is the least multiple of unit that is no less than n.
+func roundUp(n, unit int) int { return (n + unit - 1) / unit * unit }
 
 // --- conditions ----------------------------------------------------------------------------------
 
@@ -261,20 +268,24 @@ func (r *ring) looked(share bool, slots []int) []int {
 	var rest run
 	r.update(func() {
 		r.lookers--
-		if share && !r.over() {
+		switch {
+		case r.over():
+		case share:
 			rest = r.takeLocked(r.windowLocked() - len(slots))
+		default:
+			rest = r.takeLocked(r.batch - len(slots))
 		}
 	})
 	return r.slots(rest, slots)
 }
 
-// more returns slots for a lane that serves, and has some: up to a window with them. What trickles
-// is left to come together for one that looks.
+// more returns slots for a lane that serves, and has some: up to a window with them, in whole batches.
+// What trickles is left to come together for one that looks.
 func (r *ring) more(has int, into []int) []int {
 	var rest run
 	r.update(func() {
 		if !r.over() && !(r.lookers > 0 && r.tricklesLocked()) {
-			rest = r.takeLocked(r.windowLocked() - has)
+			rest = r.takeLocked(r.windowLocked() - roundUp(has, r.batch))
 		}
 	})
 	return r.slots(rest, into)

@@ -182,3 +182,10 @@ def forge(x: List[int]) -> List[int]:
             pass
     time.sleep(60)
     return x
+
+
+@command(max_batch_size=8)
+def diesome(x: List[int], how: List[str]) -> List[int]:
+    if "exit" in how:
+        os._exit(3)
+    return x
