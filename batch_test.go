@@ -772,3 +772,35 @@ func TestAWorkerThatDiesInABatchOfAMap(t *testing.T) {
 	require.Positive(t, lost)
 	require.LessOrEqual(t, lost, 8, "one batch")
 }
+
+func TestAHandlerSeesThatAllCallersOfItsBatchHaveGone(t *testing.T) {
+	t.Parallel()
+	p := batchPool(t, func(c *Config) { c.CancelGrace = 20 * time.Second })
+	c, cancel, n, _ := holding(t, p, "polite")
+	for i, stop := range cancel {
+		require.Equal(t, []string{"held3"}, n.read())
+		stop()
+		require.ErrorIs(t, (<-c.done[i]).err, ErrCanceled)
+	}
+	n.await("held3", "seen")
+}
+
+func TestABatchOfAMapThatIsLateStopsAndThoseBehindItGoOn(t *testing.T) {
+	t.Parallel()
+	p := batchPool(t, func(c *Config) { c.CancelGrace = 20 * time.Second })
+	before := pids(p)
+	i, late := 0, 0
+	for got, err := range Map[int](context.Background(), p, "late", numbers(200), WithTimeout(500*time.Millisecond)) {
+		if err != nil {
+			require.Equal(t, MaybeExecuted, failure(t, err, ErrOperationTimeout).Delivery)
+			late++
+		} else {
+			require.Equal(t, i, got)
+		}
+		i++
+	}
+	require.Equal(t, 200, i)
+	require.Positive(t, late)
+	require.LessOrEqual(t, late, 8, "one batch")
+	require.Equal(t, before, pids(p))
+}

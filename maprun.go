@@ -110,26 +110,39 @@ func (f *pipeline[Out]) late() bool {
 	return errors.Is(f.err, os.ErrDeadlineExceeded) && f.m.ctx.Err() == nil && f.whole > 0 && f.w.x.inDoubt() == nil && f.w.cancels()
 }
 
-// stopOldest settles the item that runs, whose time is over, and has the pipeline go on when the
-// runtime has stopped it.
+// oldest is the first unanswered item, and those that are served together with it.
+func (f *pipeline[Out]) oldest() []int {
+	n := 1
+	for f.batch > 1 && n < len(f.sent) && f.ends[n] == f.ends[0] {
+		n++
+	}
+	return f.sent[:n]
+}
+
+// stopOldest settles the items that run, whose time is over, and has the pipeline go on when the
+// runtime has stopped them.
 func (f *pipeline[Out]) stopOldest() {
-	slot := f.sent[0]
-	j := f.m.slot(slot).call.job
+	slots := f.oldest()
+	j := f.m.slot(slots[0]).call.job
 	j.given = f.last
 	e := f.w.leave(f.m.ctx, &j)
 	if !f.lease.lend(time.Now()) {
 		f.err = errStopped
 		return
 	}
-	f.sent, f.ends = f.sent[1:], f.ends[1:]
-	f.whole--
-	f.m.fail([]int{slot}, e) // CallEnd cannot end this goroutine in it
+	f.sent, f.ends = f.sent[len(slots):], f.ends[len(slots):]
+	f.whole -= len(slots)
+	u := windUp{p: f.m.p, res: f.res, info: j.info, grace: f.w.cancelGrace(), patience: f.m.p.cfg.patience(j.given), strike: true}
+	for _, i := range slots {
+		id := f.m.slot(i).call.id
+		u.rest, u.id = append(u.rest, id), max(u.id, id)
+	}
+	f.m.fail(slots, e) // CallEnd cannot end this goroutine in it
 	if f.taken = f.lease.reclaim(); f.taken != notRevoked {
 		f.err = errStopped
 		return
 	}
 	f.w.x.end()
-	u := windUp{p: f.m.p, res: f.res, id: j.id, info: j.info, grace: f.w.cancelGrace(), patience: f.m.p.cfg.patience(j.given), strike: true}
 	f.w.canceling.Store(true)
 	f.err = u.stop()
 	f.w.canceling.Store(false)
@@ -445,10 +458,7 @@ func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 	if len(f.sent) == 0 {
 		return e, func() {}
 	}
-	lost := 1
-	for f.batch > 1 && lost < len(f.sent) && f.ends[lost] == f.ends[0] {
-		lost++ // they were served together
-	}
+	lost := len(f.oldest())
 	if f.whole > 0 && violated {
 		lost, e.Delivery = f.whole, MaybeExecuted // it may have broken that rule, too: nothing is known of what it had
 	}

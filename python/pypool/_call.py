@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Call:
     """What a handler may know about the call it serves. Read only."""
 
-    __slots__ = ("id", "session_id", "deadline", "trace")
+    __slots__ = ("id", "session_id", "deadline", "trace", "_serving")
 
     def __init__(
         self, id: int, session_id: Optional[str] = None, deadline: Optional[float] = None, trace: Optional[str] = None
@@ -35,13 +35,15 @@ class Call:
         self.deadline = deadline
         #: The W3C traceparent of the caller; None when it sent none.
         self.trace = trace
+        #: What the host names when this is to stop: the number of its batch, or its own.
+        self._serving = id
 
     @property
     def canceled(self) -> bool:
-        """Whether the caller has gone, and the call is to stop: for loops that look for themselves,
-        in a thread or under `pypool.shield`.
+        """Whether the caller has gone (of a batch: all callers), and the call is to stop: for loops
+        that look for themselves, in a thread or under `pypool.shield`.
         """
-        return RUNNING.canceled(self.id)
+        return RUNNING.canceled(self._serving)
 
     def remaining(self) -> Optional[float]:
         """Seconds until the deadline, never below 0.0; None without a deadline."""
@@ -96,7 +98,10 @@ def current_calls() -> List[Call]:
     entries of its lists; elsewhere the one of `current_call`. Raises LookupError outside a call.
     """
     request = _running("current_calls")
-    return [_call_of(one) for one in (RUNNING.calls or (request,))]
+    calls = [_call_of(one) for one in (RUNNING.calls or (request,))]
+    for call in calls:
+        call._serving = request[0]
+    return calls
 
 
 def _running(who: str) -> Request:

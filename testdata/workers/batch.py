@@ -122,6 +122,23 @@ def stubborn(x: List[int], log: List[str], gate: List[str]) -> List[int]:
     return x
 
 
+@command(max_batch_size=8, interruptible=False)
+def polite(x: List[int], log: List[str], gate: List[str]) -> List[int]:
+    """Look whether all callers have gone."""
+    note(log[0], "held%d" % len(x))
+    while not all(call.canceled for call in current_calls()):
+        time.sleep(0.001)
+    note(log[0], "seen")
+    return x
+
+
+@command(max_batch_size=8)
+def late(x: List[int]) -> List[int]:
+    if 100 in x:
+        time.sleep(60)
+    return x
+
+
 @command(max_batch_size=8)
 def die(x: List[int], how: List[str]) -> List[int]:
     if how[0] == "exit":
