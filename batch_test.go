@@ -804,3 +804,22 @@ func TestABatchOfAMapThatIsLateStopsAndThoseBehindItGoOn(t *testing.T) {
 	require.LessOrEqual(t, late, 8, "one batch")
 	require.Equal(t, before, pids(p))
 }
+
+func TestTheEndOfAMapsContextStopsABatch(t *testing.T) {
+	t.Parallel()
+	p := batchPool(t, func(c *Config) { c.KillGrace = 20 * time.Second })
+	before := pids(p)
+	ctx, cancel := context.WithCancel(context.Background())
+	var last error
+	i := 0
+	for _, err := range Map[int](ctx, p, "late", numbers(200)) {
+		if last = err; i == 90 {
+			cancel()
+		}
+		i++
+	}
+	cancel()
+	require.ErrorIs(t, last, ErrCanceled)
+	executed(t, p, "sizes", []any{1})
+	require.Equal(t, before, pids(p))
+}

@@ -110,19 +110,20 @@ func (f *pipeline[Out]) late() bool {
 	return errors.Is(f.err, os.ErrDeadlineExceeded) && f.m.ctx.Err() == nil && f.whole > 0 && f.w.x.inDoubt() == nil && f.w.cancels()
 }
 
-// oldest is the first unanswered item, and those that are served together with it.
-func (f *pipeline[Out]) oldest() []int {
+// oldest is the first unanswered item, and those that are served together with it; id is what they are stopped by.
+func (f *pipeline[Out]) oldest() (slots []int, id uint64) {
+	id = f.m.slot(f.sent[0]).call.id
 	n := 1
-	for f.batch > 1 && n < len(f.sent) && f.ends[n] == f.ends[0] {
-		n++
+	for ; f.batch > 1 && n < len(f.sent) && f.ends[n] == f.ends[0]; n++ {
+		id = max(id, f.m.slot(f.sent[n]).call.id)
 	}
-	return f.sent[:n]
+	return f.sent[:n], id
 }
 
 // stopOldest settles the items that run, whose time is over, and has the pipeline go on when the
 // runtime has stopped them.
 func (f *pipeline[Out]) stopOldest() {
-	slots := f.oldest()
+	slots, running := f.oldest()
 	j := f.m.slot(slots[0]).call.job
 	j.given = f.last
 	e := f.w.leave(f.m.ctx, &j)
@@ -132,10 +133,9 @@ func (f *pipeline[Out]) stopOldest() {
 	}
 	f.sent, f.ends = f.sent[len(slots):], f.ends[len(slots):]
 	f.whole -= len(slots)
-	u := windUp{p: f.m.p, res: f.res, info: j.info, grace: f.w.cancelGrace(), patience: f.m.p.cfg.patience(j.given), strike: true}
+	u := windUp{p: f.m.p, res: f.res, id: running, info: j.info, grace: f.w.cancelGrace(), patience: f.m.p.cfg.patience(j.given), strike: true}
 	for _, i := range slots {
-		id := f.m.slot(i).call.id
-		u.rest, u.id = append(u.rest, id), max(u.id, id)
+		u.rest = append(u.rest, f.m.slot(i).call.id)
 	}
 	f.m.fail(slots, e) // CallEnd cannot end this goroutine in it
 	if f.taken = f.lease.reclaim(); f.taken != notRevoked {
@@ -185,7 +185,8 @@ func (f *pipeline[Out]) stopAll() (unsent []int) {
 		case !errors.Is(f.err, os.ErrDeadlineExceeded), f.w.x.inDoubt() != nil, time.Now().After(end):
 			return unsent
 		default:
-			f.w.proc.Cancel(f.m.slot(f.sent[0]).call.id)
+			_, running := f.oldest()
+			f.w.proc.Cancel(running)
 		}
 	}
 	f.err = nil
@@ -458,7 +459,8 @@ func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 	if len(f.sent) == 0 {
 		return e, func() {}
 	}
-	lost := len(f.oldest())
+	together, _ := f.oldest()
+	lost := len(together)
 	if f.whole > 0 && violated {
 		lost, e.Delivery = f.whole, MaybeExecuted // it may have broken that rule, too: nothing is known of what it had
 	}
