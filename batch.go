@@ -13,11 +13,14 @@ import (
 	"github.com/pypool/pypool/internal/wire"
 )
 
-// Batches: calls of one command that wait at the same time are served together (docs/protocol.md, "Batches").
+// Batches: calls of one command that wait at the same time are served together (docs/protocol.md,
+// `batch`).
 //
-// Each call waits in the checkout's queue as any other does, with its own context and timeouts. Whoever gives a worker to one of them takes
-// along those of the same command that wait behind it, and makes a batch of them; one alone goes the way of a plain call. The first caller of
-// a batch has its line written on a goroutine of the pool's, so that everybody, it too, can leave while the others go on.
+// Each call waits in the checkout's queue as any other does, with its own context and timeouts.
+// Whoever gives a worker to one of them takes along those of the same command that wait behind it,
+// and makes a batch of them; one alone goes the way of a plain call. The first caller of a batch
+// has its line written on a goroutine of the pool's, so that everybody, it too, can leave while the
+// others go on.
 
 // batchRule is what a worker says of one of its batch commands.
 type batchRule struct {
@@ -30,12 +33,12 @@ type batchRule struct {
 const (
 	maxBatch     = 1 << 16         // calls, whatever a worker says
 	maxBatchWait = time.Minute     // likewise
-	batchMember  = 128             // bytes that a member's id, timeout and trace may add to its request
+	batchMember  = 128             // bytes that an id, a timeout and a comma may add to a request
 	batchEnds    = 16              // bytes that make a line of the members
-	freshStacks  = 1 * time.Second // so long the stacks that one caller has had collected do for the others that leave
+	freshStacks  = 1 * time.Second // so long one caller's stacks do for the others that leave
 )
 
-// sizes is the rules as sizes, by the calls' breakerKey.
+// batchRules is what a worker has told, by the calls' breakerKey.
 func batchRules(rules []batchRule) map[string]batchRule {
 	if len(rules) == 0 {
 		return nil
@@ -53,7 +56,8 @@ func (r *batchRule) wait() time.Duration {
 	return min(max(time.Duration(r.WaitMS*float64(time.Millisecond)), 0), maxBatchWait)
 }
 
-// lineup is the calls of one batch command that wait in the checkout's queue. The checkout's mu guards it, but for what is atomic.
+// lineup is the calls of one batch command that wait in the checkout's queue. The checkout's mu
+// guards it, but for what is atomic.
 type lineup struct {
 	key         string
 	size        int          // of a batch
@@ -88,7 +92,8 @@ func (l *lineup) remove(w *waiter) {
 	l.length--
 }
 
-// learn takes in which commands of a worker that is about to serve take batches. What others said before counts no more.
+// learn takes in which commands of a worker that is about to serve take batches. What others said
+// before counts no more.
 func (c *checkout) learn(rules map[string]batchRule) {
 	if c.lineups.Load() == nil && len(rules) == 0 {
 		return
@@ -196,7 +201,8 @@ func (c *checkout) grantLocked(w *waiter, res *resource) {
 	}
 }
 
-// queueInLine waits for a worker as queue does, or to become a member of a batch. The first of one has it served.
+// queueInLine waits for a worker as queue does, or to become a member of a batch. The first of one
+// has it served.
 func (p *Pool) queueInLine(ctx context.Context, deadline time.Time, c *call) (*resource, error) {
 	c.given = time.Time{}
 	c.until, _ = ctx.Deadline()
@@ -213,7 +219,8 @@ func (p *Pool) queueInLine(ctx context.Context, deadline time.Time, c *call) (*r
 	return v.res, v.err
 }
 
-// callBatch is calls that one worker serves together, from the moment it is granted to the first of them.
+// callBatch is calls that one worker serves together, from the moment it is granted to the first of
+// them.
 type callBatch struct {
 	p        *Pool
 	members  []*member
@@ -252,7 +259,8 @@ type batchOutcome struct {
 	spare bool // the circuit is charged for another member
 }
 
-// lostCall is a call that has shown that its command hangs, should the worker have to be killed for it.
+// lostCall is a call that has shown that its command hangs, should the worker have to be killed for
+// it.
 type lostCall struct {
 	admitted admission
 	err      *Error
@@ -267,7 +275,8 @@ func newBatch(p *Pool, calls []*call) *callBatch {
 	return b
 }
 
-// launch has the worker serve the batch. The first of its callers does that, and leaves to a goroutine of the pool's what may take time.
+// launch has the worker serve the batch. The first of its callers does that, and leaves to a
+// goroutine of the pool's what may take time.
 func (b *callBatch) launch(res *resource) {
 	defer close(b.launched)
 	if !res.Value().reusable() { // it died idle
@@ -307,7 +316,8 @@ func (b *callBatch) encode() {
 // batchBytes is what the call takes of a batch's line, at most.
 func (c *call) batchBytes() int { return c.req.Size() + batchMember + len(c.trace) }
 
-// stays reports whether the batch has been launched; else its worker had died idle, and m needs another one.
+// stays reports whether the batch has been launched; else its worker had died idle, and m needs
+// another one.
 func (m *member) stays() bool {
 	<-m.b.launched
 	return m.b.res != nil
@@ -346,7 +356,8 @@ func (b *callBatch) run() {
 	}
 }
 
-// exchange sends the line and reads the answers, which come in its order. Before it waits, it delivers what it has.
+// exchange sends the line and reads the answers, which come in its order. Before it waits, it
+// delivers what it has.
 func (b *callBatch) exchange(w *worker) (answers []*batchOutcome, err error) {
 	if err = w.x.send(b.line, b.given.Sub(w.freed) > aMoment); err != nil {
 		return nil, err
@@ -380,7 +391,8 @@ func (b *callBatch) giveBack(answered time.Time) {
 	b.p.giveBack(b.res, answered)
 }
 
-// end delivers the answers, and err to those who have none. One call alone is charged with the worker that was lost.
+// end delivers the answers, and err to those who have none. One call alone is charged with the
+// worker that was lost.
 func (b *callBatch) end(answers []*batchOutcome, err *Error) {
 	for i, o := range answers {
 		b.deliver(b.members[i], o)
@@ -398,7 +410,8 @@ func (b *callBatch) end(answers []*batchOutcome, err *Error) {
 	}
 }
 
-// close says that nobody waits for it any more, and returns who has left because the pool's own time was over.
+// close says that nobody waits for it any more, and returns who has left because the pool's own
+// time was over.
 func (b *callBatch) close() *lostCall {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -481,7 +494,8 @@ func (p *Pool) share(ctx context.Context, c *call) (rep reply, err *Error) {
 	return o.rep, o.err
 }
 
-// remember keeps the first call that left because the pool's own time was over. False: it is not the first, or comes too late.
+// remember keeps the first call that left because the pool's own time was over. False: it is not
+// the first, or comes too late.
 func (b *callBatch) remember(c *call, err *Error) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -22,15 +22,17 @@ type resource = puddle.Resource[*worker]
 type checkout struct {
 	puddle   *puddle.Pool[*worker]
 	maxQueue int64
-	maxBytes int64                              // of the requests that wait; one alone may have more
-	onWait   func()                             // called when a caller begins to wait
-	onDead   func()                             // called when a worker that is put back turns out to be dead
-	waiting  atomic.Int64                       // written under mu
-	alarms   sync.WaitGroup                     // the timer is set, or expire runs
-	waiters  sync.Pool                          // of *waiter, to be used again
-	lineups  atomic.Pointer[map[string]*lineup] // of batch commands, by breakerKey; a new map for each change, under mu; nil: there is none
-	batched  func(calls []*call) *callBatch
-	maxLine  int // bytes of a batch's line
+	maxBytes int64          // of the requests that wait; one alone may have more
+	onWait   func()         // called when a caller begins to wait
+	onDead   func()         // called when a worker that is put back turns out to be dead
+	waiting  atomic.Int64   // written under mu
+	alarms   sync.WaitGroup // the timer is set, or expire runs
+	waiters  sync.Pool      // of *waiter, to be used again
+
+	// Of batch commands, by breakerKey: a new map for each change, made under mu. Nil: there are none.
+	lineups atomic.Pointer[map[string]*lineup]
+	batched func(calls []*call) *callBatch
+	maxLine int // bytes of a batch's line
 
 	mu         sync.Mutex // guards the fields below
 	members    map[*worker]*resource
@@ -179,13 +181,16 @@ func (c *checkout) newWaiter(deadline time.Time, bytes int) *waiter {
 		w = &waiter{outcome: make(chan grant, 1)}
 	}
 	w.deadline, w.bytes = deadline, int64(max(bytes, 0))
-	w.call, w.lineup, w.company = nil, nil, time.Time{}
+	w.company = time.Time{}
 	return w
 }
 
 func (c *checkout) await(ctx context.Context, w *waiter, refused func() bool) grant {
-	ended := ctx.Done()    // once: it may panic, and w would stay in the queue
-	defer c.waiters.Put(w) // out of the queue, its outcome received
+	ended := ctx.Done() // once: it may panic, and w would stay in the queue
+	defer func() {      // out of the queue, its outcome received
+		w.call, w.lineup = nil, nil
+		c.waiters.Put(w)
+	}()
 	if res, err := c.enqueue(w); res != nil || err != nil {
 		return grant{res: res, err: err}
 	}

@@ -279,8 +279,8 @@ func (r *ring) looked(share bool, slots []int) []int {
 	return r.slots(rest, slots)
 }
 
-// more returns slots for a lane that serves, and has some: up to a window with them, in whole batches.
-// What trickles is left to come together for one that looks.
+// more returns slots for a lane that serves, and has some: up to a window with them, in whole
+// batches. What trickles is left to come together for one that looks.
 func (r *ring) more(has int, into []int) []int {
 	var rest run
 	r.update(func() {
