@@ -25,7 +25,7 @@ from ._wire import ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Sequence, Tuple
+    from typing import Any, Callable, Dict, List, Sequence, Tuple
 
     from ._commands import Command
     from ._hints import Plan
@@ -57,7 +57,10 @@ class Columns:
 
     def call(self, rows: Sequence[Sequence[Any]]) -> Any:
         """What the handler returns for these calls."""
-        columns = [list(column) for column in zip(*rows)]
+        return self.of([list(column) for column in zip(*rows)])
+
+    def of(self, columns: Sequence[List[Any]]) -> Any:
+        """What the handler returns for these lists."""
         if self.by_position == len(columns):
             return self.func(*columns)
         by_name = dict(zip(self.names[self.by_position :], columns[self.by_position :]))
@@ -88,14 +91,20 @@ class Columns:
                     raise refused(entry, error.under(names[i]), dict(zip(names, row))) from None
             return row
 
+        call = self.func if listed else lambda *columns: self.of(columns)
+        running = RUNNING
+
         def alone(*positional: Any, **keyword: Any) -> Any:
-            row = bind(list(positional) if positional else keyword)
-            RUNNING.calls = (RUNNING.request,)  # type: ignore[assignment]
+            if keyword and not converters and keyword.keys() == every:
+                columns = [[keyword[name]] for name in names]
+            else:
+                columns = [[value] for value in bind(list(positional) if positional else keyword)]
+            running.calls = (running.request,)  # type: ignore[assignment]
             try:
-                returned = self.call((row,))
+                returned = call(*columns)
                 result = returned[0] if type(returned) is list and len(returned) == 1 else results(returned, 1)[0]
             finally:
-                RUNNING.calls = None
+                running.calls = None
             if isinstance(result, BaseException):
                 raise result
             return result
