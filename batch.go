@@ -183,19 +183,19 @@ func (c *checkout) grantLocked(w *waiter, res *resource) {
 		return
 	}
 	limit, bytes := res.Value().batches[l.key].Size, batchEnds
-	var calls []*call
-	for m := l.first; m != nil && len(calls) < max(limit, 1); m = m.after {
-		bytes += m.call.batchBytes()
-		if len(calls) > 0 && bytes > c.maxLine {
+	var members []*member
+	for w := l.first; w != nil && len(members) < max(limit, 1); w = w.after {
+		bytes += w.member.job.batchBytes()
+		if len(members) > 0 && bytes > c.maxLine {
 			break
 		}
-		calls = append(calls, m.call)
+		members = append(members, w.member)
 	}
-	if len(calls) == 1 {
+	if len(members) == 1 {
 		c.dismissLocked(l.first, grant{res: res})
 		return
 	}
-	for _, m := range c.batched(calls).members {
+	for _, m := range c.batched(members).members {
 		c.dismissLocked(l.first, grant{res: res, member: m})
 		res = nil
 	}
@@ -204,15 +204,15 @@ func (c *checkout) grantLocked(w *waiter, res *resource) {
 // queueInLine waits for a worker as queue does, or to become a member of a batch. The first of one
 // has it served.
 func (p *Pool) queueInLine(ctx context.Context, deadline time.Time, c *call) (*resource, error) {
-	c.given = time.Time{}
-	c.until, _ = ctx.Deadline()
+	m := &member{job: c.job, outcome: make(chan *batchOutcome, 1)} // a copy: the call itself stays its caller's alone
+	m.until, _ = ctx.Deadline()
 	company := time.Duration(c.lineup.patience.Load())
-	for _, end := range []time.Time{deadline, c.until} {
+	for _, end := range []time.Time{deadline, m.until} {
 		if !end.IsZero() { // company is of no use to who has no time left
 			company = min(company, time.Until(end)/2)
 		}
 	}
-	v := p.sup.checkout.waitInLine(ctx, deadline, c, company, p.refusing)
+	v := p.sup.checkout.waitInLine(ctx, deadline, c.lineup, m, company, p.refusing)
 	if c.member = v.member; v.member != nil && v.res != nil {
 		v.member.b.launch(v.res)
 	}
@@ -245,8 +245,8 @@ type callBatch struct {
 // member is one call of a batch.
 type member struct {
 	b       *callBatch
-	c       *call // its caller's, not to be used any more once launched is closed
-	job     job
+	job     job       // its req may be used until launched is closed
+	until   time.Time // the context's deadline; zero: none
 	outcome chan *batchOutcome
 	had     bool // the outcome has come
 	gone    bool // the caller has left without one
@@ -266,11 +266,11 @@ type lostCall struct {
 	err      *Error
 }
 
-func newBatch(p *Pool, calls []*call) *callBatch {
-	b := &callBatch{p: p, members: make([]*member, len(calls)), launched: make(chan struct{}), here: len(calls)}
+func newBatch(p *Pool, members []*member) *callBatch {
+	b := &callBatch{p: p, members: members, launched: make(chan struct{}), here: len(members)}
 	b.ctx, b.leave = context.WithCancel(context.Background())
-	for i, c := range calls {
-		b.members[i] = &member{b: b, c: c, outcome: make(chan *batchOutcome, 1)}
+	for _, m := range members {
+		m.b = b
 	}
 	return b
 }
@@ -292,21 +292,19 @@ func (b *callBatch) launch(res *resource) {
 
 // encode makes the line.
 func (b *callBatch) encode() {
-	w := b.res.Value()
 	size := batchEnds
 	for _, m := range b.members {
-		size += m.c.batchBytes()
+		size += m.job.batchBytes()
 	}
 	b.line = make([]byte, 0, size)
 	for i, m := range b.members {
-		c := m.c
-		c.given, c.worker, c.pid = b.given, w.id, w.proc.PID()
-		left, limited := c.timeout, c.timeout > 0
-		if !c.until.IsZero() && (!limited || c.until.Before(b.given.Add(left))) {
-			left, limited = c.until.Sub(b.given), true
+		j := &m.job
+		left, limited := j.timeout, j.timeout > 0
+		if !m.until.IsZero() && (!limited || m.until.Before(b.given.Add(left))) {
+			left, limited = m.until.Sub(b.given), true
 		}
-		b.line = wire.AppendBatch(b.line, i > 0, c.req.Seal(c.id, left, limited))
-		m.job = job{id: c.id, info: c.info, timeout: c.timeout, given: b.given}
+		b.line = wire.AppendBatch(b.line, i > 0, j.req.Seal(j.id, left, limited))
+		j.req, j.given = wire.Request{}, b.given
 	}
 	b.line = wire.EndBatch(b.line)
 	b.info = b.members[0].job.info
@@ -314,7 +312,7 @@ func (b *callBatch) encode() {
 }
 
 // batchBytes is what the call takes of a batch's line, at most.
-func (c *call) batchBytes() int { return c.req.Size() + batchMember + len(c.trace) }
+func (j *job) batchBytes() int { return j.req.Size() + batchMember + len(j.trace) }
 
 // stays reports whether the batch has been launched; else its worker had died idle, and m needs
 // another one.
@@ -456,7 +454,8 @@ func (b *callBatch) parted() {
 // share waits for the call's outcome in its batch.
 func (p *Pool) share(ctx context.Context, c *call) (rep reply, err *Error) {
 	m := c.member
-	c.member = nil
+	w := m.b.res.Value()
+	c.member, c.given, c.worker, c.pid = nil, m.b.given, w.id, w.proc.PID()
 	ended, gone := false, false
 	defer func() {
 		if !ended && (gone || m.b.part(m)) { // a method of ctx panics

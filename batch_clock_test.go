@@ -22,7 +22,7 @@ func batchCheckout(t *testing.T, workers int, wait time.Duration) *checkout {
 		w.batches = rules
 	}
 	d.maxLine = 1000
-	d.batched = func(calls []*call) *callBatch { return newBatch(nil, calls) }
+	d.batched = func(members []*member) *callBatch { return newBatch(nil, members) }
 	d.learn(rules)
 	return d
 }
@@ -31,10 +31,10 @@ func batchCheckout(t *testing.T, workers int, wait time.Duration) *checkout {
 func lineUp(d *checkout, bytes int, deadline time.Time) <-chan grant {
 	outcome := make(chan grant, 1)
 	l := d.lineupOf("b")
-	c := &call{lineup: l}
-	c.req, _ = wire.Encode(nil, "b", []string{strings.Repeat("x", bytes)}, "", false)
+	m := &member{}
+	m.job.req, _ = wire.Encode(nil, "b", []string{strings.Repeat("x", bytes)}, "", false)
 	go func() {
-		outcome <- d.waitInLine(context.Background(), deadline, c, time.Duration(l.patience.Load()), never)
+		outcome <- d.waitInLine(context.Background(), deadline, l, m, time.Duration(l.patience.Load()), never)
 	}()
 	synctest.Wait()
 	return outcome

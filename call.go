@@ -157,7 +157,6 @@ type call struct {
 	detached bool      // whoever winds it up ends admitted
 	lineup   *lineup   // of a batch command; nil: it is none
 	member   *member   // of a batch that has been made, until it waits for that one's outcome
-	until    time.Time // the context's deadline, of a batch command; zero: none
 	spare    bool      // another call is charged with the worker that it lost
 
 	begun       time.Time

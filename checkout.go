@@ -31,7 +31,7 @@ type checkout struct {
 
 	// Of batch commands, by breakerKey: a new map for each change, made under mu. Nil: there are none.
 	lineups atomic.Pointer[map[string]*lineup]
-	batched func(calls []*call) *callBatch
+	batched func([]*member) *callBatch
 	maxLine int // bytes of a batch's line
 
 	mu         sync.Mutex // guards the fields below
@@ -54,7 +54,7 @@ type waiter struct {
 	bytes    int64      // of the request
 	outcome  chan grant // gets one from whoever takes it out of the queue
 
-	call    *call // of a batch command, as the next four; nil: of none
+	member  *member // of a batch command, as the next four; nil: of none
 	lineup  *lineup
 	before  *waiter // in the lineup, as the next
 	after   *waiter
@@ -166,9 +166,9 @@ func (c *checkout) wait(ctx context.Context, deadline time.Time, bytes int, refu
 }
 
 // waitInLine is wait for a call of a batch command, which waits for company for so long.
-func (c *checkout) waitInLine(ctx context.Context, deadline time.Time, k *call, company time.Duration, refused func() bool) grant {
-	w := c.newWaiter(deadline, k.req.Size())
-	w.call, w.lineup = k, k.lineup
+func (c *checkout) waitInLine(ctx context.Context, deadline time.Time, l *lineup, m *member, company time.Duration, refused func() bool) grant {
+	w := c.newWaiter(deadline, m.job.req.Size())
+	w.member, w.lineup = m, l
 	if company > 0 {
 		w.company = time.Now().Add(company)
 	}
@@ -188,7 +188,7 @@ func (c *checkout) newWaiter(deadline time.Time, bytes int) *waiter {
 func (c *checkout) await(ctx context.Context, w *waiter, refused func() bool) grant {
 	ended := ctx.Done() // once: it may panic, and w would stay in the queue
 	defer func() {      // out of the queue, its outcome received
-		w.call, w.lineup = nil, nil
+		w.member, w.lineup = nil, nil
 		c.waiters.Put(w)
 	}()
 	if res, err := c.enqueue(w); res != nil || err != nil {

@@ -74,7 +74,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, newError(TypeInternal, NotExecuted, err.Error(), err)
 	}
-	p.sup.checkout.batched = func(calls []*call) *callBatch { return newBatch(p, calls) }
+	p.sup.checkout.batched = func(members []*member) *callBatch { return newBatch(p, members) }
 	go p.sup.run()
 	opened := false
 	defer func() {
