@@ -272,7 +272,7 @@ func (r *ring) looked(share bool, slots []int) []int {
 		case r.over():
 		case share:
 			rest = r.takeLocked(r.windowLocked() - len(slots))
-		default:
+		case len(slots) > 0:
 			rest = r.takeLocked(r.batch - len(slots))
 		}
 	})
