@@ -324,6 +324,9 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 		}
 		res := p.sup.checkout.tryTake()
 		if res == nil {
+			if p.nested(ctx) {
+				return nil, nestedError()
+			}
 			var err error
 			switch res, err = p.queue(ctx, c); {
 			case err == nil:
@@ -504,6 +507,7 @@ func (p *Pool) dismantle() {
 		<-stopped
 	}
 	p.winding.Wait()
+	p.sup.env.functions.wait()
 	if stuck := p.sup.workers(); len(stuck) == 0 {
 		p.spawner.Close() // its thread's end would kill what it started
 	} else {

@@ -21,12 +21,13 @@ import (
 // bytesTransport reads what it was given.
 type bytesTransport struct{ *bytes.Reader }
 
-func (*bytesTransport) Write(p []byte) (int, error)    { return len(p), nil }
-func (*bytesTransport) TryRead([]byte) (int, error)    { return 0, nil }
-func (*bytesTransport) TryWrite(p []byte) (int, error) { return len(p), nil }
-func (*bytesTransport) Unwatch()                       {}
-func (*bytesTransport) SetDeadline(time.Time) error    { return nil }
-func (*bytesTransport) Close() error                   { return nil }
+func (*bytesTransport) Write(p []byte) (int, error)     { return len(p), nil }
+func (*bytesTransport) TryRead([]byte) (int, error)     { return 0, nil }
+func (*bytesTransport) TryWrite(p []byte) (int, error)  { return len(p), nil }
+func (*bytesTransport) Unwatch()                        {}
+func (*bytesTransport) SetDeadline(time.Time) error     { return nil }
+func (*bytesTransport) SetReadDeadline(time.Time) error { return nil }
+func (*bytesTransport) Close() error                    { return nil }
 
 func connOf(text string) *exchange {
 	c := newExchange(&bytesTransport{bytes.NewReader([]byte(text))}, 1<<20)

@@ -344,6 +344,14 @@ func jsonMembers(t reflect.Type) []bytesMember {
 	return found
 }
 
+// MemberNames are the names by which encoding/json knows the fields of a struct.
+func MemberNames(t reflect.Type) (names []string) {
+	for _, m := range jsonMembers(t) {
+		names = append(names, m.name)
+	}
+	return names
+}
+
 // dominant are the fields of one depth that win their names; taken are the names of those less deep, and then of these too.
 func dominant(here []bytesMember, taken map[string]bool) (winners []bytesMember) {
 	byName := map[string][]bytesMember{}

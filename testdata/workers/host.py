@@ -1,0 +1,208 @@
+"""Handlers that call functions of the host's."""
+
+import asyncio
+import os
+import threading
+import time
+from typing import Any, AsyncIterator, Iterator, List
+
+from pypool import HostError, command, current_call, host, program, shield
+
+LEFT: List[Any] = []
+
+
+@command
+def pid(value: Any = None) -> int:
+    return os.getpid()
+
+
+@command
+def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+@command
+def call(name: str, keyword: Any = None, positional: Any = None) -> Any:
+    """What the function returns, or how it failed."""
+    try:
+        return {"result": getattr(host, name)(*(positional or ()), **(keyword or {}))}
+    except HostError as error:
+        return {"type": error.type, "message": error.message, "attribute": isinstance(error, AttributeError)}
+
+
+@command
+def passes(name: str, keyword: Any = None) -> Any:
+    return getattr(host, name)(**(keyword or {}))
+
+
+@command
+def many(n: int) -> int:
+    return sum(host.echo(i) for i in range(n))
+
+
+@command
+def items(n: int) -> Iterator[Any]:
+    for i in range(n):
+        yield host.echo(i)
+
+
+@command
+async def coroutine(n: int) -> Any:
+    return await asyncio.gather(*[host.aio.echo(i) for i in range(n)])
+
+
+@command
+async def mixed(n: int) -> Any:
+    """Tasks, threads and the loop's own code, all at once."""
+
+    def blocking(i: int) -> Any:
+        return host.echo(i)
+
+    tasks = [asyncio.ensure_future(host.aio.echo(i)) for i in range(n)]
+    threads = [asyncio.get_running_loop().run_in_executor(None, call_with, current_call(), i) for i in range(n)]
+    own = [host.echo(i) for i in range(n)]
+    return [own, await asyncio.gather(*tasks), await asyncio.gather(*threads)]
+
+
+def call_with(call: Any, i: int) -> Any:
+    return call.host.echo(i)
+
+
+@command
+async def async_items(n: int) -> AsyncIterator[Any]:
+    for i in range(n):
+        yield await host.aio.echo(i)
+
+
+@command
+def threads(count: int, n: int) -> int:
+    wrong: List[Any] = []
+
+    def work(k: int) -> None:
+        try:
+            for i in range(n):
+                value = {"thread": k, "i": i, "text": "x" * (i % 50 * 100)}
+                if host.echo([value]) != [value]:
+                    wrong.append(value)
+        except BaseException as error:
+            wrong.append(repr(error))
+
+    started = [threading.Thread(target=work, args=(k,)) for k in range(count)]
+    for thread in started:
+        thread.start()
+    for i in range(n):
+        if host.echo(i) != i:
+            wrong.append(i)
+    for thread in started:
+        thread.join()
+    if wrong:
+        raise AssertionError(wrong[:3])
+    return count * n
+
+
+@command
+def leave_thread(gate: str, out: str) -> None:
+    """A thread that calls when this call is over, and one that waits then."""
+    call = current_call()
+
+    def late() -> None:
+        while not os.path.exists(gate):
+            time.sleep(0.001)
+        for function in (host.echo, call.host.echo):
+            note(out, function, 1)
+
+    def waiting() -> None:
+        note(out, host.block)
+
+    for target in (late, waiting):
+        threading.Thread(target=target, daemon=True).start()
+    while not host.blocked():
+        time.sleep(0.001)
+
+
+def note(path: str, function: Any, *args: Any) -> None:
+    try:
+        text = repr(function(*args))
+    except BaseException as error:
+        text = type(error).__name__
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, text.encode() + b"\n")
+    os.close(fd)
+
+
+@command
+def stop_in_function(path: str, name: str = "block") -> None:
+    try:
+        getattr(host, name)()
+    finally:
+        note(path, lambda: "ended")
+
+
+@command
+def shielded(path: str) -> None:
+    with shield():
+        note(path, host.block)
+
+
+@command
+def forked(value: int) -> Any:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            host.echo(value)
+            text = b"called"
+        except BaseException as error:
+            text = type(error).__name__.encode()
+        os.write(writer, text)
+        os._exit(0)
+    os.waitpid(child, 0)
+    return [os.read(reader, 100).decode(), host.echo(value)]
+
+
+@command
+def bytes_of(size: int) -> bool:
+    data = host.bytes(size=size)
+    return type(data) is bytes and len(data) == size and host.echo_bytes(data) == data
+
+
+@command
+def nested_bytes() -> Any:
+    value = host.record()
+    return [type(value["body"]).__name__, value["body"].decode(), type(value["list"][1]).__name__, value["name"]]
+
+
+@command
+def unhandled(name: str) -> None:
+    getattr(host, name)()
+
+
+@program("asks")
+def asks(value: Any) -> Any:
+    return host.echo(value)
+
+
+@command
+def leave_mark(path: str) -> None:
+    note(path, lambda: "began")
+    host.block()
+
+
+@command
+def echo_item(value: Any) -> Any:
+    return host.echo([value])
+
+
+@command
+async def stop_in_aio(path: str) -> None:
+    try:
+        await host.aio.block()
+    finally:
+        note(path, lambda: "ended")
+
+
+@command
+def stop_in_thread(path: str) -> None:
+    thread = threading.Thread(target=note, args=(path, host.block))
+    thread.start()
+    thread.join()
