@@ -319,7 +319,14 @@ func TestANestedCallNeverWaits(t *testing.T) {
 	nested := func(ctx context.Context, in struct {
 		Size int `json:"size"`
 	}) (int, error) {
-		return Call[int](ctx, p, "add", args{"a": in.Size})
+		n, err := Call[int](ctx, p, "add", args{"a": in.Size})
+		if err != nil {
+			e := failure(t, err, ErrNestedCall)
+			assert.Equal(t, NotExecuted, e.Delivery)
+			assert.Equal(t, CategoryResource, e.Category)
+			assert.True(t, SafeToRetry(err))
+		}
+		return n, err
 	}
 	cfg := functionsConfig(t, Functions{"nested": Func(nested), "map": Func(func(ctx context.Context, _ struct{}) (int, error) {
 		sum := 0
