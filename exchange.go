@@ -179,19 +179,12 @@ func (x *exchange) await(p []byte) (int, error) {
 		}
 		x.spin = spin.Park
 	}
-	for {
+	c := x.calls.Load()
+	if c == nil {
 		x.applyDeadline()
-		c := x.calls.Load()
-		if c == nil {
-			return x.t.Read(p)
-		}
-		c.flush()
-		n, err := x.t.Read(p)
-		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || x.isOver() {
-			return n, err
-		}
-		x.current = false // a reply is there to be written, or there may be room for more of one
+		return x.t.Read(p)
 	}
+	return c.await(p)
 }
 
 // isOver reports whether the deadline has passed, or ctx has ended.

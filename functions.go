@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -226,9 +227,12 @@ type calls struct {
 	lines  [][]byte // replies to be written
 	rest   []byte   // of one that is written in part
 	nap    time.Duration
+	missed int // polls in a row that came to nothing
+	skip   int // polls that are left out
 
 	mu    sync.Mutex // guards the fields below; the reader is woken under it
 	ready [][]byte   // replies that nobody has taken yet
+	awake bool       // the reader looks for itself
 	over  bool       // the exchange has ended: no reply is wanted, and the reader is not to be woken
 }
 
@@ -256,7 +260,7 @@ func (x *exchange) newCalls(id uint64) *calls {
 	}
 	x.endCalls()
 	info.RequestID = id
-	c := &calls{x: x, id: id, info: info}
+	c := &calls{x: x, id: id, info: info, awake: true}
 	ctx := x.ctx
 	if x.contextOf != nil {
 		ctx = x.contextOf(id)
@@ -459,15 +463,17 @@ func (c *calls) reply(line []byte) {
 		return
 	}
 	c.ready = append(c.ready, line)
-	_ = c.x.t.SetReadDeadline(time.Unix(1, 0))
+	if !c.awake {
+		_ = c.x.t.SetReadDeadline(time.Unix(1, 0))
+	}
 }
 
 // flush writes the replies, as far as the pipe takes them at once: to wait for room while the worker waits for its own output to be read would be for ever. Where some are left
 // the next read is a short one.
-func (c *calls) flush() {
+func (c *calls) flush(awake bool) {
 	c.mu.Lock()
 	ready := c.ready
-	c.ready = nil
+	c.ready, c.awake = nil, awake
 	c.mu.Unlock()
 	if c.x.push != nil {
 		if c.x.push(ready) {
@@ -499,6 +505,73 @@ func (c *calls) flush() {
 			return
 		}
 	}
+}
+
+// await is the exchange's, once functions were called: it writes their replies meanwhile.
+func (c *calls) await(p []byte) (int, error) {
+	x := c.x
+	for c.awaitBrief() {
+		c.flush(true)
+		if n, err := c.poll(p); n > 0 || err != nil {
+			return n, err
+		}
+	}
+	for {
+		x.applyDeadline()
+		c.flush(false)
+		n, err := x.t.Read(p)
+		x.current = false // a reply may have woken this, or there may be room for more of one
+		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || x.isOver() {
+			return n, err
+		}
+	}
+}
+
+// poll looks for what comes behind a reply, for so long as that pays: 0, nil when nothing has come.
+func (c *calls) poll(p []byte) (int, error) {
+	if c.skip > 0 {
+		c.skip--
+		return 0, nil
+	}
+	c.x.t.Unwatch()
+	end := time.Now().Add(spin.Brief)
+	for range maxPolls { // so that it ends also where the clock stands still
+		c.x.applyDeadline()
+		n, err := c.x.t.TryRead(p)
+		switch {
+		case n > 0:
+			c.missed = 0
+			return n, nil
+		case errors.Is(err, os.ErrDeadlineExceeded) && !c.x.isOver():
+			c.x.current = false // a reply has woken a reader that was not there
+			continue
+		case err != nil:
+			return 0, err
+		}
+		if time.Until(end) < 0 {
+			break
+		}
+		spin.Yield()
+	}
+	c.missed = min(c.missed+1, 6)
+	c.skip = 1<<c.missed - 1
+	return 0, nil
+}
+
+// awaitBrief lets functions run that have just begun, and reports whether one has ended: most are brief, and whoever waits
+// for them awake need not be woken.
+func (c *calls) awaitBrief() bool {
+	for range 3 {
+		c.mu.Lock()
+		c.awake = true
+		ready := len(c.ready) > 0
+		c.mu.Unlock()
+		if ready {
+			return true
+		}
+		runtime.Gosched()
+	}
+	return false
 }
 
 // takeNap has the next read end soon, to try again.

@@ -3,6 +3,7 @@ package pypool
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -395,4 +396,24 @@ func TestCloseDoesNotWaitForAFunction(t *testing.T) {
 	require.NoError(t, p.Close())
 	failure(t, <-done, ErrPoolClosed)
 	close(gate)
+}
+
+func TestDeepValuesAreRefusedAndCostNothing(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, functionsConfig(t, Functions{
+		"deep": Func(func(_ context.Context, in struct {
+			Depth int `json:"depth"`
+		}) (json.RawMessage, error) {
+			return json.RawMessage(strings.Repeat("[", in.Depth+1) + strings.Repeat("]", in.Depth+1)), nil
+		}),
+		"echo": echoFunction(),
+	}))
+	pid := pids(p)[0]
+	assert.Equal(t, "100", string(executed(t, p, "deep", args{"depth": 100}).Raw()))
+	assert.Equal(t, `"invalid_result"`, string(executed(t, p, "deep", args{"depth": 9000}).Raw()))
+	for _, depth := range []int{900, 9_996, 9_997, 9_998, 9_999, 10_000, 20_000} {
+		got := string(executed(t, p, "send_deep", args{"depth": depth}).Raw())
+		assert.Contains(t, []string{`"sent"`, `"TypeError"`, `"HostError"`}, got, depth)
+	}
+	assert.Equal(t, pid, pids(p)[0])
 }

@@ -15,6 +15,8 @@ from __future__ import annotations
 import os
 import sys
 from _thread import allocate_lock, get_ident
+from os import read
+from time import monotonic_ns, sleep
 
 from . import _channel, _life
 from ._call import CALL, RUNNING
@@ -82,10 +84,22 @@ class _Waits:
         self.reader: Any = None  # who reads: a _Pending, or the event loop; None: nobody
         self.watched: Any = None  # the event loop that has a reader of ours
         self.stop = False  # the reader has to go
+        self.forked = False  # this is a child
         self.waker: Optional[Tuple[int, int]] = None  # a pipe that wakes a thread that reads
 
 
 WAITS = _Waits()
+#: A reply is looked for so long before the thread parks: what waking both sides costs.
+SPIN_NS = 25_000
+_give_way: Callable[[], Any] = getattr(os, "sched_yield", None) or (lambda: sleep(0))
+
+
+def _after_fork() -> None:
+    WAITS.forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 # -- a call
@@ -94,7 +108,7 @@ WAITS = _Waits()
 def _request(id: int) -> Request:
     """The running request, on whose behalf this thread works; with `id` it has to be that one."""
     request = RUNNING.request
-    if os.getpid() != _life.WATCH.pid or LOG.forked:
+    if WAITS.forked or os.getpid() != _life.WATCH.pid:
         raise LookupError("a forked child cannot call the host: only the worker's own process can")
     if request is None or _channel.OURS.channel is None:
         raise LookupError("no call is running: functions of the host can be called inside a command or a program only")
@@ -125,12 +139,7 @@ def _begin(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str, Any]) -
     channel: Any = _channel.OURS.channel
     if args and keyword:
         raise TypeError("%s(): by position or by keyword, not both: they are one value in Go" % name)
-    text = ""
-    if keyword or args:
-        try:
-            text = ',"args":' + encode(keyword or args)
-        except ResultError as error:
-            raise TypeError("%s(): the arguments cannot be sent: %s" % (name, _words(error))) from None
+    text = ',"args":' + _encoded(name, keyword or args) if keyword or args else ""
     waits = WAITS
     channel.replies = _deliver
     with waits.lock:
@@ -139,7 +148,7 @@ def _begin(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str, Any]) -
     line = '{"id":%d,"host":%d,"function":%s%s}\n' % (request[0], number, escape(name), text)
     try:
         if len(line) > channel.limit:
-            raise HostError("message_too_large", "the arguments have %d bytes, the limit is %d" % (len(line), channel.limit))
+            raise _too_large(len(line), channel.limit)
         if get_ident() == LOG.thread:
             channel.write(line)
         else:
@@ -181,12 +190,105 @@ _OVER: Any = {}
 
 def call(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str, Any]) -> Any:
     """Call a function and wait for what it returns."""
+    waits = WAITS
+    request = RUNNING.request
+    if (
+        request is not None
+        and not waits.pending
+        and not waits.forked
+        and get_ident() == LOG.thread
+        and (id or request[0]) == request[0]
+    ):
+        channel: Any = _channel.OURS.channel
+        known: Any = CALL.get(None)
+        if channel.functions and not (args and keyword) and (known is None or known[0] == request[0]):
+            return _call_alone(channel, request[0], name, args or keyword)
     pending = _begin(id, name, args, keyword)
     try:
         _wait(pending)
     finally:
         _forget(pending)
     return _value(pending)
+
+
+def _call_alone(channel: Channel, id: int, name: str, args: Any) -> Any:
+    """`call` in the loop's thread, where nobody else waits for anything: the same in half the time."""
+    waits, state = WAITS, STATE
+    text = ',"args":' + _encoded(name, args) if args else ""
+    number = waits.number + 1
+    line = f'{{"id":{id},"host":{number},"function":"{name}"{text}}}\n'
+    if len(line) > channel.limit:
+        raise _too_large(len(line), channel.limit)
+    with waits.lock:
+        if waits.number >= number or waits.reader is not None:  # a thread has come first
+            waits.number += 1
+            number = 0
+        else:
+            waits.number = number
+            pending = waits.reader = waits.pending[number] = _Pending(number, id)
+    if not number:
+        return call(id, name, *((args, {}) if type(args) is tuple else ((), args)))
+    channel.replies = _deliver
+    value: Any = _OVER
+    reading = False
+    try:
+        channel.write(line)
+        poll = getattr(channel.waiter, "inner", channel.waiter).poll
+        state.waiting = True
+        try:
+            if not _soon(poll):
+                poll()
+        finally:
+            state.waiting = False
+        reading = True
+        with waits.reading:
+            try:
+                chunk = read(channel.fd_in, 1 << 16)
+            except BlockingIOError:
+                chunk = b"\n"
+            start = b'{"id":%d,"host":%d,"success":true,"result":' % (id, number)
+            if chunk.startswith(start) and chunk.find(b"\n") == len(chunk) - 1 and not channel.parts:
+                answer = chunk.decode()
+                try:
+                    value, end = scan(answer, len(start))
+                except RecursionError:
+                    end = 0
+                if answer[end:] != "}\n":  # there are bytes in it, or it is too deep
+                    value = _OVER
+            if value is _OVER:
+                if not chunk:
+                    _life.host_gone()
+                if chunk != b"\n":
+                    channel.take(chunk)
+        reading = False
+        if value is _OVER:
+            _wait(pending)
+    except BaseException:
+        if reading:
+            _lost()
+        raise
+    finally:
+        _forget(pending)
+    return _value(pending) if value is _OVER else value
+
+
+def _encoded(name: str, args: Any) -> str:
+    try:
+        return encode(args)
+    except ResultError as error:
+        raise TypeError("%s(): the arguments cannot be sent: %s" % (name, _words(error))) from None
+
+
+def _too_large(size: int, limit: int) -> HostError:
+    return HostError("message_too_large", "the arguments have %d bytes, the limit is %d" % (size, limit))
+
+
+def _lost() -> None:
+    """What was read may be lost, and then nobody knows where the stream stands."""
+    from . import _exit  # few are struck so
+
+    _life.note("the worker ends, because a reply of the host's was read only in part")
+    _exit.finish(1)
 
 
 def _wait(pending: _Pending) -> None:
@@ -196,9 +298,9 @@ def _wait(pending: _Pending) -> None:
             if pending.reply is not None:
                 return
             # The event loop may not run, while the coroutine waits for this very thread
-            mine = waits.reader is None or waits.reader is waits.watched
+            mine = waits.reader is None or waits.reader is waits.watched or waits.reader is pending
             if mine:
-                if waits.reader is not None and not main:
+                if waits.reader is not None and waits.reader is waits.watched and not main:
                     waits.reader.call_soon_threadsafe(_step_back, waits.reader)
                 waits.reader = pending
             elif pending.gate is None:
@@ -236,18 +338,15 @@ def _read(pending: _Pending, main: bool) -> None:
             _read_now(channel)
             reading = False
     except BaseException:
-        if reading:  # what was read may be lost, and then nobody knows where the stream stands
-            from . import _exit  # few are struck so
-
-            _life.note("the worker ends, because a reply of the host's was read only in part")
-            _exit.finish(1)
+        if reading:
+            _lost()
         raise
 
 
 def _read_now(channel: Channel) -> None:
     with WAITS.reading:
         try:
-            chunk = os.read(channel.fd_in, 1 << 16)
+            chunk = read(channel.fd_in, 1 << 16)
         except BlockingIOError:
             return
         if not chunk:
@@ -255,13 +354,39 @@ def _read_now(channel: Channel) -> None:
         channel.take(chunk)
 
 
+class _Spin:
+    """Whether to look for a reply for a while before the thread parks. To be woken takes longer than a
+    brief function, and each side then waits for the other's waking.
+    """
+
+    missed = 0  # times in a row that it was in vain
+    skip = 0  # times that are left out because of that
+
+
+def _soon(poll: Callable[[Any], Any]) -> bool:
+    """Whether something comes to be read within a moment."""
+    if _Spin.skip:
+        _Spin.skip -= 1
+        return False
+    end = monotonic_ns() + SPIN_NS
+    while not poll(0):
+        if monotonic_ns() >= end:
+            _Spin.missed = min(_Spin.missed + 1, 6)
+            _Spin.skip = (1 << _Spin.missed) - 1
+            return False
+        _give_way()
+    _Spin.missed = 0
+    return True
+
+
 def _main_wait(channel: Channel) -> Callable[[], None]:
-    park = getattr(channel.waiter, "inner", channel.waiter).park_for_reply
+    poll = getattr(channel.waiter, "inner", channel.waiter).poll
 
     def wait() -> None:
         STATE.waiting = True
         try:
-            park()
+            if not _soon(poll):
+                poll()
         finally:
             STATE.waiting = False
 
@@ -282,11 +407,13 @@ def _thread_wait(channel: Channel) -> Callable[[], None]:
     poll.register(waits.waker[0], select.POLLIN)
 
     def wait() -> None:
-        poll.poll()
-        try:
-            os.read(waits.waker[0], 64)  # type: ignore[index]
-        except BlockingIOError:
-            pass
+        if not _soon(poll.poll):
+            poll.poll()
+        if waits.stop:
+            try:
+                os.read(waits.waker[0], 64)  # type: ignore[index]
+            except BlockingIOError:
+                pass
 
     return wait
 
@@ -295,7 +422,14 @@ def _deliver(line: bytes) -> bool:
     """Whether the line is a reply; then it is given to whoever waits for it, if anybody does."""
     if not is_reply(line):
         return False
-    reply, _ = scan(line.decode(), 0)
+    text = line.decode()
+    try:
+        reply, _ = scan(text, 0)
+    except RecursionError:
+        id, after = scan(text, 6)
+        number, _ = scan(text, after + 8)
+        message = "the result cannot be read: it is nested too deeply"
+        reply = {"id": id, "host": number, "success": False, "error": {"type": "invalid_result", "message": message}}
     waits = WAITS
     with waits.lock:
         pending = waits.pending.get(reply["host"])
@@ -338,8 +472,6 @@ def _share(channel: Channel) -> None:
         vars(_channel)["write"] = _channel.write_whole
         # What the loop's thread has begun before this it has to end
         while _in_write(sys._current_frames().get(LOG.thread)):
-            from time import sleep
-
             sleep(0.0005)
     _share_waiting(channel)
 
@@ -423,8 +555,6 @@ def _end_all() -> None:
                 os.write(waits.waker[1], b"x")
             except BlockingIOError:
                 pass
-        from time import sleep
-
         sleep(0.0001)
 
 
@@ -457,6 +587,8 @@ async def _call_aio(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str
     pending.future = future = loop.create_future()
     _share_waiting(channel)
     try:
+        if pending.thread == LOG.thread:
+            _look(channel)
         with WAITS.lock:
             done, free = pending.reply is not None, WAITS.reader is None
         if not done:
@@ -467,6 +599,15 @@ async def _call_aio(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str
         _forget(pending)
         _unwatch(loop)
     return _value(pending)
+
+
+def _look(channel: Channel) -> None:
+    """Read what comes within a moment, where nobody else does."""
+    with WAITS.lock:
+        if WAITS.reader is not WAITS.watched:
+            return
+    if _soon(getattr(channel.waiter, "inner", channel.waiter).poll):
+        _read_now(channel)
 
 
 def _settle(pending: _Pending) -> None:
@@ -568,7 +709,10 @@ class Host:
         def function(*args: Any, **keyword: Any) -> Any:
             return call(id, name, args, keyword)
 
-        return _named(function, name)
+        function = _named(function, name)
+        if _channel.OURS.channel is not None:
+            self.__dict__[name] = function
+        return function
 
     def __dir__(self) -> List[str]:
         channel = _channel.OURS.channel

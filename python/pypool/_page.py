@@ -98,12 +98,9 @@ class Waiter:
                 return
             self._give_way()
 
-    def park_for_reply(self) -> None:
-        """`park` for what answers a call of the host's."""
-        if self._poll is None:
-            return
-        if not self.page[KEEP_CPU] or not any(self._poll(0) for _ in LOOKS):
-            self._poll()
+    def poll(self, timeout: Any = None) -> Any:
+        """poll(2) for something to read; where that cannot be, reading has to wait."""
+        return True if self._poll is None else self._poll(timeout)
 
     def park(self) -> None:
         """Wait for what was not there yet when it was read. Who came too early at the doorbell's

@@ -206,3 +206,27 @@ def stop_in_thread(path: str) -> None:
     thread = threading.Thread(target=note, args=(path, host.block))
     thread.start()
     thread.join()
+
+
+@command
+def deep(depth: int) -> Any:
+    try:
+        value = host.deep(depth=depth)
+    except HostError as error:
+        return error.type
+    n = 0
+    while value:
+        value, n = value[0], n + 1
+    return n
+
+
+@command
+def send_deep(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    try:
+        host.echo(value)
+        return "sent"
+    except Exception as error:
+        return type(error).__name__
