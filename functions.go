@@ -227,6 +227,9 @@ type calls struct {
 	lines  [][]byte // replies to be written
 	rest   []byte   // of one that is written in part
 	nap    time.Duration
+
+	unwritten int // bytes of the replies that are to be written; counted anew when none is left
+
 	missed int // polls in a row that came to nothing
 	skip   int // polls that are left out
 
@@ -243,6 +246,9 @@ func (x *exchange) serve(f *wire.Frame) error {
 		if c = x.newCalls(f.ID); c == nil {
 			return x.violation(errors.New("a call of a function, and nothing runs that may call one"), f.Body)
 		}
+	}
+	if c.unwritten > x.functions.cfg.MaxQueueBytes+x.functions.cfg.MaxMessageBytes {
+		return x.violation(fmt.Errorf("calls of functions, and %d bytes of replies to earlier ones that it does not read", c.unwritten), f.Body)
 	}
 	x.spin = spin.Park
 	c.begin(f.Host, f.Function, arguments{x.take(f), f.BigInt})
@@ -261,13 +267,16 @@ func (x *exchange) newCalls(id uint64) *calls {
 	x.endCalls()
 	info.RequestID = id
 	c := &calls{x: x, id: id, info: info, awake: true}
-	ctx := x.ctx
-	if x.contextOf != nil {
+	ctx, over := x.ctx, x.left
+	switch {
+	case ctx == nil: // after the end, in the last look for an answer
+		ctx, over = context.Background(), true
+	case x.contextOf != nil:
 		ctx = x.contextOf(id)
 	}
 	ctx, c.cancel = context.WithCancel(watchable(ctx))
 	c.ctx = &functionContext{ctx, info, x.functions}
-	if x.left {
+	if over {
 		c.cancel()
 	}
 	x.called = id
@@ -475,9 +484,12 @@ func (c *calls) flush(awake bool) {
 	ready := c.ready
 	c.ready, c.awake = nil, awake
 	c.mu.Unlock()
+	for _, line := range ready {
+		c.unwritten += len(line)
+	}
 	if c.x.push != nil {
 		if c.x.push(ready) {
-			c.nap = 0
+			c.nap, c.unwritten = 0, 0
 			return
 		}
 		c.takeNap()
@@ -505,6 +517,7 @@ func (c *calls) flush(awake bool) {
 			return
 		}
 	}
+	c.unwritten = 0
 }
 
 // await is the exchange's, once functions were called: it writes their replies meanwhile.

@@ -230,3 +230,66 @@ def send_deep(depth: int) -> Any:
         return "sent"
     except Exception as error:
         return type(error).__name__
+
+
+@command
+def forge(lines: List[str], stay: bool = False) -> None:
+    from pypool import _channel
+
+    fd = _channel.OURS.channel.fd_out
+    for line in lines:
+        data = (line.replace("%d", str(current_call().id)) + "\n").encode()
+        while data:
+            data = data[os.write(fd, data) :]
+    while stay:
+        time.sleep(0.01)
+
+
+@command
+def big_threads(count: int, size: int) -> int:
+    sizes: List[int] = []
+    started = [threading.Thread(target=lambda: sizes.append(len(host.big(size=size)))) for _ in range(count)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+    return sum(sizes)
+
+
+@command
+async def leave_big(size: int) -> None:
+    """Nobody reads the answers any more when this returns."""
+    LEFT.extend(asyncio.ensure_future(host.aio.big(size=size)) for _ in range(2))
+    await asyncio.sleep(0)
+
+
+@command
+def leave_calling(threads: int, n: int) -> None:
+    def work() -> None:
+        try:
+            for i in range(n):
+                if host.echo(i) != i:
+                    LEFT.append("a wrong answer")
+        except LookupError:
+            pass
+        except BaseException as error:
+            LEFT.append(repr(error))
+
+    for _ in range(threads):
+        threading.Thread(target=work, daemon=True).start()
+    host.echo(1)
+
+
+@command
+def unexpected() -> List[str]:
+    return [text for text in LEFT if isinstance(text, str)]
+
+
+@command
+def dive(depth: int) -> int:
+    return 1 + host.dive(depth=depth - 1) if depth else 0
+
+
+@command
+def echo_one(value: int) -> Any:
+    return host.echo([value])

@@ -2,7 +2,7 @@
 
 import time
 
-from pypool import command, current_call, program
+from pypool import HostError, command, current_call, host, program
 
 
 @command
@@ -54,6 +54,15 @@ def forever():
     while True:
         yield "tick"
         time.sleep(0.01)
+
+
+@command
+def ask_host(name, keyword=None, positional=()):
+    try:
+        answer = getattr(host, name)(*positional, **(keyword or {}))
+        return repr(answer) if type(answer) is list else answer
+    except HostError as error:
+        return [error.type, error.message]
 
 
 @program("double")
