@@ -159,11 +159,15 @@ func (a arguments) decode(in any) error {
 			raw = items[0]
 		}
 	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
+	var err error
 	if a.bigInt {
+		dec := json.NewDecoder(bytes.NewReader(raw))
 		dec.UseNumber()
+		err = dec.Decode(in)
+	} else {
+		err = json.Unmarshal(raw, in)
 	}
-	if err := dec.Decode(in); err != nil {
+	if err != nil {
 		return &hostError{hostArguments, fmt.Sprintf("the arguments do not fit %v: %v", reflect.TypeOf(in).Elem(), err)}
 	}
 	if keywords {
@@ -180,14 +184,14 @@ func refuseUnknown(raw json.RawMessage, in reflect.Type) error {
 	if in.Kind() != reflect.Struct || reflect.PointerTo(in).Implements(reflect.TypeFor[json.Unmarshaler]()) {
 		return nil
 	}
-	var given map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &given); err != nil {
-		return &hostError{hostArguments, err.Error()}
-	}
 	names := wire.MemberNames(in)
-	for name := range given {
+	for quoted := range wire.Keys(raw) {
+		name := string(quoted[1 : len(quoted)-1])
+		if slices.Contains(names, name) {
+			continue
+		}
+		_ = json.Unmarshal(quoted, &name)
 		if !slices.ContainsFunc(names, func(known string) bool { return strings.EqualFold(known, name) }) {
-			slices.Sort(names)
 			return &hostError{hostArguments, fmt.Sprintf("unknown argument %q; it takes %s", name, strings.Join(names, ", "))}
 		}
 	}
