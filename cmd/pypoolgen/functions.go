@@ -285,7 +285,9 @@ func has(t types.Type, method string) bool {
 	return ok
 }
 
-func isIdentifier(name string) bool { return token.IsIdentifier(name) || token.IsKeyword(name) && name != "import" && name != "for" }
+func isIdentifier(name string) bool {
+	return token.IsIdentifier(name) || token.IsKeyword(name) && name != "import" && name != "for"
+}
 
 // python is the Python type of a Go type's values.
 func (w *stubWriter) python(t types.Type) string {
