@@ -277,6 +277,42 @@ var functionFaults = []fault{
 		}
 		require.Zero(t, p.Stats().WorkersExited, "no worker was lost")
 	}},
+	{name: "K13_an_item_of_a_Map_whose_time_is_over_in_a_function", run: func(t *testing.T, r *rig) {
+		gate := make(chan struct{})
+		defer close(gate)
+		p := r.own(t, r.functionsConfig(t, 1, Functions{"echo": Func(func(ctx context.Context, in []int) ([]int, error) {
+			if in[0]%10 == 3 {
+				<-gate // whatever becomes of ctx
+			}
+			return in, nil
+		})}))
+		pid := pids(p)[0]
+		items := make([]int, 40)
+		for i := range items {
+			items[i] = i
+		}
+		next := 0
+		for out, err := range Map[[]int](context.Background(), p, "echo_one", slices.Values(items), WithTimeout(100*time.Millisecond)) {
+			if next%10 == 3 {
+				require.ErrorIs(t, err, ErrOperationTimeout)
+			} else {
+				require.NoError(t, err)
+				require.Equal(t, []int{next}, out)
+			}
+			next++
+		}
+		require.Equal(t, 40, next)
+		require.Equal(t, pid, pids(p)[0], "no worker was lost")
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		defer cancel()
+		for _, err := range Map[[]int](ctx, p, "echo_one", slices.Values([]int{1, 2, 3, 4})) {
+			if err != nil {
+				require.ErrorIs(t, err, ErrOperationTimeout)
+			}
+		}
+		require.Equal(t, 3, decoded[int](t, executed(t, p, "add", args{"a": 2})))
+		require.Equal(t, pid, pids(p)[0], "no worker was lost")
+	}},
 }
 
 func failureOf(err error) *Error {
