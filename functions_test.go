@@ -140,6 +140,9 @@ func TestAFunctionIsCalledFromEveryKindOfCall(t *testing.T) {
 			assert.True(t, slices.IsSorted(list))
 		}
 	}
+	numbers, err = Call[[]int](t.Context(), p, "loop_in_thread", args{"n": 20})
+	require.NoError(t, err)
+	assert.Len(t, numbers, 20)
 	res, err := p.ExecuteProgram(t.Context(), "asks", args{"value": 5})
 	require.NoError(t, err)
 	assert.Equal(t, "5", string(res.Raw()))

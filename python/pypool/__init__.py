@@ -44,8 +44,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._host import HostError as HostError
     from ._host import host as host
+    from ._replies import HostError as HostError
 
 __all__ = ["Call", "Canceled", "HostError", "command", "current_call", "host", "program", "setup", "shield"]
 __version__ = "0.1.0"
@@ -55,6 +55,6 @@ def __getattr__(name: str) -> Any:
     """`host` and `HostError`, which few workers need."""
     if name not in ("host", "HostError"):
         raise AttributeError("module %r has no attribute %r" % (__name__, name))
-    from . import _host
+    from . import _host, _replies
 
-    return getattr(_host, name)
+    return _host.host if name == "host" else _replies.HostError

@@ -21,7 +21,22 @@ from ._beside import share_waiting, thread_wait, write_beside
 from ._call import CALL, RUNNING
 from ._cancel import STATE
 from ._json import escape, scan
-from ._replies import OVER, WAITS, Pending, deliver, forget, lost, main_wait, read_now, soon, step_back, unwatch, watch
+from ._replies import (
+    OVER,
+    WAITS,
+    HostError,
+    Pending,
+    deliver,
+    forget,
+    is_running,
+    lost,
+    main_wait,
+    read_now,
+    soon,
+    step_back,
+    unwatch,
+    watch,
+)
 from ._results import encode
 from ._stdio import LOG
 from ._wire import ResultError
@@ -34,30 +49,11 @@ if TYPE_CHECKING:
     from ._wire import Request
 
 
-class HostError(Exception):
-    """What a function of the host's has raised, in Go: an error, a panic.
-
-    `type` is the name of the Go type, or one of pypool's own words (``"invalid_arguments"``,
-    ``"panic"``, ``"canceled"`` and so on); `message` is its text.
-    """
-
-    def __init__(self, type: str, message: str) -> None:
-        super().__init__(type, message)
-        self.type = type
-        self.message = message
-
-    def __str__(self) -> str:
-        return "%s: %s" % (self.type, self.message)
-
-
 class _Unknown(HostError, AttributeError):
     """There is no such function: `host` has no such attribute."""
 
 
 _Unknown.__name__ = _Unknown.__qualname__ = "HostError"
-
-
-# -- a call
 
 
 def _request(id: int) -> Request:
@@ -230,6 +226,10 @@ def _wait(pending: Pending) -> None:
         with waits.lock:
             if pending.reply is not None:
                 return
+            if not main and not is_running(pending.id):
+                # The loop may wait for a request by now, and has to read that itself
+                pending.reply = OVER
+                return
             # The event loop may not run, while the coroutine waits for this very thread
             mine = waits.reader is None or waits.reader is waits.watched or waits.reader is pending
             if mine:
@@ -276,9 +276,6 @@ def _read(pending: Pending, main: bool) -> None:
         raise
 
 
-# -- asyncio
-
-
 class _Aio:
     """The functions for coroutines: ``await host.aio.lookup(id="7")``."""
 
@@ -299,6 +296,9 @@ async def _call_aio(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str
     import asyncio  # whoever comes here has it
 
     loop = asyncio.get_running_loop()
+    if get_ident() != LOG.thread:  # a loop of a thread's own must not read what is the worker's loop's
+        id = _request(id)[0]
+        return await loop.run_in_executor(None, call, id, name, args, keyword)
     channel: Any = _channel.OURS.channel
     pending = _begin(id, name, args, keyword)
     pending.loop, pending.thread = loop, get_ident()
@@ -326,9 +326,6 @@ def _look(channel: Channel) -> None:
             return
     if soon(getattr(channel.waiter, "inner", channel.waiter).poll):
         read_now(channel)
-
-
-# -- what users see
 
 
 def _check(name: str) -> None:

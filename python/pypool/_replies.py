@@ -8,6 +8,7 @@ from os import read
 from time import monotonic_ns, sleep
 
 from . import _channel, _life
+from ._call import RUNNING
 from ._cancel import STATE
 from ._json import scan
 from ._wire import is_reply
@@ -17,6 +18,25 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Optional, Tuple
 
     from ._channel import Channel
+
+
+class HostError(Exception):
+    """What a function of the host's has raised, in Go: an error, a panic.
+
+    `type` is the name of the Go type, or one of pypool's own words (``"invalid_arguments"``,
+    ``"panic"``, ``"canceled"`` and so on); `message` is its text.
+    """
+
+    def __init__(self, type: str, message: str) -> None:
+        super().__init__(type, message)
+        self.type = type
+        self.message = message
+
+    def __str__(self) -> str:
+        return "%s: %s" % (self.type, self.message)
+
+
+HostError.__module__ = __package__  # where everybody finds it
 
 
 class Pending:
@@ -70,6 +90,12 @@ if hasattr(os, "register_at_fork"):
 
 
 OVER: Any = {}
+
+
+def is_running(id: int) -> bool:
+    """Whether this call is still served."""
+    request = RUNNING.request
+    return request is not None and request[0] == id
 
 
 def forget(pending: Pending) -> None:

@@ -293,3 +293,17 @@ def dive(depth: int) -> int:
 @command
 def echo_one(value: int) -> Any:
     return host.echo([value])
+
+
+@command
+def loop_in_thread(n: int) -> Any:
+    """An event loop of a thread's own."""
+    call, got = current_call(), []
+
+    async def gather() -> Any:
+        return await asyncio.gather(*[call.host.aio.echo(i) for i in range(n)])
+
+    thread = threading.Thread(target=lambda: got.append(asyncio.run(gather())))
+    thread.start()
+    thread.join()
+    return got[0]
