@@ -19,7 +19,7 @@ TOOLS := $(VENV)/bin/python -m
 LINTER := $(BUILD)/bin/staticcheck-$(STATICCHECK)
 # The examples' libraries; each story runs in its folder and looks for ../.venv.
 EXAMPLES := $(CURDIR)/examples/.venv
-STORIES  := dspy sklearn pandas
+STORIES  := dspy agent sklearn pandas
 
 # A PYTHON that was asked for is also the workers'.
 ifneq ($(origin PYTHON),undefined)

@@ -1,10 +1,12 @@
 package pypool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -330,6 +332,7 @@ func (b *callBatch) run() {
 	b.p.spin.Begin(nil, b.given, 0)
 	w.proc.Spin(0, false)
 	w.current.begin(&b.info)
+	w.x.asks = b.names
 	w.x.begin(b.ctx, time.Time{}, spin.Park)
 	answers, err := b.exchange(w)
 	w.x.end()
@@ -352,6 +355,11 @@ func (b *callBatch) run() {
 		b.giveBack(answered)
 		b.end(answers, e)
 	}
+}
+
+// names reports whether the handler's own frames name this request: the one with the highest id.
+func (b *callBatch) names(id uint64) bool {
+	return id == slices.MaxFunc(b.members, func(m, n *member) int { return cmp.Compare(m.job.id, n.job.id) }).job.id
 }
 
 // exchange sends the line and reads the answers, which come in its order. Before it waits, it

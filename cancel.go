@@ -127,6 +127,7 @@ func (u *windUp) stop() error {
 	if err := w.x.inDoubt(); err != nil {
 		return err
 	}
+	w.x.leaveCalls()
 	defer w.proc.Cancel(0)
 	end := time.Now().Add(u.grace)
 	for pause := cancelAgain; ; pause = min(2*pause, cancelSeldom) {

@@ -121,6 +121,9 @@ type Config struct {
 	// Development turns it on.
 	WatchScripts bool
 
+	// Functions are what Python may call in the host, as pypool.host.NAME: see [Func]. Default: none.
+	Functions Functions
+
 	// Name tells pools apart in logs and errors. Default: "pypool".
 	Name string
 	// Logger takes the pool's log and the workers' output. What Python prints comes at Info, what
@@ -200,6 +203,7 @@ func (c Config) resolve() (Config, error) {
 	c.resolveTimes(&bad)
 	c.resolveWatchers(&bad)
 	c.resolveEnvironment(&bad)
+	c.resolveFunctions(&bad)
 	c.resolvePaths(&bad)
 	if c.spawn == nil {
 		c.spawn = proc.Start

@@ -40,6 +40,7 @@ const (
 	TypeStreamStalled    ErrorType = "stream_stalled"
 	TypePoolNotAvailable ErrorType = "pool_not_available"
 	TypeQueueFull        ErrorType = "queue_full"
+	TypeNestedCall       ErrorType = "nested_call"
 	TypeCircuitOpen      ErrorType = "circuit_open"
 	TypeWorkerStart      ErrorType = "worker_start_failed"
 	TypeWorkerExited     ErrorType = "worker_exited"
@@ -69,6 +70,9 @@ var (
 	ErrPoolClosed error = TypePoolNotAvailable.row()
 	// ErrQueueFull: Config.MaxQueue callers wait already. Not executed.
 	ErrQueueFull error = TypeQueueFull.row()
+	// ErrNestedCall: a function of Config.Functions made the call with its context, and no worker was
+	// idle. Not executed.
+	ErrNestedCall error = TypeNestedCall.row()
 	// ErrCircuitOpen: workers cannot start, or this command keeps costing workers. Not executed.
 	// Detail: [CircuitError].
 	ErrCircuitOpen error = TypeCircuitOpen.row()
@@ -125,6 +129,7 @@ var errorTypes = [...]errorRow{
 	{typ: TypeStreamStalled, category: CategoryTimeout, text: "the loop over a stream stalled"},
 	{typ: TypePoolNotAvailable, category: CategoryResource, text: "the pool is closed"},
 	{typ: TypeQueueFull, category: CategoryResource, text: "the queue is full", infrastructure: true},
+	{typ: TypeNestedCall, category: CategoryResource, text: "no worker is idle for a nested call", infrastructure: true},
 	{typ: TypeCircuitOpen, category: CategoryResource, text: "the circuit is open", infrastructure: true},
 	{typ: TypeWorkerStart, category: CategoryResource, text: "a worker did not start", infrastructure: true},
 	{typ: TypeWorkerExited, category: CategoryCommunication, text: "the worker exited", infrastructure: true, losesWorker: true, repeated: true},

@@ -258,7 +258,8 @@ func command(t *testing.T, p *Pool, name string, in any, opts ...CallOption) err
 
 func TestEachErrorTypeIsProvokedForReal(t *testing.T) {
 	t.Parallel()
-	seen := map[ErrorType]bool{TypeWorkerStart: true, TypeDecode: true} // their own tests: below, and startup_test.go
+	// Their own tests: startup_test.go, below, and functions_test.go.
+	seen := map[ErrorType]bool{TypeWorkerStart: true, TypeDecode: true, TypeNestedCall: true}
 	for name, c := range errorTable {
 		seen[c.typ] = true
 		t.Run(name, func(t *testing.T) {

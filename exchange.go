@@ -36,6 +36,16 @@ type exchange struct {
 	behind int                   // bytes written behind the newline of the oldest request that is not answered
 	doubts atomic.Pointer[error] // why nothing more is sent or read; nil: no doubt
 
+	functions *functions                        // what the worker may call in the host
+	caller    func() *CallInfo                  // of the request in hand; nil: it is pypool's own
+	calls     atomic.Pointer[calls]             // those of the request in hand; nil: it has called nothing
+	contextOf func(id uint64) context.Context   // of a request, where ctx is that of many; nil: it is ctx
+	push      func(replies [][]byte) (all bool) // writes them between requests that are on their way, nil: there are none
+	asks      func(id uint64) bool              // whether another request than the next to be answered may call functions: one of its batch; nil: none
+	left      bool                              // the caller of the request in hand has gone
+	called    uint64                            // the last request that has called a function: its handler has begun
+	owed      []byte                            // the rest of a reply to the last one, to be written before anything else
+
 	// From begin to end.
 	ctx      context.Context
 	deadline time.Time
@@ -91,7 +101,12 @@ func nothingWritten(err error) bool {
 const aMoment = 5 * time.Microsecond
 
 // doubt says that nobody knows where the stream stands: the worker never serves again. The first reason counts.
-func (x *exchange) doubt(err error) { x.doubts.CompareAndSwap(nil, &err) }
+func (x *exchange) doubt(err error) {
+	x.doubts.CompareAndSwap(nil, &err)
+	if c := x.calls.Load(); c != nil {
+		c.end()
+	}
+}
 
 // inDoubt returns why nothing more is sent or read, nil when there is no doubt.
 func (x *exchange) inDoubt() error {
@@ -165,8 +180,17 @@ func (x *exchange) await(p []byte) (int, error) {
 		}
 		x.spin = spin.Park
 	}
-	x.applyDeadline()
-	return x.t.Read(p)
+	c := x.calls.Load()
+	if c == nil {
+		x.applyDeadline()
+		return x.t.Read(p)
+	}
+	return c.await(p)
+}
+
+// isOver reports whether the deadline has passed, or ctx has ended.
+func (x *exchange) isOver() bool {
+	return x.ctx.Err() != nil || !x.deadline.IsZero() && !time.Now().Before(x.deadline)
 }
 
 // send writes one whole line. On *errShortWrite or errUnsolicited the request was not executed. See checkIdle for look.
@@ -180,6 +204,9 @@ func (x *exchange) send(line []byte, look bool) error {
 // write writes all of line: at once when the pipe takes it, as it does unless the line is large.
 func (x *exchange) write(line []byte) error {
 	x.behind = 0
+	if len(x.owed) > 0 {
+		line, x.owed = append(x.owed, line...), nil
+	}
 	n, err := x.t.TryWrite(line)
 	if err == nil && n < len(line) {
 		x.applyDeadline()
@@ -204,20 +231,29 @@ func (x *exchange) failed(err error) error {
 	return err
 }
 
-// receive reads the next frame and checks that it answers id.
+// receive reads the next frame and checks that it answers id. Functions that are called meanwhile run beside it.
 func (x *exchange) receive(id uint64, f *wire.Frame) error {
-	return x.received(id, f, x.receiveFrame(f, x.readNext))
+	return x.receiveWith(id, f, x.readNext)
 }
 
-// received judges what receiveFrame returned.
-func (x *exchange) received(id uint64, f *wire.Frame, err error) error {
-	if err == nil && f.ID != id {
-		err = x.violation(fmt.Errorf("an answer to request %d, not %d", f.ID, id), f.Body)
+func (x *exchange) receiveWith(id uint64, f *wire.Frame, read func([]byte) (int, error)) error {
+	for {
+		err := x.receiveFrame(f, read)
+		switch {
+		case err == nil && f.ID != id && !(f.Kind == wire.KindFunction && x.asks != nil && x.asks(f.ID)):
+			err = x.violation(fmt.Errorf("an answer to request %d, not %d", f.ID, id), f.Body)
+		case err == nil && f.Kind == wire.KindFunction:
+			err = x.serve(f)
+		case err == nil && f.Kind != wire.KindItem:
+			x.endCalls()
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			x.doubt(err)
+		}
+		if err != nil || f.Kind != wire.KindFunction {
+			return err
+		}
 	}
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		x.doubt(err)
-	}
-	return err
 }
 
 // receiveFinal is receive for a call that is no stream.
@@ -232,7 +268,7 @@ func (x *exchange) receiveFinal(id uint64, f *wire.Frame) error {
 
 // receiveNow is receive without waiting; os.ErrDeadlineExceeded: no whole frame is there.
 func (x *exchange) receiveNow(id uint64, f *wire.Frame) error {
-	return x.received(id, f, x.receiveFrame(f, x.readNow))
+	return x.receiveWith(id, f, x.readNow)
 }
 
 // cancel asks the runtime to end the stream that is being received, and gives it d to do so.
@@ -240,6 +276,9 @@ func (x *exchange) cancel(id uint64, d time.Duration) error {
 	line := append(strconv.AppendUint([]byte(`{"id":`), id, 10), `,"cancel":true}`+"\n"...)
 	x.extend(time.Now().Add(d))
 	x.applyDeadline()
+	if c := x.calls.Load(); c != nil {
+		line = append(c.unsent(), line...)
+	}
 	n, err := x.t.Write(line)
 	x.behind += n
 	return err

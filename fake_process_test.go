@@ -381,6 +381,9 @@ func (t *fakePipe) SetDeadline(at time.Time) error {
 	return nil
 }
 
+// SetReadDeadline is for writes, too, which never wait.
+func (t *fakePipe) SetReadDeadline(at time.Time) error { return t.SetDeadline(at) }
+
 func (t *fakePipe) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

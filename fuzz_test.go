@@ -44,12 +44,13 @@ func (p *pieces) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-func (p *pieces) TryRead(b []byte) (int, error)  { return p.Read(b) }
-func (p *pieces) Write(b []byte) (int, error)    { return len(b), nil }
-func (p *pieces) TryWrite(b []byte) (int, error) { return len(b), nil }
-func (p *pieces) Unwatch()                       {}
-func (p *pieces) SetDeadline(time.Time) error    { return nil }
-func (p *pieces) Close() error                   { return nil }
+func (p *pieces) TryRead(b []byte) (int, error)   { return p.Read(b) }
+func (p *pieces) Write(b []byte) (int, error)     { return len(b), nil }
+func (p *pieces) TryWrite(b []byte) (int, error)  { return len(b), nil }
+func (p *pieces) Unwatch()                        {}
+func (p *pieces) SetDeadline(time.Time) error     { return nil }
+func (p *pieces) SetReadDeadline(time.Time) error { return nil }
+func (p *pieces) Close() error                    { return nil }
 
 // FuzzFrameReader reads one stream in two ways, in pieces of any sizes and at once: the same frames come out, the same error
 // ends it, and the buffer stays within the limit.

@@ -125,7 +125,7 @@ func (w *worker) gone(ctx context.Context, j *job, delivery Delivery, start time
 			return newError(TypeProtocol, delivery, v.Error(), v)
 		}
 	}
-	if unread, known := w.proc.Unread(); known && unread > w.x.behind {
+	if unread, known := w.proc.Unread(); known && unread > w.x.behind && (j.id != w.x.called || j.id == 0) {
 		delivery = NotExecuted // nobody has read the request's newline, which is the commit point
 	}
 	exit := w.exitError()

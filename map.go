@@ -52,7 +52,11 @@ func Map[Out, In any](ctx context.Context, p *Pool, command string, items iter.S
 		stopWaking := context.AfterFunc(ctx, m.ring.stop)
 		defer stopWaking()
 		go m.feed(encodeItems(items))
-		for range p.cfg.Size {
+		lanes := p.cfg.Size
+		if p.nested(ctx) { // those that found no worker would fail their items
+			lanes = 1
+		}
+		for range lanes {
 			m.work.Go((&lane[Out]{m: m}).serve)
 		}
 		over := false

@@ -189,9 +189,10 @@ func (p *instantPipe) read(b []byte, wait bool) (int, error) {
 	return n, nil
 }
 
-func (p *instantPipe) TryWrite(b []byte) (int, error) { return p.Write(b) }
-func (p *instantPipe) Unwatch()                       {}
-func (p *instantPipe) SetDeadline(time.Time) error    { return nil }
-func (p *instantPipe) Close() error                   { return nil }
+func (p *instantPipe) TryWrite(b []byte) (int, error)  { return p.Write(b) }
+func (p *instantPipe) Unwatch()                        {}
+func (p *instantPipe) SetDeadline(time.Time) error     { return nil }
+func (p *instantPipe) SetReadDeadline(time.Time) error { return nil }
+func (p *instantPipe) Close() error                    { return nil }
 
 func (p *instantProcess) Transport() proc.Transport { return &p.pipe }

@@ -1,10 +1,12 @@
 package pypool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/pypool/pypool/internal/spin"
@@ -22,6 +24,8 @@ type pipeline[Out any] struct {
 	ends    []int  // for each of sent: where its line ends, counted as written is
 	out     []byte // what is still to be written
 	written int    // bytes, of all
+	torn    bool   // the last of them ends no line
+	replied int    // where the last reply to a function's call ends, counted as written is
 	last    time.Time
 	done    []int         // answered slots, not yet committed
 	perItem time.Duration // the worker's time for one item, and how many are kept outstanding: the ring's last word
@@ -50,6 +54,7 @@ func (m *mapper[Out]) start(res *resource, batch []int) *pipeline[Out] {
 	f.batch = w.batches[info.breakerKey()].Size
 	w.lease.Store(&f.lease)
 	w.x.reserve(mapBuffer)
+	w.x.contextOf, w.x.push, w.x.asks = f.contextOf, f.push, f.underWay
 	w.x.begin(m.ctx, f.deadline(), spin.Park)
 	f.err = w.x.failed(w.x.checkIdle(true))
 	f.add(batch)
@@ -98,6 +103,7 @@ func (f *pipeline[Out]) serve() (lost *Error) {
 		m.fail(unsent, f.ended(NotExecuted))
 	}
 	if f.taken == notRevoked { // else whoever took it has given it back
+		f.w.x.contextOf, f.w.x.push = nil, nil
 		f.w.freed = time.Now()
 		m.p.giveBack(f.res, f.w.freed)
 	}
@@ -161,11 +167,11 @@ func (f *pipeline[Out]) stopAll() (unsent []int) {
 		return nil
 	}
 	if f.whole < len(f.sent) {
-		if f.whole == 0 || f.written != f.ends[f.whole-1] {
+		if f.whole == 0 || f.torn {
 			return nil // half of a line is out
 		}
 		unsent = f.sent[f.whole:]
-		f.sent, f.ends, f.out = f.sent[:f.whole:f.whole], f.ends[:f.whole], f.out[:0]
+		f.sent, f.ends, f.out = f.sent[:f.whole:f.whole], f.ends[:f.whole], f.out[:max(f.replied-f.written, 0)]
 	}
 	f.ending = true
 	f.w.canceling.Store(true)
@@ -300,15 +306,64 @@ func (f *pipeline[Out]) write() error {
 			n += more
 		}
 	}
+	f.wrote(n)
+	if err != nil {
+		f.w.x.doubt(err)
+	}
+	return err
+}
+
+// wrote takes in that so many bytes more are written.
+func (f *pipeline[Out]) wrote(n int) {
+	if n > 0 {
+		f.torn = f.out[n-1] != '\n'
+	}
 	f.written += n
 	for f.whole < len(f.ends) && f.ends[f.whole] <= f.written {
 		f.whole++
 	}
 	f.out = append(f.out[:0], f.out[n:]...)
-	if err != nil {
-		f.w.x.doubt(err)
+}
+
+// push puts replies to calls of functions between the lines, and writes what the pipe takes; all: none is left.
+func (f *pipeline[Out]) push(replies [][]byte) (all bool) {
+	for _, line := range replies {
+		at := 0
+		if f.torn {
+			at = bytes.IndexByte(f.out, '\n') + 1
+		}
+		at = max(at, f.replied-f.written)
+		f.out = slices.Insert(f.out, at, line...)
+		for i := f.whole; i < len(f.ends); i++ {
+			if f.ends[i] > f.written+at {
+				f.ends[i] += len(line)
+			}
+		}
+		f.replied = f.written + at + len(line)
 	}
-	return err
+	if len(f.out) > 0 {
+		n, err := f.w.x.t.TryWrite(f.out)
+		f.wrote(n)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			f.w.x.doubt(err) // which the next read says
+		}
+	}
+	return f.written >= f.replied
+}
+
+// underWay reports whether the request has no answer yet.
+func (f *pipeline[Out]) underWay(id uint64) bool {
+	return slices.ContainsFunc(f.sent[:f.whole], func(slot int) bool { return f.m.slot(slot).call.id == id })
+}
+
+// contextOf is the context of an item's call, as its functions get it: Map's own, with what the observer put there.
+func (f *pipeline[Out]) contextOf(id uint64) context.Context {
+	if len(f.sent) > 0 {
+		if s := f.m.slot(f.sent[0]); s.call.id == id {
+			return observedContext{f.m.ctx, s.observed}
+		}
+	}
+	return f.m.ctx // an item that is settled, and is being stopped
 }
 
 // read takes one answer, waiting for it, and all others that have come with it.
@@ -506,6 +561,8 @@ func (f *pipeline[Out]) drain(violated *bool, d time.Duration) bool {
 		case err != nil:
 			*violated = true
 			return true
+		case f.whole > 0 && fr.ID == f.m.slot(f.sent[0]).call.id && fr.Kind == wire.KindFunction: // for nobody
+			continue
 		case f.whole == 0 || fr.ID != f.m.slot(f.sent[0]).call.id || fr.Kind == wire.KindItem:
 			*violated = true // an answer out of turn
 			return true      // the stream ends here

@@ -336,6 +336,9 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 			res = p.sup.checkout.tryTake()
 		}
 		if res == nil {
+			if p.nested(ctx) {
+				return nil, nestedError()
+			}
 			var err error
 			switch res, err = p.queue(ctx, c); {
 			case c.member != nil:
@@ -442,6 +445,7 @@ func (p *Pool) giveBack(res *resource, answered time.Time) {
 	w := res.Value()
 	w.doneWith(answered)
 	w.lease.Store(nil)
+	w.x.asks = nil
 	p.sup.release(res)
 }
 
@@ -528,6 +532,7 @@ func (p *Pool) dismantle() {
 		<-stopped
 	}
 	p.winding.Wait()
+	p.sup.env.functions.wait()
 	if stuck := p.sup.workers(); len(stuck) == 0 {
 		p.spawner.Close() // its thread's end would kill what it started
 	} else {

@@ -73,9 +73,12 @@ type workerEnv struct {
 	reporter *reporter
 	ids      *atomic.Uint64  // request ids
 	killing  <-chan struct{} // closed when nothing is waited for any more
-	onSpawn  func(*worker)
-	onReady  func(*worker)
-	onExit   func(*worker)
+
+	functions *functions
+
+	onSpawn func(*worker)
+	onReady func(*worker)
+	onExit  func(*worker)
 	// onEndBetween tells of a worker that ended before it read the request of the call that it has.
 	onEndBetween func(*worker)
 	onStuck      func(*worker) // its process was given up; onExit may follow at last

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -33,6 +34,7 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*w
 	}
 	w.proc = process
 	w.x = newExchange(process.Transport(), env.cfg.MaxMessageBytes)
+	w.x.functions, w.x.caller = env.functions, w.current.now
 	w.word = rand.Text()
 	w.log = newStderrLog(process.Stderr(), w.word, w.logLine)
 	env.onSpawn(w)
@@ -132,6 +134,7 @@ type helloArgs struct {
 	StackFD         int      `json:"stack_fd,omitempty"`
 	PageFD          int      `json:"page_fd,omitempty"`
 	LeashFD         int      `json:"leash_fd,omitempty"`
+	Functions       []string `json:"functions,omitempty"`
 	Runtime         string   `json:"runtime"`
 	LogWord         string   `json:"log_word"` // behind the sources, so that no sample of this line has it
 
@@ -141,9 +144,9 @@ type helloArgs struct {
 func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (wire.Request, error) {
 	_, _, hidden := interp.Command("", cfg.Env, cfg.WatchScripts)
 	hello := helloArgs{
-		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel", "batch"},
+		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel", "batch", "functions"},
 		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
-		Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packedRuntime(), LogWord: word, Environ: hidden,
+		Functions: slices.Sorted(maps.Keys(cfg.Functions)), Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packedRuntime(), LogWord: word, Environ: hidden,
 	}
 	if cfg.Script != "" {
 		hello.Script = &cfg.Script

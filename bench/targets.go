@@ -27,6 +27,8 @@ var targets = []target{
 	{"patient callers beside 50/s that leave: calls/s / alone", true, 0.9, over("leaving/leavers", "leaving/alone", perSecond)},
 	{"64 callers of a model in batches: calls/s / the function in batches of 32", true, 0.7, over("batch/64c", "batch/function", perSecond)},
 	{"one caller of a batch command: p50 / a plain command", false, 1.1, over("batch/1c/batch", "batch/1c/plain", p50)},
+	{"a function of the host's: p50, us", false, 20, of("callback/plain", p50)},
+	{"a function of the host's: p50 / Unix-socket HTTP", false, 0.2, over("callback/plain", "callback/http", p50)},
 	{"start of one worker: ms beyond a bare interpreter", false, 15, beyond("start/pool/1", "start/bare/1", ms)},
 	{"New with 8 workers: time / 8 bare interpreters", false, 1.3, over("start/pool/8", "start/bare/8", ms)},
 	{"worker: resident MiB beyond bare Python", false, 3, beyond("memory/worker", "memory/bare", rss)},

@@ -64,6 +64,20 @@ var provocations = []struct {
 		}
 		return greet(t.Context(), p)
 	}},
+	{"a function that calls its own pool", "nested_call", func(t *testing.T, _ *pypool.Pool) (inner error) {
+		var pool *pypool.Pool
+		ask := func(ctx context.Context, _ struct{}) (struct{}, error) {
+			inner = greet(ctx, pool)
+			return struct{}{}, nil
+		}
+		pool, err := pypool.New(t.Context(), pypool.Config{
+			Script: "testdata/app.py", Size: 1, Overflow: -1, Logger: silent, Functions: pypool.Functions{"ask": pypool.Func(ask)},
+		})
+		require.NoError(t, err)
+		defer pool.Close()
+		require.NoError(t, execute(t.Context(), pool, "ask_host", nil))
+		return inner
+	}},
 	{"a command that keeps costing workers", "circuit_open", func(t *testing.T, p *pypool.Pool) error {
 		for range 5 {
 			require.ErrorIs(t, execute(t.Context(), p, "leave", nil), pypool.ErrWorkerExited)
@@ -134,7 +148,7 @@ func TestErrorsAreAsDocumented(t *testing.T) {
 	for section := range sections {
 		require.True(t, documented[section], "no test provokes the error of the section %s", section)
 	}
-	require.Len(t, sections, 17)
+	require.Len(t, sections, 18)
 }
 
 // errorSections are the parts of docs/errors.md that describe an error type, by its name.

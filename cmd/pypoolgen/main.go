@@ -9,10 +9,18 @@
 // constants for enumerations, and iterators for streams. The same worker gives the same file, byte
 // for byte, whichever Python runs it. docs/tools.md tells which hint becomes what.
 //
+// The other way round, with
+//
+//	go run github.com/pypool/pypool/cmd/pypoolgen -functions ./cmd/server -o host_functions.py
+//
+// it reads the Go package in that folder, finds the functions in its pypool.Functions, and writes a Python module in which host has them with their
+// types: a worker's author imports host from there, and type checkers and editors know what may be called.
+//
 // The flags are:
 //
 //	-script FILE     the worker script, or
-//	-module NAME     the worker module
+//	-module NAME     the worker module, or
+//	-functions DIR   the Go package whose functions Python calls
 //	-package NAME    the package of the file written (default $GOPACKAGE, which go generate sets)
 //	-o FILE          the file to write (default standard output)
 //	-type NAME       the client's type (default Client)
@@ -49,6 +57,7 @@ func main() {
 // options are the command line.
 type options struct {
 	script, module, python string
+	functions              string
 	pkg, out, client       string
 }
 
@@ -62,12 +71,16 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.out, "o", "", "the file to write (default standard output)")
 	flags.StringVar(&o.client, "type", "Client", "the client's type")
 	flags.StringVar(&o.python, "python", "", "the interpreter (default as in pypool.Config)")
+	flags.StringVar(&o.functions, "functions", "", "the folder of the Go package whose pypool.Functions are written as a Python module")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	switch {
 	case flags.NArg() > 0:
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case o.functions != "" && (o.script != "" || o.module != ""):
+		return o, errors.New("set one of -script, -module and -functions")
+	case o.functions != "":
 	case (o.script == "") == (o.module == ""):
 		return o, errors.New("set one of -script and -module")
 	case !token.IsIdentifier(o.pkg):
@@ -82,6 +95,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o, err := parse(args, stderr)
 	if err != nil {
 		return err
+	}
+	if o.functions != "" {
+		return writeStubs(o, stdout)
 	}
 	commands, err := ask(ctx, o, stderr)
 	if err != nil {

@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Any, Dict
 
-from pypool import _bind, command
+from pypool import _bind, command, host
 
 
 @command
@@ -27,6 +27,11 @@ def sleep(seconds: float) -> float:
 @command
 def scores() -> Dict[str, Any]:
     return {"rows": [{"score": 1.0}, {"score": float("nan")}]}
+
+
+@command
+def ask_host() -> None:
+    host.ask()
 
 
 @command

@@ -70,6 +70,8 @@ type Transport interface {
 	// Unwatch says that TryRead will do for now: until the next Read nothing need be woken by what comes. It is a hint.
 	Unwatch()
 	SetDeadline(t time.Time) error
+	// SetReadDeadline is SetDeadline for reads alone. It may be called beside them.
+	SetReadDeadline(t time.Time) error
 	Close() error
 }
 
@@ -557,5 +559,7 @@ func (a *attempt) do(p []byte, wait bool) (int, error) {
 func (p *pipes) SetDeadline(t time.Time) error {
 	return errors.Join(p.in.SetWriteDeadline(t), p.out.SetReadDeadline(t))
 }
+
+func (p *pipes) SetReadDeadline(t time.Time) error { return p.out.SetReadDeadline(t) }
 
 func (p *pipes) Close() error { return errors.Join(p.in.Close(), p.out.Close()) }

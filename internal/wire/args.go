@@ -13,6 +13,20 @@ import (
 // EncodeArgs appends args as a JSON object, array or null. It refuses what JSON cannot carry exactly.
 func EncodeArgs(b []byte, args any) ([]byte, error) {
 	at := len(b)
+	b, err := encodeValue(b, args)
+	if err != nil {
+		return nil, err
+	}
+	switch b[at] {
+	case '{', '[', 'n':
+		return b, nil
+	}
+	return nil, fmt.Errorf("arguments must encode to a JSON object, array or null, and %T does not", args)
+}
+
+// encodeValue appends any value as JSON.
+func encodeValue(b []byte, args any) ([]byte, error) {
+	at := len(b)
 	switch v := args.(type) {
 	case json.RawMessage:
 		if !json.Valid(v) {
@@ -43,11 +57,7 @@ func EncodeArgs(b []byte, args any) ([]byte, error) {
 			return nil, errors.New("a json.RawMessage in it is not valid UTF-8")
 		}
 	}
-	switch b[at] {
-	case '{', '[', 'n':
-		return keepNegativeZeros(b, at), nil
-	}
-	return nil, fmt.Errorf("arguments must encode to a JSON object, array or null, and %T does not", args)
+	return keepNegativeZeros(b, at), nil
 }
 
 // argsEncoder is a json.Encoder that appends; encoders are used again, as each would cost an allocation.

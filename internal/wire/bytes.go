@@ -36,6 +36,7 @@ var (
 
 	holdsBytes   sync.Map // reflect.Type -> bool: a value of the type may have []byte in it
 	bytesMembers sync.Map // reflect.Type of a struct -> []bytesMember
+	memberNames  sync.Map // reflect.Type of a struct -> []string
 )
 
 // AppendBytesPaths appends the request's key `bytes`, or nothing where no []byte is in args. args has been encoded: it has an end.
@@ -342,6 +343,19 @@ func jsonMembers(t reflect.Type) []bytesMember {
 		level = next
 	}
 	return found
+}
+
+// MemberNames are the names by which encoding/json knows the fields of a struct, sorted.
+func MemberNames(t reflect.Type) (names []string) {
+	if known, ok := memberNames.Load(t); ok {
+		return known.([]string)
+	}
+	for _, m := range jsonMembers(t) {
+		names = append(names, m.name)
+	}
+	slices.Sort(names)
+	memberNames.Store(t, names)
+	return names
 }
 
 // dominant are the fields of one depth that win their names; taken are the names of those less deep, and then of these too.

@@ -13,14 +13,18 @@ const (
 	KindResult Kind = iota
 	KindError
 	KindItem
+	KindFunction // a call of a function of the host's
 )
 
 // Frame is one line from a worker. Body aliases the line.
 type Frame struct {
 	ID     uint64
 	Kind   Kind
-	Body   []byte // raw JSON: the result, the error or the item
+	Body   []byte // raw JSON: the result, the error or the item; of a function's call its arguments, nil: none
 	BigInt bool   // an integer of more than 15 digits is in it
+
+	Host     uint64 // the number of a function's call
+	Function []byte // the function's name, a JSON string; nil: its arguments are nested too deeply
 }
 
 // Parse reads one line, without its newline. Keys are matched exactly and must not repeat: encoding/json would match
@@ -32,6 +36,9 @@ func Parse(line []byte, f *Frame) error {
 		hasResult
 		hasError
 		hasItem
+		hasHost
+		hasFunction
+		hasArgs
 	)
 	if !utf8.Valid(line) {
 		return errors.New("the line is not valid UTF-8")
@@ -71,6 +78,16 @@ func Parse(line []byte, f *Frame) error {
 		case "item":
 			bit, ok = hasItem, s.value(0)
 			f.Body = s.b[start:s.i]
+		case "host":
+			bit = hasHost
+			f.Host, ok = s.uint()
+			ok = ok && f.Host > 0
+		case "function":
+			bit, ok = hasFunction, s.peek() == '"' && s.str()
+			f.Function = s.b[start:s.i]
+		case "args":
+			bit, ok = hasArgs, (s.peek() == '{' || s.peek() == '[') && s.value(0)
+			f.Body = s.b[start:s.i]
 		default:
 			return fmt.Errorf("unknown envelope key at byte %d", s.i-len(key)-2)
 		}
@@ -100,8 +117,10 @@ func Parse(line []byte, f *Frame) error {
 		f.Kind = KindError
 	case seen == hasID|hasItem:
 		f.Kind = KindItem
+	case seen&^hasArgs == hasID|hasHost|hasFunction:
+		f.Kind = KindFunction
 	default:
-		return errors.New("the envelope is neither a result, an error nor an item: " + whatLacks(seen&hasID != 0, seen&hasSuccess != 0, success))
+		return errors.New("the envelope is neither a result, an error, an item nor a function's call: " + whatLacks(seen&hasID != 0, seen&hasSuccess != 0, success))
 	}
 	return nil
 }
@@ -140,7 +159,12 @@ func whatLacks(hasID, hasSuccess, success bool) string {
 // ErrTooDeep says that a frame, whole and with a known id, holds a value nested deeper than Go's JSON reads.
 var ErrTooDeep = errors.New("nested too deeply")
 
-// RefuseDeep turns a frame of which Parse said ErrTooDeep into the error that its result is: the stream itself is in order.
+// RefuseDeep turns a frame of which Parse said ErrTooDeep into the error that its result is, or into a function's call that cannot be
+// read: the stream itself is in order.
 func (f *Frame) RefuseDeep() {
+	if f.Host != 0 {
+		f.Kind, f.Body, f.Function = KindFunction, nil, nil
+		return
+	}
 	f.Kind, f.Body = KindError, []byte(`{"kind":"invalid_result","message":"the result is nested too deeply","path":"$"}`)
 }

@@ -11,13 +11,13 @@ import (
 
 // FuzzEnvelope holds the envelope scanner against encoding/json: it never panics, and what it
 // accepts is valid to encoding/json too, with the same id and the same body, and is exactly one of
-// a result, an error and an item.
+// a result, an error, an item and a function's call.
 func FuzzEnvelope(f *testing.F) {
 	for _, line := range []string{
 		`{"id":1,"success":true,"result":null}`, `{"id":18446744073709551615,"success":false,"error":{"kind":"x"}}`, `{"id":7,"item":[1,2.5e-3,"\u2028"]}`,
 		`{"id":1,"ID":2,"success":true,"result":1}`, `{"id":1,"id":1,"item":1}`, ` { "id" : 1 , "success" : true , "result" : { } } `, `{"id":01,"item":1}`,
 		`{"id":1,"success":true,"result":9007199254740993}`, `{"id":1,"item":"` + "\xff" + `"}`, `{"id":1,"item":"\ud800"}`, `{"id":1,"item":1}{}`, `{"id":-1,"item":1}`,
-		`{"id":1.0,"item":1}`, `{"i\u0064":1,"item":1}`, `{"id":1,"success":true,"result":1,"error":{}}`, `{"id":1,"item":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`,
+		`{"id":7,"host":3,"function":"f","args":{"a":[1]}}`, `{"id":7,"host":3,"function":"\u0066"}`, `{"id":1.0,"item":1}`, `{"i\u0064":1,"item":1}`, `{"id":1,"success":true,"result":1,"error":{}}`, `{"id":1,"item":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`,
 	} {
 		f.Add([]byte(line))
 	}
@@ -49,6 +49,16 @@ func FuzzEnvelope(f *testing.F) {
 		var id uint64
 		if err := json.Unmarshal(fields["id"], &id); err != nil || id != got.ID {
 			t.Fatalf("id %d, encoding/json has %d (%v): %q", got.ID, id, err, line)
+		}
+		if got.Kind == KindFunction {
+			var host uint64
+			if err := json.Unmarshal(fields["host"], &host); err != nil || host != got.Host || host == 0 || !bytes.Equal(fields["function"], got.Function) || !bytes.Equal(fields["args"], got.Body) {
+				t.Fatalf("%q is taken for call %d of %s with %s", line, got.Host, got.Function, got.Body)
+			}
+			if len(fields) != 4 && (len(fields) != 3 || got.Body != nil) {
+				t.Fatalf("accepted %d keys: %q", len(fields), line)
+			}
+			return
 		}
 		body, keys := "result", 3
 		switch got.Kind {

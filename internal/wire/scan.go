@@ -3,7 +3,10 @@
 // means is its caller's to say.
 package wire
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"iter"
+)
 
 // scanner validates JSON in place, without building values: the grammar of RFC 8259, nesting
 // bounded as in encoding/json. It exists because the envelope must be read strictly and the result
@@ -132,6 +135,20 @@ func (s *scanner) composite(open byte, depth int) bool {
 			continue
 		}
 		return s.byte(closing)
+	}
+}
+
+// Keys are the names in a valid JSON object, in their quotes.
+func Keys(object []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		s := scanner{b: object}
+		for more := s.byte('{'); more; more = s.byte(',') {
+			s.space()
+			start := s.i
+			if s.peek() != '"' || !s.str() || !yield(object[start:s.i]) || !s.byte(':') || !s.value(0) {
+				return
+			}
+		}
 	}
 }
 

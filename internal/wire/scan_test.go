@@ -125,7 +125,7 @@ func TestAnEnvelopeThatIsTakenIsAlsoOneForEncodingJSON(t *testing.T) {
 		var keys map[string]json.RawMessage
 		require.NoError(t, json.Unmarshal([]byte(line), &keys), "%q", line)
 		require.Equal(t, string(keys["id"]), fmt.Sprint(f.ID), "%q", line)
-		body := keys[[]string{"result", "error", "item"}[f.Kind]]
+		body := keys[[]string{"result", "error", "item", "args"}[f.Kind]]
 		require.Equal(t, string(body), strings.TrimSpace(string(f.Body)), "%q", line)
 	}
 	assert.Greater(t, taken, 1000)
@@ -138,7 +138,10 @@ func TestEnvelopesAreReadStrictly(t *testing.T) {
 		`{"id":1,"success":true,"result":null}`:                        {ID: 1, Kind: KindResult, Body: []byte("null")},
 		`{"result":{"a":1},"success":true,"id":18446744073709551001}`:  {ID: 18446744073709551001, Kind: KindResult, Body: []byte(`{"a":1}`)},
 		`{"id":2,"success":false,"error":{"kind":"python_exception"}}`: {ID: 2, Kind: KindError, Body: []byte(`{"kind":"python_exception"}`)},
-		`{"id":0,"item":[1]}`: {ID: 0, Kind: KindItem, Body: []byte("[1]")},
+		`{"id":0,"item":[1]}`:                                                    {ID: 0, Kind: KindItem, Body: []byte("[1]")},
+		`{"id":7,"host":3,"function":"f","args":{"a":1}}`:                        {ID: 7, Kind: KindFunction, Host: 3, Function: []byte(`"f"`), Body: []byte(`{"a":1}`)},
+		`{"args":[1],"function":"\u0066","host":3,"id":7}`:                       {ID: 7, Kind: KindFunction, Host: 3, Function: []byte(`"\u0066"`), Body: []byte("[1]")},
+		`{"id":7,"host":3,"function":"f"}`:                                       {ID: 7, Kind: KindFunction, Host: 3, Function: []byte(`"f"`)},
 		` {"id" : 3 , "success" : true , "result" : 12345678901234567 } ` + "\r": {ID: 3, Kind: KindResult, Body: []byte("12345678901234567"), BigInt: true},
 	} {
 		require.NoError(t, Parse([]byte(line), &f), line)
@@ -173,6 +176,16 @@ func TestEnvelopesAreReadStrictly(t *testing.T) {
 		`{"id":1,"success":false,"error":null}`:                   `bad value of the envelope key "error"`,
 		"{\"id\":1,\"success\":true,\"result\":\"\xff\"}":         "not valid UTF-8",
 		"{\"id\":1,\"success\":true,\"result\":\"\xed\xa0\x80\"}": "not valid UTF-8",
+		`{"id":7,"host":0,"function":"f"}`:                        `bad value of the envelope key "host"`,
+		`{"id":7,"host":-1,"function":"f"}`:                       `bad value of the envelope key "host"`,
+		`{"id":7,"host":3,"function":7}`:                          `bad value of the envelope key "function"`,
+		`{"id":7,"host":3,"function":"f","args":7}`:               `bad value of the envelope key "args"`,
+		`{"id":7,"host":3,"host":3,"function":"f"}`:               `"host" stands twice`,
+		`{"id":7,"host":3}`:                                       "neither",
+		`{"id":7,"function":"f","args":[]}`:                       "neither",
+		`{"id":7,"host":3,"function":"f","item":1}`:               "neither",
+		`{"id":7,"host":3,"function":"f","success":true}`:         "neither",
+		`{"id":7,"success":true,"result":1,"host":3}`:             "neither",
 		"\ufeff" + `{"id":1,"success":true,"result":1}`:           "not a JSON object",
 	} {
 		err := Parse([]byte(line), &f)

@@ -12,6 +12,8 @@ In a worker this package comes from the Go library and needs no installation. Tr
 with ``python -m pypool worker.py``.
 """
 
+from __future__ import annotations
+
 # The modules, from the ground up; one imports only what stands before it (tests/test_layers.py).
 #
 #   in memory     _finder
@@ -26,6 +28,7 @@ with ``python -m pypool worker.py``.
 #   binding       _signatures _wrapped _columns _bind
 #   answers       _failure _answers
 #   calls         _async _stream _dispatch _batch _stats _builtins
+#   the host      _replies _beside _host
 #   the loop      _escaped _worker
 #   the start     __init__ _scripts _user _spawn _start _boot
 #   by hand       _packages __main__
@@ -38,5 +41,21 @@ from ._commands import command as command
 from ._commands import program as program
 from ._commands import setup as setup
 
-__all__ = ["Call", "Canceled", "command", "current_call", "current_calls", "program", "setup", "shield"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._host import host as host
+    from ._replies import HostError as HostError
+
+__all__ = ["Call", "Canceled", "HostError", "command", "current_call", "current_calls", "host", "program", "setup", "shield"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`host` and `HostError`, which few workers need."""
+    if name not in ("host", "HostError"):
+        raise AttributeError("module %r has no attribute %r" % (__name__, name))
+    from . import _host, _replies
+
+    return _host.host if name == "host" else _replies.HostError

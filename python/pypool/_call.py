@@ -45,6 +45,13 @@ class Call:
         """
         return RUNNING.canceled(self._serving)
 
+    @property
+    def host(self) -> Any:
+        """`pypool.host` for this very call, in whatever thread: once the call is over, its functions
+        raise LookupError.
+        """
+        return RUNNING.host(self.id)
+
     def remaining(self) -> Optional[float]:
         """Seconds until the deadline, never below 0.0; None without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - monotonic())
@@ -57,18 +64,23 @@ def _never(id: int) -> bool:
     return False
 
 
+def _nobody(id: int) -> Any:
+    raise LookupError("there is no host: this is no worker's own process")
+
+
 class _Running:
     """The loop stores what it has at hand; a Call is made of it only for those who ask. While a batch
     runs, `request` is one of no arguments with the highest of its ids, and `calls` are its requests;
     else those are None.
     """
 
-    __slots__ = ("request", "calls", "began", "canceled")
+    __slots__ = ("request", "calls", "began", "canceled", "host")
 
     def __init__(self) -> None:
         self.request: Optional[Request] = None
         self.calls: Optional[Sequence[Request]] = None
         self.began = 0  # monotonic_ns()
+        self.host: Callable[[int], Any] = _nobody  # by id, `_host`'s
         self.canceled: Callable[[int], bool] = _never  # by id; where the host can say so, `_cancel`'s
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: The modules that call what a user has written and take whatever that raises for its outcome.
 ENTRIES = frozenset("pypool." + name for name in ("_async", "_batch", "_bind", "_columns", "_dispatch", "_stream", "_worker"))
+#: The modules in which a handler waits for a function of the host's.
+WAITING = ("pypool._host", "pypool._page", "pypool._replies")
 #: An import that is broken off leaves half a module behind, a log record half a line and its lock.
 HELD = frozenset(
     ("_frozen_importlib", "_frozen_importlib_external", "importlib._bootstrap", "importlib._bootstrap_external", "logging")
@@ -42,6 +44,7 @@ class _State:
     """
 
     page: Any = None
+    waiting = False  # the main thread waits for a function of the host's, and has nothing in hand
     shields = 0
     owner = 0
     task: Optional[Callable[[], Any]] = None
@@ -158,6 +161,8 @@ def _may_raise(frame: Optional[FrameType]) -> bool:
             return False
         error = error.__context__
     inner = frame
+    while STATE.waiting and frame is not None and frame.f_globals.get("__name__") in WAITING:
+        frame = frame.f_back
     while frame is not None:
         name = frame.f_globals.get("__name__")
         if name in HELD or (STATE.task is not None and _is_asyncio(name)):

@@ -7,6 +7,7 @@ cut at U+2028 or "\\r", too.
 from __future__ import annotations
 
 import os
+from _thread import allocate_lock
 from os import read, write
 
 from . import _life
@@ -14,7 +15,7 @@ from ._page import Waiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Optional
+    from typing import Any, Callable, List, Optional, Sequence
 
     from ._wire import Line
 
@@ -33,6 +34,12 @@ class Channel:
         self.lines: List[Line] = []  # the next one last
         self.parts: List[bytes] = []  # of the line that is not complete yet
         self.torn = False  # while a line is written in pieces: nothing else may follow what is out
+        self.functions: Optional[Sequence[str]] = None  # of the host's; None: it has not said
+        self.limit = 1 << 26  # of a line
+        #: Takes the replies out of the lines that are read, while functions of the host's run
+        self.replies: Optional[Callable[[bytes], bool]] = None
+        self.lock = allocate_lock()  # of what is written, where threads write too: see `_host`
+        self.over = 0  # the last call whose final line is out, as far as that is of use there
         if rest:
             self.take(rest)
 
@@ -91,6 +98,8 @@ class Channel:
         rest = lines.pop()
         if rest:
             parts.append(rest)
+        if self.replies is not None:
+            lines = [line for line in lines if not self.replies(line)]
         lines.reverse()
         self.lines[:0] = lines
 
@@ -105,12 +114,43 @@ class Channel:
 
     def write_success(self, id: int, text: str) -> None:
         """A final line whose result is too large to be copied into its envelope."""
-        self.torn = True
-        self._write_rest(memoryview(b'{"id":%d,"success":true,"result":' % id))
-        self._write_rest(memoryview(text.encode("ascii")))
-        self._write_rest(memoryview(b"}\n"))
-        self.torn = False
+        with self.lock:
+            self.over = id
+            self.torn = True
+            self._write_rest(memoryview(b'{"id":%d,"success":true,"result":' % id))
+            self._write_rest(memoryview(text.encode("ascii")))
+            self._write_rest(memoryview(b"}\n"))
+            self.torn = False
 
     def _write_rest(self, data: memoryview) -> None:
         while data:
             data = data[os.write(self.fd_out, data) :]
+
+
+class _Ours:
+    """The channel of this worker, for what is called by handlers."""
+
+    channel: Optional[Channel] = None
+
+
+OURS = _Ours()
+
+
+def write_whole(fd: int, data: bytes) -> int:
+    """In place of `write` once threads write, too: all of a line, and nothing of theirs in between."""
+    channel = OURS.channel
+    if channel is None:
+        return os.write(fd, data)
+    with channel.lock:
+        id, _, rest = data[:48].partition(b",")
+        if rest.startswith(b'"success":'):
+            channel.over = int(id[6:])
+        sent = os.write(fd, data)
+        if sent != len(data):
+            channel.torn = True
+            channel._write_rest(memoryview(data)[sent:])
+            channel.torn = False
+    return len(data)
+
+#: Where a line is written.
+WRITES = frozenset((Channel.write.__code__, Channel.write_success.__code__, Channel._write_rest.__code__))

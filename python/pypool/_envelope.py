@@ -10,7 +10,7 @@ import json.decoder  # noqa: F401  CPython's C scanner raises its JSONDecodeErro
 
 from ._forms import set_bytes
 from ._json import id_of, scan
-from ._wire import BATCH, MAX_ID, PACKED, Batch, Control, Packed, RequestError
+from ._wire import BATCH, MAX_ID, PACKED, Batch, Control, Packed, RequestError, is_reply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
     What is wrong inside `args` is the caller's mistake and becomes invalid_arguments; what is wrong
     around it is the host's and becomes invalid_request.
     """
+    if is_reply(line):
+        raise Control
     if line.startswith(PACKED.encode()):
         raise Packed(_apart(line))
     if line.startswith(BATCH.encode()):

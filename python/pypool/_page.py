@@ -98,6 +98,10 @@ class Waiter:
                 return
             self._give_way()
 
+    def poll(self, timeout: Any = None) -> Any:
+        """poll(2) for something to read; where that cannot be, reading has to wait."""
+        return True if self._poll is None else self._poll(timeout)
+
     def park(self) -> None:
         """Wait for what was not there yet when it was read. Who came too early at the doorbell's
         ring must not fall asleep.

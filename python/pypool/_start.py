@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import __version__, _cancel, _commands, _finder, _life, _page, _results, _stdio, _user, _worker
+from . import __version__, _call, _cancel, _channel, _commands, _finder, _life, _page, _results, _stdio, _user, _worker
 from ._channel import Channel
 from ._wire import SUCCESS
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List
 
 PROTOCOL = 1
-CAPABILITIES = ("stream", "page", "log", "packed", "cancel", "batch")
+CAPABILITIES = ("stream", "page", "log", "packed", "cancel", "batch", "functions")
 
 
 def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
@@ -43,6 +43,11 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     _life.guard_forks(fds[:2] + [fd for fd in (stack_fd, leash_fd, second_leash) if fd is not None], channel.lines)
     _life.watch_host(fds[0])
     worker = _worker.Worker(channel, args)
+    _call.RUNNING.host = _host_of
+    _channel.OURS.channel = channel
+    channel.limit = args.get("max_message_bytes") or channel.limit
+    if "functions" in (args.get("capabilities") or ()):
+        channel.functions = args.get("functions") or ()
     cancels = page is not None and _cancel.install(page)
     _stdio.install(args.pop("log_word", ""), fds[2], _print)
     _prepare_logging(args)
@@ -162,6 +167,12 @@ def _of_spawn(hook: str) -> Callable[[Any], None]:
         getattr(_spawn, hook)(module)
 
     return run
+
+
+def _host_of(id: int) -> Any:
+    from . import _host  # few workers call their host
+
+    return _host.Host(id)
 
 
 def _print(self: Any, data: Any) -> int:

@@ -26,6 +26,11 @@ BATCH = '{"batch":['
 SUCCESS = '{"id":%d,"success":true,"result":%s}\n'
 
 
+def is_reply(line: bytes) -> bool:
+    """Whether a line answers the call of a function of the host's."""
+    return line[:6] == b'{"id":' and line[6:40].lstrip(b"0123456789").startswith(b',"host":')
+
+
 class RequestError(Exception):
     """A line that is not a request. `id` is the line's, or None when it has none that can be read.
     """

@@ -59,4 +59,4 @@ def hello(text: str, host: Host) -> str:
 
 
 def test_there_are_transcripts() -> None:
-    assert len(TRANSCRIPTS) >= 8
+    assert len(TRANSCRIPTS) >= 9

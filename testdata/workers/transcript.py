@@ -3,7 +3,7 @@
 import time
 from typing import List
 
-from pypool import command, current_call, program
+from pypool import HostError, command, current_call, host, program
 
 
 @command
@@ -61,6 +61,15 @@ def forever():
 def square(x: List[int]) -> List[int]:
     """Negative numbers are an error, and 13 is one too few."""
     return [ValueError("negative") if one < 0 else one * one for one in x if one != 13]
+
+
+@command
+def ask_host(name, keyword=None, positional=()):
+    try:
+        answer = getattr(host, name)(*positional, **(keyword or {}))
+        return repr(answer) if type(answer) is list else answer
+    except HostError as error:
+        return [error.type, error.message]
 
 
 @program("double")
