@@ -32,7 +32,7 @@ def connect() -> None:
 def chat(question: str) -> Iterator[Dict[str, str]]:
     """Yield what the agent does, and then its answer, word by word."""
     call = current_call()  # the agent runs in a thread, and takes it along
-    events: "queue.Queue[Any]" = queue.Queue()
+    events: queue.Queue[Any] = queue.Queue()
 
     def find_order(customer: str) -> str:
         """Find a customer's last order."""
