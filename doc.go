@@ -27,17 +27,18 @@
 //
 // # Batches
 //
-// A command with max_batch_size serves calls that wait at the same time with one call of its function, as models like it. Callers notice nothing
-// of it: each has its own context, timeouts, session, error and statistics. See docs/guarantees.md.
+// A command with max_batch_size serves calls that wait at the same time with one call of its
+// function, as models like it. Callers notice nothing of it: each has its own context, timeouts,
+// session, error and statistics. See docs/guarantees.md.
 //
 // # Cancellation
 //
-// A call returns by its deadline plus Config.KillGrace, whatever Python does. An exception thrown
-// into running Python would not stop native code, and might leave a library's state half changed,
-// so a call whose context ends, or whose time is over, once it was written to its worker, costs
-// that worker: it is killed with its whole process group and replaced. The error carries the Python
-// stacks of that moment ([HangError]). While a call still waits for a worker, its end costs
-// nothing.
+// A call returns by its deadline plus Config.KillGrace, whatever Python does. The handler of a call
+// whose context ends, or whose time is over, is stopped by an exception (pypool.Canceled) and keeps
+// its worker; what does not stop within Config.CancelGrace, as native code may not, is killed with
+// its whole process group, and the worker replaced. The error of a call whose time is over carries
+// the Python stacks of that moment ([HangError]). While a call still waits for a worker, its end
+// costs nothing.
 //
 // # Failure
 //
