@@ -97,7 +97,7 @@ func (c *call) evidence(ctx context.Context, cfg *Config, err *Error) evidence {
 		return noEvidence
 	case err == nil || err.Delivery == Executed || err.Category == CategoryExecution:
 		return answered
-	case err.Delivery == NotExecuted:
+	case err.Delivery == NotExecuted || c.spare:
 		return noEvidence
 	}
 	if err.Type == TypeOperationTimeout && (cfg.OperationTimeout <= 0 || c.timeout < cfg.OperationTimeout || ctx.Err() != nil) {

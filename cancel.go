@@ -36,12 +36,16 @@ func (w *worker) cancelGrace() time.Duration {
 // leave is the error of a caller who goes while its call runs on.
 func (w *worker) leave(ctx context.Context, j *job) *Error {
 	hang := &HangError{}
-	ended := ctx.Err()
-	if !errors.Is(ended, context.Canceled) { // who cancels does not ask where the time went
+	if !errors.Is(ctx.Err(), context.Canceled) { // who cancels does not ask where the time went
 		hang.Stacks, hang.NoStacks = w.proc.Stacks(w.env.cfg.KillGrace / 2)
 	}
+	return w.leftError(ctx, j, hang)
+}
+
+// leftError is leave's, with what was seen of the handler.
+func (w *worker) leftError(ctx context.Context, j *job, hang *HangError) *Error {
 	var e *Error
-	if ended != nil {
+	if ctx.Err() != nil {
 		e = contextError(ctx, MaybeExecuted, hang)
 	} else {
 		limit := cmp.Or(j.timeout, time.Since(j.given)).Round(time.Millisecond)

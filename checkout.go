@@ -34,6 +34,8 @@ type checkout struct {
 	idle       []*resource // a stack: who was put back last serves next, and the others can be retired
 	queue      queue       // empty when a worker is idle
 	bytes      int64       // of the requests in it
+	shared     []*sharing  // workers with several calls
+	plain      int         // of the queue, who wants a worker of its own
 	inspecting int64       // idle workers that inspect holds for a moment: callers then wait who would not have to
 	timer      *time.Timer
 	alarm      time.Time // when the timer fires: with the earliest deadline or before; zero: it is not set
@@ -47,6 +49,7 @@ type waiter struct {
 	queued   bool
 	deadline time.Time  // zero: none
 	bytes    int64      // of the request
+	call     *call      // of a concurrent command, which a seat on a shared worker will do for; nil: of none
 	outcome  chan grant // gets one from whoever takes it out of the queue
 }
 
@@ -83,10 +86,11 @@ func (q *queue) remove(w *waiter) {
 	q.length--
 }
 
-// grant is a worker, or why there is none.
+// grant is a worker, or a seat on a shared one, or why there is none.
 type grant struct {
-	res *resource
-	err error
+	res  *resource
+	err  error
+	seat *seat
 }
 
 func newCheckout(size int, cfg *Config, construct puddle.Constructor[*worker], onWait, onDead func()) (*checkout, error) {
@@ -144,46 +148,72 @@ func (c *checkout) popLocked() *resource {
 // wait waits for a worker: until the deadline (zero: no bound), until ctx ends, or until
 // rejectWaiters. refused tells whether callers are turned away since a moment ago.
 func (c *checkout) wait(ctx context.Context, deadline time.Time, bytes int, refused func() bool) (*resource, error) {
+	v := c.await(ctx, c.newWaiter(deadline, bytes), refused)
+	return v.res, v.err
+}
+
+// waitForSeat is wait for a call of a concurrent command.
+func (c *checkout) waitForSeat(ctx context.Context, deadline time.Time, k *call, refused func() bool) grant {
+	w := c.newWaiter(deadline, k.req.Size())
+	w.call = k
+	return c.await(ctx, w, refused)
+}
+
+func (c *checkout) newWaiter(deadline time.Time, bytes int) *waiter {
 	w, _ := c.waiters.Get().(*waiter)
 	if w == nil {
 		w = &waiter{outcome: make(chan grant, 1)}
 	}
-	defer c.waiters.Put(w) // out of the queue, its outcome received
 	w.deadline, w.bytes = deadline, int64(max(bytes, 0))
-	if res, err := c.enqueue(w); res != nil || err != nil {
-		return res, err
+	w.call = nil
+	return w
+}
+
+func (c *checkout) await(ctx context.Context, w *waiter, refused func() bool) grant {
+	ended := ctx.Done()    // once: it may panic, and w would stay in the queue
+	defer c.waiters.Put(w) // out of the queue, its outcome received
+	if v := c.enqueue(w); v != (grant{}) {
+		return v
 	}
 	c.onWait()
 	if refused() { // rejectWaiters may have come before us
 		c.leave(w, errStopped)
 	}
-	if ctx.Done() != nil {
+	if ended != nil {
 		select {
 		case v := <-w.outcome:
-			return v.res, v.err
-		case <-ctx.Done():
+			return v
+		case <-ended:
 			c.leave(w, errEnded) // ctx is not asked why in the queue: its Err is the caller's, and may panic
 		}
 	}
-	v := <-w.outcome
-	return v.res, v.err
+	return <-w.outcome
 }
 
 // enqueue takes a worker after all, or puts w into the queue.
-func (c *checkout) enqueue(w *waiter) (*resource, error) {
+func (c *checkout) enqueue(w *waiter) grant {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if w.call != nil {
+		if seat := c.seatLocked(w.call); seat != nil {
+			return grant{seat: seat}
+		}
+	}
 	if res := c.popLocked(); res != nil {
-		return res, nil
+		return grant{res: res}
 	}
 	if err := c.fullLocked(w.bytes); err != nil {
-		return nil, err
+		return grant{err: err}
 	}
 	c.queue.push(w)
 	c.bytes += w.bytes
 	c.waiting.Add(1)
 	c.setAlarmLocked(w.deadline)
-	return nil, nil
+	if w.call == nil {
+		c.plain++
+		c.closeOneLocked()
+	}
+	return grant{}
 }
 
 // full says why a caller would be turned away who came now; nil when there is room, or a worker.
@@ -215,6 +245,7 @@ func (c *checkout) leave(w *waiter, why error) {
 	defer c.mu.Unlock()
 	if w.queued {
 		c.dismissLocked(w, grant{err: why})
+		c.reopenLocked()
 	}
 }
 
@@ -223,6 +254,9 @@ func (c *checkout) dismissLocked(w *waiter, v grant) {
 	c.bytes -= w.bytes
 	c.waiting.Add(-1)
 	w.outcome <- v
+	if w.call == nil {
+		c.plain--
+	}
 }
 
 // put takes a worker back that may serve again, or takes a new one in: the first in the queue gets
@@ -247,6 +281,7 @@ func (c *checkout) handOver(res *resource) bool {
 	}
 	if first := c.queue.first; first != nil {
 		c.dismissLocked(first, grant{res: res})
+		c.reopenLocked()
 	} else {
 		c.idle = append(c.idle, res)
 	}
@@ -298,6 +333,7 @@ func (c *checkout) expire() {
 			earliest = w.deadline
 		}
 	}
+	c.reopenLocked()
 	if !earliest.IsZero() {
 		c.setAlarmLocked(later(earliest, now.Add(10*time.Since(now))))
 	}

@@ -32,7 +32,7 @@ func queueUp(d *checkout, ctx context.Context, deadline time.Time) <-chan grant 
 	outcome := make(chan grant, 1)
 	go func() {
 		res, err := d.wait(ctx, deadline, 1, never)
-		outcome <- grant{res, err}
+		outcome <- grant{res: res, err: err}
 	}()
 	synctest.Wait()
 	return outcome

@@ -24,6 +24,8 @@ type CommandInfo struct {
 	Kind      string      `json:"kind"` // function, generator or program
 	Params    []ParamInfo `json:"params"`
 	Returns   string      `json:"returns"`
+
+	Concurrency int `json:"concurrency,omitempty"` // how many of its calls a worker serves side by side; 0: one at a time
 }
 
 // ParamInfo describes one parameter of a command.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -211,8 +210,12 @@ func (x *exchange) receive(id uint64, f *wire.Frame) error {
 
 // received judges what receiveFrame returned.
 func (x *exchange) received(id uint64, f *wire.Frame, err error) error {
-	if err == nil && f.ID != id {
+	switch {
+	case err != nil:
+	case f.ID != id:
 		err = x.violation(fmt.Errorf("an answer to request %d, not %d", f.ID, id), f.Body)
+	case f.Kind == wire.KindStack:
+		err = x.violation(errors.New("a stack that nobody asked for"), f.Body)
 	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		x.doubt(err)
@@ -237,7 +240,7 @@ func (x *exchange) receiveNow(id uint64, f *wire.Frame) error {
 
 // cancel asks the runtime to end the stream that is being received, and gives it d to do so.
 func (x *exchange) cancel(id uint64, d time.Duration) error {
-	line := append(strconv.AppendUint([]byte(`{"id":`), id, 10), `,"cancel":true}`+"\n"...)
+	line := wire.AppendCancel(nil, id, false)
 	x.extend(time.Now().Add(d))
 	x.applyDeadline()
 	n, err := x.t.Write(line)

@@ -252,6 +252,10 @@ func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep re
 			c.admitted.end(evidence, err)
 		}
 	}()
+	c.shares = p.isConcurrent(&c.info)
+	if c.shares {
+		c.leaving = ctx.Done() // once: it may panic, and no seat is held yet
+	}
 	rep, err = p.serve(ctx, c)
 	evidence = c.evidence(ctx, &p.cfg, err)
 	return rep, err
@@ -297,7 +301,15 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 		if res, err = p.acquire(ctx, c); err != nil {
 			return reply{}, err
 		}
-		rep, err = p.use(ctx, c, res)
+		switch {
+		case c.seat != nil:
+			rep, err = p.sit(ctx, c)
+		case c.shares && res.Value().concurrent[c.info.Command] > 0:
+			p.share(c, res)
+			rep, err = p.sit(ctx, c)
+		default:
+			rep, err = p.use(ctx, c, res)
+		}
 		if err == nil || err.Delivery != NotExecuted || !err.Type.row().repeated {
 			return rep, err
 		}
@@ -305,7 +317,8 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 	return rep, err
 }
 
-// acquire waits for an idle worker that is alive. Those that died idle are skipped and replaced.
+// acquire waits for an idle worker that is alive. Those that died idle are skipped and replaced. It returns none for a call that has a seat
+// on a shared worker.
 func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	queued := c.queued // on the way to another worker, since it has not been executed
 	var held *resource
@@ -322,10 +335,17 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 		if ctx.Err() != nil {
 			return nil, queueError(ctx, c)
 		}
+		if c.shares {
+			if c.seat = p.sup.checkout.trySeat(c); c.seat != nil {
+				return nil, nil
+			}
+		}
 		res := p.sup.checkout.tryTake()
 		if res == nil {
 			var err error
 			switch res, err = p.queue(ctx, c); {
+			case c.seat != nil:
+				return nil, nil
 			case err == nil:
 			case errors.As(err, new(fullQueue)):
 				return nil, queueFull(err)
@@ -361,7 +381,12 @@ func (p *Pool) queue(ctx context.Context, c *call) (*resource, error) {
 	if c.checkout > 0 {
 		deadline = begun.Add(c.checkout - c.queued)
 	}
-	return p.sup.checkout.wait(ctx, deadline, c.req.Size(), p.refusing)
+	if !c.shares {
+		return p.sup.checkout.wait(ctx, deadline, c.req.Size(), p.refusing)
+	}
+	v := p.sup.checkout.waitForSeat(ctx, deadline, c, p.refusing)
+	c.seat = v.seat
+	return v.res, v.err
 }
 
 // refusing tells those who are about to wait that nobody would wake them.
@@ -470,6 +495,9 @@ func (p *Pool) Close() error {
 // close. It runs once killing is closed, so that no such code begins any more.
 func (p *Pool) repossess() {
 	for w, res := range p.sup.checkout.all() {
+		if s := w.sharing.Load(); s != nil {
+			s.interrupt() // its process may never end
+		}
 		if l := w.lease.Load(); l != nil && l.revoke(revokedClosed) {
 			w.x.doubt(errStopped)
 			p.sup.release(res)

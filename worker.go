@@ -37,20 +37,22 @@ type worker struct {
 	ready   chan struct{}
 	watched chan struct{} // closed when env.onExit has returned
 
-	python     string   // its version, known when ready
-	runs       string   // its sys.executable, likewise
-	commands   []string // what it registered
-	heavy      bool     // it was over MaxRSS when it was ready: a replacement would be, too
-	paged      bool     // its runtime uses the shared page
-	cancelable bool     // its runtime can stop a call
-	packs      bool     // it reads lines with several requests
+	python     string         // its version, known when ready
+	runs       string         // its sys.executable, likewise
+	commands   []string       // what it registered
+	heavy      bool           // it was over MaxRSS when it was ready: a replacement would be, too
+	paged      bool           // its runtime uses the shared page
+	cancelable bool           // its runtime can stop a call
+	packs      bool           // it reads lines with several requests
+	concurrent map[string]int // how many calls of a command it serves side by side; none: one at a time
 
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration
-	canceling  atomic.Bool            // its caller has gone, and its call is to stop
-	retired    atomic.Bool            // nothing is wrong with it, and it is to end
-	blamed     atomic.Pointer[string] // why pypool kills it: the first reason given
-	end        atomic.Int32           // endRunning and so on
+	canceling  atomic.Bool             // its caller has gone, and its call is to stop
+	sharing    atomic.Pointer[sharing] // it serves several calls; nil: one at most
+	retired    atomic.Bool             // nothing is wrong with it, and it is to end
+	blamed     atomic.Pointer[string]  // why pypool kills it: the first reason given
+	end        atomic.Int32            // endRunning and so on
 	current    occupation
 	lease      atomic.Pointer[lease] // of a stream or a Map that has the worker; nil: no code of a caller can hold it
 	charged    atomic.Bool           // its end, to the command of its last answer
@@ -392,6 +394,7 @@ const (
 	workerStarting  = "starting"
 	workerIdle      = "idle"
 	workerBusy      = "busy"
+	workerShared    = "shared"    // it serves calls of concurrent commands, side by side
 	workerCanceling = "canceling" // its caller has gone, and its call is to stop
 	workerStopping  = "stopping"
 )
@@ -405,6 +408,8 @@ func (w *worker) state() string {
 		return workerStarting
 	case w.canceling.Load():
 		return workerCanceling
+	case w.sharing.Load() != nil:
+		return workerShared
 	case w.current.now() != nil:
 		return workerBusy
 	}

@@ -74,6 +74,9 @@ func (w *worker) watch() {
 	if w.end.Swap(endReached) == endGivenUp {
 		w.env.unreapable.Add(-1)
 	}
+	if s := w.sharing.Load(); s != nil {
+		s.exited()
+	}
 	w.env.onExit(w)
 }
 
@@ -91,6 +94,8 @@ func (w *worker) greet() (stage string, err error) {
 		Executable   string   `json:"executable"`
 		Commands     []string `json:"commands"`
 		Capabilities []string `json:"capabilities"`
+
+		Concurrent map[string]int `json:"concurrent"`
 	}
 	if err := w.sayHello(hello.Seal(0, 0, false), &answer); err != nil {
 		return stageHello, err
@@ -105,6 +110,9 @@ func (w *worker) greet() (stage string, err error) {
 	w.paged = slices.Contains(answer.Capabilities, "page")
 	w.cancelable = slices.Contains(answer.Capabilities, "cancel")
 	w.packs = slices.Contains(answer.Capabilities, "packed")
+	if slices.Contains(answer.Capabilities, "shared") {
+		w.concurrent = answer.Concurrent
+	}
 	if err := w.exchangePing(); err != nil {
 		return stagePing, err
 	}
@@ -136,7 +144,7 @@ type helloArgs struct {
 func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (wire.Request, error) {
 	_, _, hidden := interp.Command("", cfg.Env, cfg.WatchScripts)
 	hello := helloArgs{
-		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel"},
+		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel", "shared"},
 		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
 		Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packedRuntime(), LogWord: word, Environ: hidden,
 	}

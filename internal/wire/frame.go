@@ -13,13 +13,14 @@ const (
 	KindResult Kind = iota
 	KindError
 	KindItem
+	KindStack
 )
 
 // Frame is one line from a worker. Body aliases the line.
 type Frame struct {
 	ID     uint64
 	Kind   Kind
-	Body   []byte // raw JSON: the result, the error or the item
+	Body   []byte // raw JSON: the result, the error, the item or the stack
 	BigInt bool   // an integer of more than 15 digits is in it
 }
 
@@ -32,6 +33,7 @@ func Parse(line []byte, f *Frame) error {
 		hasResult
 		hasError
 		hasItem
+		hasStack
 	)
 	if !utf8.Valid(line) {
 		return errors.New("the line is not valid UTF-8")
@@ -71,6 +73,9 @@ func Parse(line []byte, f *Frame) error {
 		case "item":
 			bit, ok = hasItem, s.value(0)
 			f.Body = s.b[start:s.i]
+		case "stack":
+			bit, ok = hasStack, s.peek() == '"' && s.value(0)
+			f.Body = s.b[start:s.i]
 		default:
 			return fmt.Errorf("unknown envelope key at byte %d", s.i-len(key)-2)
 		}
@@ -100,6 +105,8 @@ func Parse(line []byte, f *Frame) error {
 		f.Kind = KindError
 	case seen == hasID|hasItem:
 		f.Kind = KindItem
+	case seen == hasID|hasStack:
+		f.Kind = KindStack
 	default:
 		return errors.New("the envelope is neither a result, an error nor an item: " + whatLacks(seen&hasID != 0, seen&hasSuccess != 0, success))
 	}

@@ -26,7 +26,7 @@ with ``python -m pypool worker.py``.
 #   binding       _signatures _wrapped _bind
 #   answers       _failure _answers
 #   calls         _async _stream _dispatch _stats _builtins
-#   the loop      _escaped _worker
+#   the loop      _tasks _escaped _worker
 #   the start     __init__ _scripts _user _spawn _start _boot
 #   by hand       _packages __main__
 from ._call import Call as Call

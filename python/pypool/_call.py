@@ -1,5 +1,5 @@
-"""The call that is running. A worker runs one at a time, so one global tells it, to every thread of
-the handler too.
+"""The call that is running. A worker that is not shared runs one at a time, so one global tells it, to
+every thread of the handler too. Of the calls that a shared one runs side by side contexts tell.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional, Tuple
+    from typing import Any, Callable, Dict, Optional, Tuple
 
     from ._wire import Request
 
@@ -41,7 +41,8 @@ class Call:
         """Whether the caller has gone, and the call is to stop: for loops that look for themselves,
         in a thread or under `pypool.shield`.
         """
-        return RUNNING.canceled(self.id)
+        task = RUNNING.tasks.get(self.id)
+        return RUNNING.canceled(self.id) if task is None else task.canceled
 
     def remaining(self) -> Optional[float]:
         """Seconds until the deadline, never below 0.0; None without a deadline."""
@@ -58,13 +59,39 @@ def _never(id: int) -> bool:
 class _Running:
     """The loop stores what it has at hand; a Call is made of it only for those who ask."""
 
-    __slots__ = ("request", "began", "canceled")
+    __slots__ = ("request", "began", "canceled", "tasks")
 
     def __init__(self) -> None:
         self.request: Optional[Request] = None
         self.began = 0  # monotonic_ns()
         self.canceled: Callable[[int], bool] = _never  # by id; where the host can say so, `_cancel`'s
+        self.tasks: Dict[int, TaskCall] = {}  # by id, the calls of a shared worker
 
+    def task(self) -> Optional[TaskCall]:
+        """The call, of those side by side, whose code runs here."""
+        known: Any = CALL.get(None) if self.tasks else None
+        return None if known is None else self.tasks.get(known[0])
+
+
+class TaskCall:
+    """One of several calls side by side, each a task of the loop's."""
+
+    __slots__ = ("request", "began", "task", "canceled", "shields", "credit", "wanted", "ended")
+
+    def __init__(self, request: Request, began: int) -> None:
+        self.request = request
+        self.began = began
+        self.task: Any = None
+        self.canceled = False  # its caller has gone
+        self.shields = 0
+        self.credit = 0  # items that the host takes now
+        self.wanted: Any = None  # a future that waits for more credit
+        self.ended = False  # its final line is made
+
+
+#: What a worker serves while it is shared, for those who ask whether it serves. No request has this
+#: id.
+SHARED_REQUEST: Request = (1 << 64, "", None, None, None, False, None)
 
 RUNNING = _Running()
 #: Id, session and command of the call for which a task of asyncio was made. Elsewhere it has no
@@ -77,9 +104,17 @@ def current_call() -> Call:
     what a call left behind.
     """
     request: Any = RUNNING.request
+    began = RUNNING.began
     known: Any = CALL.get(None)
+    if request is SHARED_REQUEST:
+        task = RUNNING.task()
+        if task is None:
+            raise LookupError(
+                "current_call() works in a concurrent command's own tasks, and until its end: a thread gets it handed over"
+            )
+        request, began = task.request, task.began
     if request is None or (known is not None and known[0] != request[0]):
         raise LookupError("no call is running: current_call() works inside a command or a program only")
     id, _, _, session_id, timeout_ms, _, trace = request
-    deadline = None if timeout_ms is None else RUNNING.began / 1e9 + timeout_ms / 1000.0
+    deadline = None if timeout_ms is None else began / 1e9 + timeout_ms / 1000.0
     return Call(id, session_id, deadline, trace)

@@ -26,7 +26,9 @@ class Command:
     see `_bind.prepare`.
     """
 
-    __slots__ = ("name", "what", "func", "streams", "adapt", "direct", "exact", "lacking", "outgoing", "interruptible")
+    __slots__ = (
+        "name", "what", "func", "streams", "adapt", "direct", "exact", "lacking", "outgoing", "interruptible", "concurrency"
+    )
 
     def __init__(self, name: str, what: str, func: Callable[..., Any]) -> None:
         self.name = name
@@ -50,6 +52,8 @@ class Command:
         self.outgoing: Any = None
         #: Whether a caller who leaves may have it stopped in its midst.
         self.interruptible = True
+        #: How many of its calls a worker may serve side by side; 0: one at a time.
+        self.concurrency = 0
 
 
 COMMANDS: Dict[str, Command] = {}
@@ -65,11 +69,22 @@ if TYPE_CHECKING:
     @overload
     def command(func: F) -> F: ...
     @overload
-    def command(*, name: Optional[str] = None, nan: Optional[str] = None, interruptible: bool = True) -> Callable[[F], F]: ...
+    def command(
+        *,
+        name: Optional[str] = None,
+        nan: Optional[str] = None,
+        interruptible: bool = True,
+        concurrency: Optional[int] = None,
+    ) -> Callable[[F], F]: ...
 
 
 def command(
-    func: Optional[F] = None, *, name: Optional[str] = None, nan: Optional[str] = None, interruptible: bool = True
+    func: Optional[F] = None,
+    *,
+    name: Optional[str] = None,
+    nan: Optional[str] = None,
+    interruptible: bool = True,
+    concurrency: Optional[int] = None,
 ) -> Union[F, Callable[[F], F]]:
     """Register a function as a command: ``@command``, or ``@command(name="other")``.
 
@@ -82,6 +97,11 @@ def command(
     When the caller leaves, `Canceled` is raised in the function, see there; one that is not
     ``interruptible`` is left to finish, as long as the host's OperationTimeout allows.
 
+    With ``concurrency=64``, for ``async def`` and async generators, a worker serves up to 64 calls
+    of the command side by side, each a task of one event loop, beside those of other such commands:
+    for what waits (HTTP, databases, models behind an API), never for what computes, which holds up
+    all of them.
+
     Raises ValueError when the name is taken, is a built-in's, or is not 1 to 128 printable
     characters without white space; TypeError when what is decorated cannot be called.
     """
@@ -92,9 +112,11 @@ def command(
         chosen = getattr(target, "__name__", None) if name is None else name
         entry = _add(COMMANDS, "command", chosen, target)
         entry.lacking, entry.interruptible = lacking, interruptible
+        entry.concurrency = _concurrency(concurrency, entry)
         return target
 
     lacking = _lacking(nan)
+    _concurrency(concurrency, None)
 
     return register if func is None else register(func)
 
@@ -152,6 +174,17 @@ def _lacking(nan: Optional[str]) -> str:
     if nan not in (None, "null"):
         raise ValueError('nan is "null", or left out: got %r' % (nan,))
     return nan or ""
+
+
+def _concurrency(limit: Any, entry: Optional[Command]) -> int:
+    if limit is None:
+        return 0
+    if type(limit) is not int or limit < 1:
+        raise ValueError("concurrency is how many calls a worker may serve side by side, 1 or more: got %r" % (limit,))
+    if entry is not None and not _flags(entry.func) & (_COROUTINE | _ASYNC_GENERATOR):
+        del COMMANDS[entry.name]
+        raise TypeError("concurrency=%d is for async def and async generators, and %r is neither" % (limit, entry.name))
+    return limit
 
 
 def _add(registry: Dict[str, Command], what: str, name: Any, func: Any) -> Command:

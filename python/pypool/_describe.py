@@ -29,7 +29,7 @@ class _Words:
 def describe(entry: Command) -> Dict[str, Any]:
     """One entry of list_commands. `default` is present only when it is JSON."""
     kind = "program" if entry.what == "program" else "generator" if entry.streams or _generates(entry.func) else "function"
-    return {
+    facts: Dict[str, Any] = {
         "name": entry.name,
         "doc": _doc(entry.func),
         "signature": signature_text(entry.func),
@@ -37,6 +37,9 @@ def describe(entry: Command) -> Dict[str, Any]:
         "params": _params(entry.func),
         "returns": _returns(entry.func),
     }
+    if entry.concurrency:
+        facts["concurrency"] = entry.concurrency
+    return facts
 
 
 def _generates(func: Any) -> bool:

@@ -10,7 +10,7 @@ import json.decoder  # noqa: F401  CPython's C scanner raises its JSONDecodeErro
 
 from ._forms import set_bytes
 from ._json import id_of, scan
-from ._wire import MAX_ID, PACKED, Control, Packed, RequestError
+from ._wire import MAX_ID, PACKED, SHARED, Control, Packed, RequestError, Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,18 +30,22 @@ _TYPES: Dict[str, Any] = {
     "trace": (str, "a string"),
     "cancel": (bool, "a boolean"),
     "reply": (object, "any value"),
+    "credit": (int, "an integer"),
+    "stack": (bool, "a boolean"),
 }
-_CONTROL = ({"id", "cancel"}, {"id", "reply"})
+_CONTROL = ({"id", "cancel"}, {"id", "cancel", "stack"}, {"id", "credit"}, {"id", "reply"})
 
 
 def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
-    """One line as a request. Raises RequestError, Control or Packed, nothing else.
+    """One line as a request. Raises RequestError, Control, Packed or Shared, nothing else.
 
     What is wrong inside `args` is the caller's mistake and becomes invalid_arguments; what is wrong
     around it is the host's and becomes invalid_request.
     """
     if line.startswith(PACKED.encode()):
         raise Packed(_apart(line))
+    if line.startswith(SHARED.encode()):
+        raise Shared
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -54,7 +58,7 @@ def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
     started = fields.pop("", 0)
     if set(fields) in _CONTROL:
         raise Control
-    for key in ("cancel", "reply"):
+    for key in ("cancel", "reply", "credit", "stack"):
         if key in fields:
             raise RequestError("invalid_request", "%r goes with 'id' alone" % key, id)
     if id is None or "command" not in fields:

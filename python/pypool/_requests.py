@@ -5,7 +5,7 @@ remembered.
 from __future__ import annotations
 
 from ._json import scan
-from ._wire import MAX_ID, PACKED, REMEMBERED, Packed
+from ._wire import MAX_ID, PACKED, REMEMBERED, SHARED, Packed, Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ wants_text: Callable[[str], bool] = _never
 
 
 def parse_request(line: bytes) -> Request:
-    """One line as a request. Raises RequestError, Control or Packed.
+    """One line as a request. Raises RequestError, Control, Packed or Shared.
 
     The host writes the keys in the order of docs/protocol.md, so they are taken in that order and
     the arguments are parsed once; any other order is legal too, and read by `_envelope.parse`.
@@ -64,6 +64,8 @@ def parse_request(line: bytes) -> Request:
                     args, end = scanner_for(command)(text, at + 8)
         elif text.startswith(PACKED):
             raise Packed(_unpack(text))
+        elif text.startswith(SHARED):
+            raise Shared
         else:
             raise ValueError
         session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end, args)

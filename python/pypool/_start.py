@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List
 
 PROTOCOL = 1
-CAPABILITIES = ("stream", "page", "log", "packed", "cancel")
+CAPABILITIES = ("stream", "page", "log", "packed", "cancel", "shared")
 
 
 def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
@@ -56,6 +56,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         _finder.when_imported(module, _of_spawn(hook))
     _finder.when_imported("orjson", _use_orjson)
 
+    able = {"page": page is not None, "cancel": cancels, "shared": channel.waiter.polls}
     stage = "import"
     try:
         os.environ.update(args.get("environ") or {})
@@ -68,7 +69,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
             from . import _output  # loaded by what was printed
 
             _output.end_lines()
-        result = _results.encode(_describe_self(args, {"page": page is not None, "cancel": cancels}))
+        result = _results.encode(_describe_self(args, able))
     except BaseException as error:
         from . import _errors, _exit, _failure  # a start that goes well has no time for them
 
@@ -87,7 +88,10 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
 
 def _describe_self(args: Dict[str, Any], able: Dict[str, bool]) -> Dict[str, Any]:
     theirs = args.get("capabilities") or ()
+    concurrent = {entry.name: entry.concurrency for entry in _commands.COMMANDS.values() if entry.concurrency}
+    facts: Dict[str, Any] = {"concurrent": concurrent} if concurrent and able["shared"] and "shared" in theirs else {}
     return {
+        **facts,
         "protocol": PROTOCOL,
         "runtime": __version__,
         "python": "%d.%d.%d" % sys.version_info[:3],

@@ -20,6 +20,8 @@ SPLIT_WRITE = 1 << 16
 REMEMBERED = 500
 #: The beginning of a line of packed requests.
 PACKED = '{"packed":['
+#: The beginning of a line whose request is to be served beside others.
+SHARED = '{"shared":'
 #: The final line of a call that succeeded: its id, and its result as JSON text.
 SUCCESS = '{"id":%d,"success":true,"result":%s}\n'
 
@@ -44,6 +46,10 @@ class Packed(Exception):
     def __init__(self, requests: Sequence[Line]) -> None:
         super().__init__()
         self.requests = requests
+
+
+class Shared(Exception):
+    """No error: the line has a request that is to be served beside others."""
 
 
 class BindError(Exception):
