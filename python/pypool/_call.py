@@ -76,7 +76,7 @@ class _Running:
 class TaskCall:
     """One of several calls side by side, each a task of the loop's."""
 
-    __slots__ = ("request", "began", "task", "canceled", "shields", "credit", "wanted", "ended")
+    __slots__ = ("request", "began", "task", "canceled", "shields", "credit", "wanted", "items", "ended")
 
     def __init__(self, request: Request, began: int) -> None:
         self.request = request
@@ -86,6 +86,7 @@ class TaskCall:
         self.shields = 0
         self.credit = 0  # items that the host takes now
         self.wanted: Any = None  # a future that waits for more credit
+        self.items: Any = None  # the generator of a stream
         self.ended = False  # its final line is made
 
 

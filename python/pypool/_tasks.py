@@ -161,7 +161,7 @@ class _Serving:
         if rest in (',"cancel":true}', ',"cancel":true,"stack":true}'):
             if call is not None:
                 if "stack" in rest:
-                    self._put('{"id":%d,"stack":%s}\n' % (id, escape(stack_of(call.task))))
+                    self._put('{"id":%d,"stack":%s}\n' % (id, escape(stack_of(call.task, call.items))))
                     self._flush()
                 self._cancel(call)
             return True
@@ -250,7 +250,7 @@ class _Serving:
         """Send what the handler yields, as far as the host's credit goes. The generator is closed
         in every case.
         """
-        items = _items_of(result)
+        items = call.items = _items_of(result)
         try:
             while not call.canceled:
                 try:
@@ -336,13 +336,18 @@ def _items_of(result: Any) -> Any:
     return _Items(result if hasattr(result, "__next__") else iter((result,)))
 
 
-def stack_of(task: Any) -> str:
-    """Where a task is suspended, outermost frame first, on through the tasks that it waits for."""
+def stack_of(task: Any, items: Any = None) -> str:
+    """Where a task is suspended, outermost frame first, on through the tasks that it waits for.
+    `items` is the generator whose next item it waits for, which the chain of awaits does not show.
+    """
     lines: List[str] = []
     seen: List[Any] = []
     while task is not None and task not in seen:
         seen.append(task)
         _walk(_coroutine(task), lines)
+        if items is not None:
+            _walk(items, lines)
+            items = None
         waits = getattr(task, "_fut_waiter", None)
         children = getattr(waits, "_children", None)
         waiting: List[Any] = [child for child in children if not child.done()] if children else [waits]

@@ -20,11 +20,6 @@ def note(path, word):
         file.write(word + "\n")
 
 
-async def gate(path):
-    while not Path(path).exists():
-        await asyncio.sleep(0.005)
-
-
 @command(concurrency=512)
 async def nap(seconds):
     await asyncio.sleep(seconds)
