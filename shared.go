@@ -411,6 +411,9 @@ func (s *sharing) depart(t *seat, c *call, why revocation, charge *Error) bool {
 		case why == revokedStalled, why == revokedLeft:
 			t.grace, t.reason = cfg.StopGrace, "the loop over a stream was left or stalled, and the generator did not stop within StopGrace"
 		}
+		if why == revokedEnded { // the stacks are taken first
+			t.grace = max(t.grace, 0) + cfg.KillGrace
+		}
 		s.p.winding.Add(1)
 		t.timer = time.AfterFunc(t.grace, t.expire)
 	}
