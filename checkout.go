@@ -253,10 +253,10 @@ func (c *checkout) dismissLocked(w *waiter, v grant) {
 	c.queue.remove(w)
 	c.bytes -= w.bytes
 	c.waiting.Add(-1)
-	w.outcome <- v
 	if w.call == nil {
 		c.plain--
 	}
+	w.outcome <- v // w is somebody else's from here on
 }
 
 // put takes a worker back that may serve again, or takes a new one in: the first in the queue gets
