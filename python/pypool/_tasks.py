@@ -354,7 +354,7 @@ def stack_of(task: Any, items: Any = None) -> str:
         task = waiting[0] if waiting and hasattr(waiting[0], "get_stack") else None
         if task is not None:
             lines.append("  in a task that it waits for:\n")
-    return "Stack of the call's task (most recent call last):\n" + "".join(lines[-MAX_FRAMES:])
+    return "Stack of the call's task (most recent call last):\n" + "".join(lines[-MAX_FRAMES:] or ["  it has not begun\n"])
 
 
 def _coroutine(task: Any) -> Any:
