@@ -104,7 +104,7 @@ func (p *Pool) sessionGone(id, why string) {
 //
 // args is what encoding/json turns into an object (keyword arguments), an array (positional arguments) or null (none).
 // The call waits for a worker in the order of arrival, at most CheckoutTimeout, then runs for at most OperationTimeout;
-// ctx bounds both together, and its end stops a running call by killing its worker. The error, if any, is an *Error.
+// ctx bounds both together, and its end stops a running call: see Config.CancelGrace. The error, if any, is an *Error.
 func (p *Pool) ExecuteInSession(ctx context.Context, sessionID, command string, args any, opts ...CallOption) (Result, error) {
 	c := call{job: job{info: CallInfo{Command: command, Session: sessionID}}, args: args, fixed: true}
 	if !validLabel(sessionID) {

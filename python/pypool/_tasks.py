@@ -337,24 +337,24 @@ def _items_of(result: Any) -> Any:
 
 
 def stack_of(task: Any, items: Any = None) -> str:
-    """Where a task is suspended, outermost frame first, on through the tasks that it waits for.
-    `items` is the generator whose next item it waits for, which the chain of awaits does not show.
+    """Where a task is suspended, and the tasks that it waits for, in faulthandler's words: the
+    innermost frame first. `items` is the generator whose next item it waits for, which the chain of
+    awaits does not show.
     """
-    lines: List[str] = []
+    frames: List[str] = []
     seen: List[Any] = []
     while task is not None and task not in seen:
         seen.append(task)
-        _walk(_coroutine(task), lines)
+        _walk(_coroutine(task), frames)
         if items is not None:
-            _walk(items, lines)
+            _walk(items, frames)
             items = None
         waits = getattr(task, "_fut_waiter", None)
         children = getattr(waits, "_children", None)
         waiting: List[Any] = [child for child in children if not child.done()] if children else [waits]
         task = waiting[0] if waiting and hasattr(waiting[0], "get_stack") else None
-        if task is not None:
-            lines.append("  in a task that it waits for:\n")
-    return "Stack of the call's task (most recent call last):\n" + "".join(lines[-MAX_FRAMES:] or ["  it has not begun\n"])
+    lines = frames[: -MAX_FRAMES - 1 : -1] or ["  <it has not begun>\n"]
+    return "Task of the call (most recent call first):\n" + "".join(lines)
 
 
 def _coroutine(task: Any) -> Any:
@@ -362,17 +362,16 @@ def _coroutine(task: Any) -> Any:
     return get() if get is not None else None
 
 
-def _walk(coroutine: Any, lines: List[str]) -> None:
-    import linecache  # few calls hang
-
-    own = __name__
-    depth = 0
-    while coroutine is not None and depth < 1000:
-        depth += 1
-        frame = next((f for f in (getattr(coroutine, n, None) for n in ("cr_frame", "gi_frame", "ag_frame")) if f), None)
-        if frame is not None and frame.f_globals.get("__name__") != own:
+def _walk(coroutine: Any, frames: List[str]) -> None:
+    for _ in range(1000):
+        if coroutine is None:
+            break
+        frame = _first(coroutine, "cr_frame", "gi_frame", "ag_frame")
+        if frame is not None and frame.f_globals.get("__name__") != __name__:
             code = frame.f_code
-            line = '  File "%s", line %d in %s\n' % (code.co_filename, frame.f_lineno, code.co_name)
-            source = linecache.getline(code.co_filename, frame.f_lineno).strip()
-            lines.append(line + ("    %s\n" % source if source else ""))
-        coroutine = next((c for c in (getattr(coroutine, n, None) for n in ("cr_await", "gi_yieldfrom", "ag_await")) if c), None)
+            frames.append('  File "%s", line %d in %s\n' % (code.co_filename, frame.f_lineno, code.co_name))
+        coroutine = _first(coroutine, "cr_await", "gi_yieldfrom", "ag_await")
+
+
+def _first(owner: Any, *names: str) -> Any:
+    return next((found for found in (getattr(owner, name, None) for name in names) if found is not None), None)
