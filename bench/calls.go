@@ -29,7 +29,7 @@ type (
 
 // groups is everything that is measured, in the order of the run.
 func groups() []group {
-	return []group{callGroup(), latencyGroup(), crowdGroup(), peerGroup(), mapGroup(), payloadGroup(), handlerGroup(), leavingGroup(), startGroup(), memoryGroup(), largeGroup(), peakGroup()}
+	return []group{callGroup(), latencyGroup(), crowdGroup(), peerGroup(), mapGroup(), payloadGroup(), handlerGroup(), leavingGroup(), concurrentGroup(), startGroup(), memoryGroup(), largeGroup(), peakGroup()}
 }
 
 // --- subjects -------------------------------------------------------------------------------------------------------
