@@ -59,6 +59,7 @@ type seat struct {
 	items chan reply   // of a stream; nil: it is none
 	stack chan string  // where its task stood when its caller left
 	done  chan seatEnd // gets one
+	last  *seatEnd     // what came out of done, as its caller has it; nil: nothing yet
 	turn  time.Time    // when the turn of a loop's body began
 
 	// The checkout's mu guards the fields below.
@@ -258,7 +259,7 @@ func (p *Pool) sit(ctx context.Context, c *call) (rep reply, err *Error) {
 		case !sent:
 			t.s.forgo(t)
 		case !left:
-			c.detached = t.s.depart(t, c, revokedLeft, nil) || (<-t.done).gone
+			c.detached = t.s.depart(t, c, revokedLeft, nil) || t.result().gone
 		}
 		ran := time.Since(c.given)
 		c.ran += ran
@@ -297,6 +298,15 @@ func (t *seat) wait(ctx context.Context, c *call) (reply, *Error) {
 	return t.leave(ctx, c)
 }
 
+// result waits for the end of a call that has ended, or will have in a moment.
+func (t *seat) result() seatEnd {
+	if t.last == nil {
+		e := <-t.done
+		t.last = &e
+	}
+	return *t.last
+}
+
 // outcome is what the caller of a call that has ended gets.
 func (t *seat) outcome(c *call, e seatEnd) (reply, *Error) {
 	c.spare = e.spare
@@ -331,7 +341,7 @@ func (t *seat) leave(ctx context.Context, c *call) (reply, *Error) {
 		why = revokedCanceled
 	}
 	if !over && !t.s.depart(t, c, why, charge) {
-		if e := <-t.done; !e.gone {
+		if e := t.result(); !e.gone {
 			return t.outcome(c, e)
 		}
 		over = true
@@ -546,22 +556,21 @@ func (t *seat) stream(ctx context.Context, c *call) (rep reply, err *Error) {
 		over = timer.C
 	}
 	taken := 0
-	var last *seatEnd
 	for {
 		var item reply
 		select {
 		case item = <-t.items:
 		default:
-			if last != nil {
-				if !last.gone {
-					return t.outcome(c, *last)
+			if t.last != nil {
+				if !t.last.gone {
+					return t.outcome(c, *t.last)
 				}
 				return t.taken(ctx, c)
 			}
 			select {
 			case item = <-t.items:
 			case e := <-t.done:
-				last = &e
+				t.last = &e
 				continue
 			case <-c.leaving:
 				return t.leave(ctx, c)
@@ -569,7 +578,7 @@ func (t *seat) stream(ctx context.Context, c *call) (rep reply, err *Error) {
 				return t.leave(ctx, c)
 			}
 		}
-		if c.leaving != nil && isClosed(c.leaving) && last == nil {
+		if c.leaving != nil && isClosed(c.leaving) && t.last == nil {
 			return t.leave(ctx, c)
 		}
 		t.turn = time.Now()
@@ -584,7 +593,7 @@ func (t *seat) stream(ctx context.Context, c *call) (rep reply, err *Error) {
 		if c.stopped {
 			return t.stop(c)
 		}
-		if taken++; taken == streamCredit/2 && last == nil {
+		if taken++; taken == streamCredit/2 && t.last == nil {
 			s.out.control(wire.AppendCredit(nil, t.id, taken))
 			taken = 0
 		}
@@ -617,7 +626,7 @@ func (t *seat) lost() revocation {
 // stop ends a stream whose loop was left: it returns when the generator is closed, or after StopGrace.
 func (t *seat) stop(c *call) (reply, *Error) {
 	if !t.s.depart(t, c, revokedLeft, nil) {
-		c.detached = (<-t.done).gone
+		c.detached = t.result().gone
 		return reply{}, nil
 	}
 	c.detached = true

@@ -425,6 +425,30 @@ func TestSharedStreams(t *testing.T) {
 		})
 		n.await("closed")
 	})
+	t.Run("the loop is left when all has come already", func(t *testing.T) {
+		for range p.Stream(ctx, "count", args{"n": 3}) {
+			eventually(t, "the worker is idle", func() bool { return p.Workers()[0].State == "idle" })
+			break
+		}
+		require.Panics(t, func() {
+			for range p.Stream(ctx, "count", args{"n": 3}) {
+				eventually(t, "the worker is idle", func() bool { return p.Workers()[0].State == "idle" })
+				panic("oops")
+			}
+		})
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		n := 0
+		for _, err := range p.Stream(ctx, "count", args{"n": 3}) {
+			require.NoError(t, err) // all has come: there is nothing to cancel
+			eventually(t, "the worker is idle", func() bool { return p.Workers()[0].State == "idle" })
+			n++
+			cancel()
+			if n == 3 {
+				break
+			}
+		}
+	})
 	t.Run("called as no stream", func(t *testing.T) {
 		_, err := p.ExecuteAnonymous(ctx, "count", args{"n": 1})
 		require.ErrorIs(t, err, ErrInvalidArguments)
@@ -461,6 +485,17 @@ func TestASharedPoolCloses(t *testing.T) {
 			require.ErrorIs(t, out.err, ErrPoolClosed)
 		}
 	})
+}
+
+func TestASharedPoolClosesInTheBodyOfALoop(t *testing.T) {
+	p := sharedPool(t, 1, nil)
+	var last error
+	for _, err := range p.Stream(context.Background(), "count", args{"n": 1000}) {
+		if last = err; err == nil {
+			require.NoError(t, p.Close())
+		}
+	}
+	require.ErrorIs(t, last, ErrPoolClosed)
 }
 
 func TestReloadReplacesASharedWorker(t *testing.T) {

@@ -276,8 +276,10 @@ class _Serving:
         """What has ended without an answer: it was canceled before it began, or its own clean-up
         was struck.
         """
-        if call.ended:
-            return
+        if not call.ended:
+            self._guarded(lambda: self._lost(call, task))
+
+    def _lost(self, call: TaskCall, task: Any) -> None:
         error: BaseException = asyncio.CancelledError()
         if not task.cancelled():
             error = task.exception() or RuntimeError("the task ended without an answer")
