@@ -134,8 +134,8 @@ class _Serving:
         lines = self.channel.lines
         while lines and not self.over:
             line = lines.pop()
-            if isinstance(line, bytes) and line.startswith(_SHARED) and line.endswith(b"}}"):
-                self._begin(line[len(_SHARED) : -1])
+            if isinstance(line, bytes) and line.startswith(_SHARED):
+                self._begin(line[len(_SHARED) : -1] if line.endswith(b"}") else b"")
             elif not (isinstance(line, bytes) and self._control(line)):
                 lines.append(line)
                 self.over = True
@@ -182,9 +182,12 @@ class _Serving:
 
     def _begin(self, line: bytes) -> None:
         try:
-            request = parse_request(line)
-        except (Control, Packed, _Shared):
-            raise ValueError("a shared line without a request") from None
+            try:
+                request = parse_request(line)
+            except (Control, Packed, _Shared):
+                raise RequestError("invalid_request", "no request can be shared but one of its own", None) from None
+            if request[0] in self.calls:
+                raise RequestError("invalid_request", "a request with this id runs already", None)
         except RequestError as error:
             from . import _failure  # no host sends such a line, but for arguments that cannot be read
 
