@@ -49,7 +49,7 @@ type waiter struct {
 	queued   bool
 	deadline time.Time  // zero: none
 	bytes    int64      // of the request
-	call     *call      // of a concurrent command, which a seat on a shared worker will do for; nil: of none
+	sharer   *call      // of a concurrent command, which a seat on a shared worker will do for; nil: of none
 	outcome  chan grant // gets one from whoever takes it out of the queue
 }
 
@@ -155,7 +155,7 @@ func (c *checkout) wait(ctx context.Context, deadline time.Time, bytes int, refu
 // waitForSeat is wait for a call of a concurrent command.
 func (c *checkout) waitForSeat(ctx context.Context, deadline time.Time, k *call, refused func() bool) grant {
 	w := c.newWaiter(deadline, k.req.Size())
-	w.call = k
+	w.sharer = k
 	return c.await(ctx, w, refused)
 }
 
@@ -165,7 +165,7 @@ func (c *checkout) newWaiter(deadline time.Time, bytes int) *waiter {
 		w = &waiter{outcome: make(chan grant, 1)}
 	}
 	w.deadline, w.bytes = deadline, int64(max(bytes, 0))
-	w.call = nil
+	w.sharer = nil
 	return w
 }
 
@@ -194,8 +194,8 @@ func (c *checkout) await(ctx context.Context, w *waiter, refused func() bool) gr
 func (c *checkout) enqueue(w *waiter) grant {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if w.call != nil {
-		if seat := c.seatLocked(w.call); seat != nil {
+	if w.sharer != nil {
+		if seat := c.seatLocked(w.sharer); seat != nil {
 			return grant{seat: seat}
 		}
 	}
@@ -209,7 +209,7 @@ func (c *checkout) enqueue(w *waiter) grant {
 	c.bytes += w.bytes
 	c.waiting.Add(1)
 	c.setAlarmLocked(w.deadline)
-	if w.call == nil {
+	if w.sharer == nil {
 		c.plain++
 		c.closeOneLocked()
 	}
@@ -253,7 +253,7 @@ func (c *checkout) dismissLocked(w *waiter, v grant) {
 	c.queue.remove(w)
 	c.bytes -= w.bytes
 	c.waiting.Add(-1)
-	if w.call == nil {
+	if w.sharer == nil {
 		c.plain--
 	}
 	w.outcome <- v // w is somebody else's from here on

@@ -135,13 +135,13 @@ func (c *checkout) addShared(s *sharing, k *call) {
 	plain := c.closedLocked()
 	for w, next := c.queue.first, (*waiter)(nil); w != nil; w = next {
 		next = w.behind
-		if w.call == nil {
+		if w.sharer == nil {
 			if plain--; plain < 0 {
 				break
 			}
 			continue
 		}
-		if seat := c.seatLocked(w.call); seat != nil {
+		if seat := c.seatLocked(w.sharer); seat != nil {
 			c.dismissLocked(w, grant{seat: seat})
 		}
 	}
@@ -201,10 +201,10 @@ func (c *checkout) fillLocked() {
 	}
 	for w, next := c.queue.first, (*waiter)(nil); w != nil; w = next {
 		next = w.behind
-		if w.call == nil {
+		if w.sharer == nil {
 			continue
 		}
-		seat := c.seatLocked(w.call)
+		seat := c.seatLocked(w.sharer)
 		if seat == nil && len(c.shared) == 1 && !c.shared[0].openLocked() {
 			return
 		}
