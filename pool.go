@@ -302,9 +302,9 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 			return reply{}, err
 		}
 		switch {
-		case c.seat != nil:
+		case c.seat != nil && res == nil:
 			rep, err = p.sit(ctx, c)
-		case c.shares && res.Value().concurrent[c.info.Command] > 0:
+		case c.seat != nil || c.shares && res.Value().concurrent[c.info.Command] > 0:
 			p.share(c, res)
 			rep, err = p.sit(ctx, c)
 		default:
@@ -317,8 +317,8 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 	return rep, err
 }
 
-// acquire waits for an idle worker that is alive. Those that died idle are skipped and replaced. It returns none for a call that has a seat
-// on a shared worker.
+// acquire waits for an idle worker that is alive. Those that died idle are skipped and replaced. For a call that has a seat
+// on a shared worker it returns none, or that worker if it is still to be shared.
 func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	queued := c.queued // on the way to another worker, since it has not been executed
 	var held *resource
@@ -335,12 +335,14 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 		if ctx.Err() != nil {
 			return nil, queueError(ctx, c)
 		}
+		var res *resource
 		if c.shares {
-			if c.seat = p.sup.checkout.trySeat(c); c.seat != nil {
-				return nil, nil
+			if res = p.trySeat(c); c.seat != nil {
+				return res, nil
 			}
+		} else {
+			res = p.sup.checkout.tryTake()
 		}
-		res := p.sup.checkout.tryTake()
 		if res == nil {
 			var err error
 			switch res, err = p.queue(ctx, c); {

@@ -94,11 +94,28 @@ func (p *Pool) isConcurrent(info *CallInfo) bool {
 // openLocked reports whether the worker takes newcomers.
 func (s *sharing) openLocked() bool { return !s.closed && s.w.reusable() }
 
-// trySeat gives the call a seat if there is one; else it returns nil.
-func (c *checkout) trySeat(k *call) *seat {
+// trySeat gives the call a seat if there is one, or else takes an idle worker if there is one, on which it has a seat at once: calls that
+// begin together do not take a worker each. share must follow then.
+func (p *Pool) trySeat(k *call) *resource {
+	c := p.sup.checkout
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.seatLocked(k)
+	if k.seat = c.seatLocked(k); k.seat != nil {
+		return nil
+	}
+	res := c.popLocked()
+	if res != nil && res.Value().reusable() && res.Value().concurrent[k.info.Command] > 0 {
+		s := p.newSharing(res)
+		k.seat = s.seatLocked(k)
+		c.shared = append(c.shared, s)
+	}
+	return res
+}
+
+func (p *Pool) newSharing(res *resource) *sharing {
+	s := &sharing{p: p, res: res, w: res.Value(), calls: map[uint64]*seat{}, load: map[string]int{}}
+	s.out.w, s.out.run, s.out.writing = s.w, p.winding.Go, true // lines are kept until share is done
+	return s
 }
 
 // seatLocked gives the call a seat on the least loaded worker that has one.
@@ -127,11 +144,14 @@ func (s *sharing) seatLocked(k *call) *seat {
 
 // addShared takes in a worker that turns shared, with its first call, and seats those who wait, in their order: up to the first who
 // wants a worker of his own and has none closed for him.
-func (c *checkout) addShared(s *sharing, k *call) {
+func (c *checkout) addShared(s *sharing, k *call, seated bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	k.seat = s.seatLocked(k)
-	c.shared = append(c.shared, s)
+	s.shown = k.id
+	if !seated {
+		k.seat = s.seatLocked(k)
+		c.shared = append(c.shared, s)
+	}
 	plain := c.closedLocked()
 	for w, next := c.queue.first, (*waiter)(nil); w != nil; w = next {
 		next = w.behind
@@ -223,9 +243,13 @@ func (c *checkout) dropLocked(s *sharing) {
 
 // share turns a worker that is held into a shared one, with the call on it.
 func (p *Pool) share(c *call, res *resource) {
-	w := res.Value()
-	s := &sharing{p: p, res: res, w: w, calls: map[uint64]*seat{}, load: map[string]int{}, shown: c.id}
-	s.out.w, s.out.run = w, p.winding.Go
+	w, seated := res.Value(), c.seat != nil
+	var s *sharing
+	if seated {
+		s = c.seat.s
+	} else {
+		s = p.newSharing(res)
+	}
 	w.current.begin(&c.info)
 	w.proc.Spin(0, false)
 	w.x.reserve(largeFrame)
@@ -233,13 +257,16 @@ func (p *Pool) share(c *call, res *resource) {
 	w.x.applyDeadline()
 	unsolicited := w.x.failed(w.x.checkIdle(true))
 	if unsolicited != nil {
+		s.out.mu.Lock()
 		s.out.closed = true
+		s.out.mu.Unlock()
 	}
 	w.sharing.Store(s)
 	if w.isExited() || isClosed(p.killing) { // nobody else may have seen it
 		s.interrupt()
 	}
-	p.sup.checkout.addShared(s, c)
+	p.sup.checkout.addShared(s, c, seated)
+	s.out.flush(nil)
 	p.winding.Go(func() { s.run(unsolicited) })
 }
 
