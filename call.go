@@ -152,12 +152,15 @@ type call struct {
 	refused  *Error        // it ends before it begins
 	fixed    bool          // the session is fixed by the method: WithSession may only repeat it
 	session  *session
-	buffer   *[]byte   // what req is written into, to be given back
-	admitted admission // to the command's circuit
-	detached bool      // whoever winds it up ends admitted
-	lineup   *lineup   // of a batch command; nil: it is none
-	member   *member   // of a batch that has been made, until it waits for that one's outcome
-	spare    bool      // another call is charged with the worker that it lost
+	buffer   *[]byte         // what req is written into, to be given back
+	admitted admission       // to the command's circuit
+	detached bool            // whoever winds it up ends admitted
+	lineup   *lineup         // of a batch command; nil: it is none
+	member   *member         // of a batch that has been made, until it waits for that one's outcome
+	spare    bool            // another call is charged with the worker that it lost
+	shares   bool            // its command is concurrent
+	leaving  <-chan struct{} // that its context has ended, of a concurrent command
+	seat     *seat           // on a shared worker, until it is served there
 
 	begun       time.Time
 	queued, ran time.Duration

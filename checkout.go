@@ -39,6 +39,8 @@ type checkout struct {
 	idle       []*resource // a stack: who was put back last serves next, and the others can be retired
 	queue      queue       // has none but who wait for company when a worker is idle
 	bytes      int64       // of the requests in it
+	shared     []*sharing  // workers with several calls
+	plain      int         // of the queue, who wants a worker of its own
 	inspecting int64       // idle workers that inspect holds for a moment: callers then wait who would not have to
 	timer      *time.Timer
 	alarm      time.Time // when the timer fires: with the earliest deadline or before; zero: it is not set
@@ -52,6 +54,7 @@ type waiter struct {
 	queued   bool
 	deadline time.Time  // zero: none
 	bytes    int64      // of the request
+	sharer   *call      // of a concurrent command, which a seat on a shared worker will do for; nil: of none
 	outcome  chan grant // gets one from whoever takes it out of the queue
 
 	member  *member // of a batch command, as the next four; nil: of none
@@ -99,11 +102,12 @@ func (q *queue) remove(w *waiter) {
 	q.length--
 }
 
-// grant is a worker, or why there is none.
+// grant is a worker, or a seat on a shared one, or why there is none.
 type grant struct {
 	res    *resource // of a batch: for its first member alone, who launches it
 	err    error
 	member *member // of a batch; nil: the worker is for one call
+	seat   *seat
 }
 
 func newCheckout(size int, cfg *Config, construct puddle.Constructor[*worker], onWait, onDead func()) (*checkout, error) {
@@ -175,13 +179,20 @@ func (c *checkout) waitInLine(ctx context.Context, deadline time.Time, l *lineup
 	return c.await(ctx, w, refused)
 }
 
+// waitForSeat is wait for a call of a concurrent command.
+func (c *checkout) waitForSeat(ctx context.Context, deadline time.Time, k *call, refused func() bool) grant {
+	w := c.newWaiter(deadline, k.req.Size())
+	w.sharer = k
+	return c.await(ctx, w, refused)
+}
+
 func (c *checkout) newWaiter(deadline time.Time, bytes int) *waiter {
 	w, _ := c.waiters.Get().(*waiter)
 	if w == nil {
 		w = &waiter{outcome: make(chan grant, 1)}
 	}
 	w.deadline, w.bytes = deadline, int64(max(bytes, 0))
-	w.company = time.Time{}
+	w.company, w.sharer = time.Time{}, nil
 	return w
 }
 
@@ -191,8 +202,8 @@ func (c *checkout) await(ctx context.Context, w *waiter, refused func() bool) gr
 		w.member, w.lineup = nil, nil
 		c.waiters.Put(w)
 	}()
-	if res, err := c.enqueue(w); res != nil || err != nil {
-		return grant{res: res, err: err}
+	if v := c.enqueue(w); v != (grant{}) {
+		return v
 	}
 	c.onWait()
 	if refused() { // rejectWaiters may have come before us
@@ -210,28 +221,37 @@ func (c *checkout) await(ctx context.Context, w *waiter, refused func() bool) gr
 }
 
 // enqueue takes a worker after all, or puts w into the queue.
-func (c *checkout) enqueue(w *waiter) (*resource, error) {
+func (c *checkout) enqueue(w *waiter) grant {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if w.sharer != nil {
+		if seat := c.seatLocked(w.sharer); seat != nil {
+			return grant{seat: seat}
+		}
+	}
 	full := c.fullLocked(w.bytes)
 	if w.company.IsZero() || full != nil {
 		if res := c.popLocked(); res != nil {
-			return res, nil
+			return grant{res: res}
 		}
 	}
 	if full != nil {
-		return nil, full
+		return grant{err: full}
 	}
 	c.queue.push(w)
 	c.bytes += w.bytes
 	c.waiting.Add(1)
 	c.setAlarmLocked(w.deadline)
+	if w.sharer == nil {
+		c.plain++
+		c.closeOneLocked()
+	}
 	if w.lineup != nil {
 		w.lineup.push(w)
 		c.setAlarmLocked(w.company)
 		c.dispatchLocked()
 	}
-	return nil, nil
+	return grant{}
 }
 
 // full says why a caller would be turned away who came now; nil when there is room, or a worker.
@@ -266,6 +286,7 @@ func (c *checkout) leave(w *waiter, why error) {
 	defer c.mu.Unlock()
 	if w.queued {
 		c.dismissLocked(w, grant{err: why})
+		c.reopenLocked()
 	}
 }
 
@@ -276,7 +297,10 @@ func (c *checkout) dismissLocked(w *waiter, v grant) {
 	}
 	c.bytes -= w.bytes
 	c.waiting.Add(-1)
-	w.outcome <- v
+	if w.sharer == nil {
+		c.plain--
+	}
+	w.outcome <- v // w is somebody else's from here on
 }
 
 // put takes a worker back that may serve again, or takes a new one in: the first in the queue gets
@@ -301,6 +325,7 @@ func (c *checkout) handOver(res *resource) bool {
 	}
 	if first := c.nextLocked(); first != nil {
 		c.grantLocked(first, res)
+		c.reopenLocked()
 	} else {
 		c.idle = append(c.idle, res)
 	}
@@ -356,6 +381,7 @@ func (c *checkout) expire() {
 			earliest = w.deadline
 		}
 	}
+	c.reopenLocked()
 	if !earliest.IsZero() {
 		c.setAlarmLocked(later(earliest, now.Add(10*time.Since(now))))
 	}

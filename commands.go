@@ -25,8 +25,9 @@ type CommandInfo struct {
 	Params    []ParamInfo `json:"params"`
 	Returns   string      `json:"returns"`
 
-	MaxBatchSize int     `json:"max_batch_size"` // calls that are served together at most; 0: it is no batch command
-	MaxWaitMS    float64 `json:"max_wait_ms"`    // milliseconds for which the first of a batch waits for others
+	MaxBatchSize int     `json:"max_batch_size"`        // calls that are served together at most; 0: it is no batch command
+	MaxWaitMS    float64 `json:"max_wait_ms"`           // milliseconds for which the first of a batch waits for others
+	Concurrency  int     `json:"concurrency,omitempty"` // how many of its calls a worker serves side by side; 0: one at a time
 }
 
 // ParamInfo describes one parameter of a command.

@@ -40,6 +40,12 @@
 // the Python stacks of that moment ([HangError]). While a call still waits for a worker, its end
 // costs nothing.
 //
+// # Concurrent commands
+//
+// A worker runs one call at a time, but for those of @command(concurrency=64), for async functions
+// that wait for something else: up to so many calls of the command run side by side on one worker's
+// event loop, beside those of other such commands. For its caller each is a call like any other.
+//
 // # Failure
 //
 // Every error is an [*Error], matched with errors.Is against the sentinels and with errors.As for

@@ -369,7 +369,7 @@ func SafeToRetry(err error) bool {
 
 // HangError is the detail of a call that was stopped while it ran.
 type HangError struct {
-	Stacks   string // the Python stacks of all threads when it was stopped, newest call first; empty when NoStacks says why
+	Stacks   string // the Python stacks of all threads when it was stopped, newest call first; of a concurrent command those of its task, unless a handler blocks the loop; empty when NoStacks says why
 	NoStacks string // why there are none
 	Killed   bool   // the worker had been killed when the error was made; a stream's is first asked to stop, and then may be
 }

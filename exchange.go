@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -240,11 +239,14 @@ func (x *exchange) receiveWith(id uint64, f *wire.Frame, read func([]byte) (int,
 	for {
 		err := x.receiveFrame(f, read)
 		switch {
-		case err == nil && f.ID != id && !(f.Kind == wire.KindFunction && x.asks != nil && x.asks(f.ID)):
+		case err != nil:
+		case f.ID != id && !(f.Kind == wire.KindFunction && x.asks != nil && x.asks(f.ID)):
 			err = x.violation(fmt.Errorf("an answer to request %d, not %d", f.ID, id), f.Body)
-		case err == nil && f.Kind == wire.KindFunction:
+		case f.Kind == wire.KindFunction:
 			err = x.serve(f)
-		case err == nil && f.Kind != wire.KindItem:
+		case f.Kind == wire.KindStack:
+			err = x.violation(errors.New("a stack that nobody asked for"), f.Body)
+		case f.Kind != wire.KindItem:
 			x.endCalls()
 		}
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -273,7 +275,7 @@ func (x *exchange) receiveNow(id uint64, f *wire.Frame) error {
 
 // cancel asks the runtime to end the stream that is being received, and gives it d to do so.
 func (x *exchange) cancel(id uint64, d time.Duration) error {
-	line := append(strconv.AppendUint([]byte(`{"id":`), id, 10), `,"cancel":true}`+"\n"...)
+	line := wire.AppendCancel(nil, id, false)
 	x.extend(time.Now().Add(d))
 	x.applyDeadline()
 	if c := x.calls.Load(); c != nil {

@@ -101,7 +101,7 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 		}
 	}
 	for _, w := range s.workers() {
-		if state := w.state(); !seen[w.id] && (state == workerBusy || state == workerCanceling || state == workerIdle) {
+		if state := w.state(); !seen[w.id] && (state == workerBusy || state == workerShared || state == workerCanceling || state == workerIdle) {
 			h := WorkerHealth{WorkerInfo: s.info(w), Responsive: true} // it is serving, or was a moment ago
 			if d := w.lease.Load().lent(time.Now()); d > pingTimeout {
 				h.Responsive = false

@@ -22,11 +22,12 @@ type lease struct {
 type revocation int
 
 const (
-	notRevoked     revocation = iota
-	revokedStalled            // one turn of the loop's body took longer than StallTimeout
-	revokedEnded              // the call's context ended
-	revokedLeft               // the body panicked, or ended its goroutine
-	revokedClosed             // the pool was closed
+	notRevoked      revocation = iota
+	revokedStalled             // one turn of the loop's body took longer than StallTimeout
+	revokedEnded               // the call's context ended
+	revokedLeft                // the body panicked, or ended its goroutine
+	revokedClosed              // the pool was closed
+	revokedCanceled            // the caller canceled
 )
 
 // lend must precede the caller's code, and reclaim follow it. False: the pool is being killed, and

@@ -105,7 +105,7 @@ func (p *Pool) sessionGone(id, why string) {
 //
 // args is what encoding/json turns into an object (keyword arguments), an array (positional arguments) or null (none).
 // The call waits for a worker in the order of arrival, at most CheckoutTimeout, then runs for at most OperationTimeout;
-// ctx bounds both together, and its end stops a running call by killing its worker. The error, if any, is an *Error.
+// ctx bounds both together, and its end stops a running call: see Config.CancelGrace. The error, if any, is an *Error.
 func (p *Pool) ExecuteInSession(ctx context.Context, sessionID, command string, args any, opts ...CallOption) (Result, error) {
 	c := call{job: job{info: CallInfo{Command: command, Session: sessionID}}, args: args, fixed: true}
 	if !validLabel(sessionID) {
@@ -256,6 +256,10 @@ func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep re
 			c.admitted.end(evidence, err)
 		}
 	}()
+	c.shares = p.isConcurrent(&c.info)
+	if c.shares {
+		c.leaving = ctx.Done() // once: it may panic, and no seat is held yet
+	}
 	rep, err = p.serve(ctx, c)
 	evidence = c.evidence(ctx, &p.cfg, err)
 	return rep, err
@@ -301,9 +305,15 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 		if res, err = p.acquire(ctx, c); err != nil {
 			return reply{}, err
 		}
-		if res == nil {
+		switch {
+		case c.seat != nil && res == nil:
+			rep, err = p.sit(ctx, c)
+		case res == nil:
 			rep, err = p.share(ctx, c)
-		} else {
+		case c.seat != nil || c.shares && res.Value().concurrent[c.info.Command] > 0:
+			p.open(c, res)
+			rep, err = p.sit(ctx, c)
+		default:
 			rep, err = p.use(ctx, c, res)
 		}
 		if err == nil || err.Delivery != NotExecuted || !err.Type.row().repeated {
@@ -313,8 +323,9 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 	return rep, err
 }
 
-// acquire waits for an idle worker that is alive. Those that died idle are skipped and replaced. It returns none for a call that a batch has
-// been sent with.
+// acquire waits for an idle worker that is alive. Those that died idle are skipped and replaced. It
+// returns none for a call that a batch has been sent with. For a call that has a seat on a shared
+// worker it returns none, or that worker if it is still to be shared.
 func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	queued := c.queued // on the way to another worker, since it has not been executed
 	var held *resource
@@ -332,7 +343,12 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 			return nil, queueError(ctx, c)
 		}
 		var res *resource
-		if c.lineup == nil || c.lineup.patience.Load() == 0 {
+		switch {
+		case c.shares:
+			if res = p.trySeat(c); c.seat != nil {
+				return res, nil
+			}
+		case c.lineup == nil || c.lineup.patience.Load() == 0:
 			res = p.sup.checkout.tryTake()
 		}
 		if res == nil {
@@ -346,6 +362,8 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 					return nil, nil
 				}
 				continue // the worker had died idle
+			case c.seat != nil:
+				return nil, nil
 			case err == nil:
 			case errors.As(err, new(fullQueue)):
 				return nil, queueFull(err)
@@ -380,6 +398,11 @@ func (p *Pool) queue(ctx context.Context, c *call) (*resource, error) {
 	var deadline time.Time
 	if c.checkout > 0 {
 		deadline = begun.Add(c.checkout - c.queued)
+	}
+	if c.shares {
+		v := p.sup.checkout.waitForSeat(ctx, deadline, c, p.refusing)
+		c.seat = v.seat
+		return v.res, v.err
 	}
 	if c.lineup == nil {
 		return p.sup.checkout.wait(ctx, deadline, c.req.Size(), p.refusing)
@@ -498,6 +521,9 @@ func (p *Pool) Close() error {
 // close. It runs once killing is closed, so that no such code begins any more.
 func (p *Pool) repossess() {
 	for w, res := range p.sup.checkout.all() {
+		if s := w.sharing.Load(); s != nil {
+			s.interrupt() // its process may never end
+		}
 		if l := w.lease.Load(); l != nil && l.revoke(revokedClosed) {
 			w.x.doubt(errStopped)
 			p.sup.release(res)

@@ -141,7 +141,12 @@ func TestTranscriptsAreWhatThisSideWritesAndReads(t *testing.T) {
 
 // replayRequest encodes a transcript's request anew and compares. Lines that no host of ours sends are left out: it returns 0.
 func replayRequest(t *testing.T, path, line string) int {
-	if strings.HasSuffix(path, "invalid_requests.jsonl") || strings.Contains(line, `"cancel"`) || strings.Contains(line, `"host":`) || !json.Valid([]byte(line)) {
+	if inner, ok := strings.CutPrefix(line, `{"shared":`); ok {
+		inner = strings.TrimSuffix(inner, "}")
+		assert.Equal(t, line+"\n", string(wire.AppendShared(nil, []byte(inner+"\n"))))
+		return replayRequest(t, path, inner)
+	}
+	if strings.Contains(line, `"credit"`) || strings.HasSuffix(path, "invalid_requests.jsonl") || strings.Contains(line, `"cancel"`) || strings.Contains(line, `"host":`) || !json.Valid([]byte(line)) {
 		return 0
 	}
 	var batch struct {
@@ -205,6 +210,8 @@ func replayAnswer(t *testing.T, path, line string) int {
 		assert.Equal(t, wire.KindFunction, f.Kind, line)
 	case strings.Contains(line, `"item":`):
 		assert.Equal(t, wire.KindItem, f.Kind, line)
+	case strings.Contains(line, `"stack":`):
+		assert.Equal(t, wire.KindStack, f.Kind, line)
 	case strings.Contains(line, `"success":true`):
 		assert.Equal(t, wire.KindResult, f.Kind, line)
 	default:

@@ -30,7 +30,7 @@ type Stats struct {
 type WorkerInfo struct {
 	ID            string
 	PID           int
-	State         string // starting, idle, busy or stopping
+	State         string // starting, idle, busy, shared (with calls of concurrent commands, side by side), canceling or stopping
 	StartedAt     time.Time
 	Calls, Errors int64  // answered, and those of them with an error
 	RSS           int64  // resident memory in bytes, pages shared with other processes included; 0 where it cannot be read

@@ -27,6 +27,9 @@ import (
 // only if that takes longer than StopGrace. A generator can be stopped between two items, not in
 // its own code.
 //
+// A stream of a concurrent command has not the worker, but a share of it: a loop that stalls, or a generator that does not stop, costs only
+// the stream, until CancelGrace or StopGrace is over; see Config.CancelGrace. Items come up to eight ahead of the loop.
+//
 // An error is yielded once, as the last pair, with a zero Result; items before it stand. Each range
 // over the sequence is a call of its own, which ends, for the statistics and the Observer, when the
 // loop has its error or is over: a stalled one not before its body is back.

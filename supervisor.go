@@ -49,6 +49,7 @@ type supervisor struct {
 	dirty      atomic.Bool // a worker may stand idle that must not: dead, or retired
 	generation atomic.Int64
 	seq        atomic.Int64
+	concurrent atomic.Pointer[map[string]int] // the concurrent commands, as the youngest worker has told; nil: there are none
 
 	heavyKnown bool // said that MaxRSS is too small; the goroutine's own
 
@@ -176,6 +177,10 @@ func (s *supervisor) onSpawn(w *worker) {
 // onReady tells of a worker that is about to serve; its exit is never told before.
 func (s *supervisor) onReady(w *worker) {
 	s.checkout.learn(w.batches)
+	s.concurrent.Store(nil)
+	if len(w.concurrent) > 0 {
+		s.concurrent.Store(&w.concurrent)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, alive := s.live[w]; !alive {
@@ -488,7 +493,7 @@ func (s *supervisor) snapshot(st *Stats) {
 		switch w.state() {
 		case workerIdle:
 			st.Idle++
-		case workerBusy, workerCanceling:
+		case workerBusy, workerShared, workerCanceling:
 			st.Busy++
 		case workerStarting:
 			st.Starting++

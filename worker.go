@@ -45,13 +45,15 @@ type worker struct {
 	cancelable bool                 // its runtime can stop a call
 	packs      bool                 // it reads lines with several requests
 	batches    map[string]batchRule // its commands that take batches, by breakerKey; nil: none
+	concurrent map[string]int       // how many calls of a command it serves side by side; none: one at a time
 
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration
-	canceling  atomic.Bool            // its caller has gone, and its call is to stop
-	retired    atomic.Bool            // nothing is wrong with it, and it is to end
-	blamed     atomic.Pointer[string] // why pypool kills it: the first reason given
-	end        atomic.Int32           // endRunning and so on
+	canceling  atomic.Bool             // its caller has gone, and its call is to stop
+	sharing    atomic.Pointer[sharing] // it serves several calls; nil: one at most
+	retired    atomic.Bool             // nothing is wrong with it, and it is to end
+	blamed     atomic.Pointer[string]  // why pypool kills it: the first reason given
+	end        atomic.Int32            // endRunning and so on
 	current    occupation
 	lease      atomic.Pointer[lease] // of a stream or a Map that has the worker; nil: no code of a caller can hold it
 	charged    atomic.Bool           // its end, to the command of its last answer
@@ -396,6 +398,7 @@ const (
 	workerStarting  = "starting"
 	workerIdle      = "idle"
 	workerBusy      = "busy"
+	workerShared    = "shared"    // it serves calls of concurrent commands, side by side
 	workerCanceling = "canceling" // its caller has gone, and its call is to stop
 	workerStopping  = "stopping"
 )
@@ -409,6 +412,8 @@ func (w *worker) state() string {
 		return workerStarting
 	case w.canceling.Load():
 		return workerCanceling
+	case w.sharing.Load() != nil:
+		return workerShared
 	case w.current.now() != nil:
 		return workerBusy
 	}

@@ -76,6 +76,9 @@ func (w *worker) watch() {
 	if w.end.Swap(endReached) == endGivenUp {
 		w.env.unreapable.Add(-1)
 	}
+	if s := w.sharing.Load(); s != nil {
+		s.exited()
+	}
 	w.env.onExit(w)
 }
 
@@ -94,7 +97,8 @@ func (w *worker) greet() (stage string, err error) {
 		Commands     []string `json:"commands"`
 		Capabilities []string `json:"capabilities"`
 
-		Batches []batchRule `json:"batches"`
+		Batches    []batchRule    `json:"batches"`
+		Concurrent map[string]int `json:"concurrent"`
 	}
 	if err := w.sayHello(hello.Seal(0, 0, false), &answer); err != nil {
 		return stageHello, err
@@ -111,6 +115,9 @@ func (w *worker) greet() (stage string, err error) {
 	w.packs = slices.Contains(answer.Capabilities, "packed")
 	if slices.Contains(answer.Capabilities, "batch") {
 		w.batches = batchRules(answer.Batches)
+	}
+	if slices.Contains(answer.Capabilities, "shared") {
+		w.concurrent = answer.Concurrent
 	}
 	if err := w.exchangePing(); err != nil {
 		return stagePing, err
@@ -144,7 +151,7 @@ type helloArgs struct {
 func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (wire.Request, error) {
 	_, _, hidden := interp.Command("", cfg.Env, cfg.WatchScripts)
 	hello := helloArgs{
-		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel", "batch", "functions"},
+		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel", "batch", "functions", "shared"},
 		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
 		Functions: slices.Sorted(maps.Keys(cfg.Functions)), Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packedRuntime(), LogWord: word, Environ: hidden,
 	}

@@ -43,6 +43,20 @@ def idle(us: int) -> None:
     sleep(us / 1e6)
 
 
+@command(concurrency=512)
+async def aecho(text: str) -> Dict[str, str]:
+    """Return the argument, as a task."""
+    return {"text": text}
+
+
+@command(concurrency=512)
+async def aidle(us: int) -> None:
+    """Wait for so many microseconds, as a task."""
+    import asyncio  # the other cells' workers have none
+
+    await asyncio.sleep(us / 1e6)
+
+
 @lru_cache(maxsize=None)
 def table(size: int) -> List[Dict[str, Any]]:
     """Make a table whose JSON has about so many bytes."""

@@ -14,13 +14,14 @@ const (
 	KindError
 	KindItem
 	KindFunction // a call of a function of the host's
+	KindStack
 )
 
 // Frame is one line from a worker. Body aliases the line.
 type Frame struct {
 	ID     uint64
 	Kind   Kind
-	Body   []byte // raw JSON: the result, the error or the item; of a function's call its arguments, nil: none
+	Body   []byte // raw JSON: the result, the error, the item or the stack; of a function's call its arguments, nil: none
 	BigInt bool   // an integer of more than 15 digits is in it
 
 	Host     uint64 // the number of a function's call
@@ -39,6 +40,7 @@ func Parse(line []byte, f *Frame) error {
 		hasHost
 		hasFunction
 		hasArgs
+		hasStack
 	)
 	if !utf8.Valid(line) {
 		return errors.New("the line is not valid UTF-8")
@@ -88,6 +90,9 @@ func Parse(line []byte, f *Frame) error {
 		case "args":
 			bit, ok = hasArgs, (s.peek() == '{' || s.peek() == '[') && s.value(0)
 			f.Body = s.b[start:s.i]
+		case "stack":
+			bit, ok = hasStack, s.peek() == '"' && s.value(0)
+			f.Body = s.b[start:s.i]
 		default:
 			return fmt.Errorf("unknown envelope key at byte %d", s.i-len(key)-2)
 		}
@@ -119,6 +124,8 @@ func Parse(line []byte, f *Frame) error {
 		f.Kind = KindItem
 	case seen&^hasArgs == hasID|hasHost|hasFunction:
 		f.Kind = KindFunction
+	case seen == hasID|hasStack:
+		f.Kind = KindStack
 	default:
 		return errors.New("the envelope is neither a result, an error, an item nor a function's call: " + whatLacks(seen&hasID != 0, seen&hasSuccess != 0, success))
 	}

@@ -125,6 +125,27 @@ const batchKey = `{"batch":[`
 // EndBatch ends a line that is one batch.
 func EndBatch(b []byte) []byte { return append(b, "]}\n"...) }
 
+// AppendShared appends a sealed request as one that is to be served beside others: docs/protocol.md, `shared`.
+func AppendShared(b, line []byte) []byte {
+	b = append(append(b, `{"shared":`...), line[:len(line)-1]...)
+	return append(b, '}', '\n')
+}
+
+// AppendCredit appends the line that lets a shared stream send so many more items.
+func AppendCredit(b []byte, id uint64, items int) []byte {
+	b = append(strconv.AppendUint(append(b, `{"id":`...), id, 10), `,"credit":`...)
+	return append(strconv.AppendInt(b, int64(items), 10), '}', '\n')
+}
+
+// AppendCancel appends the line that asks the runtime to end a request; with stack, to say first where that stands.
+func AppendCancel(b []byte, id uint64, stack bool) []byte {
+	b = append(strconv.AppendUint(append(b, `{"id":`...), id, 10), `,"cancel":true`...)
+	if stack {
+		b = append(b, `,"stack":true`...)
+	}
+	return append(b, '}', '\n')
+}
+
 // endLine ends a line of one or several requests.
 func endLine(b []byte, trace string) []byte {
 	if trace != "" {

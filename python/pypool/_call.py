@@ -1,5 +1,5 @@
-"""The call that is running. A worker runs one at a time, so one global tells it, to every thread of
-the handler too.
+"""The call that is running. A worker that is not shared runs one at a time, so one global tells it, to
+every thread of the handler too. Of the calls that a shared one runs side by side contexts tell.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
     from ._wire import Request
 
@@ -43,7 +43,8 @@ class Call:
         """Whether the caller has gone (of a batch: all callers), and the call is to stop: for loops
         that look for themselves, in a thread or under `pypool.shield`.
         """
-        return RUNNING.canceled(self._serving)
+        task = RUNNING.tasks.get(self.id)
+        return RUNNING.canceled(self._serving) if task is None else task.canceled
 
     @property
     def host(self) -> Any:
@@ -74,7 +75,7 @@ class _Running:
     else those are None.
     """
 
-    __slots__ = ("request", "calls", "began", "canceled", "host")
+    __slots__ = ("request", "calls", "began", "canceled", "host", "tasks")
 
     def __init__(self) -> None:
         self.request: Optional[Request] = None
@@ -82,7 +83,34 @@ class _Running:
         self.began = 0  # monotonic_ns()
         self.host: Callable[[int], Any] = _nobody  # by id, `_host`'s
         self.canceled: Callable[[int], bool] = _never  # by id; where the host can say so, `_cancel`'s
+        self.tasks: Dict[int, TaskCall] = {}  # by id, the calls of a shared worker
 
+    def task(self) -> Optional[TaskCall]:
+        """The call, of those side by side, whose code runs here."""
+        known: Any = CALL.get(None) if self.tasks else None
+        return None if known is None else self.tasks.get(known[0])
+
+
+class TaskCall:
+    """One of several calls side by side, each a task of the loop's."""
+
+    __slots__ = ("request", "began", "task", "canceled", "shields", "credit", "wanted", "items", "ended")
+
+    def __init__(self, request: Request, began: int) -> None:
+        self.request = request
+        self.began = began
+        self.task: Any = None
+        self.canceled = False  # its caller has gone
+        self.shields = 0
+        self.credit = 0  # items that the host takes now
+        self.wanted: Any = None  # a future that waits for more credit
+        self.items: Any = None  # the generator of a stream
+        self.ended = False  # its final line is made
+
+
+#: What a worker serves while it is shared, for those who ask whether it serves. No request has this
+#: id.
+SHARED_REQUEST: Request = (1 << 64, "", None, None, None, False, None)
 
 RUNNING = _Running()
 #: `named` of the call for which a task of asyncio was made. Elsewhere it has no value: the loop saves
@@ -119,12 +147,21 @@ def current_calls() -> List[Call]:
 def _running(who: str) -> Request:
     request: Any = RUNNING.request
     known: Any = CALL.get(None)
+    if request is SHARED_REQUEST:
+        task = RUNNING.task()
+        if task is None:
+            raise LookupError(
+                "%s() works in a concurrent command's own tasks, and until its end: a thread gets it handed over" % who
+            )
+        return task.request
     if request is None or (known is not None and known[0] != named(request)[0]):
         raise LookupError("no call is running: %s() works inside a command or a program only" % who)
     return request  # type: ignore[no-any-return]
 
 
 def _call_of(request: Request) -> Call:
+    task = RUNNING.tasks.get(request[0])
+    began = RUNNING.began if task is None else task.began
     id, _, _, session_id, timeout_ms, _, trace = request
-    deadline = None if timeout_ms is None else RUNNING.began / 1e9 + timeout_ms / 1000.0
+    deadline = None if timeout_ms is None else began / 1e9 + timeout_ms / 1000.0
     return Call(id, session_id, deadline, trace)

@@ -83,6 +83,9 @@ class holding:
     """
 
     def __enter__(self) -> None:
+        self._task = task = RUNNING.task()
+        if task is not None:
+            task.shields += 1
         self._owner = _running()
         if STATE.owner != self._owner:
             STATE.owner, STATE.shields = self._owner, 0
@@ -90,6 +93,8 @@ class holding:
         _show()
 
     def __exit__(self, *_: Any) -> None:
+        if self._task is not None:
+            self._task.shields -= 1
         if STATE.owner == self._owner:
             STATE.shields -= 1
             _show()
@@ -105,6 +110,11 @@ class shield(holding):
 
     def __exit__(self, kind: Any = None, *_: Any) -> None:
         super().__exit__()
+        task = self._task
+        if task is not None:
+            if kind is None and not task.shields and task.canceled and not task.ended:
+                task.task.cancel()
+            return
         id = _running()
         if kind is None and id and id == self._owner and not STATE.shields and RUNNING.canceled(id):
             if STATE.task is not None:

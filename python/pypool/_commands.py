@@ -30,7 +30,7 @@ class Command:
 
     __slots__ = (
         *("name", "what", "func", "streams", "adapt", "direct", "exact", "lacking", "outgoing", "interruptible"),
-        *("awaits", "batch", "columns"),
+        *("awaits", "batch", "columns", "concurrency"),
     )
 
     def __init__(self, name: str, what: str, func: Callable[..., Any]) -> None:
@@ -62,6 +62,8 @@ class Command:
         #: What a batch's handler takes, see `_columns`, which puts a function for one call into
         #: `func`.
         self.columns: Any = None
+        #: How many of its calls a worker may serve side by side; 0: one at a time.
+        self.concurrency = 0
 
 
 COMMANDS: Dict[str, Command] = {}
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
         interruptible: bool = True,
         max_batch_size: Optional[int] = None,
         max_wait_ms: float = 0,
+        concurrency: Optional[int] = None,
     ) -> Callable[[F], F]: ...
 
 
@@ -95,6 +98,7 @@ def command(
     interruptible: bool = True,
     max_batch_size: Optional[int] = None,
     max_wait_ms: float = 0,
+    concurrency: Optional[int] = None,
 ) -> Union[F, Callable[[F], F]]:
     """Register a function as a command: ``@command``, or ``@command(name="other")``.
 
@@ -116,6 +120,11 @@ def command(
     with ``max_wait_ms`` the first of a batch waits so long for others, unless it is full before.
     `current_calls` tells the calls of a batch.
 
+    With ``concurrency=64``, for ``async def`` and async generators, a worker serves up to 64 calls
+    of the command side by side, each a task of one event loop, beside those of other such commands:
+    for what waits (HTTP, databases, models behind an API), never for what computes, which holds up
+    all of them.
+
     Raises ValueError when the name is taken, is a built-in's, or is not 1 to 128 printable
     characters without white space, or for a max_batch_size or max_wait_ms that is none; TypeError
     when what is decorated cannot be called.
@@ -127,9 +136,13 @@ def command(
         chosen = getattr(target, "__name__", None) if name is None else name
         entry = _add(COMMANDS, "command", chosen, target, batch)
         entry.lacking, entry.interruptible = lacking, interruptible
+        entry.concurrency = _concurrency(concurrency, entry)
         return target
 
     lacking, batch = _lacking(nan), _batch(max_batch_size, max_wait_ms)
+    _concurrency(concurrency, None)
+    if batch is not None and concurrency is not None:
+        raise ValueError("a command takes batches (max_batch_size) or is concurrent (concurrency), not both")
 
     return register if func is None else register(func)
 
@@ -206,6 +219,17 @@ def _batch(size: Any, wait: Any) -> Optional[Tuple[int, float]]:
     if type(wait) not in (int, float) or not 0 <= wait <= MAX_WAIT_MS:
         raise ValueError("max_wait_ms is a number of milliseconds from 0 to %d: got %r" % (MAX_WAIT_MS, wait))
     return size, wait
+
+
+def _concurrency(limit: Any, entry: Optional[Command]) -> int:
+    if limit is None:
+        return 0
+    if type(limit) is not int or limit < 1:
+        raise ValueError("concurrency is how many calls a worker may serve side by side, 1 or more: got %r" % (limit,))
+    if entry is not None and not _flags(entry.func) & (_COROUTINE | _ASYNC_GENERATOR):
+        del COMMANDS[entry.name]
+        raise TypeError("concurrency=%d is for async def and async generators, and %r is neither" % (limit, entry.name))
+    return limit
 
 
 def _add(

@@ -30,7 +30,7 @@ def describe(entry: Command) -> Dict[str, Any]:
     """One entry of list_commands. `default` is present only when it is JSON."""
     kind = "program" if entry.what == "program" else "generator" if entry.streams or _generates(entry.func) else "function"
     size, wait = entry.batch or (0, 0)
-    return {
+    facts: Dict[str, Any] = {
         "name": entry.name,
         "doc": _doc(entry.func),
         "signature": signature_text(entry.func),
@@ -39,6 +39,9 @@ def describe(entry: Command) -> Dict[str, Any]:
         "returns": _returns(entry.func),
         **({"max_batch_size": size, "max_wait_ms": wait} if size else {}),
     }
+    if entry.concurrency:
+        facts["concurrency"] = entry.concurrency
+    return facts
 
 
 def _generates(func: Any) -> bool:

@@ -10,7 +10,7 @@ import json.decoder  # noqa: F401  CPython's C scanner raises its JSONDecodeErro
 
 from ._forms import set_bytes
 from ._json import id_of, scan
-from ._wire import BATCH, MAX_ID, PACKED, Batch, Control, Packed, RequestError, is_reply
+from ._wire import BATCH, MAX_ID, PACKED, SHARED, Batch, Control, Packed, RequestError, Shared, is_reply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,12 +30,14 @@ _TYPES: Dict[str, Any] = {
     "trace": (str, "a string"),
     "cancel": (bool, "a boolean"),
     "reply": (object, "any value"),
+    "credit": (int, "an integer"),
+    "stack": (bool, "a boolean"),
 }
-_CONTROL = ({"id", "cancel"}, {"id", "reply"})
+_CONTROL = ({"id", "cancel"}, {"id", "cancel", "stack"}, {"id", "credit"}, {"id", "reply"})
 
 
 def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
-    """One line as a request. Raises RequestError, Control, Packed or Batch, nothing else.
+    """One line as a request. Raises RequestError, Control, Packed, Batch or Shared, nothing else.
 
     What is wrong inside `args` is the caller's mistake and becomes invalid_arguments; what is wrong
     around it is the host's and becomes invalid_request.
@@ -46,6 +48,8 @@ def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
         raise Packed(_apart(line))
     if line.startswith(BATCH.encode()):
         raise Batch([_judged(one, scanner_for) for one in _members(line)])
+    if line.startswith(SHARED.encode()):
+        raise Shared
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -58,7 +62,7 @@ def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
     started = fields.pop("", 0)
     if set(fields) in _CONTROL:
         raise Control
-    for key in ("cancel", "reply"):
+    for key in ("cancel", "reply", "credit", "stack"):
         if key in fields:
             raise RequestError("invalid_request", "%r goes with 'id' alone" % key, id)
     if id is None or "command" not in fields:

@@ -18,7 +18,7 @@ from os import read
 
 from . import _channel, _life
 from ._beside import share_waiting, thread_wait, write_beside
-from ._call import CALL, RUNNING
+from ._call import CALL, RUNNING, SHARED_REQUEST
 from ._cancel import STATE
 from ._json import escape, scan
 from ._replies import (
@@ -59,6 +59,8 @@ _Unknown.__name__ = _Unknown.__qualname__ = "HostError"
 def _request(id: int) -> Request:
     """The running request, on whose behalf this thread works; with `id` it has to be that one."""
     request = RUNNING.request
+    if request is SHARED_REQUEST:
+        raise LookupError("functions of the host cannot be called from a concurrent command: leave its concurrency out")
     if WAITS.forked or os.getpid() != _life.WATCH.pid:
         raise LookupError("a forked child cannot call the host: only the worker's own process can")
     if request is None or _channel.OURS.channel is None:

@@ -14,7 +14,7 @@ from _thread import get_ident
 from itertools import count
 from os import fstat, getpid, write
 
-from ._call import CALL, RUNNING, named
+from ._call import CALL, RUNNING, SHARED_REQUEST, named
 from ._json import encode_raw
 from ._life import note
 from ._stdio import LOG, OPEN
@@ -64,7 +64,7 @@ def printing() -> Optional[Tuple[int, Optional[str], str]]:
     if known is not None:
         return known  # type: ignore[no-any-return]
     request, thread = RUNNING.request, get_ident()
-    if request is None:
+    if request is None or request is SHARED_REQUEST:
         return None
     if thread == LOG.thread:
         return None if LOG.looping else named(request)
@@ -90,7 +90,7 @@ def write_text(self: Any, data: Any) -> int:
     call = printing()
     if call != self.call:
         self.call, self.head = call, _head(call)
-    _print(fd, self.head, bytes(data))
+    _print(fd, self.head, bytes(data), call[0] if call is not None and RUNNING.tasks else 0)
     return len(data)
 
 
@@ -109,11 +109,11 @@ def _name(call: Any, fields: Dict[str, Any]) -> None:
             fields["session"] = call[1]
 
 
-def _print(fd: int, head: str, text: bytes) -> None:
+def _print(fd: int, head: str, text: bytes, task: int) -> None:
     """Write the text's lines, and what it begins of another, which is ended by what comes later, or
-    by the call's end.
+    by the call's end. `task` is the call's id where several run side by side.
     """
-    where = fd, get_ident()
+    where = fd, get_ident(), task
     key = OPEN.get(where)
     comma = "," if len(head) > 1 else ""
     room = ATOMIC - len(LOG.mark) - len(head) - 64
@@ -140,6 +140,15 @@ def _print(fd: int, head: str, text: bytes) -> None:
             OPEN.pop(where, None)
             key = None
     _write(fd, b"".join(frames))
+
+
+def end_lines_of(task: int) -> None:
+    """`end_lines` for one of the calls that run side by side."""
+    try:
+        for where in [where for where in OPEN if where[2] == task]:
+            _write(LOG.err, b'%b{"line":%d}\x1f\n' % (LOG.mark, OPEN.pop(where)))
+    except Exception:
+        pass  # nobody listens
 
 
 def end_lines() -> None:

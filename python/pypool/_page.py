@@ -59,6 +59,11 @@ class Waiter:
         except (ImportError, AttributeError, OSError, ValueError):
             pass  # Windows cannot look into a pipe
 
+    @property
+    def polls(self) -> bool:
+        """Whether it can be known without waiting whether there is something to read."""
+        return self._poll is not None
+
     def ready(self) -> bool:
         """Whether there is something to read now, or the end of the file; False where that cannot
         be known.

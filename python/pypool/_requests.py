@@ -5,7 +5,7 @@ remembered.
 from __future__ import annotations
 
 from ._json import scan
-from ._wire import BATCH, MAX_ID, PACKED, REMEMBERED, Packed
+from ._wire import BATCH, MAX_ID, PACKED, REMEMBERED, SHARED, Packed, Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ wants_text: Callable[[str], bool] = _never
 
 
 def parse_request(line: bytes) -> Request:
-    """One line as a request. Raises RequestError, Control, Packed or Batch.
+    """One line as a request. Raises RequestError, Control, Packed, Batch or Shared.
 
     The host writes the keys in the order of docs/protocol.md, so they are taken in that order and
     the arguments are parsed once; any other order is legal too, and read by `_envelope.parse`.
@@ -68,6 +68,8 @@ def parse_request(line: bytes) -> Request:
             from . import _envelope  # few scripts have batches
 
             raise _envelope.batch(text, scanner_for)
+        elif text.startswith(SHARED):
+            raise Shared
         else:
             raise ValueError
         session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end, args)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List
 
 PROTOCOL = 1
-CAPABILITIES = ("stream", "page", "log", "packed", "cancel", "batch", "functions")
+CAPABILITIES = ("stream", "page", "log", "packed", "cancel", "batch", "functions", "shared")
 
 
 def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
@@ -61,6 +61,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         _finder.when_imported(module, _of_spawn(hook))
     _finder.when_imported("orjson", _use_orjson)
 
+    able = {"page": page is not None, "cancel": cancels, "shared": channel.waiter.polls}
     stage = "import"
     try:
         os.environ.update(args.get("environ") or {})
@@ -73,7 +74,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
             from . import _output  # loaded by what was printed
 
             _output.end_lines()
-        result = _results.encode(_describe_self(args, {"page": page is not None, "cancel": cancels}))
+        result = _results.encode(_describe_self(args, able))
     except BaseException as error:
         from . import _errors, _exit, _failure  # a start that goes well has no time for them
 
@@ -98,7 +99,10 @@ def _describe_self(args: Dict[str, Any], able: Dict[str, bool]) -> Dict[str, Any
         for entry in entries
         if entry.batch is not None
     ]
+    concurrent = {entry.name: entry.concurrency for entry in _commands.COMMANDS.values() if entry.concurrency}
+    facts: Dict[str, Any] = {"concurrent": concurrent} if concurrent and able["shared"] and "shared" in theirs else {}
     return {
+        **facts,
         "protocol": PROTOCOL,
         "runtime": __version__,
         "python": "%d.%d.%d" % sys.version_info[:3],

@@ -22,6 +22,8 @@ REMEMBERED = 500
 PACKED = '{"packed":['
 #: The beginning of a line of requests that are one batch.
 BATCH = '{"batch":['
+#: The beginning of a line whose request is to be served beside others.
+SHARED = '{"shared":'
 #: The final line of a call that succeeded: its id, and its result as JSON text.
 SUCCESS = '{"id":%d,"success":true,"result":%s}\n'
 
@@ -64,6 +66,10 @@ class Batch(Exception):
         #: What the loop serves it as: the request of no command, with what no line can have for
         #: arguments, a tuple. While a batch runs, its number is the highest of its calls'.
         self.request: Request = (max(ids, default=0), "", tuple(requests), None, None, False, None)
+
+
+class Shared(Exception):
+    """No error: the line has a request that is to be served beside others."""
 
 
 class BindError(Exception):

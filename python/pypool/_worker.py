@@ -31,7 +31,7 @@ from ._page import WORKED
 from ._requests import parse_request, predict_next
 from ._results import encode
 from ._stdio import OPEN
-from ._wire import SPLIT_WRITE, Batch, Control, Packed, RequestError, ResultError
+from ._wire import SPLIT_WRITE, Batch, Control, Packed, RequestError, ResultError, Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,14 +63,17 @@ class Worker:
         while True:
             try:
                 context = base.copy()
-                context.run(self._serve, context, base)
+                if context.run(self._serve, context, base):
+                    from . import _tasks  # imports asyncio
+
+                    _tasks.serve(self.answers, base)
             except BaseException as error:  # struck by a signal handler where it was handling something else
                 _life.note("the worker ends: raised between two calls, by a signal handler perhaps:\n" + plain_line(0, error))
                 _life.end(1)
 
-    def _serve(self, context: Context, base: Context) -> None:
-        """Answer requests until one has set a context variable. `context` is the one that this runs
-        in, a copy of `base`.
+    def _serve(self, context: Context, base: Context) -> bool:
+        """Answer requests until one has set a context variable, or wants to be served beside others,
+        which is told. `context` is the one that this runs in, a copy of `base`.
         """
         channel, answers = self.channel, self.answers
         lines, next_line, write, direct = channel.lines, channel.next_line, channel.write, answers.direct.get
@@ -135,15 +138,18 @@ class Worker:
                     running.request = line = request = args = handler = result = text = answer = None  # type: ignore[assignment]
                     try:
                         if context != base:
-                            return
+                            return False
                     except Exception:
-                        return  # some value of a variable cannot be compared
+                        return False  # some value of a variable cannot be compared
                 except Packed as packed:
                     lines.extend(packed.requests)
                 except Batch as batch:
                     lines.append(batch.request)
                 except Control:
                     pass  # for a call that is over
+                except Shared:
+                    lines.append(line)  # type: ignore[arg-type]
+                    return True
                 except RequestError as error:
                     from . import _failure  # no host sends such a line
 

@@ -1,0 +1,382 @@
+"""Calls of concurrent commands side by side: a shared worker's loop.
+
+It begins with the first request that the host marks as shared, and ends when the last of those
+calls has its final line and the host wants something else, or nothing for now. Each call is a task
+of the worker's event loop (`_async`), in a context of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from time import monotonic_ns
+
+from . import _async, _bind, _builtins, _cancel, _life
+from ._call import CALL, RUNNING, SHARED_REQUEST, TaskCall
+from ._commands import COMMANDS
+from ._json import escape, scan
+from ._requests import parse_request
+from ._results import encode
+from ._stdio import LOG, OPEN
+from ._wire import SHARED, SPLIT_WRITE, BindError, Control, Packed, RequestError, ResultError
+from ._wire import Shared as _Shared
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextvars import Context
+    from typing import Any, List
+
+    from ._answers import Answers
+    from ._commands import Command
+    from ._wire import Request
+
+_SHARED = SHARED.encode()
+#: Bytes of lines that are kept together before they are written.
+GATHERED = 1 << 16
+#: Frames of a task's stack that are told, the innermost ones.
+MAX_FRAMES = 64
+
+
+def serve(answers: Answers, base: Context) -> None:
+    """Serve shared requests, the first of which is the next line, until none is left."""
+    serving = _Serving(answers, base)
+    RUNNING.request = SHARED_REQUEST
+    LOG.looping = True
+    _FORKS.loop = serving.loop
+    try:
+        serving.run()
+    finally:
+        _FORKS.loop = None
+        LOG.looping = False
+        RUNNING.request = None
+
+
+class _Forks:
+    """In a forked child the loop must not go on: it shares its selector with the parent's, and the
+    other calls are the parent's.
+    """
+
+    loop: Any = None
+
+    def after(self) -> None:
+        loop = self.loop
+        if loop is None:
+            return
+        try:
+            loop._ready.appendleft(asyncio.Handle(_life.end, (0,), loop, None))
+        except AttributeError:  # uvloop
+            loop.call_soon(_life.end, 0)
+
+
+_FORKS = _Forks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_FORKS.after)
+
+
+class _Serving:
+    def __init__(self, answers: Answers, base: Context) -> None:
+        self.answers = answers
+        self.channel = answers.channel
+        self.base = base
+        self.loop = _async.event_loop()
+        self.calls = RUNNING.tasks
+        self.out: List[str] = []
+        self.size = 0  # characters in out
+        self.small = min(SPLIT_WRITE, answers.limit - 64)
+        self.over = False  # the next line is for the worker's own loop
+        self.stopped = False  # the loop is to end
+
+    def run(self) -> None:
+        loop = self.loop
+        loop.add_reader(self.channel.fd_in, self._guarded, self._read)
+        loop.call_soon(self._guarded, self._take)
+        while True:
+            try:
+                loop.run_forever()
+                if not self.calls:
+                    break
+                if not self.stopped:
+                    _life.note("a call has stopped the event loop, which goes on")
+                self.stopped = False  # a request came meanwhile
+            except BaseException as error:
+                # A task that some call has made, or a signal handler: the calls go on
+                _life.note("raised in the event loop, outside of a call: %s" % type(error).__name__)
+        loop.remove_reader(self.channel.fd_in)
+        self._flush()
+
+    def _guarded(self, step: Any) -> None:
+        """Run a step of this loop's own. What is raised there has lost a line, or a part of one: so
+        the worker is lost.
+        """
+        try:
+            step()
+        except BaseException as error:
+            if isinstance(error, OSError):
+                _life.note("the channel to the host is closed: %s" % error)  # the host looks for these words
+                _life.host_gone()
+            _life.note("the worker ends, because a line was read or written only in part: %s" % type(error).__name__)
+            _life.end(1)
+
+    # --- lines in ---------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        channel = self.channel
+        try:
+            chunk = os.read(channel.fd_in, 1 << 20 if channel.parts else 1 << 16)
+        except BlockingIOError:
+            return
+        if not chunk:
+            _life.host_gone()
+        channel.take(chunk)
+        self._take()
+
+    def _take(self) -> None:
+        lines = self.channel.lines
+        while lines and not self.over:
+            line = lines.pop()
+            if isinstance(line, bytes) and line.startswith(_SHARED):
+                self._begin(line[len(_SHARED) : -1] if line.endswith(b"}") else b"")
+            elif not (isinstance(line, bytes) and self._control(line)):
+                lines.append(line)
+                self.over = True
+                self.loop.remove_reader(self.channel.fd_in)
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self.calls:
+            self.stopped = True
+            self.loop.stop()
+
+    def _control(self, line: bytes) -> bool:
+        """Obey a control line; whether it is one."""
+        if not line.startswith(b'{"id":') or len(line) > 80:
+            return False
+        try:
+            text = line.decode()
+            id, at = scan(text, 6)
+        except (ValueError, StopIteration):
+            return False
+        rest = text[at:]
+        call = self.calls.get(id)
+        if rest in (',"cancel":true}', ',"cancel":true,"stack":true}'):
+            if call is not None:
+                if "stack" in rest:
+                    self._put('{"id":%d,"stack":%s}\n' % (id, escape(stack_of(call.task, call.items))))
+                    self._flush()
+                self._cancel(call)
+            return True
+        if rest.startswith(',"credit":') and rest[10:-1].isdigit() and rest.endswith("}"):
+            if call is not None:
+                call.credit += int(rest[10:-1])
+                if call.wanted is not None and not call.wanted.done():
+                    call.wanted.set_result(None)
+            return True
+        return False
+
+    def _cancel(self, call: TaskCall) -> None:
+        if call.canceled or call.ended:
+            return
+        call.canceled = True
+        if not call.shields:
+            call.task.cancel()
+
+    def _begin(self, line: bytes) -> None:
+        try:
+            try:
+                request = parse_request(line)
+            except (Control, Packed, _Shared):
+                raise RequestError("invalid_request", "no request can be shared but one of its own", None) from None
+            if request[0] in self.calls:
+                raise RequestError("invalid_request", "a request with this id runs already", None)
+        except RequestError as error:
+            from . import _failure  # no host sends such a line, but for arguments that cannot be read
+
+            self._put(_failure.error_line(error.id, {"kind": error.kind, "message": str(error)}))
+            return
+        self.answers.calls += 1
+        call = TaskCall(request, monotonic_ns())
+        self.calls[request[0]] = call
+        self.base.copy().run(self._start, call, request)
+
+    def _start(self, call: TaskCall, request: Request) -> None:
+        CALL.set((request[0], request[3], request[1]))
+        call.task = self.loop.create_task(self._run(call, request))
+        call.task.add_done_callback(lambda task: self._done(call, task))
+
+    # --- one call ---------------------------------------------------------------------------------
+
+    async def _run(self, call: TaskCall, request: Request) -> None:
+        id, name, args, _, _, stream, _ = request
+        entry = COMMANDS.get(name)
+        if entry is None:
+            self.answers.calls -= 1
+            self._end(call, _builtins.answer(self.answers, request))
+            return
+        if not entry.interruptible:
+            with _cancel.holding():
+                answer = await self._answer(call, entry, args, stream)
+        else:
+            answer = await self._answer(call, entry, args, stream)
+        self._end(call, answer)
+
+    async def _answer(self, call: TaskCall, entry: Command, args: Any, stream: bool) -> str:
+        answers, id = self.answers, call.request[0]
+        try:
+            if entry.streams and not stream:
+                raise BindError("%s %r is a generator: call it with Stream or Each" % (entry.what, entry.name))
+            positional, keyword = _bind.bind(entry, args)
+        except BindError as error:
+            return answers.refused(id, error.fields())
+        except BaseException as error:
+            return answers.failed(id, error)  # raised by a class of the user's that was to be made
+        try:
+            result = entry.func(*positional, **keyword)
+            if hasattr(result, "__await__"):
+                result = await result
+            outgoing = _bind.outgoing(entry) or None
+            if stream:
+                await self._items(call, result, outgoing)
+                text = "null"
+            else:
+                if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
+                    message = "%s %r returned a generator: call it with Stream or Each" % (entry.what, entry.name)
+                    raise ResultError("invalid_result", message=message, path="$")
+                text = encode(outgoing(result) if outgoing else result)
+            if len(text) < self.small:
+                return f'{{"id":{id},"success":true,"result":{text}}}\n'
+            self._flush()
+            return answers.succeeded(id, text)
+        except BaseException as error:
+            return answers.failed(id, error, entry, args)
+
+    async def _items(self, call: TaskCall, result: Any, outgoing: Any) -> None:
+        """Send what the handler yields, as far as the host's credit goes. The generator is closed
+        in every case.
+        """
+        items = call.items = _items_of(result)
+        try:
+            while not call.canceled:
+                try:
+                    item = await items.__anext__()
+                except StopAsyncIteration:
+                    break
+                text = encode(item if outgoing is None else outgoing(item))
+                while not call.credit and not call.canceled:
+                    call.wanted = self.loop.create_future()
+                    await call.wanted
+                if call.canceled:
+                    break
+                call.credit -= 1
+                line = '{"id":%d,"item":%s}\n' % (call.request[0], text)
+                self.answers._check("item", len(line))
+                self._put(line)
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _done(self, call: TaskCall, task: Any) -> None:
+        """What has ended without an answer: it was canceled before it began, or its own clean-up
+        was struck.
+        """
+        if not call.ended:
+            self._guarded(lambda: self._lost(call, task))
+
+    def _lost(self, call: TaskCall, task: Any) -> None:
+        error: BaseException = asyncio.CancelledError()
+        if not task.cancelled():
+            error = task.exception() or RuntimeError("the task ended without an answer")
+        self._end(call, self.answers.failed(call.request[0], error))
+
+    # --- lines out --------------------------------------------------------------------------------
+
+    def _end(self, call: TaskCall, line: str) -> None:
+        call.ended = True
+        id = call.request[0]
+        if OPEN:
+            from . import _output  # loaded by what was printed
+
+            _output.end_lines_of(id)
+        self._put(line)
+        self.calls.pop(id, None)
+        if not self.calls:
+            self._guarded(self._flush)
+            self._leave()
+
+    def _put(self, line: str) -> None:
+        """Keep a line until the loop has run all that is ready: one write(2) then takes what is
+        there.
+        """
+        if not self.out:
+            self.loop.call_soon(self._guarded, self._flush)
+        self.out.append(line)
+        self.size += len(line)
+        if self.size > GATHERED:
+            self._guarded(self._flush)
+
+    def _flush(self) -> None:
+        if self.out:
+            text = "".join(self.out)
+            self.out.clear()
+            self.size = 0
+            self.channel.write(text)
+
+
+class _Items:
+    """A plain result, or a plain generator, as an async iterator."""
+
+    def __init__(self, items: Any) -> None:
+        self._items = items
+
+    async def __anext__(self) -> Any:
+        try:
+            return next(self._items)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+
+def _items_of(result: Any) -> Any:
+    if hasattr(result, "__anext__"):
+        return result
+    return _Items(result if hasattr(result, "__next__") else iter((result,)))
+
+
+def stack_of(task: Any, items: Any = None) -> str:
+    """Where a task is suspended, and the tasks that it waits for, in faulthandler's words: the
+    innermost frame first. `items` is the generator whose next item it waits for, which the chain of
+    awaits does not show.
+    """
+    frames: List[str] = []
+    seen: List[Any] = []
+    while task is not None and task not in seen:
+        seen.append(task)
+        _walk(_coroutine(task), frames)
+        if items is not None:
+            _walk(items, frames)
+            items = None
+        waits = getattr(task, "_fut_waiter", None)
+        children = getattr(waits, "_children", None)
+        waiting: List[Any] = [child for child in children if not child.done()] if children else [waits]
+        task = waiting[0] if waiting and hasattr(waiting[0], "get_stack") else None
+    lines = frames[: -MAX_FRAMES - 1 : -1] or ["  <it has not begun>\n"]
+    return "Task of the call (most recent call first):\n" + "".join(lines)
+
+
+def _coroutine(task: Any) -> Any:
+    get = getattr(task, "get_coro", None)
+    return get() if get is not None else None
+
+
+def _walk(coroutine: Any, frames: List[str]) -> None:
+    for _ in range(1000):
+        if coroutine is None:
+            break
+        frame = _first(coroutine, "cr_frame", "gi_frame", "ag_frame")
+        if frame is not None and frame.f_globals.get("__name__") != __name__:
+            code = frame.f_code
+            frames.append('  File "%s", line %d in %s\n' % (code.co_filename, frame.f_lineno, code.co_name))
+        coroutine = _first(coroutine, "cr_await", "gi_yieldfrom", "ag_await")
+
+
+def _first(owner: Any, *names: str) -> Any:
+    return next((found for found in (getattr(owner, name, None) for name in names) if found is not None), None)
