@@ -352,7 +352,7 @@ func TestErrorTypesAndSentinelsCorrespondOneToOne(t *testing.T) {
 		TypePoolNotAvailable: ErrPoolClosed, TypeQueueFull: ErrQueueFull, TypeCircuitOpen: ErrCircuitOpen, TypeWorkerStart: ErrWorkerStart,
 		TypeWorkerExited: ErrWorkerExited, TypeProtocol: ErrProtocol, TypeMessageTooLarge: ErrMessageTooLarge,
 		TypeInvalidArguments: ErrInvalidArguments, TypeUnknownCommand: ErrUnknownCommand, TypePython: ErrPython,
-		TypeInvalidResult: ErrInvalidResult, TypeDecode: ErrDecode, TypeInternal: ErrInternal,
+		TypeInvalidResult: ErrInvalidResult, TypeDecode: ErrDecode, TypeInternal: ErrInternal, TypeNestedCall: ErrNestedCall,
 	}
 	assert.Len(t, sentinels, len(errorTypes))
 	for _, row := range errorTypes {

@@ -106,9 +106,11 @@ class _Shared:
 
     def wait(self) -> None:
         """The loop waits for a request: all calls are over."""
+        channel: Any = _channel.OURS.channel
         _end_all()
-        _channel.OURS.channel.waiter = self.inner  # type: ignore[union-attr]
-        self.inner.wait()
+        channel.waiter = self.inner
+        if not channel.lines:  # else a thread has read the next request along with a reply
+            self.inner.wait()
 
 
 def _end_all() -> None:

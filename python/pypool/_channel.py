@@ -49,6 +49,8 @@ class Channel:
         lines, parts, waiter = self.lines, self.parts, self.waiter
         while not lines:
             waiter.wait()
+            if lines:
+                break  # a thread that waited for a reply has read them meanwhile
             size = 1 << 20 if parts else 1 << 16
             while True:
                 try:

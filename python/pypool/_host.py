@@ -134,6 +134,7 @@ def call(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str, Any]) -> 
     if (
         request is not None
         and not waits.pending
+        and waits.reader is None
         and not waits.forked
         and get_ident() == LOG.thread
         and (id or request[0]) == request[0]
