@@ -240,12 +240,13 @@ func TestAFunctionRunsUnderTheCallsContext(t *testing.T) {
 
 func TestAFunctionsContextEndsWithTheCall(t *testing.T) {
 	t.Parallel()
-	began, ended := make(chan struct{}, 8), make(chan error, 8)
+	began, ended, left := make(chan struct{}, 8), make(chan error, 8), make(chan struct{}, 8)
 	cfg := functionsConfig(t, Functions{
 		"block": Func(func(ctx context.Context, _ struct{}) (string, error) {
 			began <- struct{}{}
 			<-ctx.Done()
 			ended <- ctx.Err()
+			<-left // an answer in the same instant would win
 			return "late", nil
 		}),
 		"echo": echoFunction(),
@@ -275,6 +276,7 @@ func TestAFunctionsContextEndsWithTheCall(t *testing.T) {
 			}()
 		}
 		_, err := p.ExecuteAnonymous(ctx, tc.command, args{"path": path}, WithTimeout(tc.timeout))
+		left <- struct{}{}
 		require.ErrorIs(t, err, tc.want, name)
 		require.ErrorIs(t, <-ended, tc.is, name)
 		if !tc.left {
