@@ -400,7 +400,7 @@ def test_signals_that_strike_while_requests_are_read_lose_none(start: Start) -> 
         def arm(seconds): signal.setitimer(signal.ITIMER_REAL, seconds)
         """
     host = start(source)
-    for n in range(600):
+    for n in range(200):
         try:
             host.send(host.request("arm", [0.00001 + n % 37 * 0.000005]))
             host.receive()  # waits, for ever if need be
