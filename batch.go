@@ -459,8 +459,8 @@ func (b *callBatch) parted() {
 	b.partLocked()
 }
 
-// share waits for the call's outcome in its batch.
-func (p *Pool) share(ctx context.Context, c *call) (rep reply, err *Error) {
+// joinBatch waits for the call's outcome in its batch.
+func (p *Pool) joinBatch(ctx context.Context, c *call) (rep reply, err *Error) {
 	m := c.member
 	w := m.b.res.Value()
 	c.member, c.given, c.worker, c.pid = nil, m.b.given, w.id, w.proc.PID()

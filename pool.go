@@ -309,9 +309,9 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 		case c.seat != nil && res == nil:
 			rep, err = p.sit(ctx, c)
 		case res == nil:
-			rep, err = p.share(ctx, c)
+			rep, err = p.joinBatch(ctx, c)
 		case c.seat != nil || c.shares && res.Value().concurrent[c.info.Command] > 0:
-			p.open(c, res)
+			p.share(c, res)
 			rep, err = p.sit(ctx, c)
 		default:
 			rep, err = p.use(ctx, c, res)

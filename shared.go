@@ -241,8 +241,8 @@ func (c *checkout) dropLocked(s *sharing) {
 
 // --- a call ----------------------------------------------------------------------------------------------------------------
 
-// open turns a worker that is held into a shared one, with the call on it.
-func (p *Pool) open(c *call, res *resource) {
+// share turns a worker that is held into a shared one, with the call on it.
+func (p *Pool) share(c *call, res *resource) {
 	w, seated := res.Value(), c.seat != nil
 	var s *sharing
 	if seated {
