@@ -61,37 +61,10 @@ func (r *batchRule) wait() time.Duration {
 // lineup is the calls of one batch command that wait in the checkout's queue. The checkout's mu
 // guards it, but for what is atomic.
 type lineup struct {
-	key         string
-	size        int          // of a batch
-	patience    atomic.Int64 // nanoseconds that the first call waits for company; 0: none
-	first, last *waiter
-	length      int
-}
-
-func (l *lineup) push(w *waiter) {
-	w.before = l.last
-	if l.last == nil {
-		l.first = w
-	} else {
-		l.last.after = w
-	}
-	l.last = w
-	l.length++
-}
-
-func (l *lineup) remove(w *waiter) {
-	if w.before == nil {
-		l.first = w.after
-	} else {
-		w.before.after = w.after
-	}
-	if w.after == nil {
-		l.last = w.before
-	} else {
-		w.after.before = w.before
-	}
-	w.before, w.after = nil, nil
-	l.length--
+	queue
+	key      string
+	size     int          // of a batch
+	patience atomic.Int64 // nanoseconds that the first call waits for company; 0: none
 }
 
 // learn takes in which commands of a worker that is about to serve take batches. What others said
@@ -113,7 +86,7 @@ func (c *checkout) learn(rules map[string]batchRule) {
 	for key, rule := range rules {
 		l := lineups[key]
 		if l == nil {
-			l = &lineup{key: key}
+			l = &lineup{queue: queue{in: inLineup}, key: key}
 			lineups[key] = l
 		}
 		l.size = rule.Size
@@ -158,7 +131,7 @@ func (c *checkout) demand() int {
 
 // nextLocked is the first in the queue to whom a worker may be given; nil: there is none.
 func (c *checkout) nextLocked() *waiter {
-	for w := c.queue.first; w != nil; w = w.behind {
+	for w := c.queue.first; w != nil; w = w.links[inQueue].behind {
 		if w.ripe() {
 			return w
 		}
@@ -186,7 +159,7 @@ func (c *checkout) grantLocked(w *waiter, res *resource) {
 	}
 	limit, bytes := res.Value().batches[l.key].Size, batchEnds
 	var members []*member
-	for w := l.first; w != nil && len(members) < max(limit, 1); w = w.after {
+	for w := l.first; w != nil && len(members) < max(limit, 1); w = w.links[inLineup].behind {
 		bytes += w.member.job.batchBytes()
 		if len(members) > 0 && bytes > c.maxLine {
 			break

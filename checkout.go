@@ -49,18 +49,15 @@ type checkout struct {
 
 // waiter is a caller in the queue.
 type waiter struct {
-	ahead    *waiter // in the queue, as the next two
-	behind   *waiter
+	links    [inLists]links
 	queued   bool
 	deadline time.Time  // zero: none
 	bytes    int64      // of the request
 	sharer   *call      // of a concurrent command, which a seat on a shared worker will do for; nil: of none
 	outcome  chan grant // gets one from whoever takes it out of the queue
 
-	member  *member // of a batch command, as the next four; nil: of none
+	member  *member // of a batch command, as the next two; nil: of none
 	lineup  *lineup
-	before  *waiter // in the lineup, as the next
-	after   *waiter
 	company time.Time // until then it waits for company; zero: it does not
 }
 
@@ -69,36 +66,48 @@ func (w *waiter) ripe() bool {
 	return w.lineup == nil || w.company.IsZero() || w.lineup.length >= w.lineup.size || !time.Now().Before(w.company)
 }
 
-// queue is the waiters, first come first. They are linked through themselves: an element of
+// The lists that a waiter can be in.
+const (
+	inQueue  = iota // the checkout's, of all
+	inLineup        // of those who wait for the same batch command
+	inLists
+)
+
+// links are a waiter's neighbours in one list.
+type links struct{ ahead, behind *waiter }
+
+// queue is a list of waiters, first come first. They are linked through themselves: an element of
 // container/list for each wait kept the garbage collector busy (1000 callers).
 type queue struct {
+	in          int // which of their links
 	first, last *waiter
 	length      int
 }
 
 func (q *queue) push(w *waiter) {
-	w.ahead, w.queued = q.last, true
+	w.links[q.in].ahead = q.last
 	if q.last == nil {
 		q.first = w
 	} else {
-		q.last.behind = w
+		q.last.links[q.in].behind = w
 	}
 	q.last = w
 	q.length++
 }
 
 func (q *queue) remove(w *waiter) {
-	if w.ahead == nil {
-		q.first = w.behind
+	l := &w.links[q.in]
+	if l.ahead == nil {
+		q.first = l.behind
 	} else {
-		w.ahead.behind = w.behind
+		l.ahead.links[q.in].behind = l.behind
 	}
-	if w.behind == nil {
-		q.last = w.ahead
+	if l.behind == nil {
+		q.last = l.ahead
 	} else {
-		w.behind.ahead = w.ahead
+		l.behind.links[q.in].ahead = l.ahead
 	}
-	w.ahead, w.behind, w.queued = nil, nil, false
+	*l = links{}
 	q.length--
 }
 
@@ -239,6 +248,7 @@ func (c *checkout) enqueue(w *waiter) grant {
 		return grant{err: full}
 	}
 	c.queue.push(w)
+	w.queued = true
 	c.bytes += w.bytes
 	c.waiting.Add(1)
 	c.setAlarmLocked(w.deadline)
@@ -292,6 +302,7 @@ func (c *checkout) leave(w *waiter, why error) {
 
 func (c *checkout) dismissLocked(w *waiter, v grant) {
 	c.queue.remove(w)
+	w.queued = false
 	if w.lineup != nil {
 		w.lineup.remove(w)
 	}
@@ -369,7 +380,7 @@ func (c *checkout) expire() {
 	now := time.Now()
 	var earliest time.Time
 	for w, next := c.queue.first, (*waiter)(nil); w != nil; w = next {
-		next = w.behind
+		next = w.links[inQueue].behind
 		if w.company.After(now) && (earliest.IsZero() || w.company.Before(earliest)) {
 			earliest = w.company
 		}

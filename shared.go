@@ -154,7 +154,7 @@ func (c *checkout) addShared(s *sharing, k *call, seated bool) {
 	}
 	plain := c.closedLocked()
 	for w, next := c.queue.first, (*waiter)(nil); w != nil; w = next {
-		next = w.behind
+		next = w.links[inQueue].behind
 		if w.sharer == nil {
 			if plain--; plain < 0 {
 				break
@@ -220,7 +220,7 @@ func (c *checkout) fillLocked() {
 		return
 	}
 	for w, next := c.queue.first, (*waiter)(nil); w != nil; w = next {
-		next = w.behind
+		next = w.links[inQueue].behind
 		if w.sharer == nil {
 			continue
 		}
