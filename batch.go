@@ -1,12 +1,10 @@
 package pypool
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"maps"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -305,7 +303,7 @@ func (b *callBatch) run() {
 	b.p.spin.Begin(nil, b.given, 0)
 	w.proc.Spin(0, false)
 	w.current.begin(&b.info)
-	w.x.asks = b.names
+	w.x.running = b.running
 	w.x.begin(b.ctx, time.Time{}, spin.Park)
 	answers, err := b.exchange(w)
 	w.x.end()
@@ -330,9 +328,12 @@ func (b *callBatch) run() {
 	}
 }
 
-// names reports whether the handler's own frames name this request: the one with the highest id.
-func (b *callBatch) names(id uint64) bool {
-	return id == slices.MaxFunc(b.members, func(m, n *member) int { return cmp.Compare(m.job.id, n.job.id) }).job.id
+// running is the number that the handler runs under: the highest of the calls'.
+func (b *callBatch) running() (id uint64) {
+	for _, m := range b.members {
+		id = max(id, m.job.id)
+	}
+	return id
 }
 
 // exchange sends the line and reads the answers, which come in its order. Before it waits, it
@@ -518,10 +519,7 @@ func (b *callBatch) look(w *worker) (stacks, none string) {
 // windUp stops what runs for callers who have all left; so many answers have been read.
 func (b *callBatch) windUp(answered int) {
 	w := b.res.Value()
-	u := &windUp{p: b.p, res: b.res, info: b.info, strike: true, why: "all callers of its batch have left", patience: b.p.cfg.patience(b.given)}
-	for _, m := range b.members {
-		u.id = max(u.id, m.job.id)
-	}
+	u := &windUp{p: b.p, res: b.res, id: b.running(), info: b.info, strike: true, why: "all callers of its batch have left", patience: b.p.cfg.patience(b.given)}
 	for _, m := range b.members[answered:] {
 		u.rest = append(u.rest, m.job.id)
 	}

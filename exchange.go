@@ -40,7 +40,7 @@ type exchange struct {
 	calls     atomic.Pointer[calls]             // those of the request in hand; nil: it has called nothing
 	contextOf func(id uint64) context.Context   // of a request, where ctx is that of many; nil: it is ctx
 	push      func(replies [][]byte) (all bool) // writes them between requests that are on their way, nil: there are none
-	asks      func(id uint64) bool              // whether another request than the next to be answered may call functions: one of its batch; nil: none
+	running   func() uint64                     // the id that the handler runs under, where that of a batch runs; nil: that of the next to be answered
 	left      bool                              // the caller of the request in hand has gone
 	called    uint64                            // the last request that has called a function: its handler has begun
 	owed      []byte                            // the rest of a reply to the last one, to be written before anything else
@@ -240,7 +240,7 @@ func (x *exchange) receiveWith(id uint64, f *wire.Frame, read func([]byte) (int,
 		err := x.receiveFrame(f, read)
 		switch {
 		case err != nil:
-		case f.ID != id && !(f.Kind == wire.KindFunction && x.asks != nil && x.asks(f.ID)):
+		case f.ID != id && !(f.Kind == wire.KindFunction && x.running != nil && f.ID == x.running()):
 			err = x.violation(fmt.Errorf("an answer to request %d, not %d", f.ID, id), f.Body)
 		case f.Kind == wire.KindFunction:
 			err = x.serve(f)

@@ -54,7 +54,7 @@ func (m *mapper[Out]) start(res *resource, batch []int) *pipeline[Out] {
 	f.batch = w.batches[info.breakerKey()].Size
 	w.lease.Store(&f.lease)
 	w.x.reserve(mapBuffer)
-	w.x.contextOf, w.x.push, w.x.asks = f.contextOf, f.push, f.underWay
+	w.x.contextOf, w.x.push, w.x.running = f.contextOf, f.push, f.running
 	w.x.begin(m.ctx, f.deadline(), spin.Park)
 	f.err = w.x.failed(w.x.checkIdle(true))
 	f.add(batch)
@@ -191,8 +191,7 @@ func (f *pipeline[Out]) stopAll() (unsent []int) {
 		case !errors.Is(f.err, os.ErrDeadlineExceeded), f.w.x.inDoubt() != nil, time.Now().After(end):
 			return unsent
 		default:
-			_, running := f.oldest()
-			f.w.proc.Cancel(running)
+			f.w.proc.Cancel(f.running())
 		}
 	}
 	f.err = nil
@@ -351,9 +350,12 @@ func (f *pipeline[Out]) push(replies [][]byte) (all bool) {
 	return f.written >= f.replied
 }
 
-// underWay reports whether the request has no answer yet.
-func (f *pipeline[Out]) underWay(id uint64) bool {
-	return slices.ContainsFunc(f.sent[:f.whole], func(slot int) bool { return f.m.slot(slot).call.id == id })
+// running is the id that the handler runs under; 0: none is left.
+func (f *pipeline[Out]) running() (id uint64) {
+	if len(f.sent) > 0 {
+		_, id = f.oldest()
+	}
+	return id
 }
 
 // contextOf is the context of an item's call, as its functions get it: Map's own, with what the observer put there.

@@ -468,7 +468,7 @@ func (p *Pool) giveBack(res *resource, answered time.Time) {
 	w := res.Value()
 	w.doneWith(answered)
 	w.lease.Store(nil)
-	w.x.asks = nil
+	w.x.running = nil
 	p.sup.release(res)
 }
 
