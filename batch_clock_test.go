@@ -40,7 +40,8 @@ func lineUp(d *checkout, bytes int, deadline time.Time) <-chan grant {
 	return outcome
 }
 
-// batchOf expects these callers to have become one batch, in their order, whose worker is the first one's to launch.
+// batchOf expects these callers to have become one batch, in their order, whose worker is the first
+// one's to launch.
 func batchOf(t *testing.T, res *resource, callers ...<-chan grant) {
 	t.Helper()
 	synctest.Wait()

@@ -30,20 +30,23 @@ const (
 	optionStallTimeout
 )
 
-// WithSession runs the call in a session: 1 to 256 bytes of printable UTF-8. It is for ExecuteProgram, Call, Stream, Each and
-// Map; ExecuteAnonymous, or ExecuteInSession with another id, refuses it with ErrInvalidArguments.
+// WithSession runs the call in a session: 1 to 256 bytes of printable UTF-8. It is for
+// ExecuteProgram, Call, Stream, Each and Map; ExecuteAnonymous, or ExecuteInSession with another
+// id, refuses it with ErrInvalidArguments.
 func WithSession(id string) CallOption { return CallOption{kind: optionSession, session: id} }
 
-// WithTimeout sets this call's operation timeout in place of Config.OperationTimeout. d <= 0 turns it off.
+// WithTimeout sets this call's operation timeout in place of Config.OperationTimeout. d <= 0 turns
+// it off.
 func WithTimeout(d time.Duration) CallOption { return CallOption{kind: optionTimeout, d: d} }
 
-// WithCheckoutTimeout sets this call's checkout timeout in place of Config.CheckoutTimeout. d <= 0 turns it off.
+// WithCheckoutTimeout sets this call's checkout timeout in place of Config.CheckoutTimeout. d <= 0
+// turns it off.
 func WithCheckoutTimeout(d time.Duration) CallOption {
 	return CallOption{kind: optionCheckoutTimeout, d: d}
 }
 
-// WithStallTimeout sets this stream's stall timeout in place of Config.StallTimeout. d <= 0 turns it off. It is for Stream and Each; other
-// calls have no loop, and ignore it.
+// WithStallTimeout sets this stream's stall timeout in place of Config.StallTimeout. d <= 0 turns
+// it off. It is for Stream and Each; other calls have no loop, and ignore it.
 func WithStallTimeout(d time.Duration) CallOption {
 	return CallOption{kind: optionStallTimeout, d: d}
 }
@@ -63,9 +66,10 @@ func (r Result) Raw() json.RawMessage {
 	return r.reply.raw
 }
 
-// Decode stores the result in v, a non-nil pointer, by the rules of encoding/json. Nothing is rounded: when the result holds an integer
-// of more than 15 digits, numbers in interface values become json.Number instead of float64. A result that is null (Python's None) is an error
-// where v points to a struct; a number or a string stays as it is. An error is an ErrDecode.
+// Decode stores the result in v, a non-nil pointer, by the rules of encoding/json. Nothing is
+// rounded: when the result holds an integer of more than 15 digits, numbers in interface values
+// become json.Number instead of float64. A result that is null (Python's None) is an error where v
+// points to a struct; a number or a string stays as it is. An error is an ErrDecode.
 func (r Result) Decode(v any) error {
 	err := decodeReply(r.Raw(), r.reply.bigInt, v)
 	var e *Error
@@ -98,7 +102,8 @@ func decodeReply(raw []byte, bigInt bool, v any) (err error) {
 	return nil
 }
 
-// takesNull reports whether null is to leave what v points to as it was, as encoding/json does: a struct of zeros would look like a result.
+// takesNull reports whether null is to leave what v points to as it was, as encoding/json does: a
+// struct of zeros would look like a result.
 func takesNull(v any) bool {
 	t := reflect.TypeOf(v)
 	if t == nil || t.Kind() != reflect.Pointer || t.Implements(reflect.TypeFor[json.Unmarshaler]()) {
@@ -117,8 +122,9 @@ func (r Result) Queued() time.Duration { return r.queued }
 // Ran returns how long the worker had the call, from the first byte written to the last byte read.
 func (r Result) Ran() time.Duration { return r.ran }
 
-// Call runs a command and decodes its result into an Out; anonymously, unless WithSession is given. It is otherwise
-// [Pool.ExecuteAnonymous]. A result that does not fit Out is an ErrDecode; the command has run.
+// Call runs a command and decodes its result into an Out; anonymously, unless WithSession is given.
+// It is otherwise [Pool.ExecuteAnonymous]. A result that does not fit Out is an ErrDecode; the
+// command has run.
 func Call[Out any](ctx context.Context, p *Pool, command string, args any, opts ...CallOption) (Out, error) {
 	var out Out
 	c := call{job: job{info: CallInfo{Command: command}}, args: args}
@@ -135,9 +141,10 @@ func Call[Out any](ctx context.Context, p *Pool, command string, args any, opts 
 	return out, nil
 }
 
-// Valuer is a value that encodes as another one: its MarshalJSON must be json.Marshal(v.PythonValue()). The types that pypoolgen
-// writes are Valuers, so that a []byte inside them is found. A []byte inside any other json.Marshaler arrives in Python as
-// whatever it wrote, mostly base64 text.
+// Valuer is a value that encodes as another one: its MarshalJSON must be
+// json.Marshal(v.PythonValue()). The types that pypoolgen writes are Valuers, so that a []byte
+// inside them is found. A []byte inside any other json.Marshaler arrives in Python as whatever it
+// wrote, mostly base64 text.
 type Valuer interface {
 	json.Marshaler
 	PythonValue() any

@@ -11,10 +11,12 @@ import (
 	"github.com/pypool/pypool/internal/wire"
 )
 
-// What becomes of a call whose caller has gone: its context has ended, or its time is over. The caller has its error at once; the
-// runtime is asked to stop what runs, and killed only if that takes longer than CancelGrace.
+// What becomes of a call whose caller has gone: its context has ended, or its time is over. The
+// caller has its error at once; the runtime is asked to stop what runs, and killed only if that
+// takes longer than CancelGrace.
 
-// The runtime is asked again after so long, then after twice as long, and so on: it cannot always be interrupted.
+// The runtime is asked again after so long, then after twice as long, and so on: it cannot always
+// be interrupted.
 const (
 	cancelAgain   = time.Millisecond
 	cancelSeldom  = 50 * time.Millisecond
@@ -27,8 +29,8 @@ func (w *worker) cancels() bool {
 	return w.cancelable && w.env.cfg.CancelGrace >= 0 && !isClosed(w.env.killing)
 }
 
-// cancelGrace is how long a call may take to stop. To wait for as long as the worker's replacement would take to start costs at most twice
-// what the better choice would have.
+// cancelGrace is how long a call may take to stop. To wait for as long as the worker's replacement
+// would take to start costs at most twice what the better choice would have.
 func (w *worker) cancelGrace() time.Duration {
 	return cmp.Or(w.env.cfg.CancelGrace, max(w.readyAt.Sub(w.started), minCancel))
 }
@@ -60,7 +62,8 @@ func (e *Error) stoppedByCancel() bool {
 	return e.Type == TypePython && errors.As(e.Err, &py) && (py.Type == "Canceled" || py.Type == "CancelledError")
 }
 
-// windUp is an exchange whose caller has gone, until the worker is given back. It runs on a goroutine that the pool's close joins.
+// windUp is an exchange whose caller has gone, until the worker is given back. It runs on a
+// goroutine that the pool's close joins.
 type windUp struct {
 	p        *Pool
 	res      *resource

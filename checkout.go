@@ -29,7 +29,8 @@ type checkout struct {
 	alarms   sync.WaitGroup // the timer is set, or expire runs
 	waiters  sync.Pool      // of *waiter, to be used again
 
-	// Of batch commands, by breakerKey: a new map for each change, made under mu. Nil: there are none.
+	// Of batch commands, by breakerKey: a new map for each change, made under mu. Nil: there are
+	// none.
 	lineups atomic.Pointer[map[string]*lineup]
 	batched func([]*member) *callBatch
 	maxLine int // bytes of a batch's line

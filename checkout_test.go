@@ -121,7 +121,8 @@ func TestDeskGivesItsWorkersBackWhenClosed(t *testing.T) {
 	require.Zero(t, d.idleNow())
 }
 
-// A caller that leaves in the instant in which it is given a worker gets one outcome, and the worker is not lost.
+// A caller that leaves in the instant in which it is given a worker gets one outcome, and the
+// worker is not lost.
 func TestDeskLosesNoWorkerToCallersThatLeave(t *testing.T) {
 	const callers, workers, rounds = 8, 3, 3000
 	d := bareCheckout(t, workers)

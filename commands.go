@@ -16,7 +16,8 @@ const (
 	commandExecuteProgram = "execute_program"
 )
 
-// CommandInfo describes a registered command or program, as it is called: that of a batch command is of one call.
+// CommandInfo describes a registered command or program, as it is called: that of a batch command
+// is of one call.
 type CommandInfo struct {
 	Name      string      `json:"name"`
 	Doc       string      `json:"doc"`

@@ -71,13 +71,13 @@ type Config struct {
 	// KillGrace is the most that a timed-out call may take beyond its deadline to collect the
 	// Python stacks and return. Default: 250 ms.
 	KillGrace time.Duration
-	// CancelGrace is how long a call may take to stop after its caller has gone, because its context
-	// has ended or its time is over. The caller has its error at once; in the worker,
-	// pypool.Canceled is raised in the handler. What stops in time keeps its worker, what does not is
-	// killed. Zero: as long as the worker took to start, at least 1 s. Negative: it is killed at once,
-	// as it is outside Linux, where a call cannot be stopped. A call of a concurrent command, which
-	// can be stopped everywhere, shares its worker: one that does not stop in time closes that to
-	// newcomers, and it is killed when the other calls on it have ended.
+	// CancelGrace is how long a call may take to stop after its caller has gone, because its
+	// context has ended or its time is over. The caller has its error at once; in the worker,
+	// pypool.Canceled is raised in the handler. What stops in time keeps its worker, what does not
+	// is killed. Zero: as long as the worker took to start, at least 1 s. Negative: it is killed at
+	// once, as it is outside Linux, where a call cannot be stopped. A call of a concurrent command,
+	// which can be stopped everywhere, shares its worker: one that does not stop in time closes
+	// that to newcomers, and it is killed when the other calls on it have ended.
 	CancelGrace time.Duration
 	// StopGrace is how long each step of a worker's orderly stop may take before the next, harsher
 	// one. Default: 2 s.
@@ -123,7 +123,8 @@ type Config struct {
 	// Development turns it on.
 	WatchScripts bool
 
-	// Functions are what Python may call in the host, as pypool.host.NAME: see [Func]. Default: none.
+	// Functions are what Python may call in the host, as pypool.host.NAME: see [Func]. Default:
+	// none.
 	Functions Functions
 
 	// Name tells pools apart in logs and errors. Default: "pypool".

@@ -70,8 +70,8 @@ var (
 	ErrPoolClosed error = TypePoolNotAvailable.row()
 	// ErrQueueFull: Config.MaxQueue callers wait already. Not executed.
 	ErrQueueFull error = TypeQueueFull.row()
-	// ErrNestedCall: a function of Config.Functions made the call with its context, and no worker was
-	// idle. Not executed.
+	// ErrNestedCall: a function of Config.Functions made the call with its context, and no worker
+	// was idle. Not executed.
 	ErrNestedCall error = TypeNestedCall.row()
 	// ErrCircuitOpen: workers cannot start, or this command keeps costing workers. Not executed.
 	// Detail: [CircuitError].

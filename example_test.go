@@ -33,7 +33,8 @@ def double(x: int) -> int:
     return 2 * x
 `
 
-// newPool writes the worker to a file and opens a pool of it, as an example's own main would with its worker.py.
+// newPool writes the worker to a file and opens a pool of it, as an example's own main would with
+// its worker.py.
 func newPool() (*pypool.Pool, func()) {
 	dir, err := os.MkdirTemp("", "example")
 	if err != nil {

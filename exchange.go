@@ -25,11 +25,11 @@ import (
 //	          judge   what the end means: an answer, or which error             judge.go
 //	      release     does the worker serve again?                              supervisor.go
 //
-// A stream (stream.go) and the pipeline of a Map (maprun.go) go the same way, with other exchanges; so do the pool's own questions
-// (worker.ask).
+// A stream (stream.go) and the pipeline of a Map (maprun.go) go the same way, with other exchanges;
+// so do the pool's own questions (worker.ask).
 
-// exchange is what is said on a worker's channel from begin to end: requests out, frames in, until time or the context is over. A
-// worker has one at a time, and it is its holder's alone.
+// exchange is what is said on a worker's channel from begin to end: requests out, frames in, until
+// time or the context is over. A worker has one at a time, and it is its holder's alone.
 type exchange struct {
 	conn
 	behind int                   // bytes written behind the newline of the oldest request that is not answered
@@ -90,7 +90,8 @@ func isShortWrite(err error) bool {
 	return errors.As(err, &short)
 }
 
-// nothingWritten reports whether the exchange ended, by its deadline, before its first byte: the worker is as it was.
+// nothingWritten reports whether the exchange ended, by its deadline, before its first byte: the
+// worker is as it was.
 func nothingWritten(err error) bool {
 	var short *errShortWrite
 	return errors.As(err, &short) && short.n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
@@ -99,7 +100,8 @@ func nothingWritten(err error) bool {
 // aMoment is how soon after an answer the pipe need not be looked into again.
 const aMoment = 5 * time.Microsecond
 
-// doubt says that nobody knows where the stream stands: the worker never serves again. The first reason counts.
+// doubt says that nobody knows where the stream stands: the worker never serves again. The first
+// reason counts.
 func (x *exchange) doubt(err error) {
 	x.doubts.CompareAndSwap(nil, &err)
 	if c := x.calls.Load(); c != nil {
@@ -124,8 +126,8 @@ func (x *exchange) begin(ctx context.Context, deadline time.Time, how spin.Mode)
 	x.ctx, x.deadline, x.spin = ctx, deadline, how
 }
 
-// end returns when no interrupt can come any more, and clears the deadline: a late one must not poison the next exchange. What has
-// ended ends again at no cost.
+// end returns when no interrupt can come any more, and clears the deadline: a late one must not
+// poison the next exchange. What has ended ends again at no cost.
 func (x *exchange) end() {
 	x.release()
 	if x.dirty {
@@ -134,7 +136,8 @@ func (x *exchange) end() {
 	x.ctx, x.current, x.dirty = nil, false, false
 }
 
-// release is end for who has lost the worker meanwhile, and touches the transport no more: ctx lets go of it.
+// release is end for who has lost the worker meanwhile, and touches the transport no more: ctx lets
+// go of it.
 func (x *exchange) release() {
 	if x.unhook != nil && !x.unhook() {
 		<-x.interrupted
@@ -148,7 +151,8 @@ func (x *exchange) extend(deadline time.Time) {
 	x.deadline, x.current = deadline, false
 }
 
-// applyDeadline sets the transport's deadline: it is about to wait. Exchanges that never wait save the cost.
+// applyDeadline sets the transport's deadline: it is about to wait. Exchanges that never wait save
+// the cost.
 func (x *exchange) applyDeadline() {
 	if x.current {
 		return
@@ -160,7 +164,8 @@ func (x *exchange) applyDeadline() {
 	}
 }
 
-// await reads what comes next: at first it polls, because to be parked and woken costs more than a short wait; then it parks.
+// await reads what comes next: at first it polls, because to be parked and woken costs more than a
+// short wait; then it parks.
 func (x *exchange) await(p []byte) (int, error) {
 	if x.spin != spin.Park {
 		x.t.Unwatch()
@@ -192,7 +197,8 @@ func (x *exchange) isOver() bool {
 	return x.ctx.Err() != nil || !x.deadline.IsZero() && !time.Now().Before(x.deadline)
 }
 
-// send writes one whole line. On *errShortWrite or errUnsolicited the request was not executed. See checkIdle for look.
+// send writes one whole line. On *errShortWrite or errUnsolicited the request was not executed. See
+// checkIdle for look.
 func (x *exchange) send(line []byte, look bool) error {
 	if err := x.checkIdle(look); err != nil {
 		return x.failed(err)
@@ -230,7 +236,8 @@ func (x *exchange) failed(err error) error {
 	return err
 }
 
-// receive reads the next frame and checks that it answers id. Functions that are called meanwhile run beside it.
+// receive reads the next frame and checks that it answers id. Functions that are called meanwhile
+// run beside it.
 func (x *exchange) receive(id uint64, f *wire.Frame) error {
 	return x.receiveWith(id, f, x.readNext)
 }
@@ -286,8 +293,8 @@ func (x *exchange) cancel(id uint64, d time.Duration) error {
 	return err
 }
 
-// ask puts a question of pypool's own to a worker that is held, and waits for the answer, for at most d. After an error, also one of the
-// runtime's, the worker is in doubt.
+// ask puts a question of pypool's own to a worker that is held, and waits for the answer, for at
+// most d. After an error, also one of the runtime's, the worker is in doubt.
 func (w *worker) ask(ctx context.Context, d time.Duration, command string, args, answer any) error {
 	w.x.begin(ctx, time.Now().Add(d), spin.Park)
 	defer w.x.end()

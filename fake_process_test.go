@@ -15,10 +15,12 @@ import (
 	"github.com/pypool/pypool/internal/proc"
 )
 
-// fleet spawns scripted processes in place of Python's, so that a synctest bubble can decide what happens when.
+// fleet spawns scripted processes in place of Python's, so that a synctest bubble can decide what
+// happens when.
 type fleet struct {
 	able string // the capabilities of its runtimes, as JSON; empty: ["page"]
-	// script answers one request; nil, or false returned: the process answers as a healthy runtime would.
+	// script answers one request; nil, or false returned: the process answers as a healthy runtime
+	// would.
 	script func(p *fakeProcess, req fakeRequest) bool
 	// setup prepares each process before it runs; nil: none.
 	setup func(p *fakeProcess)
@@ -258,10 +260,12 @@ func (r endOfFile) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// fakePipe is the host's end of a fakeProcess. As with os.File, a deadline applies to what is under way, too.
+// fakePipe is the host's end of a fakeProcess. As with os.File, a deadline applies to what is under
+// way, too.
 type fakePipe struct {
 	process *fakeProcess
-	// atDeadline is put before a read that has hit its deadline returns: the answer of the same instant.
+	// atDeadline is put before a read that has hit its deadline returns: the answer of the same
+	// instant.
 	atDeadline []byte
 
 	mu       sync.Mutex // guards the fields below

@@ -19,12 +19,13 @@ import (
 	"github.com/pypool/pypool/internal/wire"
 )
 
-// Functions that Python calls in the host. A call of one comes as a frame while a request is served (docs/protocol.md, "Functions of
-// the host"): whoever waits for that request's answer has the function run on a goroutine of its own, and goes on waiting. He
-// alone writes to the worker, the replies too.
+// Functions that Python calls in the host. A call of one comes as a frame while a request is served
+// (docs/protocol.md, "Functions of the host"): whoever waits for that request's answer has the
+// function run on a goroutine of its own, and goes on waiting. He alone writes to the worker, the
+// replies too.
 
-// Functions are what workers may call in the host, by the names that they have in Python: ASCII letters, digits and underscores, the
-// first of them a letter; not aio.
+// Functions are what workers may call in the host, by the names that they have in Python: ASCII
+// letters, digits and underscores, the first of them a letter; not aio.
 type Functions map[string]Function
 
 // Function is a function of the host's that Python may call. [Func] makes one.
@@ -32,19 +33,23 @@ type Function struct {
 	run func(ctx context.Context, args arguments) (any, error)
 }
 
-// Func makes a [Function]. In Python its keyword arguments are the fields of In, by the rules of encoding/json; of one that In, a
-// struct, does not have nothing is guessed: it is refused. One positional argument is the In itself, several are an array. Bytes in Python are
-// []byte here, in In as in Out. What does not fit In is pypool.HostError("invalid_arguments", …) in Python, and f is not called. An Out that is
-// struct{} arrives as None.
+// Func makes a [Function]. In Python its keyword arguments are the fields of In, by the rules of
+// encoding/json; of one that In, a struct, does not have nothing is guessed: it is refused. One
+// positional argument is the In itself, several are an array. Bytes in Python are []byte here, in
+// In as in Out. What does not fit In is pypool.HostError("invalid_arguments", …) in Python, and f
+// is not called. An Out that is struct{} arrives as None.
 //
-// f is called on a goroutine of its own, several times at once when Python has threads or tasks that do so. Its ctx is the call's, with what
-// [Observer].CallStart put there, the call's deadline and its end: when the call ends for its caller ctx ends, and an answer that comes
-// after the call's is dropped. [CallFromContext] tells the call. An error that f returns is raised in Python as
-// pypool.HostError(type, message): type is the ErrorType of an [*Error], "canceled" or "deadline_exceeded" for a context's, else the name of its Go type. So is
-// a panic ("panic", and its stack is in the log) and runtime.Goexit ("goexit").
+// f is called on a goroutine of its own, several times at once when Python has threads or tasks
+// that do so. Its ctx is the call's, with what [Observer].CallStart put there, the call's deadline
+// and its end: when the call ends for its caller ctx ends, and an answer that comes after the
+// call's is dropped. [CallFromContext] tells the call. An error that f returns is raised in Python
+// as pypool.HostError(type, message): type is the ErrorType of an [*Error], "canceled" or
+// "deadline_exceeded" for a context's, else the name of its Go type. So is a panic ("panic", and
+// its stack is in the log) and runtime.Goexit ("goexit").
 //
-// A call of the same pool that is made with ctx, or with one derived from it, never waits for a worker: when none is idle it fails at once
-// with an [ErrNestedCall]. f should return soon after ctx's end: Close waits for processes, and only a moment for functions.
+// A call of the same pool that is made with ctx, or with one derived from it, never waits for a
+// worker: when none is idle it fails at once with an [ErrNestedCall]. f should return soon after
+// ctx's end: Close waits for processes, and only a moment for functions.
 func Func[In, Out any](f func(ctx context.Context, in In) (Out, error)) Function {
 	if f == nil {
 		return Function{}
@@ -62,7 +67,8 @@ func Func[In, Out any](f func(ctx context.Context, in In) (Out, error)) Function
 	}}
 }
 
-// CallFromContext returns the call on whose behalf a function of [Config.Functions] runs; ok is false for the context of anything else.
+// CallFromContext returns the call on whose behalf a function of [Config.Functions] runs; ok is
+// false for the context of anything else.
 func CallFromContext(ctx context.Context) (call CallInfo, ok bool) {
 	info, ok := ctx.Value(callKey{}).(*CallInfo)
 	if !ok {
@@ -76,7 +82,8 @@ type callKey struct{}
 // nestedIn is the key of what a function's context has for its pool.
 type nestedIn struct{ *functions }
 
-// nested reports whether a call of the pool with this context is made by a function that one of its own calls has called.
+// nested reports whether a call of the pool with this context is made by a function that one of its
+// own calls has called.
 func (p *Pool) nested(ctx context.Context) bool {
 	return len(p.cfg.Functions) > 0 && ctx.Value(nestedIn{p.sup.env.functions}) != nil
 }
@@ -103,7 +110,8 @@ func (c *Config) resolveFunctions(bad *faults) {
 	c.Functions = functions
 }
 
-// pythonNames are the keywords of Python that could be a function's name, and what pypool.host has itself.
+// pythonNames are the keywords of Python that could be a function's name, and what pypool.host has
+// itself.
 var pythonNames = strings.Fields("aio and as assert async await break class continue def del elif else except finally for from global if import in is lambda " +
 	"nonlocal not or pass raise return try while with yield")
 
@@ -135,7 +143,8 @@ type hostError struct{ kind, message string }
 
 func (e *hostError) Error() string { return e.message }
 
-// arguments is what Python calls a function with: a JSON object of keyword arguments, an array of positional ones, or nil.
+// arguments is what Python calls a function with: a JSON object of keyword arguments, an array of
+// positional ones, or nil.
 type arguments struct {
 	raw    json.RawMessage
 	bigInt bool
@@ -213,15 +222,16 @@ const (
 	maxNap        = time.Millisecond
 )
 
-// wait waits for the functions that still run, but not for long: that code is the caller's, and may never come back.
+// wait waits for the functions that still run, but not for long: that code is the caller's, and may
+// never come back.
 func (h *functions) wait() {
 	for end := time.Now().Add(functionGrace); h.running.Load() > 0 && time.Now().Before(end); {
 		time.Sleep(maxNap)
 	}
 }
 
-// calls is the functions that a request has called, from the first to the end of its exchange. But for end and reply its methods are
-// the exchange's holder's.
+// calls is the functions that a request has called, from the first to the end of its exchange. But
+// for end and reply its methods are the exchange's holder's.
 type calls struct {
 	x      *exchange
 	id     uint64
@@ -323,7 +333,8 @@ func (c observedContext) Value(key any) (value any) {
 	return c.values.Value(key)
 }
 
-// leaveCalls ends the contexts of what the request in hand has called, and will call: its caller has gone.
+// leaveCalls ends the contexts of what the request in hand has called, and will call: its caller
+// has gone.
 func (x *exchange) leaveCalls() {
 	x.left = true
 	if c := x.calls.Load(); c != nil {
@@ -352,7 +363,8 @@ func (c *calls) end() {
 	c.cancel()
 }
 
-// begin runs a function, or answers for it. The goroutine is joined by functions.wait, as far as the caller's code can be.
+// begin runs a function, or answers for it. The goroutine is joined by functions.wait, as far as
+// the caller's code can be.
 func (c *calls) begin(number uint64, quoted []byte, args arguments) {
 	h := c.x.functions
 	if quoted == nil {
@@ -468,7 +480,8 @@ func describeHostError(err error) (kind, message string) {
 	return kind, message
 }
 
-// reply hands a line over to whoever reads, and wakes him; once the exchange has ended it goes nowhere.
+// reply hands a line over to whoever reads, and wakes him; once the exchange has ended it goes
+// nowhere.
 func (c *calls) reply(line []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -481,8 +494,9 @@ func (c *calls) reply(line []byte) {
 	}
 }
 
-// flush writes the replies, as far as the pipe takes them at once: to wait for room while the worker waits for its own output to be read would be for ever. Where some are left
-// the next read is a short one.
+// flush writes the replies, as far as the pipe takes them at once: to wait for room while the
+// worker waits for its own output to be read would be for ever. Where some are left the next read
+// is a short one.
 func (c *calls) flush(awake bool) {
 	c.mu.Lock()
 	ready := c.ready
@@ -575,8 +589,8 @@ func (c *calls) poll(p []byte) (int, error) {
 	return 0, nil
 }
 
-// awaitBrief lets functions run that have just begun, and reports whether one has ended: most are brief, and whoever waits
-// for them awake need not be woken.
+// awaitBrief lets functions run that have just begun, and reports whether one has ended: most are
+// brief, and whoever waits for them awake need not be woken.
 func (c *calls) awaitBrief() bool {
 	for range 3 {
 		c.mu.Lock()

@@ -52,8 +52,8 @@ func (p *pieces) SetDeadline(time.Time) error     { return nil }
 func (p *pieces) SetReadDeadline(time.Time) error { return nil }
 func (p *pieces) Close() error                    { return nil }
 
-// FuzzFrameReader reads one stream in two ways, in pieces of any sizes and at once: the same frames come out, the same error
-// ends it, and the buffer stays within the limit.
+// FuzzFrameReader reads one stream in two ways, in pieces of any sizes and at once: the same frames
+// come out, the same error ends it, and the buffer stays within the limit.
 func FuzzFrameReader(f *testing.F) {
 	long := `{"id":3,"item":"` + strings.Repeat("z", 5000) + `"}` + "\n"
 	for _, stream := range []string{
@@ -89,8 +89,8 @@ func FuzzFrameReader(f *testing.F) {
 	})
 }
 
-// FuzzEncodeRequest sends any JSON document and any strings through a real Python worker and back: one line goes out, and
-// what comes back is equal, or the request was refused before it ran.
+// FuzzEncodeRequest sends any JSON document and any strings through a real Python worker and back:
+// one line goes out, and what comes back is equal, or the request was refused before it ran.
 func FuzzEncodeRequest(f *testing.F) {
 	for _, s := range []string{
 		`null`, `[1,2.5,"x"]`, `{"a":{"b":[true,false,null]}}`, `"\u2028\u2029\u0085\n\r"`, `1e400`, `-0`, `9007199254740993`, `123456789012345678901234567890`, `"\ud800"`,
@@ -192,8 +192,8 @@ func sameValue(x, y any) bool {
 	return x == y
 }
 
-// FuzzSessionID feeds any string to the session table's door: what it lets in is short, printable and comes back as it was;
-// the rest leaves no trace.
+// FuzzSessionID feeds any string to the session table's door: what it lets in is short, printable
+// and comes back as it was; the rest leaves no trace.
 func FuzzSessionID(f *testing.F) {
 	for _, id := range append(hostileNames, "user-42", "日本語", "e\u0301", "\u00a0", "{{.}}", strings.Repeat("é", 128)) {
 		f.Add(id)
@@ -226,8 +226,9 @@ func FuzzSessionID(f *testing.F) {
 	})
 }
 
-// FuzzFakeWorkerScript lets a byte string direct what scripted workers do in answer to calls, in a synctest bubble: whatever
-// that is, each call has one outcome in time, answers reach their own calls only, and the pool heals.
+// FuzzFakeWorkerScript lets a byte string direct what scripted workers do in answer to calls, in a
+// synctest bubble: whatever that is, each call has one outcome in time, answers reach their own
+// calls only, and the pool heals.
 func FuzzFakeWorkerScript(f *testing.F) {
 	for op := range byte(scriptOps) {
 		f.Add([]byte{op, 0, op}, uint8(2))

@@ -27,8 +27,8 @@ func (w *worker) judge(ctx context.Context, j *job, f *wire.Frame, err error) (r
 	return reply{w.x.take(f), f.BigInt}, nil
 }
 
-// failure says what an exchange that did not end in an answer means. In order: the pool is closing, the caller's context
-// ended, the time is over, the process ended, the stream is broken.
+// failure says what an exchange that did not end in an answer means. In order: the pool is closing,
+// the caller's context ended, the time is over, the process ended, the stream is broken.
 func (w *worker) failure(ctx context.Context, j *job, err error, start time.Time) *Error {
 	delivery := MaybeExecuted
 	if isShortWrite(err) || errors.As(err, new(errUnsolicited)) {
@@ -71,7 +71,8 @@ func (w *worker) failure(ctx context.Context, j *job, err error, start time.Time
 	return w.withContext(e, j, start)
 }
 
-// contextError is the error of a call whose context ended while it ran. hang is nil when nothing had been written.
+// contextError is the error of a call whose context ended while it ran. hang is nil when nothing
+// had been written.
 func contextError(ctx context.Context, delivery Delivery, hang *HangError) *Error {
 	cause := ctx.Err()
 	if c := context.Cause(ctx); c != nil && c != cause { // no errors.Is: that calls methods of the caller's error
@@ -93,8 +94,8 @@ func timeoutError(t ErrorType, delivery Delivery, message string, hang *HangErro
 // poolClosed is the reason that nobody need look into.
 const poolClosed = "the pool was closed"
 
-// killHung collects the Python stacks and kills the group. No answer counts any more. It takes at most KillGrace. While nothing has been
-// written there is nothing to stop: it returns nil.
+// killHung collects the Python stacks and kills the group. No answer counts any more. It takes at
+// most KillGrace. While nothing has been written there is nothing to stop: it returns nil.
 func (w *worker) killHung(why string) *HangError {
 	if w.x.inDoubt() == nil {
 		return nil
@@ -104,9 +105,11 @@ func (w *worker) killHung(why string) *HangError {
 	return &HangError{Stacks: stacks, NoStacks: none, Killed: true}
 }
 
-// gone explains the end of the stream: the process has ended, or it has closed its channel and must be ended.
+// gone explains the end of the stream: the process has ended, or it has closed its channel and must
+// be ended.
 func (w *worker) gone(ctx context.Context, j *job, delivery Delivery, start time.Time) *Error {
-	// End of file comes before the exit. Wait for the reason, but not beyond KillGrace after the deadline.
+	// End of file comes before the exit. Wait for the reason, but not beyond KillGrace after the
+	// deadline.
 	patience := exitWait
 	if j.timeout > 0 {
 		patience = min(patience, time.Until(start.Add(j.timeout))+w.env.cfg.KillGrace)
@@ -144,7 +147,8 @@ func (w *worker) withContext(e *Error, j *job, start time.Time) *Error {
 	return e
 }
 
-// answered turns an error answer into an *Error. The worker is fine, except after a fault of its runtime.
+// answered turns an error answer into an *Error. The worker is fine, except after a fault of its
+// runtime.
 func (w *worker) answered(j *job, f *wire.Frame, start time.Time) *Error {
 	var we wireError
 	if err := json.Unmarshal(f.Body, &we); err != nil {

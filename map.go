@@ -21,24 +21,30 @@ const (
 	mapBuffer   = 32 << 10 // for the answers that have come together
 )
 
-// Map runs the command once for each item and yields the results in the items' order. The items are spread over the pool's
-// workers, with many requests in flight on each worker's pipe; a worker still runs them one at a time, in order. An item
-// is a call's args; a scalar item, or a []byte, is the one positional argument.
+// Map runs the command once for each item and yields the results in the items' order. The items are
+// spread over the pool's workers, with many requests in flight on each worker's pipe; a worker
+// still runs them one at a time, in order. An item is a call's args; a scalar item, or a []byte, is
+// the one positional argument.
 //
-// One item's error is its own: it is yielded in the item's place, and the loop goes on. When a worker dies, the item it had begun
-// gets the error (MaybeExecuted), and those behind it, which provably did not begin, run elsewhere. OperationTimeout is
-// for each item and starts when the answer before it was read. Statistics, sessions and the Observer count each item. Over a batch command
-// the items are sent in batches, without a wait for company; those of a batch that a worker dies in get the error.
+// One item's error is its own: it is yielded in the item's place, and the loop goes on. When a
+// worker dies, the item it had begun gets the error (MaybeExecuted), and those behind it, which
+// provably did not begin, run elsewhere. OperationTimeout is for each item and starts when the
+// answer before it was read. Statistics, sessions and the Observer count each item. Over a batch
+// command the items are sent in batches, without a wait for company; those of a batch that a worker
+// dies in get the error.
 //
-// Memory is bounded: a slow loop stops the feed. Leaving the loop stops the work: nothing more is sent, and what is in
-// flight is awaited for StopGrace, then stopped. The end of ctx stops what is in flight, kills what that takes longer for than KillGrace, and is yielded as the last
-// error. Other callers get their turn at the workers.
+// Memory is bounded: a slow loop stops the feed. Leaving the loop stops the work: nothing more is
+// sent, and what is in flight is awaited for StopGrace, then stopped. The end of ctx stops what is
+// in flight, kills what that takes longer for than KillGrace, and is yielded as the last error.
+// Other callers get their turn at the workers.
 //
-// Code of the caller runs on goroutines of the Map's: items, CallStart, TraceParent and the marshalers of In on one; CallEnd and the unmarshalers of
-// Out on several at the same time. If it panics or calls [runtime.Goexit], the work is stopped as if the loop had been left, and the same happens
-// in the loop's goroutine. When the loop ends before items has, items is told so at its next yield, and Map waits for it
-// to return: for StopGrace after the loop was left, for KillGrace (100 ms at least) after the end of ctx. An iterator that blocks for
-// longer goes on running beside what follows the loop, until it yields or returns; what it panics with then is logged.
+// Code of the caller runs on goroutines of the Map's: items, CallStart, TraceParent and the
+// marshalers of In on one; CallEnd and the unmarshalers of Out on several at the same time. If it
+// panics or calls [runtime.Goexit], the work is stopped as if the loop had been left, and the same
+// happens in the loop's goroutine. When the loop ends before items has, items is told so at its
+// next yield, and Map waits for it to return: for StopGrace after the loop was left, for KillGrace
+// (100 ms at least) after the end of ctx. An iterator that blocks for longer goes on running beside
+// what follows the loop, until it yields or returns; what it panics with then is logged.
 func Map[Out, In any](ctx context.Context, p *Pool, command string, items iter.Seq[In], opts ...CallOption) iter.Seq2[Out, error] {
 	return func(yield func(Out, error) bool) {
 		if !p.wasStarted() {
@@ -70,7 +76,8 @@ func Map[Out, In any](ctx context.Context, p *Pool, command string, items iter.S
 	}
 }
 
-// join ends the work. It waits for all of it, but not for ever for the items. It returns the trouble that there was.
+// join ends the work. It waits for all of it, but not for ever for the items. It returns the
+// trouble that there was.
 func (m *mapper[Out]) join(cancel func()) *trouble {
 	m.ring.stop()
 	impatient := time.AfterFunc(m.p.cfg.StopGrace, cancel)
@@ -91,9 +98,9 @@ func (m *mapper[Out]) join(cancel func()) *trouble {
 	return m.trouble.Swap(returned)
 }
 
-// mapper is one Map at work: a feeder fills a ring of slots, lanes (one for each worker of the pool) serve them, and the
-// caller's goroutine yields them in order. A slot belongs to the feeder until it is fed, then to the lane that took it, then
-// to the reader.
+// mapper is one Map at work: a feeder fills a ring of slots, lanes (one for each worker of the
+// pool) serve them, and the caller's goroutine yields them in order. A slot belongs to the feeder
+// until it is fed, then to the lane that took it, then to the reader.
 type mapper[Out any] struct {
 	p          *Pool
 	ctx        context.Context
@@ -138,7 +145,8 @@ func (m *mapper[Out]) slot(i int) *mapSlot[Out] {
 // returned is the trouble of a Map that has: what goes wrong from then on is nobody's.
 var returned = &trouble{}
 
-// failed stops the work, because code of the caller's has panicked with value (nil: it has called runtime.Goexit).
+// failed stops the work, because code of the caller's has panicked with value (nil: it has called
+// runtime.Goexit).
 func (m *mapper[Out]) failed(value any) {
 	t := &trouble{value}
 	m.trouble.CompareAndSwap(nil, t)
@@ -264,14 +272,16 @@ func itemArgs(item any) any {
 
 // --- the lanes ------------------------------------------------------------------------------------------------------
 
-// lane serves slots until there are no more. Its worker is taken for a run of them, and given back when others wait.
+// lane serves slots until there are no more. Its worker is taken for a run of them, and given back
+// when others wait.
 type lane[Out any] struct {
 	m    *mapper[Out]
 	run  *pipeline[Out] // under way, or nil
 	call call           // for all of the run
 }
 
-// serve is the lane's goroutine. When code of the caller's ends it, another goes on in its place: nothing that it is in the midst of is lost.
+// serve is the lane's goroutine. When code of the caller's ends it, another goes on in its place:
+// nothing that it is in the midst of is lost.
 func (l *lane[Out]) serve() {
 	ended := false
 	defer func() {
@@ -287,7 +297,8 @@ func (l *lane[Out]) serve() {
 	ended = true
 }
 
-// begin takes slots and a worker for them; false: there are no more slots. Without a run they have failed.
+// begin takes slots and a worker for them; false: there are no more slots. Without a run they have
+// failed.
 func (l *lane[Out]) begin() bool {
 	m := l.m
 	slots := m.ring.await()
@@ -339,7 +350,8 @@ func (m *mapper[Out]) apart(f func()) {
 	}
 }
 
-// settle books the item's outcome. The slot is the reader's only when it is done. If CallEnd panics, the work is stopped.
+// settle books the item's outcome. The slot is the reader's only when it is done. If CallEnd
+// panics, the work is stopped.
 func (m *mapper[Out]) settle(s *mapSlot[Out], err *Error, now time.Time) {
 	ended := false
 	defer func() {
@@ -351,7 +363,8 @@ func (m *mapper[Out]) settle(s *mapSlot[Out], err *Error, now time.Time) {
 	ended = true
 }
 
-// succeed books an answered item, whose success is counted already: what does not fit the caller's type is another matter.
+// succeed books an answered item, whose success is counted already: what does not fit the caller's
+// type is another matter.
 func (m *mapper[Out]) succeed(s *mapSlot[Out], fr *wire.Frame, now time.Time) {
 	decoded, ended := m.trouble.Load() != nil, false
 	defer func() {
@@ -372,7 +385,8 @@ func (m *mapper[Out]) succeed(s *mapSlot[Out], fr *wire.Frame, now time.Time) {
 	}
 }
 
-// commit hands settled slots to the reader. A worker has taken so long for each; 0: none has served them.
+// commit hands settled slots to the reader. A worker has taken so long for each; 0: none has served
+// them.
 func (m *mapper[Out]) commit(slots []int, each time.Duration, now time.Time) (perItem time.Duration, window int) {
 	b := batch{slots: slots, each: each, now: now}
 	for _, i := range slots {
@@ -386,7 +400,8 @@ func (m *mapper[Out]) commit(slots []int, each time.Duration, now time.Time) (pe
 	return m.ring.commit(b)
 }
 
-// requeue gives slots back that provably did not begin; one that has cost too many workers fails with err.
+// requeue gives slots back that provably did not begin; one that has cost too many workers fails
+// with err.
 func (m *mapper[Out]) requeue(batch []int, err *Error) {
 	var spent, rest []int
 	for n, i := range batch {

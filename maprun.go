@@ -13,8 +13,9 @@ import (
 	"github.com/pypool/pypool/internal/wire"
 )
 
-// pipeline is the exchange of one lane with one worker. No sequence of pipe sizes can make both sides wait for each other:
-// while an answer is due it writes only what the pipe takes at once, and then reads; when none is due, the worker is reading.
+// pipeline is the exchange of one lane with one worker. No sequence of pipe sizes can make both
+// sides wait for each other: while an answer is due it writes only what the pipe takes at once, and
+// then reads; when none is due, the worker is reading.
 type pipeline[Out any] struct {
 	m       *mapper[Out]
 	w       *worker
@@ -61,9 +62,9 @@ func (m *mapper[Out]) start(res *resource, batch []int) *pipeline[Out] {
 	return f
 }
 
-// serve answers what was begun, and more as long as there is more, nobody else waits for a worker, and this one is not to be replaced. It
-// releases the worker.
-// Code of the caller's may end its goroutine in read: then it is called again on another.
+// serve answers what was begun, and more as long as there is more, nobody else waits for a worker,
+// and this one is not to be replaced. It releases the worker. Code of the caller's may end its
+// goroutine in read: then it is called again on another.
 func (f *pipeline[Out]) serve() (lost *Error) {
 	m := f.m
 	switch {
@@ -116,7 +117,8 @@ func (f *pipeline[Out]) late() bool {
 	return errors.Is(f.err, os.ErrDeadlineExceeded) && f.m.ctx.Err() == nil && f.whole > 0 && f.w.x.inDoubt() == nil && f.w.cancels()
 }
 
-// oldest is the first unanswered item, and those that are served together with it; id is what they are stopped by.
+// oldest is the first unanswered item, and those that are served together with it; id is what they
+// are stopped by.
 func (f *pipeline[Out]) oldest() (slots []int, id uint64) {
 	id = f.m.slot(f.sent[0]).call.id
 	n := 1
@@ -218,8 +220,8 @@ func (f *pipeline[Out]) deadline() time.Time {
 	return time.Time{}
 }
 
-// add appends the slots' requests: many to a line, which a worker reads in a fraction of the time, if it knows how, and if they are
-// alike.
+// add appends the slots' requests: many to a line, which a worker reads in a fraction of the time,
+// if it knows how, and if they are alike.
 func (f *pipeline[Out]) add(batch []int) {
 	timeout := f.m.template.timeout
 	room := min(mapLine, f.m.p.cfg.MaxMessageBytes)
@@ -243,7 +245,8 @@ func (f *pipeline[Out]) add(batch []int) {
 	}
 }
 
-// alike reports whether two slots' requests may share a line: they are of one trace, and neither says where its bytes are.
+// alike reports whether two slots' requests may share a line: they are of one trace, and neither
+// says where its bytes are.
 func (f *pipeline[Out]) alike(a, b int) bool {
 	return f.trace(a) == f.trace(b) && !f.m.slot(a).alone && !f.m.slot(b).alone
 }
@@ -255,7 +258,8 @@ func (f *pipeline[Out]) args(slot int) []byte {
 	return f.m.lines.Args(&f.m.slot(slot).call.req)
 }
 
-// appendPacked appends one line, of about so many bytes, with the first of the slots' requests, as far as they are alike.
+// appendPacked appends one line, of about so many bytes, with the first of the slots' requests, as
+// far as they are alike.
 func (f *pipeline[Out]) appendPacked(batch []int, room int) (n int) {
 	most, trace := len(f.out)+room, f.trace(batch[0])
 	for _, i := range batch {
@@ -270,7 +274,8 @@ func (f *pipeline[Out]) appendPacked(batch []int, room int) (n int) {
 	return n
 }
 
-// appendBatch appends one line with the first of the slots' requests, as many as may be served together.
+// appendBatch appends one line with the first of the slots' requests, as many as may be served
+// together.
 func (f *pipeline[Out]) appendBatch(batch []int) (n int) {
 	timeout := f.m.template.timeout
 	most := len(f.out) + f.m.p.cfg.MaxMessageBytes
@@ -324,7 +329,8 @@ func (f *pipeline[Out]) wrote(n int) {
 	f.out = append(f.out[:0], f.out[n:]...)
 }
 
-// push puts replies to calls of functions between the lines, and writes what the pipe takes; all: none is left.
+// push puts replies to calls of functions between the lines, and writes what the pipe takes; all:
+// none is left.
 func (f *pipeline[Out]) push(replies [][]byte) (all bool) {
 	for _, line := range replies {
 		at := 0
@@ -358,7 +364,8 @@ func (f *pipeline[Out]) running() (id uint64) {
 	return id
 }
 
-// contextOf is the context of an item's call, as its functions get it: Map's own, with what the observer put there.
+// contextOf is the context of an item's call, as its functions get it: Map's own, with what the
+// observer put there.
 func (f *pipeline[Out]) contextOf(id uint64) context.Context {
 	if len(f.sent) > 0 {
 		if s := f.m.slot(f.sent[0]); s.call.id == id {
@@ -394,13 +401,14 @@ func (f *pipeline[Out]) read() error {
 	return nil
 }
 
-// crowded: many answers are under way, or some that come together soon, while the worker has enough to do.
+// crowded: many answers are under way, or some that come together soon, while the worker has enough
+// to do.
 func (f *pipeline[Out]) crowded() bool {
 	return f.whole >= mapCrowd || f.perItem <= mapCoalesce/4 && time.Duration(f.whole)*f.perItem >= 2*mapCoalesce
 }
 
-// coalesce gives answers some time to come together: to be woken for each, or to look for each, would cost more than such an item's work
-// does.
+// coalesce gives answers some time to come together: to be woken for each, or to look for each,
+// would cost more than such an item's work does.
 func (f *pipeline[Out]) coalesce() {
 	f.w.x.t.Unwatch()
 	for i := 0; i < mapPatience && f.w.x.nothingYet(); i++ {
@@ -408,7 +416,8 @@ func (f *pipeline[Out]) coalesce() {
 	}
 }
 
-// answer books the answer to the oldest request. False: the pool has been closed, and may have taken the worker.
+// answer books the answer to the oldest request. False: the pool has been closed, and may have
+// taken the worker.
 func (f *pipeline[Out]) answer(fr *wire.Frame, now time.Time) (ours bool) {
 	i := f.sent[0]
 	var failed *Error
@@ -477,10 +486,10 @@ func (f *pipeline[Out]) commit(now time.Time) {
 	}
 }
 
-// fail judges the unanswered requests after the exchange failed. The worker is killed and its output drained to the end
-// first: a request behind the first unanswered one, and behind its batch, did not begin, because an answer is written before the next request
-// begins. Only
-// a worker that breaks the rules of the wire proves nothing by that. book tells the caller's code.
+// fail judges the unanswered requests after the exchange failed. The worker is killed and its
+// output drained to the end first: a request behind the first unanswered one, and behind its batch,
+// did not begin, because an answer is written before the next request begins. Only a worker that
+// breaks the rules of the wire proves nothing by that. book tells the caller's code.
 func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 	f.w.x.doubt(err)
 	violated := errors.As(err, new(*ProtocolError))
@@ -489,7 +498,8 @@ func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 	}
 	drained := false
 	if f.m.ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		// A write can fail while answers are still to be read: they come first, so that the oldest request is the one that was lost.
+		// A write can fail while answers are still to be read: they come first, so that the oldest
+		// request is the one that was lost.
 		drained = f.drain(&violated, max(f.w.env.cfg.KillGrace, 100*time.Millisecond))
 	}
 	j := &job{info: f.m.template.info}
@@ -544,8 +554,8 @@ func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 	}
 }
 
-// drain takes the answers that are still under way, for at most d, and reports whether it came to the end of the worker's output;
-// violated is set when that breaks the rules of the wire.
+// drain takes the answers that are still under way, for at most d, and reports whether it came to
+// the end of the worker's output; violated is set when that breaks the rules of the wire.
 func (f *pipeline[Out]) drain(violated *bool, d time.Duration) bool {
 	_ = f.w.x.t.SetDeadline(time.Now().Add(d))
 	defer func() {

@@ -15,8 +15,9 @@ import (
 	"github.com/pypool/pypool/internal/spin"
 )
 
-// Pool is a pool of Python worker processes. It is safe for concurrent use. Shutdown or Close must be called; after
-// either has returned nil no process, goroutine, file descriptor or file of the pool is left.
+// Pool is a pool of Python worker processes. It is safe for concurrent use. Shutdown or Close must
+// be called; after either has returned nil no process, goroutine, file descriptor or file of the
+// pool is left.
 type Pool struct {
 	cfg      Config
 	born     time.Time
@@ -39,9 +40,10 @@ type Pool struct {
 	killOnce  sync.Once
 }
 
-// New starts cfg.Size workers side by side, pings each, and returns when MinReady of them (by default all) are ready. ctx bounds only New; each
-// start is also bounded by StartTimeout. An error is an *Error: ErrInvalidArguments names the bad fields of cfg,
-// ErrWorkerStart shows why Python did not come up. Nothing is left behind then.
+// New starts cfg.Size workers side by side, pings each, and returns when MinReady of them (by
+// default all) are ready. ctx bounds only New; each start is also bounded by StartTimeout. An error
+// is an *Error: ErrInvalidArguments names the bad fields of cfg, ErrWorkerStart shows why Python
+// did not come up. Nothing is left behind then.
 func New(ctx context.Context, cfg Config) (*Pool, error) {
 	born := time.Now()
 	r, err := resolveWithin(ctx, cfg)
@@ -56,7 +58,8 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 		cfg: cfg, born: born, counters: newCounters(cfg.ErrorRate.Window), spin: spin.NewPolicy(),
 		closing: make(chan struct{}), killing: make(chan struct{}), closed: make(chan struct{}),
 	}
-	// A random base keeps ids of different pools, and of one pool before and after a restart of the host, apart in logs.
+	// A random base keeps ids of different pools, and of one pool before and after a restart of the
+	// host, apart in logs.
 	p.ids.Store(rand.Uint64N(1 << 32))
 	if r.pyErr != nil {
 		return nil, startError(&cfg, r.python, stageSpawn, born, fmt.Errorf("no Python interpreter: %w (set Config.Python)", r.pyErr))
@@ -100,12 +103,14 @@ func (p *Pool) sessionGone(id, why string) {
 	p.sup.event(Event{Kind: EventSessionEnded, Session: id, Cause: why})
 }
 
-// ExecuteInSession runs a registered command in a session. The session is a label: it is counted (see [Pool.Session]) and
-// Python sees it as current_call().session_id, but any worker may serve any call of it, and no state is kept for it.
+// ExecuteInSession runs a registered command in a session. The session is a label: it is counted
+// (see [Pool.Session]) and Python sees it as current_call().session_id, but any worker may serve
+// any call of it, and no state is kept for it.
 //
-// args is what encoding/json turns into an object (keyword arguments), an array (positional arguments) or null (none).
-// The call waits for a worker in the order of arrival, at most CheckoutTimeout, then runs for at most OperationTimeout;
-// ctx bounds both together, and its end stops a running call: see Config.CancelGrace. The error, if any, is an *Error.
+// args is what encoding/json turns into an object (keyword arguments), an array (positional
+// arguments) or null (none). The call waits for a worker in the order of arrival, at most
+// CheckoutTimeout, then runs for at most OperationTimeout; ctx bounds both together, and its end
+// stops a running call: see Config.CancelGrace. The error, if any, is an *Error.
 func (p *Pool) ExecuteInSession(ctx context.Context, sessionID, command string, args any, opts ...CallOption) (Result, error) {
 	c := call{job: job{info: CallInfo{Command: command, Session: sessionID}}, args: args, fixed: true}
 	if !validLabel(sessionID) {
@@ -120,7 +125,8 @@ func (p *Pool) ExecuteAnonymous(ctx context.Context, command string, args any, o
 	return p.execute(ctx, &c, opts)
 }
 
-// ExecuteProgram runs a program registered under programID, with inputs as its arguments; in a session when WithSession is given.
+// ExecuteProgram runs a program registered under programID, with inputs as its arguments; in a
+// session when WithSession is given.
 func (p *Pool) ExecuteProgram(ctx context.Context, programID string, inputs any, opts ...CallOption) (Result, error) {
 	c := call{job: job{info: CallInfo{Command: commandExecuteProgram, Program: programID}}, args: inputs}
 	if programID == "" {
@@ -129,7 +135,8 @@ func (p *Pool) ExecuteProgram(ctx context.Context, programID string, inputs any,
 	return p.execute(ctx, &c, opts)
 }
 
-// wasStarted is false for a nil or zero Pool: calls of it fail as those of a closed one do, and closing it does nothing.
+// wasStarted is false for a nil or zero Pool: calls of it fail as those of a closed one do, and
+// closing it does nothing.
 func (p *Pool) wasStarted() bool { return p != nil && p.sup != nil }
 
 func neverStarted(info CallInfo) error {
@@ -150,8 +157,8 @@ func (p *Pool) refuse(ctx context.Context, c *call, err *Error) (Result, error) 
 	return p.execute(ctx, c, nil)
 }
 
-// execute is the life of a call: begin, encode, then acquire, use, release; again on another worker when the first
-// proves not to have executed it.
+// execute is the life of a call: begin, encode, then acquire, use, release; again on another worker
+// when the first proves not to have executed it.
 func (p *Pool) execute(ctx context.Context, c *call, opts []CallOption) (Result, error) {
 	if !p.wasStarted() {
 		return Result{}, neverStarted(c.info)
@@ -177,8 +184,8 @@ func (p *Pool) execute(ctx context.Context, c *call, opts []CallOption) (Result,
 	return Result{reply: rep, worker: c.worker, queued: c.queued, ran: c.ran}, nil
 }
 
-// begin counts the call and tells the observer, whose context takes the place of ctx. Exactly one finish follows, also when the observer
-// panics.
+// begin counts the call and tells the observer, whose context takes the place of ctx. Exactly one
+// finish follows, also when the observer panics.
 func (p *Pool) begin(ctx *context.Context, c *call) {
 	p.counters.started.Add(1)
 	c.begun = time.Now()
@@ -229,7 +236,8 @@ func (p *Pool) tell(ctx context.Context, c *call, err *Error, now time.Time) err
 	return out
 }
 
-// admit refuses what can be refused without a worker, before it encodes what may be large, and asks the command's circuit.
+// admit refuses what can be refused without a worker, before it encodes what may be large, and asks
+// the command's circuit.
 func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep reply, err *Error) {
 	if invalidOption == nil {
 		invalidOption = p.refusedCommand(c.info.Command)
@@ -297,8 +305,8 @@ func (p *Pool) sequenceError(ctx context.Context, info CallInfo) *Error {
 	return e
 }
 
-// serve takes a worker and has it run the call. A proof that a dying worker did not execute it is worth another try, as all
-// that were idle may be dying at once.
+// serve takes a worker and has it run the call. A proof that a dying worker did not execute it is
+// worth another try, as all that were idle may be dying at once.
 func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 	for range p.cfg.Size + p.cfg.Overflow + 1 {
 		var res *resource
@@ -463,7 +471,8 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 	return rep, err
 }
 
-// giveBack ends the exchange of a call that a worker had, whose answer came then (zero: it did not execute it), and releases the worker.
+// giveBack ends the exchange of a call that a worker had, whose answer came then (zero: it did not
+// execute it), and releases the worker.
 func (p *Pool) giveBack(res *resource, answered time.Time) {
 	w := res.Value()
 	w.doneWith(answered)
@@ -474,13 +483,15 @@ func (p *Pool) giveBack(res *resource, answered time.Time) {
 
 // --- the end --------------------------------------------------------------------------------------------------------
 
-// Shutdown ends the pool in order: new and waiting calls get ErrPoolClosed at once, those that run finish (a loop over a stream
-// whose body stalls is waited for until StallTimeout), the workers stop. When ctx ends before that, the rest is killed (calls in
-// flight get ErrPoolClosed), and Shutdown returns ctx's error after the last process is gone.
+// Shutdown ends the pool in order: new and waiting calls get ErrPoolClosed at once, those that run
+// finish (a loop over a stream whose body stalls is waited for until StallTimeout), the workers
+// stop. When ctx ends before that, the rest is killed (calls in flight get ErrPoolClosed), and
+// Shutdown returns ctx's error after the last process is gone.
 //
-// It waits for processes, never for code of the caller's once ctx has ended: it may be called in the body of a loop over a stream or a Map,
-// in an Observer, a log handler, or a MarshalJSON, and returns also while such code blocks. Log handlers and Observer.Event are given a
-// second to take what is queued. It may be called again, and beside Close.
+// It waits for processes, never for code of the caller's once ctx has ended: it may be called in
+// the body of a loop over a stream or a Map, in an Observer, a log handler, or a MarshalJSON, and
+// returns also while such code blocks. Log handlers and Observer.Event are given a second to take
+// what is queued. It may be called again, and beside Close.
 func (p *Pool) Shutdown(ctx context.Context) error {
 	if !p.wasStarted() {
 		return nil
@@ -507,9 +518,11 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	return e
 }
 
-// Close ends the pool now: workers are killed, calls in flight get ErrPoolClosed. It returns when the last process is gone and what the
-// host held of it is freed, whatever code of the caller is still running, as [Pool.Shutdown] does after its context's end; a loop over a
-// stream gets its ErrPoolClosed when its body comes back. It is safe to call more than once. The error is always nil.
+// Close ends the pool now: workers are killed, calls in flight get ErrPoolClosed. It returns when
+// the last process is gone and what the host held of it is freed, whatever code of the caller is
+// still running, as [Pool.Shutdown] does after its context's end; a loop over a stream gets its
+// ErrPoolClosed when its body comes back. It is safe to call more than once. The error is always
+// nil.
 func (p *Pool) Close() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -517,8 +530,9 @@ func (p *Pool) Close() error {
 	return nil
 }
 
-// repossess takes the workers from calls in the midst of which code of the caller runs: it may never come back, or wait for this very
-// close. It runs once killing is closed, so that no such code begins any more.
+// repossess takes the workers from calls in the midst of which code of the caller runs: it may
+// never come back, or wait for this very close. It runs once killing is closed, so that no such
+// code begins any more.
 func (p *Pool) repossess() {
 	for w, res := range p.sup.checkout.all() {
 		if s := w.sharing.Load(); s != nil {
@@ -541,7 +555,8 @@ func (p *Pool) killAll() {
 	}
 }
 
-// dismantle is the goroutine that every Shutdown and Close joins through closed. Each step is bounded once killing is closed.
+// dismantle is the goroutine that every Shutdown and Close joins through closed. Each step is
+// bounded once killing is closed.
 func (p *Pool) dismantle() {
 	defer close(p.closed)
 	p.sup.close() // no more starts and pings

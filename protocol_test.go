@@ -100,7 +100,8 @@ func TestArgumentsThatCannotBeSentAreRefusedBeforeAnyWorkerIsTaken(t *testing.T)
 	assert.Zero(t, p.Stats().WorkersExited)
 }
 
-// transcript reads testdata/transcripts/name: the lines the host sends and those the worker answers.
+// transcript reads testdata/transcripts/name: the lines the host sends and those the worker
+// answers.
 func transcript(t *testing.T, path string) (sent, answers []string) {
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
@@ -139,7 +140,8 @@ func TestTranscriptsAreWhatThisSideWritesAndReads(t *testing.T) {
 	assert.Greater(t, read, 20)
 }
 
-// replayRequest encodes a transcript's request anew and compares. Lines that no host of ours sends are left out: it returns 0.
+// replayRequest encodes a transcript's request anew and compares. Lines that no host of ours sends
+// are left out: it returns 0.
 func replayRequest(t *testing.T, path, line string) int {
 	if inner, ok := strings.CutPrefix(line, `{"shared":`); ok {
 		inner = strings.TrimSuffix(inner, "}")

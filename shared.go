@@ -17,8 +17,9 @@ import (
 	"github.com/pypool/pypool/internal/wire"
 )
 
-// Calls of concurrent commands side by side: @command(concurrency=64). A worker that such a call takes is shared from then on: other calls
-// of such commands get seats on it, until the last of them has ended.
+// Calls of concurrent commands side by side: @command(concurrency=64). A worker that such a call
+// takes is shared from then on: other calls of such commands get seats on it, until the last of
+// them has ended.
 //
 //	Pool.serve
 //	  acquire       a seat on an open shared worker, else an idle worker      pool.go, checkout.go
@@ -26,12 +27,15 @@ import (
 //	      sit       the request goes out; the caller waits for its own end
 //	  sharing.run   frames in, each to its seat; the end of the lease, or of the worker
 //
-// A worker is open to newcomers while it is reusable and no call that wants a worker of its own waits for it.
+// A worker is open to newcomers while it is reusable and no call that wants a worker of its own
+// waits for it.
 
-// streamCredit is how many items a shared stream may send ahead of its reader. More are granted when half of them are taken.
+// streamCredit is how many items a shared stream may send ahead of its reader. More are granted
+// when half of them are taken.
 const streamCredit = 8
 
-// sharing is the lease of a worker by several calls. One goroutine, which the pool's close joins, reads; whoever has something to say writes.
+// sharing is the lease of a worker by several calls. One goroutine, which the pool's close joins,
+// reads; whoever has something to say writes.
 type sharing struct {
 	p   *Pool
 	res *resource
@@ -94,8 +98,9 @@ func (p *Pool) isConcurrent(info *CallInfo) bool {
 // openLocked reports whether the worker takes newcomers.
 func (s *sharing) openLocked() bool { return !s.closed && s.w.reusable() }
 
-// trySeat gives the call a seat if there is one, or else takes an idle worker if there is one, on which it has a seat at once: calls that
-// begin together do not take a worker each. share must follow then.
+// trySeat gives the call a seat if there is one, or else takes an idle worker if there is one, on
+// which it has a seat at once: calls that begin together do not take a worker each. share must
+// follow then.
 func (p *Pool) trySeat(k *call) *resource {
 	c := p.sup.checkout
 	c.mu.Lock()
@@ -142,8 +147,8 @@ func (s *sharing) seatLocked(k *call) *seat {
 	return t
 }
 
-// addShared takes in a worker that turns shared, with its first call, and seats those who wait, in their order: up to the first who
-// wants a worker of his own and has none closed for him.
+// addShared takes in a worker that turns shared, with its first call, and seats those who wait, in
+// their order: up to the first who wants a worker of his own and has none closed for him.
 func (c *checkout) addShared(s *sharing, k *call, seated bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -177,8 +182,8 @@ func (c *checkout) closedLocked() (n int) {
 	return n
 }
 
-// closeOneLocked closes the least loaded of the shared workers to newcomers, so that it falls idle, if more calls that want a worker of
-// their own wait than are closed.
+// closeOneLocked closes the least loaded of the shared workers to newcomers, so that it falls idle,
+// if more calls that want a worker of their own wait than are closed.
 func (c *checkout) closeOneLocked() {
 	if len(c.shared) == 0 || c.closedLocked() >= c.plain {
 		return
@@ -194,7 +199,8 @@ func (c *checkout) closeOneLocked() {
 	}
 }
 
-// reopenLocked opens the shared workers that nobody waits for any more, and seats those who wait for that.
+// reopenLocked opens the shared workers that nobody waits for any more, and seats those who wait
+// for that.
 func (c *checkout) reopenLocked() {
 	if len(c.shared) == 0 {
 		return
@@ -346,7 +352,8 @@ func (t *seat) outcome(c *call, e seatEnd) (reply, *Error) {
 	return e.rep, nil
 }
 
-// leave is the end of a call whose context has ended, or whose time is over. The handler is asked to stop, and the lease waits for it.
+// leave is the end of a call whose context has ended, or whose time is over. The handler is asked
+// to stop, and the lease waits for it.
 func (t *seat) leave(ctx context.Context, c *call) (reply, *Error) {
 	over := false
 	select {
@@ -380,7 +387,8 @@ func (t *seat) leave(ctx context.Context, c *call) (reply, *Error) {
 	return reply{}, e
 }
 
-// hang says where a call stands that has been asked to stop: its task, or all threads when the loop does not come to tell.
+// hang says where a call stands that has been asked to stop: its task, or all threads when the loop
+// does not come to tell.
 func (t *seat) hang(over bool) *HangError {
 	done := t.done
 	if over {
@@ -430,7 +438,8 @@ func (s *sharing) stacks() (text, none string) {
 	return d.text, d.none
 }
 
-// depart has a call stopped whose caller goes, or has lost it. False: its end has come already, and is in done, or will be in a moment.
+// depart has a call stopped whose caller goes, or has lost it. False: its end has come already, and
+// is in done, or will be in a moment.
 func (s *sharing) depart(t *seat, c *call, why revocation, charge *Error) bool {
 	cfg := &s.p.cfg
 	mu := &s.p.sup.checkout.mu
@@ -459,7 +468,8 @@ func (s *sharing) depart(t *seat, c *call, why revocation, charge *Error) bool {
 	return true
 }
 
-// expire retires the worker of a call that has not ended within its grace: the others are left to finish, then it is killed.
+// expire retires the worker of a call that has not ended within its grace: the others are left to
+// finish, then it is killed.
 func (t *seat) expire() {
 	s := t.s
 	defer s.p.winding.Done()
@@ -518,7 +528,8 @@ func (s *sharing) kill() {
 	s.w.kill(why)
 }
 
-// forgo gives up a seat whose request has not been written. A ping takes its place: its answer is the seat's end.
+// forgo gives up a seat whose request has not been written. A ping takes its place: its answer is
+// the seat's end.
 func (s *sharing) forgo(t *seat) {
 	ping, err := wire.Encode(nil, commandPing, nil, "", false)
 	if err != nil { // it always encodes
@@ -533,7 +544,8 @@ func (s *sharing) forgo(t *seat) {
 
 // --- a stream ----------------------------------------------------------------------------------------------------------------
 
-// stream runs the loop over a stream. Items come as far as the credit goes, so that a loop that is slow keeps nobody from reading.
+// stream runs the loop over a stream. Items come as far as the credit goes, so that a loop that is
+// slow keeps nobody from reading.
 func (t *seat) stream(ctx context.Context, c *call) (rep reply, err *Error) {
 	s := t.s
 	var hooks sync.WaitGroup // the two below, as long as they may run
@@ -650,7 +662,8 @@ func (t *seat) lost() revocation {
 	return t.why
 }
 
-// stop ends a stream whose loop was left: it returns when the generator is closed, or after StopGrace.
+// stop ends a stream whose loop was left: it returns when the generator is closed, or after
+// StopGrace.
 func (t *seat) stop(c *call) (reply, *Error) {
 	if !t.s.depart(t, c, revokedLeft, nil) {
 		c.detached = t.result().gone
@@ -732,7 +745,8 @@ func (s *sharing) take(f *wire.Frame) (*seat, error) {
 	}
 }
 
-// finish is the end of a call that has its final frame; true: it was the last, and the lease has ended.
+// finish is the end of a call that has its final frame; true: it was the last, and the lease has
+// ended.
 func (s *sharing) finish(t *seat, f *wire.Frame) (last bool) {
 	w, c := s.w, s.p.sup.checkout
 	e := seatEnd{kind: f.Kind, rep: reply{w.x.take(f), f.BigInt}}
@@ -803,7 +817,8 @@ func (s *sharing) over() {
 // interrupt has the reader, and a writer, look up.
 func (s *sharing) interrupt() { _ = s.w.x.t.SetDeadline(time.Unix(1, 0)) }
 
-// exited has the reader take what is there, and then no longer wait: a grandchild may hold the pipe open.
+// exited has the reader take what is there, and then no longer wait: a grandchild may hold the pipe
+// open.
 func (s *sharing) exited() { s.interrupt() }
 
 // broke is the end of all calls on a worker that has died, or broken the protocol.
@@ -866,8 +881,8 @@ func (s *sharing) broke(err error) {
 
 // --- the writer --------------------------------------------------------------------------------------------------------------
 
-// outbox is the lines for a shared worker. Whoever adds one writes, unless somebody does already, and then that one's too. It waits for
-// nobody: when the pipe is full a goroutine writes the rest.
+// outbox is the lines for a shared worker. Whoever adds one writes, unless somebody does already,
+// and then that one's too. It waits for nobody: when the pipe is full a goroutine writes the rest.
 type outbox struct {
 	w   *worker
 	run func(func()) // starts a goroutine that the pool's close joins
@@ -967,7 +982,8 @@ func (o *outbox) flush(rest []byte) {
 	}
 }
 
-// finish ends the writing, for at most d: what is not yet begun is left unwritten. False: somebody still writes.
+// finish ends the writing, for at most d: what is not yet begun is left unwritten. False: somebody
+// still writes.
 func (o *outbox) finish(d time.Duration) bool {
 	o.mu.Lock()
 	o.closed = true

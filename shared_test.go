@@ -41,7 +41,8 @@ func (d latchFile) open(t testing.TB) {
 	require.NoError(t, os.WriteFile(string(d), nil, 0o600))
 }
 
-// sideBySide starts n calls that wait at one latchFile, and returns when all run; open lets them end.
+// sideBySide starts n calls that wait at one latchFile, and returns when all run; open lets them
+// end.
 func sideBySide(t *testing.T, p *Pool, n int, command string, opts ...CallOption) (open func() []outcome) {
 	t.Helper()
 	latchFile, mark := newLatchFile(t), newNotes(t)
@@ -182,7 +183,8 @@ func TestConcurrentCallsLogAsThemselves(t *testing.T) {
 	}
 }
 
-// leavesShared cancels a call of the command that has begun, beside 8 others, and returns its error.
+// leavesShared cancels a call of the command that has begun, beside 8 others, and returns its
+// error.
 func leavesShared(t *testing.T, p *Pool, command string, in args) *Error {
 	t.Helper()
 	n := newNotes(t)

@@ -46,7 +46,8 @@ type Distribution struct {
 	P50, P95, P99, Max time.Duration
 }
 
-// SizeDistribution summarises numbers since the pool's start. The quantiles are exact to 1/16 of their value.
+// SizeDistribution summarises numbers since the pool's start. The quantiles are exact to 1/16 of
+// their value.
 type SizeDistribution struct {
 	Count              int64
 	P50, P95, P99, Max int

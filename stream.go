@@ -24,11 +24,12 @@ import (
 // The end of ctx ends the stream, also while the body runs: the loop gets the context's error at
 // once, or when it comes back. Then, as after a stall, an item's timeout, or a body that panics or
 // calls runtime.Goexit, pypool stops the generator behind the loop's back, and kills the worker
-// only if that takes longer than StopGrace. A generator can be stopped between two items, not in
-// its own code.
+// only if that takes longer than StopGrace, or than CancelGrace after the end of ctx or an item's
+// timeout. A generator is stopped between two items, and, on Linux, in its own code.
 //
-// A stream of a concurrent command has not the worker, but a share of it: a loop that stalls, or a generator that does not stop, costs only
-// the stream, until CancelGrace or StopGrace is over; see Config.CancelGrace. Items come up to eight ahead of the loop.
+// A stream of a concurrent command has not the worker, but a share of it: a loop that stalls, or a
+// generator that does not stop, costs only the stream, until CancelGrace or StopGrace is over; see
+// Config.CancelGrace. Items come up to eight ahead of the loop.
 //
 // An error is yielded once, as the last pair, with a zero Result; items before it stand. Each range
 // over the sequence is a call of its own, which ends, for the statistics and the Observer, when the

@@ -19,7 +19,8 @@ import (
 	"github.com/pypool/pypool/internal/wire"
 )
 
-// worker is one Python process, from spawn to reap. It serves one job at a time. Its state is computed, never stored:
+// worker is one Python process, from spawn to reap. It serves one job at a time. Its state is
+// computed, never stored:
 //
 //	spawned --hello, ping--> ready closed --Acquire--> current != nil --Release--> ready
 //	x.inDoubt() != nil: never serves again
@@ -88,8 +89,8 @@ type workerEnv struct {
 	unreapable *atomic.Int64
 }
 
-// occupation is the call that a worker has, and had last, as others than its caller see it. Kept in the worker, it costs a call no
-// allocation.
+// occupation is the call that a worker has, and had last, as others than its caller see it. Kept in
+// the worker, it costs a call no allocation.
 type occupation struct {
 	mu       sync.Mutex // guards the fields below
 	info     CallInfo   // a copy: the job itself is its caller's
@@ -125,7 +126,8 @@ func (s *occupation) now() *CallInfo {
 	return &info
 }
 
-// lastAnswered returns the last call that had an answer, and when that came; zero when there was none.
+// lastAnswered returns the last call that had an answer, and when that came; zero when there was
+// none.
 func (s *occupation) lastAnswered() (info CallInfo, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,7 +182,8 @@ func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, 
 	return time.Since(start), w.failure(ctx, &job{info: CallInfo{Command: commandPing}}, err, start)
 }
 
-// call sends the job and returns its answer; doneWith must follow. After an error the worker may be in doubt: reusable tells.
+// call sends the job and returns its answer; doneWith must follow. After an error the worker may be
+// in doubt: reusable tells.
 func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	start := j.given
 	j.open, j.left = false, false
@@ -222,8 +225,9 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	return w.judge(ctx, j, &f, err)
 }
 
-// lastTook is how long the last call took, 0 where that has been asked before or there is no page: nobody polls there. One that was not
-// brief may have been so for the runtime, because somebody had to be woken: it has said so by now.
+// lastTook is how long the last call took, 0 where that has been asked before or there is no page:
+// nobody polls there. One that was not brief may have been so for the runtime, because somebody had
+// to be woken: it has said so by now.
 func (w *worker) lastTook() time.Duration {
 	took := w.took
 	w.took = 0
@@ -236,8 +240,8 @@ func (w *worker) lastTook() time.Duration {
 	return took
 }
 
-// served takes in the end of a call that the worker had, and returns when it had its answer; zero: the request was not executed, and what
-// the worker may have said before has not been looked for.
+// served takes in the end of a call that the worker had, and returns when it had its answer; zero:
+// the request was not executed, and what the worker may have said before has not been looked for.
 func (w *worker) served(err *Error, end time.Time, took time.Duration) (answered time.Time) {
 	if err != nil && err.Type == TypeUnknownCommand {
 		w.service = nil // names that no worker knows are not remembered
@@ -249,7 +253,8 @@ func (w *worker) served(err *Error, end time.Time, took time.Duration) (answered
 	return end
 }
 
-// doneWith ends the current job, whose answer came then. A worker in doubt keeps it: its exit and its last output are still told as that job's.
+// doneWith ends the current job, whose answer came then. A worker in doubt keeps it: its exit and
+// its last output are still told as that job's.
 func (w *worker) doneWith(answered time.Time) {
 	if w.x.inDoubt() == nil {
 		w.current.end(answered)
@@ -322,8 +327,9 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// stop ends the process and frees what the host holds of it. A healthy one is asked first: shutdown, end of file, TERM,
-// KILL, with StopGrace for each; one in doubt is killed. It returns when the process is reaped, or after reapWait.
+// stop ends the process and frees what the host holds of it. A healthy one is asked first:
+// shutdown, end of file, TERM, KILL, with StopGrace for each; one in doubt is killed. It returns
+// when the process is reaped, or after reapWait.
 func (w *worker) stop() {
 	if w.x.inDoubt() == nil && !w.isExited() {
 		w.retired.Store(true)
@@ -367,7 +373,8 @@ func (w *worker) stopPolitely() {
 	}
 }
 
-// logLine sends one line of the worker's output to the log, with the call that it says it belongs to.
+// logLine sends one line of the worker's output to the log, with the call that it says it belongs
+// to.
 func (w *worker) logLine(line logLine) {
 	if !w.env.reporter.takes(line.level) {
 		return

@@ -18,8 +18,9 @@ type (
 	}
 )
 
-// batchGroup is a model on one worker whose batch of 32 costs little more than one input: many callers against the function itself in
-// batches of 32, and one caller of a batch command against one of a plain command.
+// batchGroup is a model on one worker whose batch of 32 costs little more than one input: many
+// callers against the function itself in batches of 32, and one caller of a batch command against
+// one of a plain command.
 func batchGroup() group {
 	return group{name: "batch", title: "A model of two layers of 1024² on one worker, in batches of 32; one caller on an idle worker", often: 3, cells: []cell{
 		{"function", nil, func(b *bench, d time.Duration) (round, error) {

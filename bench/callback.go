@@ -13,8 +13,9 @@ import (
 	"github.com/pypool/pypool"
 )
 
-// callbackGroup is a handler that calls a trivial function of the Go program again and again, with about 100 bytes that come back: as a
-// function of the pool's, and as one would do it without, through an HTTP server on a Unix socket that is kept alive.
+// callbackGroup is a handler that calls a trivial function of the Go program again and again, with
+// about 100 bytes that come back: as a function of the pool's, and as one would do it without,
+// through an HTTP server on a Unix socket that is kept alive.
 func callbackGroup() group {
 	http := []reference{{"http", "http"}}
 	cells := []cell{{"http", nil, func(b *bench, d time.Duration) (round, error) { return b.callbacks("callback_http", d) }}}
@@ -38,7 +39,8 @@ type callbackPool struct {
 
 func (p callbackPool) Close() error { return errors.Join(p.warmPool.Close(), p.server.Close()) }
 
-// callbacks has a command call the function for d, and returns what each call took, as Python saw it.
+// callbacks has a command call the function for d, and returns what each call took, as Python saw
+// it.
 func (b *bench) callbacks(command string, d time.Duration) (round, error) {
 	p, err := share(b, "pool with a function", b.newCallbackPool)
 	if err != nil {

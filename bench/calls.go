@@ -157,7 +157,8 @@ func plainCell(callers, workers int, vs ...reference) cell {
 	return poolCell(fmt.Sprintf("pool/%dc-%dw", callers, workers), workers, callers, call, vs...)
 }
 
-// latencyGroup repeats one caller against the floor: five rounds would leave to chance which of the floor's two modes is the median.
+// latencyGroup repeats one caller against the floor: five rounds would leave to chance which of the
+// floor's two modes is the median.
 func latencyGroup() group {
 	return group{name: "latency", title: "One caller, nine times as many rounds", often: 9, cells: []cell{
 		peerCell("floor/1c", "floor", 1, small, openFloor(1, 100)),
@@ -199,7 +200,8 @@ func payloadGroup() group {
 	return g
 }
 
-// handlerGroup is handlers that take their time, on the CPU (busy) or off it (idle). It is what a change of the reader is judged by.
+// handlerGroup is handlers that take their time, on the CPU (busy) or off it (idle). It is what a
+// change of the reader is judged by.
 func handlerGroup() group {
 	g := group{name: "handler", title: "Handlers that use the CPU (busy) or wait (idle)"}
 	add := func(command string, us, callers, workers int) {
@@ -294,7 +296,8 @@ func (b *bench) executor() (*peers.Executor, error) {
 
 // --- peers ----------------------------------------------------------------------------------------------------------
 
-// peerGroup is what a user would pick instead, on two worker processes, each with its result decoded.
+// peerGroup is what a user would pick instead, on two worker processes, each with its result
+// decoded.
 func peerGroup() group {
 	g := group{name: "peer", title: "What one would use instead, two worker processes, results decoded"}
 	text := strings.Repeat("x", small)

@@ -33,7 +33,8 @@ type reference struct {
 	Cell  string `json:"cell"`
 }
 
-// A group is cells whose rounds are interleaved: A B C A B C. The processes that they need live as long as it is measured.
+// A group is cells whose rounds are interleaved: A B C A B C. The processes that they need live as
+// long as it is measured.
 type group struct {
 	name  string
 	title string
@@ -109,8 +110,9 @@ func share[T io.Closer](b *bench, key string, open func() (T, error)) (T, error)
 	return s, err
 }
 
-// drive lets callers call for d, after a tenth of d to warm up, and measures each call. What it takes to start the callers themselves,
-// to grow their stacks and to make room for what they measure, does not count: with a thousand of them it is 3 % of a round.
+// drive lets callers call for d, after a tenth of d to warm up, and measures each call. What it
+// takes to start the callers themselves, to grow their stacks and to make room for what they
+// measure, does not count: with a thousand of them it is 3 % of a round.
 func drive(callers int, d time.Duration, call func(caller int) error) (round, error) {
 	runtime.GC()
 	spans := make([][]time.Duration, callers)

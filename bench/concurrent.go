@@ -12,7 +12,8 @@ import (
 	"github.com/pypool/pypool/bench/peers"
 )
 
-// concurrentGroup is calls of concurrent commands: many that wait, and many that do nothing, beside a loop that somebody wrote by hand.
+// concurrentGroup is calls of concurrent commands: many that wait, and many that do nothing, beside
+// a loop that somebody wrote by hand.
 func concurrentGroup() group {
 	return group{name: "concurrent", title: "Concurrent commands: callers that share workers", cells: []cell{
 		{"64c-1w/wait250ms", nil, func(b *bench, _ time.Duration) (round, error) { return b.waitTogether(1, 64, 250*time.Millisecond) }},
@@ -32,7 +33,8 @@ func concurrentGroup() group {
 	}}
 }
 
-// waitTogether measures how long it takes so many calls, begun at once, that each wait so long, and what they add to the workers' memory.
+// waitTogether measures how long it takes so many calls, begun at once, that each wait so long, and
+// what they add to the workers' memory.
 func (b *bench) waitTogether(workers, callers int, each time.Duration) (round, error) {
 	p, err := b.pool(workers)
 	if err != nil {

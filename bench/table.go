@@ -59,7 +59,8 @@ func (m *measured) print(out io.Writer) {
 	printAligned(out, rows)
 }
 
-// printAligned writes the first column to the left, the others to the right; a row of two columns is a name and a note.
+// printAligned writes the first column to the left, the others to the right; a row of two columns
+// is a name and a note.
 func printAligned(out io.Writer, rows [][]string) {
 	widths := make([]int, len(rows[0]))
 	for _, line := range rows {

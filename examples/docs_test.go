@@ -1,4 +1,5 @@
-// Package examples holds the tests that keep the documents true: what they show compiles, runs and prints what they say.
+// Package examples holds the tests that keep the documents true: what they show compiles, runs and
+// prints what they say.
 package examples
 
 import (
@@ -22,7 +23,8 @@ import (
 	"github.com/pypool/pypool"
 )
 
-// The errors of docs/errors.md, each provoked on a pool of one worker and compared with the line that its section shows.
+// The errors of docs/errors.md, each provoked on a pool of one worker and compared with the line
+// that its section shows.
 var provocations = []struct {
 	name    string
 	section string
@@ -182,8 +184,8 @@ func occupy(t *testing.T, p *pypool.Pool) (wait func()) {
 	return busy.Wait
 }
 
-// TestSnippets compiles every Go block of the documents. A block is a whole program, or the inside of a function
-// that has the names which the documents say it has.
+// TestSnippets compiles every Go block of the documents. A block is a whole program, or the inside
+// of a function that has the names which the documents say it has.
 func TestSnippets(t *testing.T) {
 	dir, err := filepath.Abs(".")
 	require.NoError(t, err)
@@ -254,8 +256,8 @@ func writeOverlay(t *testing.T, replace map[string]string) string {
 	return file
 }
 
-// fragment makes a program of a block: declarations as they are, statements in a function that has the names which the
-// documents use.
+// fragment makes a program of a block: declarations as they are, statements in a function that has
+// the names which the documents use.
 func fragment(code string) string {
 	if !regexp.MustCompile(`(?m)^func \w`).MatchString(code) {
 		code = `

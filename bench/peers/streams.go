@@ -11,8 +11,9 @@ import (
 	"sync"
 )
 
-// Streams is one process whose event loop, written by hand on asyncio streams, serves many callers side by side, and a host that tells
-// their answers apart by id. It has no deadlines, no diagnosis, and trusts the other side.
+// Streams is one process whose event loop, written by hand on asyncio streams, serves many callers
+// side by side, and a host that tells their answers apart by id. It has no deadlines, no diagnosis,
+// and trusts the other side.
 type Streams struct {
 	process *process
 	read    sync.WaitGroup

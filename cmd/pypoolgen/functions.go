@@ -20,7 +20,8 @@ import (
 	"strings"
 )
 
-// What a worker's author may call: the functions of pypool.Functions in a Go package, as a Python module with types.
+// What a worker's author may call: the functions of pypool.Functions in a Go package, as a Python
+// module with types.
 
 const library = "github.com/pypool/pypool"
 

@@ -13,8 +13,9 @@
 //
 //	go run github.com/pypool/pypool/cmd/pypoolgen -functions ./cmd/server -o host_functions.py
 //
-// it reads the Go package in that folder, finds the functions in its pypool.Functions, and writes a Python module in which host has them with their
-// types: a worker's author imports host from there, and type checkers and editors know what may be called.
+// it reads the Go package in that folder, finds the functions in its pypool.Functions, and writes a
+// Python module in which host has them with their types: a worker's author imports host from there,
+// and type checkers and editors know what may be called.
 //
 // The flags are:
 //

@@ -1,5 +1,5 @@
-// Command agent serves a DSPy agent whose tools are Go functions: what it does is streamed to a page of a Go server, and a reader who closes
-// the tab takes nothing down.
+// Command agent serves a DSPy agent whose tools are Go functions: what it does is streamed to a
+// page of a Go server, and a reader who closes the tab takes nothing down.
 package main
 
 import (
@@ -109,7 +109,8 @@ func handler(pool *pypool.Pool) http.Handler {
 		w.Header().Set("Content-Type", "text/event-stream")
 		out := http.NewResponseController(w)
 		question := map[string]any{"question": r.FormValue("q")}
-		// The request's context ends when the reader closes the tab. The generator and the tools are told, and the worker serves on.
+		// The request's context ends when the reader closes the tab. The generator and the tools
+		// are told, and the worker serves on.
 		for e, err := range pypool.Each[event](r.Context(), pool, "chat", question, pypool.WithSession("ann")) {
 			if err != nil {
 				fmt.Fprint(w, "event: end\ndata: {}\n\n")

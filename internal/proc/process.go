@@ -1,5 +1,5 @@
-// Package proc is the operating system's side of a worker: its process, started, signaled and reaped with all that it starts, and the
-// pipes to it. It knows nothing of what is said on them.
+// Package proc is the operating system's side of a worker: its process, started, signaled and
+// reaped with all that it starts, and the pipes to it. It knows nothing of what is said on them.
 package proc
 
 import (
@@ -18,38 +18,44 @@ import (
 	"github.com/pypool/pypool/internal/shm"
 )
 
-// Process is all that a worker sees of its operating system process. There is one real implementation, which Start
-// returns; tests script another, and a fork server can become a third. Its methods are safe for concurrent use, but for Stacks, which one
-// goroutine at a time may call, and Release.
+// Process is all that a worker sees of its operating system process. There is one real
+// implementation, which Start returns; tests script another, and a fork server can become a third.
+// Its methods are safe for concurrent use, but for Stacks, which one goroutine at a time may call,
+// and Release.
 type Process interface {
 	// PID is the interpreter's: the process's own, or what Adopt was told.
 	PID() int
-	// Adopt takes in the pid by which the interpreter says it goes, another one where a wrapper has started it as its child; 0: it
-	// did not say. It fails when that is no process which Kill would end.
+	// Adopt takes in the pid by which the interpreter says it goes, another one where a wrapper has
+	// started it as its child; 0: it did not say. It fails when that is no process which Kill would
+	// end.
 	Adopt(pid int) error
 	Transport() Transport
 	// Stderr is the process's standard error, to be read to its end.
 	Stderr() io.Reader
-	// Stacks asks Python for the stacks of all its threads and waits at most d for them; why says why there are none.
+	// Stacks asks Python for the stacks of all its threads and waits at most d for them; why says
+	// why there are none.
 	Stacks(d time.Duration) (text, why string)
-	// Unread is how many bytes of what was written nobody has read, so that those of the end were not read; ok is false where
-	// that cannot be known. It is final once Ending says true, but for those who have inherited the process's end of the pipe.
+	// Unread is how many bytes of what was written nobody has read, so that those of the end were
+	// not read; ok is false where that cannot be known. It is final once Ending says true, but for
+	// those who have inherited the process's end of the pipe.
 	Unread() (n int, ok bool)
-	// Spin tells the runtime how long to poll for its next request before it sleeps, and whether calls run one at
-	// a time. It is a hint, and needs the page too.
+	// Spin tells the runtime how long to poll for its next request before it sleeps, and whether
+	// calls run one at a time. It is a hint, and needs the page too.
 	Spin(d time.Duration, oneAtATime bool)
-	// ServiceTime is how long the runtime took for its last request; 0 where there is no page. It is stored a moment after the
-	// answer, and costs the transfer of a cache line.
+	// ServiceTime is how long the runtime took for its last request; 0 where there is no page. It
+	// is stored a moment after the answer, and costs the transfer of a cache line.
 	ServiceTime() time.Duration
 	// Cancel asks the runtime to stop the request if that is what it runs; it may have to be asked
 	// again, and needs the page. 0 takes that back.
 	Cancel(id uint64)
 	// Shielded reports whether what runs asks not to be interrupted.
 	Shielded() bool
-	// Terminate and Kill signal the whole process group, and the interpreter wherever it is. They do nothing once the process is reaped.
+	// Terminate and Kill signal the whole process group, and the interpreter wherever it is. They
+	// do nothing once the process is reaped.
 	Terminate()
 	Kill()
-	// Ending reports whether the process has begun to exit, of itself or by a signal, or has exited; false where that cannot be known.
+	// Ending reports whether the process has begun to exit, of itself or by a signal, or has
+	// exited; false where that cannot be known.
 	Ending() bool
 	// Exited is closed when the process has been reaped; Exit is valid from then on.
 	Exited() <-chan struct{}
@@ -58,16 +64,18 @@ type Process interface {
 	Release()
 }
 
-// Transport is a byte stream to a worker and back, for one reader and writer at a time. Deadlines apply to reads and writes that
-// are under way, too.
+// Transport is a byte stream to a worker and back, for one reader and writer at a time. Deadlines
+// apply to reads and writes that are under way, too.
 type Transport interface {
 	io.Reader
 	io.Writer
-	// TryRead reads what is there without waiting: 0, nil when that is nothing. TryWrite writes what is accepted without
-	// waiting. After a deadline they may fail with os.ErrDeadlineExceeded, as Read and Write do.
+	// TryRead reads what is there without waiting: 0, nil when that is nothing. TryWrite writes
+	// what is accepted without waiting. After a deadline they may fail with os.ErrDeadlineExceeded,
+	// as Read and Write do.
 	TryRead(p []byte) (int, error)
 	TryWrite(p []byte) (int, error)
-	// Unwatch says that TryRead will do for now: until the next Read nothing need be woken by what comes. It is a hint.
+	// Unwatch says that TryRead will do for now: until the next Read nothing need be woken by what
+	// comes. It is a hint.
 	Unwatch()
 	SetDeadline(t time.Time) error
 	// SetReadDeadline is SetDeadline for reads alone. It may be called beside them.
@@ -98,15 +106,16 @@ type Spec struct {
 // SpawnFunc starts a process. ctx bounds only the start itself.
 type SpawnFunc func(ctx context.Context, sp *Spawner, spec Spec) (Process, error)
 
-// The descriptors beyond stderr by which the child has its ends, where ExtraFiles says that it has them.
+// The descriptors beyond stderr by which the child has its ends, where ExtraFiles says that it has
+// them.
 const (
 	StackFD = 3 // stack dumps, written by it
 	PageFD  = 4 // the shared page; closed where there is none
 	LeashFD = 5 // a pipe that is never used: docs/protocol.md, leash_fd
 )
 
-// execProcess is a process started with os/exec, on pipes of our own: exec's StdoutPipe loses the last answer when Wait
-// runs beside the reader.
+// execProcess is a process started with os/exec, on pipes of our own: exec's StdoutPipe loses the
+// last answer when Wait runs beside the reader.
 type execProcess struct {
 	cmd   *exec.Cmd
 	pipes *pipes
@@ -129,10 +138,12 @@ type execProcess struct {
 	child  childHandle // of python
 }
 
-// Start is the SpawnFunc of real processes. It starts the command in a process group of its own and a goroutine that reaps it; that
-// goroutine ends with the process, and is joined by waiting for Exited.
+// Start is the SpawnFunc of real processes. It starts the command in a process group of its own and
+// a goroutine that reaps it; that goroutine ends with the process, and is joined by waiting for
+// Exited.
 //
-// Neither it nor anything else in the host waits for an exec that hangs: such a start is abandoned when ctx ends, and killed if it ever comes about.
+// Neither it nor anything else in the host waits for an exec that hangs: such a start is abandoned
+// when ctx ends, and killed if it ever comes about.
 func Start(ctx context.Context, sp *Spawner, spec Spec) (_ Process, err error) {
 	l, err := Bounded(ctx, spec.prepare)
 	if err == nil {
@@ -222,7 +233,8 @@ func (p *execProcess) reap() {
 		_ = p.cmd.Wait() // the exit state says what there is to say
 	}
 	p.mu.Lock()
-	// Where held, the leader is a zombie: its pid, and so the group's id, cannot have been given to a stranger yet.
+	// Where held, the leader is a zombie: its pid, and so the group's id, cannot have been given to
+	// a stranger yet.
 	killGroup(pid)
 	p.child.kill()
 	p.reaped = true
@@ -237,14 +249,16 @@ func (p *execProcess) reap() {
 	p.state = stateOf(p.cmd.ProcessState)
 	p.state.Ours = ours
 	if ps := p.cmd.ProcessState; ps != nil && limit > 0 {
-		// The limit is on ticks, which on a busy machine are counted also for what did not run through them.
+		// The limit is on ticks, which on a busy machine are counted also for what did not run
+		// through them.
 		p.state.Overtime = ps.UserTime()+ps.SystemTime() >= limit-max(limit/10, 500*time.Millisecond)
 	}
 	if p.state.Signal == syscall.SIGKILL && !ours {
 		now, known := OOMKills()
 		p.state.NoOOM = known && p.oomKnown && now == p.oomKills
 	}
-	// A process that left the group may hold stderr open for ever; what the worker wrote is in the pipe by now.
+	// A process that left the group may hold stderr open for ever; what the worker wrote is in the
+	// pipe by now.
 	_ = p.errs.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	close(p.done)
 	p.pipes.finish()
@@ -349,7 +363,8 @@ func (p *execProcess) readStacks(end time.Time) string {
 	var text []byte
 	buf := make([]byte, 16<<10)
 	for len(text) < 256<<10 {
-		// Once something has come, a pause means that the dump is complete: faulthandler writes it in one go.
+		// Once something has come, a pause means that the dump is complete: faulthandler writes it
+		// in one go.
 		wait := end
 		if quiet := time.Now().Add(30 * time.Millisecond); len(text) > 0 && quiet.Before(end) {
 			wait = quiet
@@ -382,7 +397,8 @@ func (p *execProcess) Kill() {
 	})
 }
 
-// Signal calls send with the process's pid, unless that has been reaped: it may be another's then. It is not reaped meanwhile.
+// Signal calls send with the process's pid, unless that has been reaped: it may be another's then.
+// It is not reaped meanwhile.
 func (p *execProcess) Signal(send func(pid int)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -433,8 +449,8 @@ type pipes struct {
 	page   *shm.Page // whose doorbell rings when TryWrite is about to write, or nil
 }
 
-// RequestRoom is how many bytes the request pipe should hold: hello, so that no start waits for the interpreter to read while it is still coming up. It
-// is a power of two, as the kernel wants it.
+// RequestRoom is how many bytes the request pipe should hold: hello, so that no start waits for the
+// interpreter to read while it is still coming up. It is a power of two, as the kernel wants it.
 const RequestRoom = 128 << 10
 
 // newPipes returns the transport and the child's ends of it.
@@ -512,20 +528,22 @@ func (p *pipes) TryWrite(b []byte) (int, error) {
 	return n, err
 }
 
-// Pending is how many bytes the process has written and nobody has read; ok is false where that cannot be known.
+// Pending is how many bytes the process has written and nobody has read; ok is false where that
+// cannot be known.
 func (p *pipes) Pending() (n int, ok bool) { return p.out.unread() }
 
 func (p *pipes) Unwatch() { p.out.Unwatch() }
 
-// finish says that the process has ended. A child of its that holds its ends of the pipes keeps nobody waiting. An exchange sets its
-// deadline before it reads or writes, never during that, so that this one reaches whoever waits.
+// finish says that the process has ended. A child of its that holds its ends of the pipes keeps
+// nobody waiting. An exchange sets its deadline before it reads or writes, never during that, so
+// that this one reaches whoever waits.
 func (p *pipes) finish() {
 	p.ended.Store(true)
 	_ = p.SetDeadline(time.Unix(1, 0))
 }
 
-// attempt is a non-blocking system call on a file. Its closure is made once, so that a call allocates nothing. It is not safe for
-// concurrent use.
+// attempt is a non-blocking system call on a file. Its closure is made once, so that a call
+// allocates nothing. It is not safe for concurrent use.
 type attempt struct {
 	through func(func(fd uintptr) bool) error
 	call    func(fd uintptr) bool

@@ -10,7 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// EncodeArgs appends args as a JSON object, array or null. It refuses what JSON cannot carry exactly.
+// EncodeArgs appends args as a JSON object, array or null. It refuses what JSON cannot carry
+// exactly.
 func EncodeArgs(b []byte, args any) ([]byte, error) {
 	at := len(b)
 	b, err := encodeValue(b, args)
@@ -60,7 +61,8 @@ func encodeValue(b []byte, args any) ([]byte, error) {
 	return keepNegativeZeros(b, at), nil
 }
 
-// argsEncoder is a json.Encoder that appends; encoders are used again, as each would cost an allocation.
+// argsEncoder is a json.Encoder that appends; encoders are used again, as each would cost an
+// allocation.
 type argsEncoder struct {
 	json *json.Encoder
 	out  []byte
@@ -78,8 +80,9 @@ func (e *argsEncoder) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// refuseReplaced finds the strings that encoding/json changed silently: it writes \ufffd for each byte that is not UTF-8.
-// A U+FFFD that the caller wrote comes out unescaped, so only suspects are looked at closely.
+// refuseReplaced finds the strings that encoding/json changed silently: it writes \ufffd for each
+// byte that is not UTF-8. A U+FFFD that the caller wrote comes out unescaped, so only suspects are
+// looked at closely.
 func refuseReplaced(encoded []byte, args any) error {
 	if !bytes.Contains(encoded, []byte(`\ufffd`)) {
 		return nil
@@ -90,7 +93,8 @@ func refuseReplaced(encoded []byte, args any) error {
 	return nil
 }
 
-// invalidUTF8 looks for a string in v, as encoding/json would reach it, that is not UTF-8, and says where.
+// invalidUTF8 looks for a string in v, as encoding/json would reach it, that is not UTF-8, and says
+// where.
 func invalidUTF8(v any) (path string, found bool) {
 	return invalidUTF8In(reflect.ValueOf(v), "args", 0)
 }

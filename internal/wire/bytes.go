@@ -12,8 +12,9 @@ import (
 	"unicode"
 )
 
-// Where []byte stands in a call's arguments. encoding/json writes one as base64 text, which nothing tells from a string, so the
-// request names the places (docs/protocol.md, `bytes`) and Python's handlers get bytes.
+// Where []byte stands in a call's arguments. encoding/json writes one as base64 text, which nothing
+// tells from a string, so the request names the places (docs/protocol.md, `bytes`) and Python's
+// handlers get bytes.
 
 // Valuer is a value that encodes as another one, as pypool.Valuer says.
 type Valuer interface {
@@ -39,7 +40,8 @@ var (
 	memberNames  sync.Map // reflect.Type of a struct -> []string
 )
 
-// AppendBytesPaths appends the request's key `bytes`, or nothing where no []byte is in args. args has been encoded: it has an end.
+// AppendBytesPaths appends the request's key `bytes`, or nothing where no []byte is in args. args
+// has been encoded: it has an end.
 func AppendBytesPaths(b []byte, args any) []byte {
 	if !mayHaveBytes(args) { // nearly always: no call pays for what few have
 		return b
@@ -115,7 +117,8 @@ func (f *bytesFinder) found() {
 	f.out = append(f.out, ']')
 }
 
-// any looks into an interface's value; what most arguments are made of is told apart without reflection.
+// any looks into an interface's value; what most arguments are made of is told apart without
+// reflection.
 func (f *bytesFinder) any(v any) {
 	switch v := v.(type) {
 	case nil, string, bool, int, int64, float64, json.RawMessage, json.Number:
@@ -243,7 +246,8 @@ func IsBytes(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8 && !marshalsItself(reflect.PointerTo(t.Elem()))
 }
 
-// mayHoldBytes reports whether a value of the type may have []byte in it: an answer is computed once for each type.
+// mayHoldBytes reports whether a value of the type may have []byte in it: an answer is computed
+// once for each type.
 func mayHoldBytes(t reflect.Type) bool {
 	if known, ok := holdsBytes.Load(t); ok {
 		return known.(bool)
@@ -295,8 +299,8 @@ func bytesMembersOf(t reflect.Type) []bytesMember {
 	return members
 }
 
-// jsonMembers are the fields that encoding/json encodes: of those with one name the least deep, if there is just one, or just one
-// with a tag, and else none.
+// jsonMembers are the fields that encoding/json encodes: of those with one name the least deep, if
+// there is just one, or just one with a tag, and else none.
 func jsonMembers(t reflect.Type) []bytesMember {
 	type embedded struct {
 		typ   reflect.Type
@@ -358,7 +362,8 @@ func MemberNames(t reflect.Type) (names []string) {
 	return names
 }
 
-// dominant are the fields of one depth that win their names; taken are the names of those less deep, and then of these too.
+// dominant are the fields of one depth that win their names; taken are the names of those less
+// deep, and then of these too.
 func dominant(here []bytesMember, taken map[string]bool) (winners []bytesMember) {
 	byName := map[string][]bytesMember{}
 	for _, m := range here {
@@ -405,7 +410,8 @@ func jsonMember(sf reflect.StructField) (m bytesMember, ok bool) {
 	return m, true
 }
 
-// keepNegativeZeros writes -0 in encoded[at:], which is what encoding/json makes of the float, as -0.0: for Python -0 is the integer 0.
+// keepNegativeZeros writes -0 in encoded[at:], which is what encoding/json makes of the float, as
+// -0.0: for Python -0 is the integer 0.
 func keepNegativeZeros(encoded []byte, at int) []byte {
 	if !bytes.Contains(encoded[at:], []byte("-0")) {
 		return encoded

@@ -28,8 +28,9 @@ type Frame struct {
 	Function []byte // the function's name, a JSON string; nil: its arguments are nested too deeply
 }
 
-// Parse reads one line, without its newline. Keys are matched exactly and must not repeat: encoding/json would match
-// them in any case and keep the last. A nil error means that the line is valid JSON and valid UTF-8 throughout.
+// Parse reads one line, without its newline. Keys are matched exactly and must not repeat:
+// encoding/json would match them in any case and keep the last. A nil error means that the line is
+// valid JSON and valid UTF-8 throughout.
 func Parse(line []byte, f *Frame) error {
 	const (
 		hasID = 1 << iota
@@ -132,7 +133,8 @@ func Parse(line []byte, f *Frame) error {
 	return nil
 }
 
-// parseSuccess reads a result as the runtime writes it, which is how most lines look; whether any other line is right is not said.
+// parseSuccess reads a result as the runtime writes it, which is how most lines look; whether any
+// other line is right is not said.
 func (f *Frame) parseSuccess(line []byte) (ok bool) {
 	const idKey, resultKey = `{"id":`, `,"success":true,"result":`
 	s := scanner{b: line}
@@ -163,11 +165,12 @@ func whatLacks(hasID, hasSuccess, success bool) string {
 	return "success is false, and it has not just an error"
 }
 
-// ErrTooDeep says that a frame, whole and with a known id, holds a value nested deeper than Go's JSON reads.
+// ErrTooDeep says that a frame, whole and with a known id, holds a value nested deeper than Go's
+// JSON reads.
 var ErrTooDeep = errors.New("nested too deeply")
 
-// RefuseDeep turns a frame of which Parse said ErrTooDeep into the error that its result is, or into a function's call that cannot be
-// read: the stream itself is in order.
+// RefuseDeep turns a frame of which Parse said ErrTooDeep into the error that its result is, or
+// into a function's call that cannot be read: the stream itself is in order.
 func (f *Frame) RefuseDeep() {
 	if f.Host != 0 {
 		f.Kind, f.Body, f.Function = KindFunction, nil, nil

@@ -5,8 +5,8 @@ import (
 	"strconv"
 )
 
-// Reply encodes the line that answers the function's call of that number, in the request id, with its result. An error says what of the
-// result cannot be sent.
+// Reply encodes the line that answers the function's call of that number, in the request id, with
+// its result. An error says what of the result cannot be sent.
 func Reply(id, number uint64, result any) ([]byte, error) {
 	b, err := encodeValue(append(beginReply(id, number), `,"success":true,"result":`...), result)
 	if err != nil {

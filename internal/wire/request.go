@@ -9,7 +9,8 @@ import (
 // requestHead is the room kept before a request for `{"id":` and the digits, which are known last.
 const requestHead = 32
 
-// Request is one encoded line, complete but for its id, timeout and trace: those are set by Seal, when a worker is at hand.
+// Request is one encoded line, complete but for its id, timeout and trace: those are set by Seal,
+// when a worker is at hand.
 type Request struct {
 	Trace string // W3C traceparent; empty: none
 	Buf   []byte // where the line is; once no worker has it any more, the next request may be encoded into it
@@ -18,8 +19,9 @@ type Request struct {
 	body  int // len(Buf) before Seal appended its tail
 }
 
-// Encode encodes everything that does not depend on a worker, into buf as far as that has room. args is encoded with encoding/json,
-// without HTML escapes; nil: none. An error says what of args cannot be sent.
+// Encode encodes everything that does not depend on a worker, into buf as far as that has room.
+// args is encoded with encoding/json, without HTML escapes; nil: none. An error says what of args
+// cannot be sent.
 func Encode(buf []byte, command string, args any, sessionID string, stream bool) (Request, error) {
 	b := beginRequest(buf, command)
 	if args != nil {
@@ -61,13 +63,15 @@ func (r *Request) Seal(id uint64, timeout time.Duration, hasTimeout bool) []byte
 	return r.Buf[r.start:]
 }
 
-// Template encodes the requests to one command that differ in their arguments only, each on a line of its own or many together.
+// Template encodes the requests to one command that differ in their arguments only, each on a line
+// of its own or many together.
 type Template struct {
 	head, tail []byte
 	end        []byte // of a line of many, up to the trace
 }
 
-// NewTemplate returns that of a command in a session, or in none. timeout is one of each request; 0: none.
+// NewTemplate returns that of a command in a session, or in none. timeout is one of each request;
+// 0: none.
 func NewTemplate(command, sessionID string, timeout time.Duration) Template {
 	t := Template{head: append(beginRequest(nil, command), `,"args":`...), tail: endRequest(nil, sessionID, false).Buf}
 	t.end = append(appendString([]byte(`],"command":`), command), t.tail...)
@@ -89,7 +93,8 @@ func (t *Template) Finish(b []byte, trace string) Request {
 // Args is the arguments in a request of the template's that has no bytes paths.
 func (t *Template) Args(r *Request) []byte { return r.Buf[len(t.head) : r.body-len(t.tail)] }
 
-// AppendPacked begins a line of several requests, or goes on with it where more is set: docs/protocol.md, `packed`.
+// AppendPacked begins a line of several requests, or goes on with it where more is set:
+// docs/protocol.md, `packed`.
 func AppendPacked(b []byte, more bool, id uint64, args []byte) []byte {
 	if more {
 		b = append(b, ',')
@@ -110,7 +115,8 @@ func (t *Template) EndPacked(b []byte, trace string) []byte {
 // PackedEnd is how many bytes EndPacked appends beside the trace, about.
 func (t *Template) PackedEnd() int { return len(t.end) }
 
-// AppendBatch begins a line that is one batch, or goes on with it where more is set: docs/protocol.md, `batch`. line is a sealed request.
+// AppendBatch begins a line that is one batch, or goes on with it where more is set:
+// docs/protocol.md, `batch`. line is a sealed request.
 func AppendBatch(b []byte, more bool, line []byte) []byte {
 	if more {
 		b = append(b, ',')
@@ -125,7 +131,8 @@ const batchKey = `{"batch":[`
 // EndBatch ends a line that is one batch.
 func EndBatch(b []byte) []byte { return append(b, "]}\n"...) }
 
-// AppendShared appends a sealed request as one that is to be served beside others: docs/protocol.md, `shared`.
+// AppendShared appends a sealed request as one that is to be served beside others:
+// docs/protocol.md, `shared`.
 func AppendShared(b, line []byte) []byte {
 	b = append(append(b, `{"shared":`...), line[:len(line)-1]...)
 	return append(b, '}', '\n')
@@ -137,7 +144,8 @@ func AppendCredit(b []byte, id uint64, items int) []byte {
 	return append(strconv.AppendInt(b, int64(items), 10), '}', '\n')
 }
 
-// AppendCancel appends the line that asks the runtime to end a request; with stack, to say first where that stands.
+// AppendCancel appends the line that asks the runtime to end a request; with stack, to say first
+// where that stands.
 func AppendCancel(b []byte, id uint64, stack bool) []byte {
 	b = append(strconv.AppendUint(append(b, `{"id":`...), id, 10), `,"cancel":true`...)
 	if stack {

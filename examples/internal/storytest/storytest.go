@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Python returns the interpreter that has the stories' libraries. Without it the test fails, or, outside of
-// `make examples` (which sets PYPOOL_EXAMPLES), is skipped.
+// Python returns the interpreter that has the stories' libraries. Without it the test fails, or,
+// outside of `make examples` (which sets PYPOOL_EXAMPLES), is skipped.
 func Python(t testing.TB) string {
 	t.Helper()
 	path, err := filepath.Abs("../.venv/bin/python") // a test runs in its story's folder
