@@ -133,6 +133,7 @@ def call(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str, Any]) -> 
     request = RUNNING.request
     if (
         request is not None
+        and request is not SHARED_REQUEST
         and not waits.pending
         and waits.reader is None
         and not waits.forked
