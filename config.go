@@ -100,6 +100,11 @@ type Config struct {
 	MaxCalls    int64
 	MaxLifetime time.Duration
 	MaxRSS      int64
+	// ReloadSurge is how many workers beyond Size there may be while workers that are worn out, or
+	// that Reload or WatchScripts replaces, are still serving: so many replacements are started
+	// side by side. After a start that failed it is one at a time. Default: a quarter of Size, at
+	// least 1. Negative: one at a time.
+	ReloadSurge int
 
 	// RestartBackoff is the delay between failing starts, doubled each time. Default: 100 ms to 30
 	// s.
@@ -189,8 +194,6 @@ const defaultStartTimeout = 30 * time.Second
 // forgotten.
 const noScript = "neither Config.Script nor Config.Module is set: there are only the built-in commands"
 
-const maxStarting = 4 // restarts at once: an import is heavy, and callers are still being served beside it
-
 // faults collects what is wrong with a Config.
 type faults []error
 
@@ -235,6 +238,10 @@ func (c *Config) resolveSizes(bad *faults) {
 		bad.add("MinReady", "%d is more than Size, %d", c.MinReady, c.Size)
 	}
 	offInt(&c.MinReady, c.Size, 0)
+	offInt(&c.ReloadSurge, max(1, c.Size/4), 1)
+	if c.ReloadSurge > 4096 {
+		bad.add("ReloadSurge", "%d is beyond 4096 workers", c.ReloadSurge)
+	}
 	offInt(&c.MaxQueue, 1024, math.MaxInt32)
 	offInt(&c.MaxQueueBytes, 256<<20, math.MaxInt)
 	offInt(&c.MaxSessions, 10_000, math.MaxInt32)

@@ -350,7 +350,7 @@ var processFaults = []fault{
 			st := p.Stats()
 			require.GreaterOrEqual(t, st.Unreapable, cfg.Size)
 			spawned := len(f.spawned())
-			require.LessOrEqual(t, spawned, 4*cfg.Size+maxStarting, "it ends by itself")
+			require.LessOrEqual(t, spawned, 5*cfg.Size, "it ends by itself")
 			for range 10 {
 				_, err = p.ExecuteAnonymous(context.Background(), "work", nil)
 				failsWith(t, err, ErrCircuitOpen, NotExecuted)

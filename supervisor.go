@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -84,9 +85,9 @@ func newSupervisor(p *Pool, python interp.Interpreter, spec proc.Spec) (*supervi
 		cfg:       cfg, python: python, spec: spec, spawner: p.spawner, reporter: p.reporter, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable,
 		onSpawn: s.onSpawn, onReady: s.onReady, onExit: s.onExit, onEndBetween: s.onEndBetween, onStuck: s.onStuck,
 	}
-	// Beyond Size and Overflow: a replacement made before the old one goes, and slots that dying
+	// Beyond Size and Overflow: replacements made before the old ones go, and slots that dying
 	// workers still hold.
-	slots := cfg.Size + cfg.Overflow + 1 + max(maxStarting, cfg.Size)
+	slots := cfg.Size + cfg.Overflow + cfg.ReloadSurge + max(4, cfg.Size)
 	var err error
 	s.checkout, err = newCheckout(slots, cfg, s.construct, s.callerWaits, s.lookForDead)
 	s.chores = s.newChores(time.Now())
@@ -343,8 +344,8 @@ func (s *supervisor) onStuck(w *worker) {
 	s.kick()
 }
 
-// startMissingLocked starts workers up to Size, more while callers wait, and one for a worn-out
-// worker's place.
+// startMissingLocked starts workers up to Size, more while callers wait, and some for worn-out
+// workers' places.
 func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 	ready, worn := s.readyLocked(), len(s.wornLocked(now))
 	ceiling := s.cfg.Size + s.cfg.Overflow
@@ -353,8 +354,11 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 		want = max(want, min(ceiling, ready+demand))
 	}
 	missing := want - ready - s.starting
-	if missing <= 0 && worn > 0 && s.starting == 0 && ready <= s.cfg.Size && !s.brokenLocked() {
-		missing = 1 // make before break, one at a time
+	atOnce := s.startsAtOnce(ready, want)
+	if missing <= 0 && worn > 0 && !s.brokenLocked() {
+		surge := s.surgeLocked()
+		missing += min(worn, surge) // make before break
+		atOnce = max(atOnce, surge)
 	}
 	s.canGrow.Store(ready+s.starting < ceiling)
 	if missing <= 0 {
@@ -363,9 +367,7 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 	if wait := later(s.history.notBefore, s.notAgain); now.Before(wait) {
 		return wait
 	}
-	if s.spawned > 0 || s.history.failed > 0 { // New starts them all side by side; later starts a few at a time
-		missing = min(missing, maxStarting-s.starting)
-	}
+	missing = min(missing, atOnce-s.starting)
 	for range missing {
 		if s.starting > 0 && !s.circuit.closed() {
 			break // one probe at a time
@@ -377,6 +379,26 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 		s.startLocked(done)
 	}
 	return again
+}
+
+// startsAtOnce is how many starts run side by side: as many as there are processors, since an import
+// keeps one busy and callers are served beside it, but a quarter of Size at least, since many a setup
+// waits for something else than a processor. When fewer workers serve than are missing, and no start
+// has failed, those that are missing come up as New starts them: all.
+func (s *supervisor) startsAtOnce(ready, want int) int {
+	if ready < want-ready && len(s.history.inARow) == 0 {
+		return want
+	}
+	return max(runtime.GOMAXPROCS(0), s.cfg.Size/4)
+}
+
+// surgeLocked is how many replacements there may be beside Size workers that still serve: one after
+// a start that failed, since the next is likely to fail as well.
+func (s *supervisor) surgeLocked() int {
+	if len(s.history.inARow) > 0 {
+		return 1
+	}
+	return s.cfg.ReloadSurge
 }
 
 // announceClosing says that the pool is closing: no other state is announced after it but the end.

@@ -1,0 +1,136 @@
+package pypool
+
+import (
+	"context"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// How many workers are started side by side: against the clock, as supervisor_clock_test.go.
+
+// slowStarts has each start of the fleet take d, and counts how many are under way at most.
+func slowStarts(f *fleet, d time.Duration) (most *atomic.Int64) {
+	var now atomic.Int64
+	most = &atomic.Int64{}
+	f.script = func(p *fakeProcess, req fakeRequest) bool {
+		if req.Command == "hello" {
+			n := now.Add(1)
+			for was := most.Load(); n > was && !most.CompareAndSwap(was, n); was = most.Load() {
+			}
+			p.pause(d)
+			now.Add(-1)
+		}
+		return false
+	}
+	return most
+}
+
+func TestWorkersThatAreAllKilledComeBackAsNewBringsThemUp(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		slowStarts(f, 3*time.Second)
+		begun := time.Now()
+		p := open(t, f.config(32))
+		defer p.Close()
+		up := time.Since(begun)
+		time.Sleep(time.Minute)
+		begun = time.Now()
+		for _, w := range f.alive() {
+			w.killed()
+		}
+		synctest.Wait()
+		for !serving(p) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		assert.LessOrEqual(t, time.Since(begun), 13*up/10)
+		assert.Len(t, f.spawned(), 64)
+	})
+}
+
+func TestBesideWorkersThatServeAsManyStartAsThereAreProcessors(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{16, 64 * runtime.GOMAXPROCS(0)} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &fleet{}
+			most := slowStarts(f, 3*time.Second)
+			p := open(t, f.config(size))
+			defer p.Close()
+			most.Store(0)
+			time.Sleep(time.Minute)
+			for _, w := range f.alive()[:size/2] {
+				w.killed()
+			}
+			time.Sleep(time.Minute)
+			assert.True(t, serving(p))
+			assert.EqualValues(t, min(size/2, max(runtime.GOMAXPROCS(0), size/4)), most.Load())
+			assert.Len(t, f.spawned(), size+size/2)
+		})
+	}
+}
+
+func TestReloadReplacesAQuarterOfSizeAtATime(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ size, surge, rounds int }{{1, 0, 1}, {3, 0, 3}, {8, 0, 4}, {16, 0, 4}, {8, 8, 1}, {8, 3, 3}, {8, -1, 8}, {2, 5, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &fleet{}
+			slowStarts(f, time.Second)
+			cfg := f.config(c.size)
+			cfg.ReloadSurge = c.surge
+			p := open(t, cfg)
+			defer p.Close()
+			done, fewest, most := make(chan error, 1), c.size, 0
+			begun := time.Now()
+			go func() { done <- p.Reload(context.Background()) }() // joined by done
+			for len(done) == 0 {
+				st := p.Stats()
+				fewest, most = min(fewest, st.Idle+st.Busy), max(most, st.Workers)
+				time.Sleep(10 * time.Millisecond)
+			}
+			require.NoError(t, <-done)
+			assert.InDelta(t, float64(c.rounds), time.Since(begun).Seconds(), 0.2, "%+v", c)
+			assert.Equal(t, c.size, fewest, "%+v: never fewer than Size are ready", c)
+			assert.LessOrEqual(t, most, c.size+p.cfg.ReloadSurge+1, "%+v", c) // one that is leaving
+			assert.Len(t, f.spawned(), 2*c.size)
+		})
+	}
+}
+
+// A version that does not start is tried by as many as the surge once, then by one at a time.
+func TestAReloadThatDoesNotStartIsTriedByOneAtATime(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		var failing atomic.Bool
+		f.fails = func(int) error {
+			if failing.Load() {
+				return broken(0)
+			}
+			return nil
+		}
+		cfg := f.config(16)
+		cfg.RestartBackoff = Backoff{Min: time.Second, Max: time.Second}
+		p := open(t, cfg)
+		defer p.Close()
+		failing.Store(true)
+		before := len(f.spawned())
+		require.ErrorIs(t, p.Reload(t.Context()), ErrWorkerStart)
+		time.Sleep(100 * time.Millisecond)
+		assert.LessOrEqual(t, len(f.spawned())-before, 4)
+		time.Sleep(time.Minute)
+		assert.LessOrEqual(t, len(f.spawned())-before, 4+80, "one each second, a fifth of jitter")
+		assert.True(t, serving(p), "the old ones serve")
+		failing.Store(false)
+		time.Sleep(time.Minute)
+		for _, w := range p.sup.workers() {
+			assert.EqualValues(t, 1, w.generation)
+		}
+	})
+}
+
+func TestASurgeBeyondReasonIsRefused(t *testing.T) {
+	_, err := Config{ReloadSurge: 5000}.resolve()
+	require.ErrorContains(t, err, "Config.ReloadSurge: 5000 is beyond 4096 workers")
+}
