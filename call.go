@@ -125,20 +125,23 @@ func (r Result) Ran() time.Duration { return r.ran }
 // Call runs a command and decodes its result into an Out; anonymously, unless WithSession is given.
 // It is otherwise [Pool.ExecuteAnonymous]. A result that does not fit Out is an ErrDecode; the
 // command has run.
-func Call[Out any](ctx context.Context, p *Pool, command string, args any, opts ...CallOption) (Out, error) {
-	var out Out
-	c := call{job: job{info: CallInfo{Command: command}}, args: args}
-	res, err := p.execute(ctx, &c, opts)
-	if err != nil {
-		return out, err
-	}
-	if err := res.Decode(&out); err != nil {
-		if e, ok := err.(*Error); ok {
-			e.Context = ErrorContext{Pool: p.cfg.Name, Worker: res.worker, Session: c.info.Session, Command: command, RequestID: c.info.RequestID, Elapsed: res.queued + res.ran}
+func Call[Out any](ctx context.Context, c Caller, command string, args any, opts ...CallOption) (Out, error) {
+	p, ok := c.(*Pool)
+	if !ok {
+		res, at, err := executeOn(ctx, c, command, args, opts)
+		if err != nil {
+			var out Out
+			return out, err
 		}
+		return decodeInto[Out](res, at)
+	}
+	one := call{job: job{info: CallInfo{Command: command}}, args: args}
+	res, err := p.execute(ctx, &one, opts)
+	if err != nil {
+		var out Out
 		return out, err
 	}
-	return out, nil
+	return decodeInto[Out](res, ErrorContext{Pool: p.cfg.Name, Session: one.info.Session, Command: command, RequestID: one.info.RequestID})
 }
 
 // Valuer is a value that encodes as another one: its MarshalJSON must be
@@ -177,24 +180,17 @@ type call struct {
 
 // apply takes the options and checks what the caller gave.
 func (c *call) apply(cfg *Config, opts []CallOption) *Error {
-	c.timeout, c.checkout, c.stall = cfg.OperationTimeout, cfg.CheckoutTimeout, cfg.StallTimeout
-	for _, o := range opts {
-		switch o.kind {
-		case optionTimeout:
-			c.timeout = max(o.d, 0)
-		case optionCheckoutTimeout:
-			c.checkout = max(o.d, 0)
-		case optionStallTimeout:
-			c.stall = max(o.d, 0)
-		case optionSession:
-			switch {
-			case c.fixed && o.session != c.info.Session:
-				return invalid("WithSession contradicts the method: it names another session, or none")
-			case !validLabel(o.session):
-				return invalidSession(o.session)
-			}
-			c.info.Session = o.session
-		}
+	o, err := readCallOptions(opts)
+	c.timeout = timeoutOf(o.Timeout, cfg.OperationTimeout)
+	c.checkout = timeoutOf(o.CheckoutTimeout, cfg.CheckoutTimeout)
+	c.stall = timeoutOf(o.StallTimeout, cfg.StallTimeout)
+	switch {
+	case err != nil:
+		return err
+	case c.fixed:
+		return o.fix(c.info.Session)
+	case o.sessions > 0:
+		c.info.Session = o.Session
 	}
 	return nil
 }

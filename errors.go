@@ -627,7 +627,9 @@ func joinDetail(detail, cause error) error {
 
 // oneLine makes text from a worker fit for one line of a log or terminal: control characters are
 // escaped, so that nothing from Python can forge a log line or move a cursor.
-func oneLine(s string) string { return printable(s, 1024) }
+func oneLine(s string) string { return printable(s, maxErrorLine) }
+
+const maxErrorLine = 1024 // bytes
 
 // printable is oneLine with a limit of its own, in bytes.
 func printable(s string, limit int) string {

@@ -45,7 +45,15 @@ const (
 // next yield, and Map waits for it to return: for StopGrace after the loop was left, for KillGrace
 // (100 ms at least) after the end of ctx. An iterator that blocks for longer goes on running beside
 // what follows the loop, until it yields or returns; what it panics with then is logged.
-func Map[Out, In any](ctx context.Context, p *Pool, command string, items iter.Seq[In], opts ...CallOption) iter.Seq2[Out, error] {
+//
+// Over a [Caller] that is no *Pool it makes a call of each item, up to 64 at the same time, on
+// goroutines of its own. At the end of ctx, or of the loop, the contexts of those that are under way
+// end, and Map waits for them to return.
+func Map[Out, In any](ctx context.Context, c Caller, command string, items iter.Seq[In], opts ...CallOption) iter.Seq2[Out, error] {
+	p, ok := c.(*Pool)
+	if !ok && c != nil {
+		return mapCalls[Out](ctx, c, command, items, opts)
+	}
 	return func(yield func(Out, error) bool) {
 		if !p.wasStarted() {
 			var zero Out

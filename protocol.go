@@ -95,12 +95,19 @@ func (e *wireError) raised(CallInfo) (string, error) {
 }
 
 // badArguments has no detail where the runtime says no more than the line.
-func (e *wireError) badArguments(info CallInfo) (message string, detail error) {
+func (e *wireError) badArguments(info CallInfo) (string, error) {
 	name := cmp.Or(info.Program, info.Command) // the message begins with it, and so will the error's line
-	message = strings.TrimPrefix(e.Message, name+": ")
+	message := strings.TrimPrefix(e.Message, name+": ")
 	if len(e.Errors) == 0 {
 		return message, nil
 	}
+	detail := &ArgumentError{e.Errors}
+	detail.readIndexes()
+	return message, detail
+}
+
+// readIndexes makes ints of the numbers in what was read as JSON.
+func (e *ArgumentError) readIndexes() {
 	for _, field := range e.Errors {
 		for i, part := range field.Loc {
 			if index, ok := part.(float64); ok {
@@ -108,7 +115,6 @@ func (e *wireError) badArguments(info CallInfo) (message string, detail error) {
 			}
 		}
 	}
-	return message, &ArgumentError{e.Errors}
 }
 
 func (e *wireError) unknown(info CallInfo) (string, error) {

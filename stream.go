@@ -48,9 +48,13 @@ func (p *Pool) Stream(ctx context.Context, command string, args any, opts ...Cal
 
 // Each is Stream with every item decoded into an Out. An item that does not fit ends the loop with
 // an ErrDecode.
-func Each[Out any](ctx context.Context, p *Pool, command string, args any, opts ...CallOption) iter.Seq2[Out, error] {
+func Each[Out any](ctx context.Context, c Caller, command string, args any, opts ...CallOption) iter.Seq2[Out, error] {
 	return func(yield func(Out, error) bool) {
-		for res, err := range p.Stream(ctx, command, args, opts...) {
+		if c == nil {
+			var none *Pool
+			c = none
+		}
+		for res, err := range c.Stream(ctx, command, args, opts...) {
 			var out Out
 			if err == nil {
 				err = res.Decode(&out)

@@ -62,10 +62,10 @@ func generate(source, pkg, client string, commands []command) ([]byte, error) {
 	g.printf(`//
 // A field that is left nil, or zero with omitzero in its tag, is not sent: Python's default applies. Python's int is int64 here; a
 // result beyond it is an error that matches pypool.ErrDecode, never rounded.
-type %s struct{ pool *pypool.Pool }
+type %s struct{ caller pypool.Caller }
 
-// %s returns a %s whose calls p serves.
-func %s(p *pypool.Pool) *%s { return &%s{pool: p} }
+// %s returns a %s whose calls c serves.
+func %s(c pypool.Caller) *%s { return &%s{caller: c} }
 `, client, constructor, client, constructor, client, client)
 
 	commands = slices.Clone(commands)
@@ -200,16 +200,16 @@ func (g *generator) method(c command, name string) {
 		if c.Kind == "program" {
 			command, args = `"execute_program"`, fmt.Sprintf(`map[string]any{"program_id": %q, "inputs": %s}`, c.Name, shape.expr)
 		}
-		g.printf("return pypool.Each[%s](ctx, c.pool, %s, %s, opts...)\n}\n", out, command, args)
+		g.printf("return pypool.Each[%s](ctx, c.caller, %s, %s, opts...)\n}\n", out, command, args)
 	case c.Kind == "program" && none:
-		g.printf("func (c *%s) %s(%s) error {\n_, err := c.pool.ExecuteProgram(ctx, %q, %s, opts...)\nreturn err\n}\n", g.client, name, params, c.Name, shape.expr)
+		g.printf("func (c *%s) %s(%s) error {\n_, err := c.caller.ExecuteProgram(ctx, %q, %s, opts...)\nreturn err\n}\n", g.client, name, params, c.Name, shape.expr)
 	case c.Kind == "program":
-		g.printf("func (c *%s) %s(%s) (%s, error) {\nvar out %s\nres, err := c.pool.ExecuteProgram(ctx, %q, %s, opts...)\n", g.client, name, params, out, out, c.Name, shape.expr)
+		g.printf("func (c *%s) %s(%s) (%s, error) {\nvar out %s\nres, err := c.caller.ExecuteProgram(ctx, %q, %s, opts...)\n", g.client, name, params, out, out, c.Name, shape.expr)
 		g.printf("if err != nil {\nreturn out, err\n}\nerr = res.Decode(&out)\nreturn out, err\n}\n")
 	case none:
-		g.printf("func (c *%s) %s(%s) error {\n_, err := pypool.Call[any](ctx, c.pool, %q, %s, opts...)\nreturn err\n}\n", g.client, name, params, c.Name, shape.expr)
+		g.printf("func (c *%s) %s(%s) error {\n_, err := pypool.Call[any](ctx, c.caller, %q, %s, opts...)\nreturn err\n}\n", g.client, name, params, c.Name, shape.expr)
 	default:
-		g.printf("func (c *%s) %s(%s) (%s, error) {\nreturn pypool.Call[%s](ctx, c.pool, %q, %s, opts...)\n}\n", g.client, name, params, out, out, c.Name, shape.expr)
+		g.printf("func (c *%s) %s(%s) (%s, error) {\nreturn pypool.Call[%s](ctx, c.caller, %q, %s, opts...)\n}\n", g.client, name, params, out, out, c.Name, shape.expr)
 	}
 	g.body.WriteString(shape.declaration)
 }

@@ -78,7 +78,7 @@ func TestTypeAndModule(t *testing.T) {
 	code, err := os.ReadFile(out)
 	require.NoError(t, err)
 	require.Contains(t, string(code), "from some_worker; DO NOT EDIT.")
-	require.Contains(t, string(code), "func NewSome(p *pypool.Pool) *Some ")
+	require.Contains(t, string(code), "func NewSome(c pypool.Caller) *Some ")
 	require.NotContains(t, string(code), "encoding/json") // an import that is not used does not compile
 }
 
@@ -157,13 +157,12 @@ func typeChecker(t *testing.T) func(code string) error {
 	t.Helper()
 	const library = `package pypool
 import ("context"; "iter")
-type Pool struct{}
+type Caller interface { ExecuteProgram(context.Context, string, any, ...CallOption) (r Result, err error) }
 type CallOption struct{}
 type Result struct{}
 func (Result) Decode(any) error { return nil }
-func (*Pool) ExecuteProgram(context.Context, string, any, ...CallOption) (r Result, err error) { return }
-func Call[Out any](context.Context, *Pool, string, any, ...CallOption) (out Out, err error) { return }
-func Each[Out any](context.Context, *Pool, string, any, ...CallOption) (s iter.Seq2[Out, error]) { return }
+func Call[Out any](context.Context, Caller, string, any, ...CallOption) (out Out, err error) { return }
+func Each[Out any](context.Context, Caller, string, any, ...CallOption) (s iter.Seq2[Out, error]) { return }
 `
 	list := exec.Command("go", "list", "-export", "-deps", "-f", "{{.ImportPath}}={{.Export}}", "context", "encoding/json", "fmt", "iter", "time")
 	listed, err := list.Output()

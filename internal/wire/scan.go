@@ -92,6 +92,12 @@ func (s *scanner) literal(text string) bool {
 	return true
 }
 
+// HasBigInt reports whether a JSON value has an integer of more than 15 digits in it.
+func HasBigInt(value []byte) bool {
+	s := scanner{b: value}
+	return s.value(0) && s.bigInt
+}
+
 // value consumes one JSON value.
 func (s *scanner) value(depth int) bool {
 	s.space()

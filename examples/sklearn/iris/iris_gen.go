@@ -13,23 +13,23 @@ import (
 //
 // A field that is left nil, or zero with omitzero in its tag, is not sent: Python's default applies. Python's int is int64 here; a
 // result beyond it is an error that matches pypool.ErrDecode, never rounded.
-type Client struct{ pool *pypool.Pool }
+type Client struct{ caller pypool.Caller }
 
-// New returns a Client whose calls p serves.
-func New(p *pypool.Pool) *Client { return &Client{pool: p} }
+// New returns a Client whose calls c serves.
+func New(c pypool.Caller) *Client { return &Client{caller: c} }
 
 // About calls the command about.
 //
 // Describe the model.
 func (c *Client) About(ctx context.Context, opts ...pypool.CallOption) (Model, error) {
-	return pypool.Call[Model](ctx, c.pool, "about", nil, opts...)
+	return pypool.Call[Model](ctx, c.caller, "about", nil, opts...)
 }
 
 // Predict calls the command predict.
 //
 // Name the species of one flower.
 func (c *Client) Predict(ctx context.Context, args PredictArgs, opts ...pypool.CallOption) (Prediction, error) {
-	return pypool.Call[Prediction](ctx, c.pool, "predict", args, opts...)
+	return pypool.Call[Prediction](ctx, c.caller, "predict", args, opts...)
 }
 
 // PredictArgs are the arguments of [Client.Predict].
@@ -41,7 +41,7 @@ type PredictArgs struct {
 //
 // Name the species of many flowers: one call, one pass of numpy.
 func (c *Client) PredictAll(ctx context.Context, args PredictAllArgs, opts ...pypool.CallOption) ([]Prediction, error) {
-	return pypool.Call[[]Prediction](ctx, c.pool, "predict_all", args, opts...)
+	return pypool.Call[[]Prediction](ctx, c.caller, "predict_all", args, opts...)
 }
 
 // PredictAllArgs are the arguments of [Client.PredictAll].
@@ -65,7 +65,7 @@ func (v PredictAllArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.Py
 //
 // Project points of four dimensions to the plane: a matrix in, matrices out.
 func (c *Client) Project(ctx context.Context, args ProjectArgs, opts ...pypool.CallOption) (Projection, error) {
-	return pypool.Call[Projection](ctx, c.pool, "project", args, opts...)
+	return pypool.Call[Projection](ctx, c.caller, "project", args, opts...)
 }
 
 // ProjectArgs are the arguments of [Client.Project].

@@ -15,16 +15,16 @@ import (
 //
 // A field that is left nil, or zero with omitzero in its tag, is not sent: Python's default applies. Python's int is int64 here; a
 // result beyond it is an error that matches pypool.ErrDecode, never rounded.
-type Client struct{ pool *pypool.Pool }
+type Client struct{ caller pypool.Caller }
 
-// New returns a Client whose calls p serves.
-func New(p *pypool.Pool) *Client { return &Client{pool: p} }
+// New returns a Client whose calls c serves.
+func New(c pypool.Caller) *Client { return &Client{caller: c} }
 
 // Quote calls the command quote.
 //
 // Price an order. A coupon takes ten percent off.
 func (c *Client) Quote(ctx context.Context, args QuoteArgs, opts ...pypool.CallOption) (Quote, error) {
-	return pypool.Call[Quote](ctx, c.pool, "quote", args, opts...)
+	return pypool.Call[Quote](ctx, c.caller, "quote", args, opts...)
 }
 
 // QuoteArgs are the arguments of [Client.Quote].
@@ -37,7 +37,7 @@ type QuoteArgs struct {
 //
 // Tell the steps of an order's way, one by one.
 func (c *Client) Track(ctx context.Context, args TrackArgs, opts ...pypool.CallOption) iter.Seq2[string, error] {
-	return pypool.Each[string](ctx, c.pool, "track", args, opts...)
+	return pypool.Each[string](ctx, c.caller, "track", args, opts...)
 }
 
 // TrackArgs are the arguments of [Client.Track].

@@ -16,19 +16,19 @@ import (
 //
 // A field that is left nil, or zero with omitzero in its tag, is not sent: Python's default applies. Python's int is int64 here; a
 // result beyond it is an error that matches pypool.ErrDecode, never rounded.
-type Client struct{ pool *pypool.Pool }
+type Client struct{ caller pypool.Caller }
 
-// New returns a Client whose calls p serves.
-func New(p *pypool.Pool) *Client { return &Client{pool: p} }
+// New returns a Client whose calls c serves.
+func New(c pypool.Caller) *Client { return &Client{caller: c} }
 
 // X1stTry calls the command 1st.try.
 func (c *Client) X1stTry(ctx context.Context, opts ...pypool.CallOption) (int64, error) {
-	return pypool.Call[int64](ctx, c.pool, "1st.try", nil, opts...)
+	return pypool.Call[int64](ctx, c.caller, "1st.try", nil, opts...)
 }
 
 // Anything calls the command anything.
 func (c *Client) Anything(ctx context.Context, args AnythingArgs, opts ...pypool.CallOption) (any, error) {
-	return pypool.Call[any](ctx, c.pool, "anything", args, opts...)
+	return pypool.Call[any](ctx, c.caller, "anything", args, opts...)
 }
 
 // AnythingArgs are the arguments of [Client.Anything].
@@ -52,7 +52,7 @@ func (v AnythingArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.Pyth
 
 // Bare calls the command bare. In Python the result is of no known type.
 func (c *Client) Bare(ctx context.Context, args BareArgs, opts ...pypool.CallOption) (json.RawMessage, error) {
-	return pypool.Call[json.RawMessage](ctx, c.pool, "bare", args, opts...)
+	return pypool.Call[json.RawMessage](ctx, c.caller, "bare", args, opts...)
 }
 
 // BareArgs are the arguments of [Client.Bare].
@@ -64,7 +64,7 @@ type BareArgs struct {
 
 // Blob calls the command blob.
 func (c *Client) Blob(ctx context.Context, args BlobArgs, opts ...pypool.CallOption) (Blob, error) {
-	return pypool.Call[Blob](ctx, c.pool, "blob", args, opts...)
+	return pypool.Call[Blob](ctx, c.caller, "blob", args, opts...)
 }
 
 // BlobArgs are the arguments of [Client.Blob].
@@ -75,7 +75,7 @@ type BlobArgs struct {
 
 // Blobs calls the command blobs.
 func (c *Client) Blobs(ctx context.Context, args BlobsArgs, opts ...pypool.CallOption) ([][]byte, error) {
-	return pypool.Call[[][]byte](ctx, c.pool, "blobs", args, opts...)
+	return pypool.Call[[][]byte](ctx, c.caller, "blobs", args, opts...)
 }
 
 // BlobsArgs are the arguments of [Client.Blobs], sent by position: an optional one that is nil leaves all behind it out.
@@ -104,7 +104,7 @@ func (v BlobsArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonV
 //
 // Its argument struct and result must not take the client's own name.
 func (c *Client) Client(ctx context.Context, args ClientArgs, opts ...pypool.CallOption) (string, error) {
-	return pypool.Call[string](ctx, c.pool, "client", args, opts...)
+	return pypool.Call[string](ctx, c.caller, "client", args, opts...)
 }
 
 // ClientArgs are the arguments of [Client.Client].
@@ -114,7 +114,7 @@ type ClientArgs struct {
 
 // Collide calls the command collide.
 func (c *Client) Collide(ctx context.Context, args CollideArgs, opts ...pypool.CallOption) ([]int64, error) {
-	return pypool.Call[[]int64](ctx, c.pool, "collide", args, opts...)
+	return pypool.Call[[]int64](ctx, c.caller, "collide", args, opts...)
 }
 
 // CollideArgs are the arguments of [Client.Collide].
@@ -128,7 +128,7 @@ type CollideArgs struct {
 //
 // Counts.
 func (c *Client) Count(ctx context.Context, args CountArgs, opts ...pypool.CallOption) iter.Seq2[int64, error] {
-	return pypool.Each[int64](ctx, c.pool, "count", args, opts...)
+	return pypool.Each[int64](ctx, c.caller, "count", args, opts...)
 }
 
 // CountArgs are the arguments of [Client.Count].
@@ -139,7 +139,7 @@ type CountArgs struct {
 
 // Depth calls the command depth.
 func (c *Client) Depth(ctx context.Context, args DepthArgs, opts ...pypool.CallOption) (int64, error) {
-	return pypool.Call[int64](ctx, c.pool, "depth", args, opts...)
+	return pypool.Call[int64](ctx, c.caller, "depth", args, opts...)
 }
 
 // DepthArgs are the arguments of [Client.Depth].
@@ -149,17 +149,17 @@ type DepthArgs struct {
 
 // GetUser calls the command get-user.
 func (c *Client) GetUser(ctx context.Context, opts ...pypool.CallOption) (string, error) {
-	return pypool.Call[string](ctx, c.pool, "get-user", nil, opts...)
+	return pypool.Call[string](ctx, c.caller, "get-user", nil, opts...)
 }
 
 // GetUser2 calls the command getUser.
 func (c *Client) GetUser2(ctx context.Context, opts ...pypool.CallOption) (string, error) {
-	return pypool.Call[string](ctx, c.pool, "getUser", nil, opts...)
+	return pypool.Call[string](ctx, c.caller, "getUser", nil, opts...)
 }
 
 // Grow calls the command grow.
 func (c *Client) Grow(ctx context.Context, args GrowArgs, opts ...pypool.CallOption) (Node, error) {
-	return pypool.Call[Node](ctx, c.pool, "grow", args, opts...)
+	return pypool.Call[Node](ctx, c.caller, "grow", args, opts...)
 }
 
 // GrowArgs are the arguments of [Client.Grow].
@@ -169,7 +169,7 @@ type GrowArgs struct {
 
 // GrößeÖlen calls the command größe/ölen.
 func (c *Client) GrößeÖlen(ctx context.Context, args GrößeÖlenArgs, opts ...pypool.CallOption) (int64, error) {
-	return pypool.Call[int64](ctx, c.pool, "größe/ölen", args, opts...)
+	return pypool.Call[int64](ctx, c.caller, "größe/ölen", args, opts...)
 }
 
 // GrößeÖlenArgs are the arguments of [Client.GrößeÖlen].
@@ -179,7 +179,7 @@ type GrößeÖlenArgs struct {
 
 // Hatch calls the command hatch.
 func (c *Client) Hatch(ctx context.Context, args HatchArgs, opts ...pypool.CallOption) (*Egg, error) {
-	return pypool.Call[*Egg](ctx, c.pool, "hatch", args, opts...)
+	return pypool.Call[*Egg](ctx, c.caller, "hatch", args, opts...)
 }
 
 // HatchArgs are the arguments of [Client.Hatch].
@@ -189,7 +189,7 @@ type HatchArgs struct {
 
 // Keyword calls the command keyword.
 func (c *Client) Keyword(ctx context.Context, args KeywordArgs, opts ...pypool.CallOption) (map[string]any, error) {
-	return pypool.Call[map[string]any](ctx, c.pool, "keyword", args, opts...)
+	return pypool.Call[map[string]any](ctx, c.caller, "keyword", args, opts...)
 }
 
 // KeywordArgs are the arguments of [Client.Keyword].
@@ -215,7 +215,7 @@ func (v KeywordArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.Pytho
 //
 // Parameters called like Go's words.
 func (c *Client) Keywords(ctx context.Context, args KeywordsArgs, opts ...pypool.CallOption) (string, error) {
-	return pypool.Call[string](ctx, c.pool, "keywords", args, opts...)
+	return pypool.Call[string](ctx, c.caller, "keywords", args, opts...)
 }
 
 // KeywordsArgs are the arguments of [Client.Keywords].
@@ -229,7 +229,7 @@ type KeywordsArgs struct {
 
 // MakeUser calls the command make_user.
 func (c *Client) MakeUser(ctx context.Context, args MakeUserArgs, opts ...pypool.CallOption) (User, error) {
-	return pypool.Call[User](ctx, c.pool, "make_user", args, opts...)
+	return pypool.Call[User](ctx, c.caller, "make_user", args, opts...)
 }
 
 // MakeUserArgs are the arguments of [Client.MakeUser].
@@ -240,7 +240,7 @@ type MakeUserArgs struct {
 
 // Many calls the command many.
 func (c *Client) Many(ctx context.Context, args ManyArgs, opts ...pypool.CallOption) ([]int64, error) {
-	return pypool.Call[[]int64](ctx, c.pool, "many", args, opts...)
+	return pypool.Call[[]int64](ctx, c.caller, "many", args, opts...)
 }
 
 // ManyArgs are the arguments of [Client.Many].
@@ -267,7 +267,7 @@ func (v ManyArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonVa
 
 // Maybe calls the command maybe.
 func (c *Client) Maybe(ctx context.Context, args MaybeArgs, opts ...pypool.CallOption) (*Report, error) {
-	return pypool.Call[*Report](ctx, c.pool, "maybe", args, opts...)
+	return pypool.Call[*Report](ctx, c.caller, "maybe", args, opts...)
 }
 
 // MaybeArgs are the arguments of [Client.Maybe].
@@ -277,7 +277,7 @@ type MaybeArgs struct {
 
 // Mirror calls the command mirror.
 func (c *Client) Mirror(ctx context.Context, args MirrorArgs, opts ...pypool.CallOption) (Point, error) {
-	return pypool.Call[Point](ctx, c.pool, "mirror", args, opts...)
+	return pypool.Call[Point](ctx, c.caller, "mirror", args, opts...)
 }
 
 // MirrorArgs are the arguments of [Client.Mirror].
@@ -288,7 +288,7 @@ type MirrorArgs struct {
 
 // NamedBlobs calls the command named_blobs.
 func (c *Client) NamedBlobs(ctx context.Context, args NamedBlobsArgs, opts ...pypool.CallOption) (map[string]TupleBytesDuration, error) {
-	return pypool.Call[map[string]TupleBytesDuration](ctx, c.pool, "named_blobs", args, opts...)
+	return pypool.Call[map[string]TupleBytesDuration](ctx, c.caller, "named_blobs", args, opts...)
 }
 
 // NamedBlobsArgs are the arguments of [Client.NamedBlobs].
@@ -319,7 +319,7 @@ func (v NamedBlobsArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.Py
 
 // New calls the command new.
 func (c *Client) New(ctx context.Context, args NewArgs, opts ...pypool.CallOption) (WorkerNew, error) {
-	return pypool.Call[WorkerNew](ctx, c.pool, "new", args, opts...)
+	return pypool.Call[WorkerNew](ctx, c.caller, "new", args, opts...)
 }
 
 // NewArgs are the arguments of [Client.New].
@@ -329,13 +329,13 @@ type NewArgs struct {
 
 // Nothing calls the command nothing.
 func (c *Client) Nothing(ctx context.Context, opts ...pypool.CallOption) error {
-	_, err := pypool.Call[any](ctx, c.pool, "nothing", nil, opts...)
+	_, err := pypool.Call[any](ctx, c.caller, "nothing", nil, opts...)
 	return err
 }
 
 // Now calls the command now.
 func (c *Client) Now(ctx context.Context, args NowArgs, opts ...pypool.CallOption) (DateTime, error) {
-	return pypool.Call[DateTime](ctx, c.pool, "now", args, opts...)
+	return pypool.Call[DateTime](ctx, c.caller, "now", args, opts...)
 }
 
 // NowArgs are the arguments of [Client.Now].
@@ -345,7 +345,7 @@ type NowArgs struct {
 
 // Number calls the command number.
 func (c *Client) Number(ctx context.Context, args NumberArgs, opts ...pypool.CallOption) (float64, error) {
-	return pypool.Call[float64](ctx, c.pool, "number", args, opts...)
+	return pypool.Call[float64](ctx, c.caller, "number", args, opts...)
 }
 
 // NumberArgs are the arguments of [Client.Number].
@@ -355,7 +355,7 @@ type NumberArgs struct {
 
 // Odd calls the command odd. In Python the result is Odd.
 func (c *Client) Odd(ctx context.Context, args OddArgs, opts ...pypool.CallOption) (map[string]any, error) {
-	return pypool.Call[map[string]any](ctx, c.pool, "odd", args, opts...)
+	return pypool.Call[map[string]any](ctx, c.caller, "odd", args, opts...)
 }
 
 // OddArgs are the arguments of [Client.Odd].
@@ -365,7 +365,7 @@ type OddArgs struct {
 
 // Options calls the command options.
 func (c *Client) Options(ctx context.Context, args OptionsArgs, opts ...pypool.CallOption) (Options, error) {
-	return pypool.Call[Options](ctx, c.pool, "options", args, opts...)
+	return pypool.Call[Options](ctx, c.caller, "options", args, opts...)
 }
 
 // OptionsArgs are the arguments of [Client.Options].
@@ -376,7 +376,7 @@ type OptionsArgs struct {
 
 // Page calls the command page.
 func (c *Client) Page(ctx context.Context, args PageArgs, opts ...pypool.CallOption) (PageStr, error) {
-	return pypool.Call[PageStr](ctx, c.pool, "page", args, opts...)
+	return pypool.Call[PageStr](ctx, c.caller, "page", args, opts...)
 }
 
 // PageArgs are the arguments of [Client.Page].
@@ -398,12 +398,12 @@ func (v PageArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonVa
 
 // Pages calls the command pages.
 func (c *Client) Pages(ctx context.Context, opts ...pypool.CallOption) (PageAddress, error) {
-	return pypool.Call[PageAddress](ctx, c.pool, "pages", nil, opts...)
+	return pypool.Call[PageAddress](ctx, c.caller, "pages", nil, opts...)
 }
 
 // Paint calls the command paint.
 func (c *Client) Paint(ctx context.Context, args PaintArgs, opts ...pypool.CallOption) (TupleColorPriority, error) {
-	return pypool.Call[TupleColorPriority](ctx, c.pool, "paint", args, opts...)
+	return pypool.Call[TupleColorPriority](ctx, c.caller, "paint", args, opts...)
 }
 
 // PaintArgs are the arguments of [Client.Paint].
@@ -415,7 +415,7 @@ type PaintArgs struct {
 
 // PaintAll calls the command paint_all.
 func (c *Client) PaintAll(ctx context.Context, args PaintAllArgs, opts ...pypool.CallOption) ([]Color, error) {
-	return pypool.Call[[]Color](ctx, c.pool, "paint_all", args, opts...)
+	return pypool.Call[[]Color](ctx, c.caller, "paint_all", args, opts...)
 }
 
 // PaintAllArgs are the arguments of [Client.PaintAll].
@@ -441,7 +441,7 @@ func (v PaintAllArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.Pyth
 
 // Pair calls the command pair.
 func (c *Client) Pair(ctx context.Context, args PairArgs, opts ...pypool.CallOption) (TupleInt64StringFloat64List, error) {
-	return pypool.Call[TupleInt64StringFloat64List](ctx, c.pool, "pair", args, opts...)
+	return pypool.Call[TupleInt64StringFloat64List](ctx, c.caller, "pair", args, opts...)
 }
 
 // PairArgs are the arguments of [Client.Pair].
@@ -452,7 +452,7 @@ type PairArgs struct {
 
 // Pick calls the command pick. In Python the result is int | str.
 func (c *Client) Pick(ctx context.Context, args PickArgs, opts ...pypool.CallOption) (json.RawMessage, error) {
-	return pypool.Call[json.RawMessage](ctx, c.pool, "pick", args, opts...)
+	return pypool.Call[json.RawMessage](ctx, c.caller, "pick", args, opts...)
 }
 
 // PickArgs are the arguments of [Client.Pick].
@@ -464,12 +464,12 @@ type PickArgs struct {
 
 // Positional calls the command positional.
 func (c *Client) Positional(ctx context.Context, args []int64, opts ...pypool.CallOption) (int64, error) {
-	return pypool.Call[int64](ctx, c.pool, "positional", args, opts...)
+	return pypool.Call[int64](ctx, c.caller, "positional", args, opts...)
 }
 
 // Report calls the command report.
 func (c *Client) Report(ctx context.Context, args ReportArgs, opts ...pypool.CallOption) (Report, error) {
-	return pypool.Call[Report](ctx, c.pool, "report", args, opts...)
+	return pypool.Call[Report](ctx, c.caller, "report", args, opts...)
 }
 
 // ReportArgs are the arguments of [Client.Report].
@@ -491,7 +491,7 @@ func (v ReportArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.Python
 
 // Rest calls the command rest. It takes arguments by position, beside which Python's flag cannot be sent.
 func (c *Client) Rest(ctx context.Context, args RestArgs, opts ...pypool.CallOption) ([]int64, error) {
-	return pypool.Call[[]int64](ctx, c.pool, "rest", args, opts...)
+	return pypool.Call[[]int64](ctx, c.caller, "rest", args, opts...)
 }
 
 // RestArgs are the arguments of [Client.Rest], sent by position: an optional one that is nil leaves all behind it out.
@@ -520,7 +520,7 @@ func (v RestArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonVa
 
 // Scalars calls the command scalars.
 func (c *Client) Scalars(ctx context.Context, args ScalarsArgs, opts ...pypool.CallOption) (map[string]string, error) {
-	return pypool.Call[map[string]string](ctx, c.pool, "scalars", args, opts...)
+	return pypool.Call[map[string]string](ctx, c.caller, "scalars", args, opts...)
 }
 
 // ScalarsArgs are the arguments of [Client.Scalars].
@@ -533,7 +533,7 @@ type ScalarsArgs struct {
 
 // Seeded calls the command seeded.
 func (c *Client) Seeded(ctx context.Context, args SeededArgs, opts ...pypool.CallOption) (Seeded, error) {
-	return pypool.Call[Seeded](ctx, c.pool, "seeded", args, opts...)
+	return pypool.Call[Seeded](ctx, c.caller, "seeded", args, opts...)
 }
 
 // SeededArgs are the arguments of [Client.Seeded].
@@ -543,7 +543,7 @@ type SeededArgs struct {
 
 // Slowly calls the command slowly.
 func (c *Client) Slowly(ctx context.Context, args SlowlyArgs, opts ...pypool.CallOption) (int64, error) {
-	return pypool.Call[int64](ctx, c.pool, "slowly", args, opts...)
+	return pypool.Call[int64](ctx, c.caller, "slowly", args, opts...)
 }
 
 // SlowlyArgs are the arguments of [Client.Slowly].
@@ -561,7 +561,7 @@ type SlowlyArgs struct {
 //
 // * never fails
 func (c *Client) Summarize(ctx context.Context, args SummarizeArgs, opts ...pypool.CallOption) (string, error) {
-	return pypool.Call[string](ctx, c.pool, "summarize", args, opts...)
+	return pypool.Call[string](ctx, c.caller, "summarize", args, opts...)
 }
 
 // SummarizeArgs are the arguments of [Client.Summarize].
@@ -574,7 +574,7 @@ type SummarizeArgs struct {
 
 // Unmapped calls the command unmapped. In Python the result is Phantom.
 func (c *Client) Unmapped(ctx context.Context, args UnmappedArgs, opts ...pypool.CallOption) (json.RawMessage, error) {
-	return pypool.Call[json.RawMessage](ctx, c.pool, "unmapped", args, opts...)
+	return pypool.Call[json.RawMessage](ctx, c.caller, "unmapped", args, opts...)
 }
 
 // UnmappedArgs are the arguments of [Client.Unmapped].
@@ -586,12 +586,12 @@ type UnmappedArgs struct {
 
 // UntypedStream streams the items of the command untyped_stream. In Python the items are of no known type.
 func (c *Client) UntypedStream(ctx context.Context, opts ...pypool.CallOption) iter.Seq2[json.RawMessage, error] {
-	return pypool.Each[json.RawMessage](ctx, c.pool, "untyped_stream", nil, opts...)
+	return pypool.Each[json.RawMessage](ctx, c.caller, "untyped_stream", nil, opts...)
 }
 
 // Users streams the items of the command users.
 func (c *Client) Users(ctx context.Context, args UsersArgs, opts ...pypool.CallOption) iter.Seq2[User, error] {
-	return pypool.Each[User](ctx, c.pool, "users", args, opts...)
+	return pypool.Each[User](ctx, c.caller, "users", args, opts...)
 }
 
 // UsersArgs are the arguments of [Client.Users].
@@ -613,7 +613,7 @@ func (v UsersArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonV
 
 // When calls the command when.
 func (c *Client) When(ctx context.Context, args WhenArgs, opts ...pypool.CallOption) (DateTime, error) {
-	return pypool.Call[DateTime](ctx, c.pool, "when", args, opts...)
+	return pypool.Call[DateTime](ctx, c.caller, "when", args, opts...)
 }
 
 // WhenArgs are the arguments of [Client.When].
@@ -627,7 +627,7 @@ type WhenArgs struct {
 // Answers a question.
 func (c *Client) AnswerV2(ctx context.Context, args AnswerV2Args, opts ...pypool.CallOption) (Report, error) {
 	var out Report
-	res, err := c.pool.ExecuteProgram(ctx, "answer/v2", args, opts...)
+	res, err := c.caller.ExecuteProgram(ctx, "answer/v2", args, opts...)
 	if err != nil {
 		return out, err
 	}
@@ -644,7 +644,7 @@ type AnswerV2Args struct {
 // Free calls the program free. In Python the result is of no known type. Python's *args cannot be sent beside named arguments.
 func (c *Client) Free(ctx context.Context, args map[string]any, opts ...pypool.CallOption) (json.RawMessage, error) {
 	var out json.RawMessage
-	res, err := c.pool.ExecuteProgram(ctx, "free", args, opts...)
+	res, err := c.caller.ExecuteProgram(ctx, "free", args, opts...)
 	if err != nil {
 		return out, err
 	}
@@ -654,7 +654,7 @@ func (c *Client) Free(ctx context.Context, args map[string]any, opts ...pypool.C
 
 // Trace streams the items of the program trace.
 func (c *Client) Trace(ctx context.Context, args TraceArgs, opts ...pypool.CallOption) iter.Seq2[TupleInt64String, error] {
-	return pypool.Each[TupleInt64String](ctx, c.pool, "execute_program", map[string]any{"program_id": "trace", "inputs": args}, opts...)
+	return pypool.Each[TupleInt64String](ctx, c.caller, "execute_program", map[string]any{"program_id": "trace", "inputs": args}, opts...)
 }
 
 // TraceArgs are the arguments of [Client.Trace].
