@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pypool/pypool/internal/files"
 	"github.com/pypool/pypool/internal/interp"
 	"github.com/pypool/pypool/internal/proc"
 )
@@ -85,6 +86,9 @@ func Check(ctx context.Context, cfg Config) error {
 			log.WarnContext(ctx, "check: a sitecustomize on PYTHONPATH is not run in a worker: import it in the script", slog.String("path", path))
 		}
 	}
+	if p.files != nil {
+		log.InfoContext(ctx, "check: Files written", slog.Int("files", p.files.Files), slog.Int64("bytes", p.files.Bytes))
+	}
 	log.InfoContext(ctx, "check: worker ready", slog.Duration("took", took), slog.String("script", full.target()))
 	if limit := full.StartTimeout; limit > 0 && took > limit/2 {
 		log.WarnContext(ctx, "check: the start takes more than half of StartTimeout: raise it, or import less", slog.Duration("start_timeout", limit))
@@ -142,9 +146,11 @@ func advice(start *StartError, cfg *Config, r *resolved) string {
 	switch {
 	case errors.As(start.Err, &old):
 		return "The interpreter " + python + " comes from " + from + ": name a newer one in Config.Python"
+	case start.Stage == stageFiles:
+		return "Files are written below the folder for temporary files, " + os.TempDir() + ": mend it, or name another in the host's environment, as TMPDIR"
 	case start.Stage == stageSpawn:
 		return noInterpreter(r.python.From, python)
-	case full.Script != "" && !isFile(full.Script):
+	case full.Script != "" && full.Files == nil && !isFile(full.Script):
 		text := "There is no file " + full.Script
 		if !filepath.IsAbs(cfg.Script) {
 			if cwd, err := os.Getwd(); err == nil {
@@ -180,15 +186,21 @@ func pythonAdvice(py *PythonError, start *StartError, python, from string, full 
 			name = m[1]
 		}
 		if top, _, _ := strings.Cut(name, "."); full.Module != "" && top == strings.SplitN(full.Module, ".", 2)[0] {
+			if full.Files != nil {
+				return "Config.Module is looked for at the top of Config.Files (fs.Sub goes into a folder of an embed.FS), on PYTHONPATH, and among what is installed; " + leftOut
+			}
 			return "Config.Module is found as `python -m` finds it: in Config.Dir, on PYTHONPATH, or installed"
 		}
 		text := "If it is a package, " + installAdvice(python, name) + "; if it is a file of yours, put it beside the script or its folder on PYTHONPATH"
+		if full.Files != nil {
+			text = "If it is a package, " + installAdvice(python, name) + "; if it is a file of yours, put it beside the script in Config.Files: " + leftOut
+		}
 		if env := os.Getenv("VIRTUAL_ENV"); env != "" && !sameFile(env, interp.EnvOf(python)) {
 			text += fmt.Sprintf("; the packages of VIRTUAL_ENV, %s, are not seen, because the interpreter comes from %s: use %s", env, from, interp.In(env))
 		}
 		return text
 	case "SyntaxError", "IndentationError", "TabError":
-		return "Correct " + where(py.Traceback, "it") + "; the interpreter is " + start.Python
+		return "Correct " + full.where(py.Traceback, "it") + "; the interpreter is " + start.Python
 	case "SystemExit":
 		return "The script ended itself while it was imported: put what is not for the pool under `if __name__ == \"__main__\":`"
 	}
@@ -196,17 +208,24 @@ func pythonAdvice(py *PythonError, start *StartError, python, from string, full 
 	if start.Stage == stageSetup {
 		what = "It was raised by a @setup function"
 	}
-	return what + ", at " + where(py.Traceback, "an unknown place") + "; StartError.Stderr holds the whole traceback"
+	return what + ", at " + full.where(py.Traceback, "an unknown place") + "; StartError.Stderr holds the whole traceback"
 }
+
+// leftOut is the usual way to lose an __init__.py or a _private.py.
+const leftOut = "of a folder, go:embed leaves out files whose names begin with _ or a dot, unless it is embedded as all:FOLDER"
 
 var tracebackLine = regexp.MustCompile(`File "([^"]+)", line (\d+)`)
 
 // where is the innermost place of a traceback that is a file of the user's.
-func where(traceback, otherwise string) string {
+func (c *Config) where(traceback, otherwise string) string {
 	found := tracebackLine.FindAllStringSubmatch(traceback, -1)
 	for _, m := range slices.Backward(found) {
-		if isFile(m[1]) {
-			return m[1] + ", line " + m[2]
+		path := m[1]
+		if name := files.NameOf(path); name != "" && c.Files != nil {
+			return name + " in Config.Files, line " + m[2] // it has been removed
+		}
+		if isFile(path) {
+			return path + ", line " + m[2]
 		}
 	}
 	return otherwise

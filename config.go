@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math"
 	"os"
@@ -26,6 +27,15 @@ type Config struct {
 	// built-in commands exist, and New says so in the log.
 	Script string
 	Module string
+	// Files is the workers' code, for a program that carries it in itself: an [embed.FS], or any
+	// other. Script is the slash-separated path of a file in it then, and Module the name of a
+	// module at its top. New, and Check, write all of it once into a folder of its own below
+	// [os.TempDir], read-only and for the host's user alone, so that packages, data files beside the
+	// code and __file__ are as on any disk; the pool's end removes that. [Pool.Reload] starts
+	// workers from the same files: what changes in Files later is not seen, and WatchScripts, which
+	// has nothing to watch there, is refused. Names that could leave the folder are refused, and so
+	// is what is neither a file nor a folder; __pycache__ is left out. Default: nil, the disk.
+	Files fs.FS
 
 	// Python is the interpreter: a path, or a name looked up in PATH. Default: $PYPOOL_PYTHON, then
 	// the interpreter of $VIRTUAL_ENV, of ./.venv, then python3. It must be CPython 3.8 or later.
@@ -148,6 +158,7 @@ type Config struct {
 	ErrorRate ErrorRate
 
 	dirIsHosts   bool           // Dir was not set
+	filesDir     string         // where New has written Files
 	overflowIdle time.Duration  // how long an overflow worker stays; tests shorten it
 	watchEvery   time.Duration  // how often WatchScripts looks; tests shorten it
 	spawn        proc.SpawnFunc // where processes come from; tests replace it
@@ -362,7 +373,9 @@ func (c *Config) resolvePaths(bad *faults) {
 	if c.Script != "" && c.Module != "" {
 		bad.add("Script", "Script and Module are both set; set one")
 	}
-	if c.Script != "" {
+	if c.Files != nil {
+		c.resolveFiles(bad)
+	} else if c.Script != "" {
 		absolute(&c.Script, "Script", bad)
 	}
 }

@@ -435,6 +435,7 @@ func byItself(code int, signal syscall.Signal) bool {
 
 // The stages of a start, as StartError names them.
 const (
+	stageFiles  = "files"
 	stageSpawn  = "spawn"
 	stageHello  = "hello"
 	stageImport = "import" // as the runtime says, and so is the next
@@ -444,7 +445,7 @@ const (
 
 // StartError is the detail of a worker that never became ready.
 type StartError struct {
-	Stage  string // spawn, bootstrap (Python too old), hello, import, setup or ping
+	Stage  string // files (Config.Files could not be written), spawn, bootstrap (Python too old), hello, import, setup or ping
 	Stderr string // its standard error, and the Python traceback when there is one
 	Python string // the interpreter, and its version when known
 	Err    error  // the cause: *PythonError, *ExitError, *HangError, *ProtocolError or an operating system error

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pypool/pypool/internal/files"
 	"github.com/pypool/pypool/internal/interp"
 	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
@@ -27,6 +28,7 @@ type Pool struct {
 	spin     *spin.Policy
 	reporter *reporter
 	spawner  *proc.Spawner
+	files    *files.Tree // Config.Files, written; nil: there are none
 
 	ids         atomic.Uint64 // request ids: one number names a call here, in Python and in the logs
 	unreapable  atomic.Int64
@@ -64,6 +66,12 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	if r.pyErr != nil {
 		return nil, startError(&cfg, r.python, stageSpawn, born, fmt.Errorf("no Python interpreter: %w (set Config.Python)", r.pyErr))
 	}
+	if p.files, err = cfg.writeFiles(ctx); err != nil {
+		return nil, filesError(&cfg, r.python, born, err)
+	}
+	if p.files != nil {
+		p.cfg.filesDir = p.files.Dir
+	}
 	args, environ, _ := interp.Command(bootstrap(), cfg.Env, cfg.WatchScripts)
 	python := r.python.ThroughShim(watchable(ctx), cfg.Dir, cfg.Env)
 	spec := proc.Spec{Path: python.Path, Args: args, Dir: cfg.Dir, Env: environ, DirIsHosts: cfg.dirIsHosts}
@@ -75,6 +83,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	p.sessions = newSessionTable(cfg.MaxSessions, p.sessionGone)
 	p.sup, err = newSupervisor(p, python, spec)
 	if err != nil {
+		removeFiles(p.files)
 		return nil, newError(TypeInternal, NotExecuted, err.Error(), err)
 	}
 	p.sup.checkout.batched = func(members []*member) *callBatch { return newBatch(p, members) }
@@ -584,6 +593,7 @@ func (p *Pool) dismantle() {
 			p.spawner.Close()
 		}()
 	}
+	removeFiles(p.files)
 	p.sup.event(Event{Kind: EventPoolState, State: stateClosed})
 	p.reporter.close()
 }

@@ -136,6 +136,7 @@ type helloArgs struct {
 	MaxMessageBytes int      `json:"max_message_bytes"`
 	Script          *string  `json:"script"`
 	Module          *string  `json:"module"`
+	ModuleDir       string   `json:"module_dir,omitempty"`
 	Args            []string `json:"args"`
 	LogLevel        int      `json:"log_level"`
 	StackFD         int      `json:"stack_fd,omitempty"`
@@ -155,11 +156,11 @@ func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (w
 		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
 		Functions: slices.Sorted(maps.Keys(cfg.Functions)), Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packedRuntime(), LogWord: word, Environ: hidden,
 	}
-	if cfg.Script != "" {
-		hello.Script = &cfg.Script
+	if script := cfg.scriptPath(); script != "" {
+		hello.Script = &script
 	}
 	if cfg.Module != "" {
-		hello.Module = &cfg.Module
+		hello.Module, hello.ModuleDir = &cfg.Module, cfg.filesDir
 	}
 	if proc.ExtraFiles {
 		hello.StackFD, hello.PageFD, hello.LeashFD = proc.StackFD, proc.PageFD, proc.LeashFD

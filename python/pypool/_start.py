@@ -65,7 +65,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     stage = "import"
     try:
         os.environ.update(args.get("environ") or {})
-        _user.prepare_path(args.get("script"), args.get("module"))
+        _user.prepare_path(args.get("script"), args.get("module"), args.get("module_dir"))
         sys.argv = [args.get("script") or args.get("module") or ""] + list(args.get("args") or ())
         _user.import_user(args.get("script"), args.get("module"))
         stage = "setup"

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from typing import Any, List, Optional
 
 
-def prepare_path(script: Optional[str], module: Optional[str]) -> None:
-    """Make importable what `python script` could import, behind the standard library and before
-    site-packages.
+def prepare_path(script: Optional[str], module: Optional[str], folder: Optional[str] = None) -> None:
+    """Make importable what `python script` could import, or `python -m module` in the folder (None:
+    the working directory), behind the standard library and before site-packages.
 
     Behind, so that a file called json.py beside the script cannot take the place of the one the
     runtime imports later.
@@ -24,7 +24,7 @@ def prepare_path(script: Optional[str], module: Optional[str]) -> None:
     if script:
         entries.append(os.path.dirname(os.path.realpath(script)))
     elif module:
-        entries.append(os.getcwd())
+        entries.append(folder or os.getcwd())
     entries += [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     entries += _user_site()
     at = len(sys.path)
