@@ -37,7 +37,7 @@ type exchange struct {
 
 	functions *functions                        // what the worker may call in the host
 	caller    func() *CallInfo                  // of the request in hand; nil: it is pypool's own
-	calls     atomic.Pointer[calls]             // those of the request in hand; nil: it has called nothing
+	replies   atomic.Pointer[replies]           // those of the request in hand; nil: it has called nothing
 	contextOf func(id uint64) context.Context   // of a request, where ctx is that of many; nil: it is ctx
 	push      func(replies [][]byte) (all bool) // writes them between requests that are on their way, nil: there are none
 	running   func() uint64                     // the id that the handler runs under, where that of a batch runs; nil: that of the next to be answered
@@ -104,7 +104,7 @@ const aMoment = 5 * time.Microsecond
 // reason counts.
 func (x *exchange) doubt(err error) {
 	x.doubts.CompareAndSwap(nil, &err)
-	if c := x.calls.Load(); c != nil {
+	if c := x.replies.Load(); c != nil {
 		c.end()
 	}
 }
@@ -184,7 +184,7 @@ func (x *exchange) await(p []byte) (int, error) {
 		}
 		x.spin = spin.Park
 	}
-	c := x.calls.Load()
+	c := x.replies.Load()
 	if c == nil {
 		x.applyDeadline()
 		return x.t.Read(p)
@@ -285,7 +285,7 @@ func (x *exchange) cancel(id uint64, d time.Duration) error {
 	line := wire.AppendCancel(nil, id, false)
 	x.extend(time.Now().Add(d))
 	x.applyDeadline()
-	if c := x.calls.Load(); c != nil {
+	if c := x.replies.Load(); c != nil {
 		line = append(c.unsent(), line...)
 	}
 	n, err := x.t.Write(line)

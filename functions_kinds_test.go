@@ -34,15 +34,3 @@ func TestABatchCallsFunctions(t *testing.T) {
 	require.Equal(t, 100, i)
 	require.EqualValues(t, 1, p.Stats().WorkersStarted)
 }
-
-// A concurrent command is refused in words, and costs the calls beside it nothing.
-func TestAConcurrentCommandIsRefusedFunctions(t *testing.T) {
-	t.Parallel()
-	p := newPool(t, functionsConfig(t, Functions{"echo": echoFunction()}))
-	for _, how := range []string{"task", "aio", "callback"} {
-		said, err := Call[string](t.Context(), p, "side_by_side", args{"how": how})
-		require.NoError(t, err, how)
-		require.Contains(t, said, "cannot be called from a concurrent command", how)
-	}
-	require.EqualValues(t, 1, p.Stats().WorkersStarted)
-}

@@ -67,7 +67,10 @@ type seat struct {
 	turn  time.Time    // when the turn of a loop's body began
 
 	// The checkout's mu guards the fields below.
-	gone     bool // its caller has left
+	calls    *calls        // the functions it calls; nil: the pool has none, or its request is not written
+	deadline time.Time     // theirs; zero: limit from when they begin, or none
+	limit    time.Duration // of a stream's items
+	gone     bool          // its caller has left
 	why      revocation
 	overdue  bool        // it has not ended within its grace
 	timer    *time.Timer // runs expire; set when its caller leaves. While it may run, winding counts it
@@ -302,6 +305,15 @@ func (p *Pool) sit(ctx context.Context, c *call) (rep reply, err *Error) {
 	if end, ok := ctx.Deadline(); ok && (!limited || end.Before(c.given.Add(remaining))) {
 		remaining, limited = end.Sub(c.given), true
 	}
+	if len(p.cfg.Functions) > 0 {
+		calls := newCalls(ctx, w.x.functions, &t.info, t.reply)
+		defer calls.cancel()
+		deadline := time.Time{}
+		if limited {
+			deadline = c.given.Add(remaining)
+		}
+		t.mayCall(calls, deadline, c)
+	}
 	line := c.req.Seal(t.id, remaining, limited)
 	sent = true
 	t.s.out.request(t, line)
@@ -312,6 +324,50 @@ func (p *Pool) sit(ctx context.Context, c *call) (rep reply, err *Error) {
 	}
 	left = true
 	return rep, err
+}
+
+// mayCall has the functions run that the call calls.
+func (t *seat) mayCall(calls *calls, deadline time.Time, c *call) {
+	mu := &t.s.p.sup.checkout.mu
+	mu.Lock()
+	defer mu.Unlock()
+	t.calls, t.deadline = calls, deadline
+	if c.item != nil {
+		t.limit = c.timeout
+	}
+}
+
+// reply has the reply of a function written.
+func (t *seat) reply(line []byte) {
+	mu := &t.s.p.sup.checkout.mu
+	mu.Lock()
+	seated := t.s.calls[t.id] == t
+	mu.Unlock()
+	if seated {
+		t.s.out.control(line)
+	}
+}
+
+// serve has the function run that f calls. An error is a violation of the protocol.
+func (t *seat) serve(f *wire.Frame) error {
+	s, mu := t.s, &t.s.p.sup.checkout.mu
+	mu.Lock()
+	calls, deadline := t.calls, t.deadline
+	if t.limit > 0 {
+		end := time.Now().Add(t.limit)
+		if deadline.IsZero() || end.Before(deadline) {
+			deadline = end
+		}
+	}
+	mu.Unlock()
+	if calls == nil {
+		return s.w.x.violation(errors.New("a call of a function, and nothing runs that may call one"), f.Body)
+	}
+	if unread := s.out.unwritten(); unread > s.p.cfg.MaxQueueBytes+s.p.cfg.MaxMessageBytes {
+		return s.w.x.violation(fmt.Errorf("calls of functions, and %d bytes that it does not read", unread), f.Body)
+	}
+	calls.begin(f.Host, f.Function, arguments{s.w.x.take(f), f.BigInt}, deadline)
+	return nil
 }
 
 // wait waits for the answer of a call that is no stream.
@@ -729,6 +785,8 @@ func (s *sharing) take(f *wire.Frame) (*seat, error) {
 		default:
 		}
 		return nil, nil
+	case f.Kind == wire.KindFunction:
+		return nil, t.serve(f)
 	case f.Kind != wire.KindItem:
 		return t, nil
 	case t.items == nil:
@@ -923,6 +981,13 @@ func (o *outbox) control(line []byte) {
 	before := len(o.lines)
 	o.lines = append(o.lines, line...)
 	o.flushLocked(before)
+}
+
+// unwritten is the bytes of lines that are still to be written.
+func (o *outbox) unwritten() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.queued - o.written
 }
 
 // flushLocked writes what was added, unless somebody does. It unlocks.

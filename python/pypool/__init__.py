@@ -28,7 +28,7 @@ from __future__ import annotations
 #   binding       _signatures _wrapped _columns _bind
 #   answers       _failure _answers
 #   calls         _async _stream _dispatch _batch _stats _builtins
-#   the host      _replies _beside _host
+#   the host      _replies _beside _host_calls _host
 #   the loop      _tasks _escaped _worker
 #   the start     __init__ _scripts _user _spawn _start _boot
 #   by hand       _packages __main__

@@ -1,4 +1,4 @@
-"""Threads of a handler's that write and read beside the loop's: see `_host`."""
+"""Threads of a handler's that write and read beside the loop's: see `_host_calls`."""
 
 from __future__ import annotations
 

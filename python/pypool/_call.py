@@ -75,7 +75,7 @@ class _Running:
     else those are None.
     """
 
-    __slots__ = ("request", "calls", "began", "canceled", "host", "tasks")
+    __slots__ = ("request", "calls", "began", "canceled", "host", "tasks", "loop")
 
     def __init__(self) -> None:
         self.request: Optional[Request] = None
@@ -84,6 +84,7 @@ class _Running:
         self.host: Callable[[int], Any] = _nobody  # by id, `_host`'s
         self.canceled: Callable[[int], bool] = _never  # by id; where the host can say so, `_cancel`'s
         self.tasks: Dict[int, TaskCall] = {}  # by id, the calls of a shared worker
+        self.loop: Any = None  # `_tasks`' own, that serves them; None: the worker is not shared
 
     def task(self) -> Optional[TaskCall]:
         """The call, of those side by side, whose code runs here."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: The modules that call what a user has written and take whatever that raises for its outcome.
 ENTRIES = frozenset("pypool." + name for name in ("_async", "_batch", "_bind", "_columns", "_dispatch", "_stream", "_worker"))
 #: The modules in which a handler waits for a function of the host's.
-WAITING = ("pypool._host", "pypool._page", "pypool._replies")
+WAITING = ("pypool._host", "pypool._host_calls", "pypool._page", "pypool._replies")
 #: An import that is broken off leaves half a module behind, a log record half a line and its lock.
 HELD = frozenset(
     ("_frozen_importlib", "_frozen_importlib_external", "importlib._bootstrap", "importlib._bootstrap_external", "logging")

@@ -38,7 +38,7 @@ class Channel:
         self.limit = 1 << 26  # of a line
         #: Takes the replies out of the lines that are read, while functions of the host's run
         self.replies: Optional[Callable[[bytes], bool]] = None
-        self.lock = allocate_lock()  # of what is written, where threads write too: see `_host`
+        self.lock = allocate_lock()  # of what is written, where threads write too: see `_host_calls`
         self.over = 0  # the last call whose final line is out, as far as that is of use there
         if rest:
             self.take(rest)

@@ -1,4 +1,4 @@
-"""Who waits for the host's answer to what, and who reads for all of them: see `_host`."""
+"""Who waits for the host's answer to what, and who reads for all of them: see `_host_calls`."""
 
 from __future__ import annotations
 
@@ -90,12 +90,14 @@ if hasattr(os, "register_at_fork"):
 
 
 OVER: Any = {}
+#: The reader while the worker is shared: the loop that serves its calls.
+LOOP: Any = object()
 
 
 def is_running(id: int) -> bool:
     """Whether this call is still served."""
     request = RUNNING.request
-    return request is not None and request[0] == id
+    return request is not None and (request[0] == id or id in RUNNING.tasks)
 
 
 def forget(pending: Pending) -> None:
@@ -107,6 +109,28 @@ def forget(pending: Pending) -> None:
             waits.reader = None
         if waits.reader is None and waits.pending:
             appoint()
+
+
+def read_by_loop(shared: bool) -> None:
+    """Whether the loop of concurrent commands reads for everybody."""
+    waits = WAITS
+    with waits.lock:
+        waits.reader = LOOP if shared else None
+
+
+def end_calls(id: int) -> None:
+    """The request has its answer: whoever still waits for a reply on its behalf gets none."""
+    waits = WAITS
+    with waits.lock:
+        over = [pending for pending in waits.pending.values() if pending.id == id]
+        for pending in over:
+            del waits.pending[pending.number]
+            pending.reply = OVER
+            if pending.gate is not None and pending.gate.locked():
+                pending.gate.release()
+    for pending in over:
+        if pending.future is not None:
+            settle(pending)
 
 
 def lost() -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from _thread import get_ident
 from time import monotonic_ns
 
-from . import _async, _bind, _builtins, _cancel, _life
+from . import _async, _bind, _builtins, _cancel, _life, _replies
 from ._call import CALL, RUNNING, SHARED_REQUEST, TaskCall
 from ._commands import COMMANDS
 from ._json import escape, scan
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from ._answers import Answers
     from ._commands import Command
+    from ._replies import Pending
     from ._wire import Request
 
 _SHARED = SHARED.encode()
@@ -40,7 +42,10 @@ MAX_FRAMES = 64
 def serve(answers: Answers, base: Context) -> None:
     """Serve shared requests, the first of which is the next line, until none is left."""
     serving = _Serving(answers, base)
-    RUNNING.request = SHARED_REQUEST
+    functions = bool(answers.channel.functions)
+    if functions:
+        _replies.read_by_loop(True)
+    RUNNING.request, RUNNING.loop = SHARED_REQUEST, serving
     LOG.looping = True
     _FORKS.loop = serving.loop
     try:
@@ -48,7 +53,9 @@ def serve(answers: Answers, base: Context) -> None:
     finally:
         _FORKS.loop = None
         LOG.looping = False
-        RUNNING.request = None
+        RUNNING.request = RUNNING.loop = None
+        if functions:
+            _replies.read_by_loop(False)
 
 
 class _Forks:
@@ -293,6 +300,8 @@ class _Serving:
     def _end(self, call: TaskCall, line: str) -> None:
         call.ended = True
         id = call.request[0]
+        if self.channel.replies is not None:
+            _replies.end_calls(id)
         if OPEN:
             from . import _output  # loaded by what was printed
 
@@ -302,6 +311,15 @@ class _Serving:
         if not self.calls:
             self._guarded(self._flush)
             self._leave()
+
+    def send(self, pending: Pending, line: str) -> None:
+        """Write a call of a function of the host's: in any thread, and not behind the final line of
+        the call that it is for.
+        """
+        if get_ident() == LOG.thread:
+            self._put(line)
+        else:
+            self.loop.call_soon_threadsafe(self._guarded, lambda: self._put(line) if pending.reply is None else None)
 
     def _put(self, line: str) -> None:
         """Keep a line until the loop has run all that is ready: one write(2) then takes what is

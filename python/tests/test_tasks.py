@@ -254,3 +254,43 @@ def test_the_end_of_the_host_ends_a_shared_worker(start: Start, loop: str) -> No
 def test_what_concurrency_cannot_be(start: Start, text: str, words: str) -> None:
     host = start(text, capabilities=CAPABILITIES)
     assert words in host.hello["error"]["message"]
+
+
+def test_tasks_call_functions_of_the_hosts_side_by_side(start: Start, loop: str) -> None:
+    script = """
+        from pypool import host
+        @command(concurrency=8)
+        async def ask(name):
+            return [await host.aio.lookup(name), await asyncio.gather(*[host.aio.lookup(name + str(i)) for i in range(2)])]
+        @command(concurrency=8)
+        async def threads(name):
+            call = current_call()
+            return await asyncio.get_running_loop().run_in_executor(None, lambda: call.host.lookup(name))
+        @command(concurrency=8)
+        async def blocks():
+            host.lookup("x")
+    """
+    host = start(
+        loop + "import asyncio\n" + textwrap.dedent(script), capabilities=[*CAPABILITIES, "functions"], functions=["lookup"]
+    )
+    ids = {begin(host, "ask", ["a"]): "a", begin(host, "ask", ["b"]): "b", begin(host, "threads", ["c"]): "c"}
+    seen: List[Dict[str, Any]] = []
+    final: Dict[int, Any] = {}
+    while len(final) < 3:
+        line = host.receive()
+        if "success" in line:
+            final[line["id"]] = line["result"]
+            continue
+        assert line["function"] == "lookup" and line["args"][0].startswith(ids[line["id"]]), line
+        seen.append(line)
+        if len(seen) == 3:  # all wait: the replies may come in any order
+            for asked in reversed(seen):
+                host.send({"id": asked["id"], "host": asked["host"], "success": True, "result": asked["args"][0].upper()})
+        elif len(seen) > 3:
+            host.send({"id": line["id"], "host": line["host"], "success": True, "result": line["args"][0].upper()})
+    assert len({line["host"] for line in seen}) == len(seen) == 7
+    assert final == {
+        id: ([name.upper(), [name.upper() + "0", name.upper() + "1"]] if name != "c" else "C") for id, name in ids.items()
+    }
+    blocked = answers(host, [begin(host, "blocks", [])]).popitem()[1]
+    assert blocked["error"]["type"] == "RuntimeError" and "await host.aio.lookup()" in blocked["error"]["message"]

@@ -1,7 +1,6 @@
 """Handlers that call functions of the host's."""
 
 import asyncio
-import contextvars
 import os
 import threading
 import time
@@ -314,28 +313,3 @@ def loop_in_thread(n: int) -> Any:
 def batched(n: List[int]) -> List[Any]:
     """The size of the batch, and what the host says to each."""
     return [[len(n), host.echo(x)] for x in n]
-
-
-@command(concurrency=8)
-async def side_by_side(how: str) -> str:
-    """What the host's functions say here: in the task, as a coroutine, and in a callback of nobody's."""
-    try:
-        if how == "aio":
-            await host.aio.echo(1)
-        elif how == "callback":
-            loop = asyncio.get_running_loop()
-            said = loop.create_future()
-
-            def ask() -> None:
-                try:
-                    said.set_result(host.echo(1))
-                except LookupError as error:
-                    said.set_exception(error)
-
-            contextvars.Context().run(loop.call_soon, ask)
-            await said
-        else:
-            host.echo(1)
-    except LookupError as error:
-        return str(error)
-    return "called"

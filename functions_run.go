@@ -1,0 +1,174 @@
+package pypool
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/pypool/pypool/internal/wire"
+)
+
+// A function of the host runs on a goroutine of its own, on behalf of a request that is served. How its
+// reply gets to the worker is the business of whoever holds that: of an exchange (replies.go), or of
+// all who share it (shared.go).
+
+// functions is what all workers of a pool may call, and what they have called.
+type functions struct {
+	cfg      *Config
+	reporter *reporter
+	running  atomic.Int64 // goroutines
+	held     atomic.Int64 // bytes of their arguments
+}
+
+const (
+	maxFunctions  = 1 << 14                // that run at once, of a pool: who wants more waits for some
+	functionGrace = 250 * time.Millisecond // what Close waits for functions whose contexts it has ended
+	functionNap   = time.Millisecond       // between looks at them
+)
+
+// wait waits for the functions that still run, but not for long: that code is the caller's, and may
+// never come back.
+func (h *functions) wait() {
+	for end := time.Now().Add(functionGrace); h.running.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(functionNap)
+	}
+}
+
+// calls is the functions that a request has called, until the request's end.
+type calls struct {
+	functions *functions
+	id        uint64
+	ctx       context.Context // what all are derived from
+	cancel    context.CancelFunc
+	reply     func(line []byte) // has a reply written; behind the request's end it goes nowhere
+}
+
+// newCalls asks ctx what package context does.
+func newCalls(ctx context.Context, h *functions, info *CallInfo, reply func(line []byte)) *calls {
+	c := &calls{functions: h, id: info.RequestID, reply: reply}
+	ctx, c.cancel = context.WithCancel(watchable(ctx))
+	c.ctx = &functionContext{ctx, info, h}
+	return c
+}
+
+// functionContext is a call's context as its functions get it.
+type functionContext struct {
+	context.Context
+	info      *CallInfo
+	functions *functions
+}
+
+func (c *functionContext) Value(key any) any {
+	switch key {
+	case callKey{}:
+		return c.info
+	case nestedIn{c.functions}:
+		return c
+	}
+	return c.Context.Value(key)
+}
+
+// observedContext is a context with the values of another, which is the caller's.
+type observedContext struct {
+	context.Context
+	values context.Context
+}
+
+func (c observedContext) Value(key any) (value any) {
+	if key == cancelKey {
+		return c.Context.Value(key)
+	}
+	defer func() {
+		if recover() != nil {
+			value = nil
+		}
+	}()
+	return c.values.Value(key)
+}
+
+// begin runs a function, or answers for it. The goroutine is joined by functions.wait, as far as
+// the caller's code can be.
+func (c *calls) begin(number uint64, quoted []byte, args arguments, deadline time.Time) {
+	h := c.functions
+	if quoted == nil {
+		c.reply(wire.ReplyError(c.id, number, hostArguments, "the arguments are nested too deeply"))
+		return
+	}
+	var name string
+	_ = json.Unmarshal(quoted, &name) // it has been read as JSON
+	f, known := h.cfg.Functions[name]
+	if !known {
+		c.reply(wire.ReplyError(c.id, number, hostUnknown, fmt.Sprintf("the host has no function %.64q", name)))
+		return
+	}
+	size := int64(len(args.raw))
+	if h.running.Add(1) > maxFunctions || h.held.Add(size)-size > int64(h.cfg.MaxQueueBytes) {
+		h.finished(size)
+		c.reply(wire.ReplyError(c.id, number, hostTooMany, fmt.Sprintf("%d functions run already, or their arguments are %d bytes", maxFunctions, h.cfg.MaxQueueBytes)))
+		return
+	}
+	go c.run(f, number, name, args, deadline)
+}
+
+func (h *functions) finished(size int64) {
+	h.held.Add(-size)
+	h.running.Add(-1)
+}
+
+// run is the function's goroutine.
+func (c *calls) run(f Function, number uint64, name string, args arguments, deadline time.Time) {
+	h := c.functions
+	ended := false
+	var line []byte
+	defer func() {
+		if !ended {
+			t := &trouble{recover()}
+			h.reporter.failure("the function "+name+" of Config.Functions", t)
+			line = c.told(number, t)
+		}
+		c.reply(line)
+		h.finished(int64(len(args.raw)))
+	}()
+	ctx := c.ctx
+	if !deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	line = c.answer(ctx, f, number, args)
+	ended = true
+}
+
+// told is the reply for a function that has ended its goroutine.
+func (c *calls) told(number uint64, t *trouble) (line []byte) {
+	kind := hostPanic
+	if t.value == nil {
+		kind = hostGoexit
+	}
+	defer func() {
+		if recover() != nil { // a method of the value
+			line = wire.ReplyError(c.id, number, kind, "panicked with a value that cannot be told")
+		}
+	}()
+	return wire.ReplyError(c.id, number, kind, strings.TrimPrefix(t.describe(), "panicked: "))
+}
+
+// answer runs the function, and returns the reply. It runs code of the caller's.
+func (c *calls) answer(ctx context.Context, f Function, number uint64, args arguments) []byte {
+	out, err := f.run(ctx, args)
+	if err != nil {
+		kind, message := describeHostError(err)
+		return wire.ReplyError(c.id, number, kind, message)
+	}
+	line, err := wire.Reply(c.id, number, out)
+	if err != nil {
+		return wire.ReplyError(c.id, number, hostResult, "the result cannot be sent: "+err.Error())
+	}
+	if limit := c.functions.cfg.MaxMessageBytes; len(line) > limit {
+		return wire.ReplyError(c.id, number, hostTooLarge, fmt.Sprintf("the result is %d bytes, MaxMessageBytes is %d", len(line), limit))
+	}
+	return line
+}
