@@ -49,6 +49,23 @@ type Config struct {
 	// is added to it.
 	Env      []string
 	ExtraEnv []string
+	// WorkerEnv adds to that what a worker is given because of its slot: 0 to Size-1, and beyond
+	// that for overflow workers, of which there are Overflow at most. A replacement has its
+	// predecessor's slot, so that each can have a device of its own:
+	//
+	//	func(slot int) []string { return []string{fmt.Sprint("CUDA_VISIBLE_DEVICES=", slot)} }
+	//
+	// It is called for each start, several at a time, on goroutines of the pool. A panic of it, an
+	// entry that is no KEY=value, or that it does not return within StartTimeout fails the start.
+	// In Python pypool.current_worker().slot is the same number. Default: none.
+	WorkerEnv func(slot int) []string
+	// Threads is how many threads a library of a worker's may compute with, where it reads one of
+	// these variables, and neither Env, ExtraEnv nor WorkerEnv sets it: OMP_NUM_THREADS,
+	// OPENBLAS_NUM_THREADS, MKL_NUM_THREADS, BLIS_NUM_THREADS, NUMEXPR_NUM_THREADS (where
+	// OMP_NUM_THREADS is set, these all follow it), VECLIB_MAXIMUM_THREADS, RAYON_NUM_THREADS and
+	// POLARS_MAX_THREADS. Default: the worker's share of the processors, runtime.GOMAXPROCS(0) /
+	// Size when it starts, at least 1. Negative: none is set.
+	Threads int
 
 	// Size is the number of workers kept ready. Default: 2 × runtime.GOMAXPROCS(0) at the time of
 	// New, which is what the container's CPU limit (cgroup) lets the host use at once.
@@ -56,6 +73,11 @@ type Config struct {
 	// Overflow is how many more workers may be started while callers wait; they are retired when
 	// idle for 30 s. Default: 2.
 	Overflow int
+	// BreakBeforeMake has a replacement start when its predecessor's process has gone, and never two
+	// processes in one slot: for devices that hold one model only. Recycling and Reload then take
+	// one worker away at a time, while the others serve. Where overflow must not share a device,
+	// either, set Overflow to -1.
+	BreakBeforeMake bool
 	// MinReady is how many workers must be ready before New returns. Default: Size. Negative: New
 	// returns at once, and the workers come up behind it.
 	MinReady int
@@ -105,8 +127,8 @@ type Config struct {
 	MaxSessions int
 
 	// MaxCalls, MaxLifetime (± 10 %) and MaxRSS (bytes, pages shared with other processes included)
-	// say when a worker is worn out: it is replaced, the replacement ready first, never during a
-	// call. Default: off.
+	// say when a worker is worn out: it is replaced, the replacement ready first (but see
+	// BreakBeforeMake), never during a call. Default: off.
 	MaxCalls    int64
 	MaxLifetime time.Duration
 	MaxRSS      int64
@@ -346,12 +368,7 @@ func (c *Config) resolveEnvironment(bad *faults) {
 		field   string
 		entries []string
 	}{{"Env", c.Env}, {"ExtraEnv", c.ExtraEnv}} {
-		for _, entry := range list.entries {
-			if i := strings.IndexByte(entry, '='); i < 0 || strings.ContainsRune(entry, 0) {
-				// The value may be a secret: only what stands before it is shown.
-				bad.add(list.field, "the entry that begins with %q is not KEY=value without NUL", entry[:min(len(entry), 16)])
-			}
-		}
+		bad.addEntries(list.field, list.entries)
 	}
 	c.Args = append([]string(nil), c.Args...)
 	c.Env = append([]string{}, c.environ()...) // never nil: to os/exec that means inherit

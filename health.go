@@ -50,7 +50,7 @@ func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 			failed = c.Err
 		}
 	}
-	h.Healthy = h.Responsive >= p.cfg.Size && h.Breaker == circuitClosed
+	h.Healthy = h.Responsive >= st.Size && h.Breaker == circuitClosed
 	if h.LastError == nil {
 		h.LastError = failed
 	}

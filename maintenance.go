@@ -80,20 +80,26 @@ func (s *supervisor) pingQuiet() {
 	}
 }
 
-// retireOverflow lets workers beyond Size go that were idle for overflowIdle.
+// retireOverflow lets overflow workers go: as many as there are workers that were idle for
+// overflowIdle, whichever those are, for who was put back last serves next.
 func (s *supervisor) retireOverflow() {
 	s.mu.Lock()
-	surplus := s.readyLocked() - s.cfg.Size
+	surplus := s.readyLocked() - s.size()
 	s.mu.Unlock()
 	if surplus <= 0 {
 		return
 	}
-	for _, res := range s.checkout.inspect(func(res *resource) bool {
-		if surplus > 0 && time.Since(res.Value().freed) >= s.cfg.overflowIdle {
-			surplus--
-			return true
+	cold := 0
+	for _, res := range s.checkout.inspect(func(res *resource) bool { // the coldest first
+		if time.Since(res.Value().freed) >= s.cfg.overflowIdle {
+			cold++
 		}
-		return false
+		if res.Value().slot < s.size() || cold == 0 || surplus == 0 {
+			return false
+		}
+		cold--
+		surplus--
+		return true
 	}) {
 		s.retire(res)
 	}
@@ -143,17 +149,6 @@ func share(part, whole int64) float64 {
 
 // --- replacing what is worn, or old ----------------------------------------------------------------------------------
 
-// wornLocked returns the ready workers that are to be replaced.
-func (s *supervisor) wornLocked(now time.Time) (worn []*worker) {
-	generation := s.generation.Load()
-	for _, w := range s.readyWorkersLocked() {
-		if w.worn(generation, now) {
-			worn = append(worn, w)
-		}
-	}
-	return worn
-}
-
 // worn reports whether the worker has done its share.
 func (w *worker) worn(generation int64, now time.Time) bool {
 	cfg := w.env.cfg
@@ -163,26 +158,9 @@ func (w *worker) worn(generation int64, now time.Time) bool {
 		cfg.MaxRSS > 0 && !w.heavy && w.rss.Load() > cfg.MaxRSS
 }
 
-// retireWornLocked lets worn-out workers go, as far as Size ready ones remain without them.
-func (s *supervisor) retireWornLocked() {
-	spare := s.readyLocked() - s.cfg.Size
-	if spare <= 0 {
-		return
-	}
-	for _, w := range s.wornLocked(time.Now()) {
-		if spare == 0 {
-			return
-		}
-		spare--
-		s.recycled++
-		w.retired.Store(true) // it ends at its next release, or now when it is idle
-		s.lookForDead()
-	}
-}
-
 // Reload replaces every worker, rolling: a new one is ready before an old one goes, so that at no
-// time fewer than Size are ready, and no call fails for it. It returns when the last old worker is
-// gone; one that a stalled stream holds is taken after StallTimeout. If a new one does not start,
+// time fewer than Size are ready, and no call fails for it. (With BreakBeforeMake one at a time is
+// away, and calls wait.) It returns when the last old worker is gone, and replaced; one that a stalled stream holds is taken after StallTimeout. If a new one does not start,
 // it returns that error: the old ones go on serving, and the pool goes on trying.
 func (p *Pool) Reload(ctx context.Context) error {
 	if isClosed(p.closing) {
@@ -223,9 +201,10 @@ func (s *supervisor) reload(ctx context.Context) error {
 		if s.history.failed > failed {
 			err = s.history.last
 		}
+		there := !s.cfg.BreakBeforeMake || s.readyLocked() >= s.size() // else the last replacement is still to come
 		s.mu.Unlock()
 		switch {
-		case stale == 0:
+		case stale == 0 && there:
 			return nil
 		case err != nil:
 			return err

@@ -66,7 +66,7 @@ func Map[Out, In any](ctx context.Context, c Caller, command string, items iter.
 		stopWaking := context.AfterFunc(ctx, m.ring.stop)
 		defer stopWaking()
 		go m.feed(encodeItems(items))
-		lanes := p.cfg.Size
+		lanes := p.sup.size()
 		if p.nested(ctx) { // those that found no worker would fail their items
 			lanes = 1
 		}
@@ -139,7 +139,7 @@ func newMapper[Out any](ctx context.Context, p *Pool, command string, opts []Cal
 	if m.refused == nil {
 		m.refused = p.refusedCommand(command)
 	}
-	m.ring.init(ctx, p.cfg.Size)
+	m.ring.init(ctx, p.sup.size())
 	if l := p.sup.checkout.lineupOf(m.template.info.breakerKey()); l != nil {
 		m.ring.batch = min(p.sup.checkout.batchSize(l), m.ring.share())
 	}

@@ -113,6 +113,7 @@ type Event struct {
 	Kind      EventKind
 	Pool      string
 	Worker    string
+	Slot      int // the worker's
 	PID       int
 	Session   string
 	Command   string
@@ -151,8 +152,8 @@ type ErrorRateAlert struct {
 
 func (s *supervisor) reportExit(w *worker, call *CallInfo, wasReady, stopped bool) {
 	level, text := slog.LevelDebug, "worker stopped"
-	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("pid", w.proc.PID()), slog.Int64("calls", w.calls.Load()), slog.Duration("uptime", time.Since(w.started))}
-	ev := Event{Kind: EventWorkerExited, Worker: w.id, PID: w.proc.PID(), Cause: "stopped"}
+	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("slot", w.slot), slog.Int("pid", w.proc.PID()), slog.Int64("calls", w.calls.Load()), slog.Duration("uptime", time.Since(w.started))}
+	ev := Event{Kind: EventWorkerExited, Worker: w.id, Slot: w.slot, PID: w.proc.PID(), Cause: "stopped"}
 	if !stopped {
 		exit := w.exitError()
 		level, text = slog.LevelWarn, "worker exited"

@@ -72,9 +72,8 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	if p.files != nil {
 		p.cfg.filesDir = p.files.Dir
 	}
-	args, environ, _ := interp.Command(bootstrap(), cfg.Env, cfg.WatchScripts)
 	python := r.python.ThroughShim(watchable(ctx), cfg.Dir, cfg.Env)
-	spec := proc.Spec{Path: python.Path, Args: args, Dir: cfg.Dir, Env: environ, DirIsHosts: cfg.dirIsHosts}
+	spec := proc.Spec{Path: python.Path, Dir: cfg.Dir, DirIsHosts: cfg.dirIsHosts}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
 	if cfg.target() == "" {
 		p.reporter.log(slog.LevelWarn, noScript)
@@ -317,7 +316,7 @@ func (p *Pool) sequenceError(ctx context.Context, info CallInfo) *Error {
 // serve takes a worker and has it run the call. A proof that a dying worker did not execute it is
 // worth another try, as all that were idle may be dying at once.
 func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
-	for range p.cfg.Size + p.cfg.Overflow + 1 {
+	for range p.sup.size() + p.cfg.Overflow + 1 {
 		var res *resource
 		if res, err = p.acquire(ctx, c); err != nil {
 			return reply{}, err

@@ -29,6 +29,7 @@ type Stats struct {
 // WorkerInfo is a snapshot of one process.
 type WorkerInfo struct {
 	ID            string
+	Slot          int // its place in the pool: 0 to Size-1, beyond that for overflow; a replacement has its predecessor's
 	PID           int
 	State         string // starting, idle, busy, shared (with calls of concurrent commands, side by side), canceling or stopping
 	StartedAt     time.Time
@@ -56,9 +57,11 @@ type SizeDistribution struct {
 // Stats returns a snapshot.
 func (p *Pool) Stats() Stats {
 	st := Stats{
-		Size: p.cfg.Size, Overflow: p.cfg.Overflow, MaxSize: p.cfg.Size + p.cfg.Overflow,
-		Waiting: int(p.sup.checkout.waiting.Load()), Sessions: p.sessions.size(), Uptime: time.Since(p.born), Unreapable: int(p.unreapable.Load()),
+		Overflow: p.cfg.Overflow,
+		Waiting:  int(p.sup.checkout.waiting.Load()), Sessions: p.sessions.size(), Uptime: time.Since(p.born), Unreapable: int(p.unreapable.Load()),
 	}
+	st.Size = p.sup.size()
+	st.MaxSize = st.Size + st.Overflow
 	p.counters.snapshot(&st)
 	p.sup.snapshot(&st)
 	st.LogsDropped, st.EventsDropped = p.reporter.logsDropped.Load(), p.reporter.eventsDropped.Load()

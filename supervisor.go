@@ -50,6 +50,7 @@ type supervisor struct {
 	dirty      atomic.Bool // a worker may stand idle that must not: dead, or retired
 	generation atomic.Int64
 	seq        atomic.Int64
+	target     atomic.Int64                   // how many workers are to be ready: see size
 	concurrent atomic.Pointer[map[string]int] // the concurrent commands, as the youngest worker has told; nil: there are none
 
 	heavyKnown bool // said that MaxRSS is too small; the goroutine's own
@@ -59,7 +60,8 @@ type supervisor struct {
 	spawned  int64
 	exited   int64
 	recycled int64
-	starting int // constructions under way
+	starting int              // constructions under way
+	building map[int]struct{} // their slots
 	history  startHistory
 	broken   int64                       // with WatchScripts: one more than the last generation whose source files failed to start
 	idleWait *backoff.ExponentialBackOff // after workers that ended idle, and young
@@ -75,14 +77,15 @@ func newSupervisor(p *Pool, python interp.Interpreter, spec proc.Spec) (*supervi
 	s := &supervisor{
 		cfg: cfg, sessions: p.sessions, counters: p.counters,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}),
-		live: map[*worker]struct{}{}, history: startHistory{wait: newBackoff(cfg.RestartBackoff)}, idleWait: newBackoff(cfg.RestartBackoff),
+		live: map[*worker]struct{}{}, building: map[int]struct{}{}, history: startHistory{wait: newBackoff(cfg.RestartBackoff)}, idleWait: newBackoff(cfg.RestartBackoff),
 	}
+	s.target.Store(int64(cfg.Size))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.circuit = newStartCircuit(cfg.RestartBackoff.Min, s.tripLocked)
 	s.breakers = &breakers{cfg: cfg.Breaker, changed: s.commandCircuit}
 	s.env = &workerEnv{
 		functions: &functions{cfg: cfg, reporter: p.reporter},
-		cfg:       cfg, python: python, spec: spec, spawner: p.spawner, reporter: p.reporter, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable,
+		cfg:       cfg, size: s.size, python: python, spec: spec, spawner: p.spawner, reporter: p.reporter, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable,
 		onSpawn: s.onSpawn, onReady: s.onReady, onExit: s.onExit, onEndBetween: s.onEndBetween, onStuck: s.onStuck,
 	}
 	// Beyond Size and Overflow: replacements made before the old ones go, and slots that dying
@@ -187,9 +190,9 @@ func (s *supervisor) onReady(w *worker) {
 	if _, alive := s.live[w]; !alive {
 		return
 	}
-	s.env.reporter.log(slog.LevelDebug, "worker started", slog.String("worker", w.id), slog.Int("pid", w.proc.PID()),
+	s.env.reporter.log(slog.LevelDebug, "worker started", slog.String("worker", w.id), slog.Int("slot", w.slot), slog.Int("pid", w.proc.PID()),
 		slog.String("python", w.python), slog.Duration("took", time.Since(w.started)))
-	s.event(Event{Kind: EventWorkerStarted, Worker: w.id, PID: w.proc.PID()})
+	s.event(Event{Kind: EventWorkerStarted, Worker: w.id, Slot: w.slot, PID: w.proc.PID()})
 }
 
 // young is how long a worker must have been ready for its end to say nothing of the next one's.
@@ -207,7 +210,7 @@ func (s *supervisor) onExit(w *worker) {
 	switch now := time.Now(); {
 	case wasReady && now.Sub(w.readyAt) >= young:
 		s.idleWait.Reset()
-	case guilty || idle && w.calls.Load() == 0 && w.seq > int64(s.cfg.Size):
+	case guilty || idle && w.calls.Load() == 0 && w.seq > int64(s.size()):
 		// A replacement that ended before it served, or because of what it served: perhaps they all
 		// will.
 		if !now.Before(s.notAgain) { // one step for those that end side by side
@@ -303,7 +306,7 @@ func (s *supervisor) reconcile(now time.Time) time.Time {
 	if !s.frozenLocked() {
 		again = s.startMissingLocked(now)
 	}
-	s.retireWornLocked()
+	s.retireReplacedLocked(now)
 	s.announceLocked()
 	s.mu.Unlock()
 	if s.dirty.Swap(false) {
@@ -319,7 +322,7 @@ func (s *supervisor) reconcile(now time.Time) time.Time {
 // While no worker is ready calls are refused, and told why.
 func (s *supervisor) frozenLocked() bool {
 	stuck := int(s.env.unreapable.Load())
-	if stuck < s.cfg.Size {
+	if stuck < s.size() {
 		if s.frozen != nil {
 			s.frozen = nil
 			s.publishLocked()
@@ -344,31 +347,30 @@ func (s *supervisor) onStuck(w *worker) {
 	s.kick()
 }
 
-// startMissingLocked starts workers up to Size, more while callers wait, and some for worn-out
-// workers' places.
+// startMissingLocked fills the slots up to Size, starts more while callers wait, and some in the
+// slots of worn-out workers.
 func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
-	ready, worn := s.readyLocked(), len(s.wornLocked(now))
-	ceiling := s.cfg.Size + s.cfg.Overflow
-	want := s.cfg.Size
+	ready, o := s.readyLocked(), s.occupancyLocked(now)
+	ceiling := s.size() + s.cfg.Overflow
+	slots := s.vacantLocked(o)
 	if demand := s.checkout.demand(); demand > 0 {
-		want = max(want, min(ceiling, ready+demand))
+		slots = append(slots, s.beyondLocked(o, min(ceiling, ready+demand)-ready-s.starting-len(slots))...)
 	}
-	missing := want - ready - s.starting
-	atOnce := s.startsAtOnce(ready, want)
-	if missing <= 0 && worn > 0 && !s.brokenLocked() {
+	atOnce := s.startsAtOnce(ready, ready+s.starting+len(slots))
+	if worn := s.wornSlotsLocked(o); len(slots) == 0 && len(worn) > 0 && !s.brokenLocked() {
 		surge := s.surgeLocked()
-		missing += min(worn, surge) // make before break
+		slots = worn[:max(0, min(len(worn), surge-s.starting))] // make before break
 		atOnce = max(atOnce, surge)
 	}
 	s.canGrow.Store(ready+s.starting < ceiling)
-	if missing <= 0 {
+	if len(slots) == 0 {
 		return again
 	}
 	if wait := later(s.history.notBefore, s.notAgain); now.Before(wait) {
 		return wait
 	}
-	missing = min(missing, atOnce-s.starting)
-	for range missing {
+	slots = slots[:max(0, min(len(slots), atOnce-s.starting))]
+	for _, slot := range slots {
 		if s.starting > 0 && !s.circuit.closed() {
 			break // one probe at a time
 		}
@@ -376,7 +378,7 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 		if err != nil {
 			return now.Add(max(s.cfg.RestartBackoff.Min, time.Millisecond))
 		}
-		s.startLocked(done)
+		s.startLocked(slot, done)
 	}
 	return again
 }
@@ -417,7 +419,7 @@ func (s *supervisor) announceLocked() {
 	ready := s.readyLocked()
 	state := stateDegraded
 	switch {
-	case ready >= s.cfg.Size:
+	case ready >= s.size():
 		state = stateServing
 		s.history.mended = true
 	case ready == 0:
@@ -427,7 +429,7 @@ func (s *supervisor) announceLocked() {
 	if state == s.state || silent && nothingFailed && state != stateServing {
 		return // or New is still starting them
 	}
-	comingUp := nothingFailed && state == stateDegraded && s.spawned <= int64(s.cfg.Size)
+	comingUp := nothingFailed && state == stateDegraded && s.spawned <= int64(s.size())
 	level := slog.LevelInfo
 	switch {
 	case s.state == stateServing:
@@ -436,7 +438,7 @@ func (s *supervisor) announceLocked() {
 		level = slog.LevelDebug
 	}
 	s.state = state
-	s.env.reporter.log(level, "the pool is "+state, slog.Int("ready", ready), slog.Int("size", s.cfg.Size))
+	s.env.reporter.log(level, "the pool is "+state, slog.Int("ready", ready), slog.Int("size", s.size()))
 	s.event(Event{Kind: EventPoolState, State: state})
 }
 
@@ -450,7 +452,7 @@ func (s *supervisor) await(ctx context.Context, n int) error {
 		switch {
 		case ready >= n:
 			return nil
-		case failed > s.cfg.Size-n:
+		case failed > s.size()-n:
 			return err
 		}
 		select {
@@ -488,21 +490,10 @@ func (s *supervisor) workers() []*worker {
 	return list
 }
 
-// info describes a worker. The youngest beyond Size are overflow.
+// info describes a worker.
 func (s *supervisor) info(w *worker) WorkerInfo {
 	info := w.info()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.live) <= s.cfg.Size || info.State == workerStarting {
-		return info
-	}
-	older := 0
-	for other := range s.live {
-		if other.seq < w.seq && other.isReady() {
-			older++
-		}
-	}
-	info.Overflow = older >= s.cfg.Size
+	info.Overflow = w.slot >= s.size()
 	return info
 }
 

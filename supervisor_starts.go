@@ -49,7 +49,8 @@ func (s *supervisor) construct(ctx context.Context) (w *worker, err error) {
 		}
 	}()
 	seq, generation := s.seq.Add(1), s.generation.Load()
-	w, err = startWorker(ctx, s.env, seq, generation)
+	slot, _ := ctx.Value(slotKey{}).(int)
+	w, err = startWorker(ctx, s.env, seq, generation, slot)
 	if err != nil && s.cfg.WatchScripts && raisedByPython(err) {
 		s.mu.Lock()
 		s.broken = max(s.broken, generation+1)
@@ -70,23 +71,28 @@ func raisedByPython(err error) bool {
 // changes.
 func (s *supervisor) brokenLocked() bool { return s.broken > s.generation.Load() }
 
-// startLocked has one worker constructed, on a goroutine that close joins.
-func (s *supervisor) startLocked(done func(error)) {
+// slotKey leads to the slot of a construction in its context, which puddle hands through.
+type slotKey struct{}
+
+// startLocked has one worker constructed for the slot, on a goroutine that close joins.
+func (s *supervisor) startLocked(slot int, done func(error)) {
 	s.starting++
+	s.building[slot] = struct{}{}
 	s.jobs.Go(func() {
-		err := s.checkout.create(s.ctx)
-		s.started(err, done)
+		err := s.checkout.create(context.WithValue(s.ctx, slotKey{}, slot))
+		s.started(slot, err, done)
 		s.kick()
 	})
 }
 
 // started books the end of a construction.
-func (s *supervisor) started(err error, done func(error)) {
+func (s *supervisor) started(slot int, err error, done func(error)) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.broadcastLocked()
 	s.starting--
+	delete(s.building, slot)
 	switch {
 	case s.ctx.Err() != nil:
 		done(errNoOutcome)
@@ -116,7 +122,7 @@ func (s *supervisor) reportFailedStartLocked(err error) {
 		level = slog.LevelDebug
 	}
 	attrs := []slog.Attr{slog.String("cause", told.cause), slog.Int("failures_in_a_row", len(s.history.inARow))}
-	if s.brokenLocked() && s.readyLocked() >= s.cfg.Size {
+	if s.brokenLocked() && s.readyLocked() >= s.size() {
 		attrs = append(attrs, slog.String("next_try", "when a source file changes"))
 	} else {
 		attrs = append(attrs, slog.Time("next_try", s.history.notBefore))

@@ -148,7 +148,7 @@ func TestWatchScriptsIsRolling(t *testing.T) {
 func TestWatchScriptsIsOffUnlessAskedFor(t *testing.T) {
 	require.False(t, Development().WatchScripts)
 	p := newPool(t, Config{Script: script(t, value("1")), Size: 1})
-	require.NotContains(t, p.sup.env.spec.Args, "-B")
+	require.NotContains(t, p.sup.workers()[0].spec.Args, "-B")
 }
 
 // The old workers keep the pool serving, and the error is the replacement's all the same.

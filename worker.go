@@ -28,6 +28,7 @@ import (
 type worker struct {
 	id      string
 	seq     int64 // counts up in the pool
+	slot    int   // its place in the pool
 	env     *workerEnv
 	proc    proc.Process
 	x       *exchange
@@ -47,6 +48,9 @@ type worker struct {
 	packs      bool                 // it reads lines with several requests
 	batches    map[string]batchRule // its commands that take batches, by breakerKey; nil: none
 	concurrent map[string]int       // how many calls of a command it serves side by side; none: one at a time
+
+	spec   proc.Spec         // which has started it
+	hidden map[string]string // variables that are not in its environment, and that its runtime puts there
 
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration
@@ -70,8 +74,9 @@ type worker struct {
 // workerEnv is what all workers of a pool share.
 type workerEnv struct {
 	cfg      *Config
+	size     func() int // of the pool
 	python   interp.Interpreter
-	spec     proc.Spec // which starts it
+	spec     proc.Spec // which starts a worker, but for what is its own
 	spawner  *proc.Spawner
 	reporter *reporter
 	ids      *atomic.Uint64  // request ids
@@ -430,7 +435,7 @@ func (w *worker) state() string {
 // info is the worker's snapshot.
 func (w *worker) info() WorkerInfo {
 	info := WorkerInfo{
-		ID: w.id, PID: w.proc.PID(), State: w.state(), StartedAt: w.started, Calls: w.calls.Load(), Errors: w.errs.Load(),
+		ID: w.id, Slot: w.slot, PID: w.proc.PID(), State: w.state(), StartedAt: w.started, Calls: w.calls.Load(), Errors: w.errs.Load(),
 		RSS: proc.ResidentBytes(w.proc.PID()), Interpreter: w.env.python.Path,
 	}
 	if isClosed(w.ready) {

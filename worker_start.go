@@ -23,8 +23,8 @@ import (
 // startWorker spawns a process, greets it and pings it. It returns within StartTimeout, or soon
 // after ctx ends. On failure nothing is left of the process, and the error is an *Error with a
 // *StartError.
-func startWorker(ctx context.Context, env *workerEnv, seq, generation int64) (*worker, error) {
-	w := &worker{id: fmt.Sprintf("w%d", seq), seq: seq, env: env, generation: generation, started: time.Now(), ready: make(chan struct{}), watched: make(chan struct{})}
+func startWorker(ctx context.Context, env *workerEnv, seq, generation int64, slot int) (*worker, error) {
+	w := &worker{id: fmt.Sprintf("w%d", seq), seq: seq, slot: slot, env: env, generation: generation, started: time.Now(), ready: make(chan struct{}), watched: make(chan struct{})}
 	if d := env.cfg.MaxLifetime; d > 0 {
 		w.lifetime = jitter(d)
 	}
@@ -66,7 +66,10 @@ func (w *worker) spawn(ctx context.Context) (proc.Process, error) {
 		ctx, cancel = context.WithDeadlineCause(ctx, w.started.Add(d), fmt.Errorf("not started within StartTimeout, %v", d))
 		defer cancel()
 	}
-	return cfg.spawn(ctx, w.env.spawner, w.env.spec)
+	if err := w.prepare(ctx); err != nil {
+		return nil, err
+	}
+	return cfg.spawn(ctx, w.env.spawner, w.spec)
 }
 
 // watch tells the pool of the process's end. stop joins it.
@@ -84,7 +87,7 @@ func (w *worker) watch() {
 
 // greet sends hello, which has the runtime import the user's code, and a first ping.
 func (w *worker) greet() (stage string, err error) {
-	hello, err := helloRequest(w.env.cfg, w.id, w.word, w.proc.PID(), w.env.reporter)
+	hello, err := w.helloRequest()
 	if err != nil {
 		return stageHello, err
 	}
@@ -132,6 +135,7 @@ type helloArgs struct {
 	Capabilities    []string `json:"capabilities"`
 	Pool            string   `json:"pool"`
 	WorkerID        string   `json:"worker_id"`
+	Slot            int      `json:"slot"`
 	PID             int      `json:"pid"`
 	MaxMessageBytes int      `json:"max_message_bytes"`
 	Script          *string  `json:"script"`
@@ -149,12 +153,12 @@ type helloArgs struct {
 	Environ map[string]string `json:"environ,omitempty"`
 }
 
-func helloRequest(cfg *Config, workerID, word string, pid int, rep *reporter) (wire.Request, error) {
-	_, _, hidden := interp.Command("", cfg.Env, cfg.WatchScripts)
+func (w *worker) helloRequest() (wire.Request, error) {
+	cfg := w.env.cfg
 	hello := helloArgs{
 		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel", "batch", "functions", "shared"},
-		Pool: cfg.Name, WorkerID: workerID, PID: pid, MaxMessageBytes: cfg.MaxMessageBytes,
-		Functions: slices.Sorted(maps.Keys(cfg.Functions)), Args: append([]string{}, cfg.Args...), LogLevel: rep.pythonLevel(), Runtime: packedRuntime(), LogWord: word, Environ: hidden,
+		Pool: cfg.Name, WorkerID: w.id, Slot: w.slot, PID: w.proc.PID(), MaxMessageBytes: cfg.MaxMessageBytes,
+		Functions: slices.Sorted(maps.Keys(cfg.Functions)), Args: append([]string{}, cfg.Args...), LogLevel: w.env.reporter.pythonLevel(), Runtime: packedRuntime(), LogWord: w.word, Environ: w.hidden,
 	}
 	if script := cfg.scriptPath(); script != "" {
 		hello.Script = &script
@@ -222,11 +226,11 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 		if w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {
 			exit := w.exitError()
 			cause = exit
-			if failed := w.env.spec.FailedExec(exit.Code, exit.Stderr); failed != nil && stage == stageHello {
+			if failed := w.spec.FailedExec(exit.Code, exit.Stderr); failed != nil && stage == stageHello {
 				stage, cause = stageSpawn, failed
 			} else if stage == stageHello {
 				var old error
-				if w.python, old = interp.AskVersion(ctx, w.env.spec); old != nil {
+				if w.python, old = interp.AskVersion(ctx, w.spec); old != nil {
 					cause = joinDetail(old, cause)
 				}
 			}

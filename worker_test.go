@@ -202,7 +202,8 @@ func TestHelloFitsIntoAPipe(t *testing.T) {
 	require.NoError(t, err)
 	rep := newReporter(cfg.Logger)
 	defer rep.close()
-	hello, err := helloRequest(&cfg, "w1", "word", 4711, rep)
+	w := &worker{id: "w1", word: "word", proc: &fakeProcess{n: 1}, env: &workerEnv{cfg: &cfg, reporter: rep}}
+	hello, err := w.helloRequest()
 	require.NoError(t, err)
 	require.Less(t, len(hello.Seal(0, 0, false)), proc.RequestRoom-(8<<10))
 }

@@ -33,8 +33,10 @@ from __future__ import annotations
 #   the start     __init__ _scripts _user _spawn _start _boot
 #   by hand       _packages __main__
 from ._call import Call as Call
+from ._call import Worker as Worker
 from ._call import current_call as current_call
 from ._call import current_calls as current_calls
+from ._call import current_worker as current_worker
 from ._cancel import Canceled as Canceled
 from ._cancel import shield as shield
 from ._commands import command as command
@@ -48,7 +50,10 @@ if TYPE_CHECKING:
     from ._host import host as host
     from ._replies import HostError as HostError
 
-__all__ = ["Call", "Canceled", "HostError", "command", "current_call", "current_calls", "host", "program", "setup", "shield"]
+__all__ = [
+    *("Call", "Canceled", "HostError", "Worker", "command", "current_call", "current_calls", "current_worker", "host"),
+    *("program", "setup", "shield"),
+]
 __version__ = "0.1.0"
 
 

@@ -11,6 +11,8 @@ try:
 except ImportError:
     from contextvars import ContextVar
 
+from . import _finder
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -59,6 +61,41 @@ class Call:
 
     def __repr__(self) -> str:
         return "Call(id=%r, session_id=%r, deadline=%r)" % (self.id, self.session_id, self.deadline)
+
+
+class Worker:
+    """This process, as its host knows it. Read only."""
+
+    __slots__ = ("id", "slot")
+
+    def __init__(self, id: str = "", slot: int = 0) -> None:
+        #: Its name in the host's log; empty where there is no host.
+        self.id = id
+        #: Its place in the pool, 0 to Size-1, and beyond that for overflow; whoever replaces it has
+        #: the same.
+        self.slot = slot
+
+    def __repr__(self) -> str:
+        return "Worker(id=%r, slot=%r)" % (self.id, self.slot)
+
+
+class _This:
+    """The worker that this process is, as far as that has been asked, or told."""
+
+    worker: Optional[Worker] = None
+
+
+THIS = _This()
+
+
+def current_worker() -> Worker:
+    """The worker that this is, also at import and in a setup: ``current_worker().slot`` is what the
+    host's WorkerEnv was called with. Where there is no host, its slot is 0.
+    """
+    if THIS.worker is None:
+        finder = _finder.installed()  # multiprocessing's children have the worker's
+        THIS.worker = Worker(*(finder.worker if finder is not None else ()))
+    return THIS.worker
 
 
 def _never(id: int) -> bool:

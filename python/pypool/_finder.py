@@ -108,6 +108,7 @@ class Finder:
         self.sources = sources
         self.scripts: Dict[str, str] = {}
         self.hooks: Dict[str, Hook] = {}
+        self.worker: Any = ()  # id and slot of the worker that this is, or is a child of
 
     def find_spec(
         self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None

@@ -43,6 +43,7 @@ def carry(spawn: Any) -> None:
                 finder.sources["_finder"],
                 "_finder = install(%r)" % (finder.sources,),
                 "_finder.scripts.update(%r)" % (finder.scripts,),
+                "_finder.worker = %r" % (finder.worker,),
             )
             data["pypool"] = _Carrier("\n".join(lines))
         return data

@@ -43,6 +43,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     _life.guard_forks(fds[:2] + [fd for fd in (stack_fd, leash_fd, second_leash) if fd is not None], channel.lines)
     _life.watch_host(fds[0])
     worker = _worker.Worker(channel, args)
+    _name_worker(args.get("worker_id") or "", args.get("slot") or 0)
     _call.RUNNING.host = _host_of
     _channel.OURS.channel = channel
     channel.limit = args.get("max_message_bytes") or channel.limit
@@ -89,6 +90,13 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     finally:
         # Which is not to happen; nothing else may keep this process alive
         _life.host_gone("the worker ends: its loop was left")
+
+
+def _name_worker(id: str, slot: int) -> None:
+    _call.THIS.worker = _call.Worker(id, slot)
+    finder = _finder.installed()
+    if finder is not None:
+        finder.worker = id, slot
 
 
 def _describe_self(args: Dict[str, Any], able: Dict[str, bool]) -> Dict[str, Any]:

@@ -9,6 +9,8 @@ import time
 import pytest
 from conftest import Start
 
+from pypool import current_worker
+
 
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
@@ -121,3 +123,23 @@ def test_closed_channel_ends_the_worker(start: Start) -> None:
     host.send(host.request("f"))
     assert host.read_line() == b""
     host.wait()
+
+
+def test_the_worker_knows_its_place(start: Start) -> None:
+    host = start(
+        """
+        import pypool
+        AT_IMPORT = pypool.current_worker()
+        @command
+        def place():
+            worker = pypool.current_worker()
+            assert worker is AT_IMPORT
+            return [worker.id, worker.slot, repr(worker)]
+        """,
+        slot=3,
+    )
+    assert host.result("place") == ["w1", 3, "Worker(id='w1', slot=3)"]
+
+
+def test_by_hand_the_slot_is_the_first() -> None:
+    assert (current_worker().id, current_worker().slot) == ("", 0)
