@@ -191,7 +191,7 @@ func TestSnippets(t *testing.T) {
 	require.NoError(t, err)
 	overlay := map[string]string{} // files that are only pretended to be in this module
 	temp := t.TempDir()
-	for _, doc := range []string{"README.md", "docs/errors.md", "docs/operations.md"} {
+	for _, doc := range []string{"README.md", "docs/errors.md", "docs/operations.md", "docs/testing.md"} {
 		for i, code := range blocks(readDoc(t, doc), "go") {
 			if !strings.HasPrefix(code, "package ") {
 				code = fragment(code)
@@ -209,6 +209,28 @@ func TestSnippets(t *testing.T) {
 	}
 	out, err := goCommand(dir, args...)
 	require.NoError(t, err, "%s", out)
+}
+
+// TestTestingPage runs the tests that docs/testing.md shows, with the README's worker.
+func TestTestingPage(t *testing.T) {
+	dir, err := filepath.Abs(".")
+	require.NoError(t, err)
+	temp := t.TempDir()
+	overlay := map[string]string{}
+	for i, code := range blocks(readDoc(t, "docs/testing.md"), "go") {
+		source := filepath.Join(temp, fmt.Sprintf("%d_test.go", i))
+		require.NoError(t, os.WriteFile(source, []byte(strings.Replace(fragment(code), "func main() {}\n", "", 1)), 0o600))
+		overlay[filepath.Join(dir, "snippets", filepath.Base(source))] = source
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(temp, "worker.py"), []byte(blocks(readDoc(t, "README.md"), "python")[0]), 0o600))
+	binary := filepath.Join(temp, "tests")
+	out, err := goCommand(dir, "test", "-vet=off", "-overlay", writeOverlay(t, overlay), "-c", "-o", binary, "./snippets")
+	require.NoError(t, err, "%s", out)
+	run := exec.Command(binary, "-test.v")
+	run.Dir = temp
+	out, err = run.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Equal(t, 2, strings.Count(string(out), "--- PASS: "), "%s", out)
 }
 
 // TestReadmeProgram runs the README's first program with its worker.
@@ -272,8 +294,8 @@ func snippet(ctx context.Context, pool *pypool.Pool, text string, err error) err
 	}
 	head := "package main\n"
 	for _, path := range []string{
-		"context", "encoding/json", "errors", "fmt", "log", "log/slog", "math/rand/v2", "net/http", "os", "os/signal", "slices", "syscall", "time",
-		"github.com/pypool/pypool",
+		"context", "encoding/json", "errors", "fmt", "log", "log/slog", "math/rand/v2", "net/http", "os", "os/signal", "slices", "syscall", "testing", "time",
+		"github.com/pypool/pypool", "github.com/pypool/pypool/pypooltest",
 	} {
 		name := strings.TrimSuffix(path, "/v2")
 		name = name[strings.LastIndex(name, "/")+1:]

@@ -18,19 +18,19 @@ import (
 
 	"github.com/pypool/pypool"
 	"github.com/pypool/pypool/examples/internal/storytest"
+	"github.com/pypool/pypool/pypooltest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var silent = slog.New(slog.NewTextHandler(io.Discard, nil))
 
-// start serves a pool of cfg on the loopback interface until the test ends.
+// start serves a pool of cfg on the loopback interface until the test ends. What is left of the pool
+// then fails the test.
 func start(t *testing.T, cfg pypool.Config, timeout time.Duration) (*pypool.Pool, *httptest.Server) {
 	t.Helper()
 	cfg.Logger = silent
-	pool, err := pypool.New(t.Context(), cfg)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, pool.Close()) })
+	pool := pypooltest.Start(t, cfg)
 	server := httptest.NewServer(newService(pool, silent, timeout))
 	t.Cleanup(server.Close)
 	return pool, server

@@ -11,14 +11,21 @@ import (
 	"github.com/pypool/pypool"
 )
 
+// pool is what the service needs of a *pypool.Pool. Its tests give it a pypooltest.Fake, too.
+type pool interface {
+	pypool.Caller
+	HealthCheck(ctx context.Context) (pypool.Health, error)
+	Stats() pypool.Stats
+}
+
 // service is the HTTP side of the pool.
 type service struct {
-	pool    *pypool.Pool
+	pool    pool
 	logger  *slog.Logger
 	timeout time.Duration
 }
 
-func newService(pool *pypool.Pool, logger *slog.Logger, timeout time.Duration) http.Handler {
+func newService(pool pool, logger *slog.Logger, timeout time.Duration) http.Handler {
 	s := &service{pool: pool, logger: logger, timeout: timeout}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /summarize", s.summarize)
