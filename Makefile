@@ -47,11 +47,11 @@ demo: ## Measure the Python standard library with a pool of workers: a tour in h
 
 test: test-go test-python ## Run all tests, Go (with the race detector) and Python
 
-test-go:
+test-go: $(VENV)/ready
 	@[ -n "$(RACE)" ] || echo 'no C compiler: the tests run without the race detector'
 	@failed=; for module in $(MODULES); do \
 		$(say) "go test $(RACE) ./... in $$module (the first run compiles everything; the tests take minutes)"; \
-		(cd $$module && go test $(RACE) ./...) || failed="$$failed $$module"; \
+		(cd $$module && PYPOOL_UV=$${PYPOOL_UV:-$(VENV)/bin/uv} go test $(RACE) ./...) || failed="$$failed $$module"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "tests failed in:$$failed"; exit 1; fi
 
