@@ -17,7 +17,7 @@ import (
 // CallOption changes one call.
 type CallOption struct {
 	kind    optionKind
-	session string
+	session string // or a traceparent
 	d       time.Duration
 }
 
@@ -28,6 +28,7 @@ const (
 	optionTimeout
 	optionCheckoutTimeout
 	optionStallTimeout
+	optionTraceParent
 )
 
 // WithSession runs the call in a session: 1 to 256 bytes of printable UTF-8. It is for
@@ -49,6 +50,12 @@ func WithCheckoutTimeout(d time.Duration) CallOption {
 // it off. It is for Stream and Each; other calls have no loop, and ignore it.
 func WithStallTimeout(d time.Duration) CallOption {
 	return CallOption{kind: optionStallTimeout, d: d}
+}
+
+// WithTraceParent sets the W3C traceparent that Python sees as current_call().trace, for a call that
+// is passed on from elsewhere, where [Observer].TraceParent gives none. What is none is not sent.
+func WithTraceParent(trace string) CallOption {
+	return CallOption{kind: optionTraceParent, session: trace}
 }
 
 // Result is the answer to a call. It is safe for concurrent use; the zero Result holds JSON null.
@@ -184,6 +191,7 @@ func (c *call) apply(cfg *Config, opts []CallOption) *Error {
 	c.timeout = timeoutOf(o.Timeout, cfg.OperationTimeout)
 	c.checkout = timeoutOf(o.CheckoutTimeout, cfg.CheckoutTimeout)
 	c.stall = timeoutOf(o.StallTimeout, cfg.StallTimeout)
+	c.trace = o.TraceParent
 	switch {
 	case err != nil:
 		return err

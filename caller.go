@@ -18,7 +18,8 @@ import (
 // Who implements one keeps to what the methods of Pool say. A call returns soon after its context's
 // end. Its error is an [*Error], whose Delivery is the truth: [NewError] makes one, and
 // [DecodeError] brings one from another process. [ReadCallOptions] reads the options, [NewResult]
-// makes a Result.
+// makes a Result; [EncodeArgs], [DecodeArgs], [EncodeResult] and [DecodeResult] are for who has its
+// calls served in another process.
 type Caller interface {
 	ExecuteInSession(ctx context.Context, sessionID, command string, args any, opts ...CallOption) (Result, error)
 	ExecuteAnonymous(ctx context.Context, command string, args any, opts ...CallOption) (Result, error)
@@ -35,6 +36,7 @@ type CallOptions struct {
 	Timeout         time.Duration // WithTimeout
 	CheckoutTimeout time.Duration // WithCheckoutTimeout
 	StallTimeout    time.Duration // WithStallTimeout
+	TraceParent     string        // WithTraceParent, if it is one
 
 	sessions int // how many different ones were given, up to 2
 }
@@ -71,6 +73,10 @@ func readCallOptions(opts []CallOption) (o CallOptions, err *Error) {
 			o.CheckoutTimeout = orOff(opt.d)
 		case optionStallTimeout:
 			o.StallTimeout = orOff(opt.d)
+		case optionTraceParent:
+			if validTraceParent(opt.session) {
+				o.TraceParent = opt.session
+			}
 		case optionSession:
 			if !validLabel(opt.session) {
 				return o, invalidSession(opt.session)

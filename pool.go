@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -205,7 +206,7 @@ func (p *Pool) begin(ctx *context.Context, c *call) {
 		}
 	}
 	if f := p.cfg.Observer.TraceParent; f != nil {
-		c.trace = p.traceOf(*ctx, f)
+		c.trace = cmp.Or(p.traceOf(*ctx, f), c.trace)
 	}
 	if c.info.Session != "" {
 		c.session = p.sessions.enter(c.info.Session)
