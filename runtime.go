@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"strings"
 	"sync"
+
+	"github.com/pypool/pypool/internal/pysource"
 )
 
 // Version is the version of this library and of the Python runtime that it embeds.
@@ -19,6 +21,8 @@ const Version = "0.1.0"
 //
 //go:embed python/pypool/*.py
 var pythonFiles embed.FS
+
+func init() { pysource.Files, _ = fs.Sub(pythonFiles, "python/pypool") } // the path is valid
 
 // bootstrap is given to `python -c`. It reads the hello line, and in it the other modules.
 var bootstrap = sync.OnceValue(func() string {

@@ -17,6 +17,13 @@
 // Python module in which host has them with their types: a worker's author imports host from there,
 // and type checkers and editors know what may be called.
 //
+// And
+//
+//	go run github.com/pypool/pypool/cmd/pypoolgen stubs typings
+//
+// writes type stubs of the Python package pypool into that folder, so that an editor knows it though
+// it is installed nowhere.
+//
 // The flags are:
 //
 //	-script FILE     the worker script, or
@@ -39,6 +46,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 
 	"github.com/pypool/pypool"
 )
@@ -58,7 +66,7 @@ func main() {
 // options are the command line.
 type options struct {
 	script, module, python string
-	functions              string
+	functions, stubs       string
 	pkg, out, client       string
 }
 
@@ -73,6 +81,13 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.client, "type", "Client", "the client's type")
 	flags.StringVar(&o.python, "python", "", "the interpreter (default as in pypool.Config)")
 	flags.StringVar(&o.functions, "functions", "", "the folder of the Go package whose pypool.Functions are written as a Python module")
+	if len(args) > 0 && args[0] == "stubs" {
+		if len(args) != 2 || strings.HasPrefix(args[1], "-") {
+			return o, errors.New("usage: pypoolgen stubs DIR, the folder in which an editor looks for stubs, as a rule typings")
+		}
+		o.stubs = args[1]
+		return o, nil
+	}
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -96,6 +111,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o, err := parse(args, stderr)
 	if err != nil {
 		return err
+	}
+	if o.stubs != "" {
+		return writePackageStubs(o.stubs)
 	}
 	if o.functions != "" {
 		return writeStubs(o, stdout)
