@@ -79,6 +79,12 @@ func (c *chaos) tolerate(f func()) {
 	f()
 }
 
+// What streamer and mapper call: each does the same in another way.
+var (
+	counting = []string{"numbers", "count_task"}
+	echoes   = []string{"echo", "echo", "echo_batch", "echo_host"}
+)
+
 // streamer reads streams, each in one of the ways in which readers fail.
 func (c *chaos) streamer(r *rand.Rand) {
 	for !c.done(time.Duration(r.IntN(20)) * time.Millisecond) {
@@ -96,7 +102,7 @@ func (c *chaos) streamer(r *rand.Rand) {
 		next := 0
 		var last error
 		c.tolerate(func() {
-			for n, err := range Each[int](ctx, c.pool, "numbers", []int{count}, WithTimeout(time.Second), WithCheckoutTimeout(200*time.Millisecond)) {
+			for n, err := range Each[int](ctx, c.pool, counting[r.IntN(2)], []int{count}, WithTimeout(time.Second), WithCheckoutTimeout(200*time.Millisecond)) {
 				if last = err; err != nil {
 					continue
 				}
@@ -156,7 +162,7 @@ func (c *chaos) mapper(r *rand.Rand) {
 			}
 		}
 		c.tolerate(func() {
-			for n, err := range Map[fussy](ctx, c.pool, "echo", items, WithTimeout(time.Second), WithCheckoutTimeout(200*time.Millisecond)) {
+			for n, err := range Map[fussy](ctx, c.pool, echoes[r.IntN(len(echoes))], items, WithTimeout(time.Second), WithCheckoutTimeout(200*time.Millisecond)) {
 				if err == nil && int(n) != next {
 					c.t.Errorf("a Map yielded %d in the place of %d", n, next)
 				}

@@ -85,11 +85,18 @@ func runChaos(t *testing.T, seed uint64, duration time.Duration) {
 		}
 	})
 	c.cfg = Config{
-		Script: workerScript(t, "faults.py"), Python: realPython(), Size: 4, Overflow: -1, Logger: c.logs.logger(-4), ExtraEnv: []string{c.mark},
+		Script: workerScript(t, "chaos.py"), Python: realPython(), Size: 4, Overflow: -1, Logger: c.logs.logger(-4), ExtraEnv: []string{c.mark},
 		MaxQueue: 24, StartTimeout: 6 * time.Second, KillGrace: 100 * time.Millisecond, StopGrace: 200 * time.Millisecond, MaxRestarts: -1, MaxCalls: 500, MaxSessions: 1000,
 		Breaker: Breaker{Failures: -1}, RestartBackoff: Backoff{Min: time.Millisecond, Max: 50 * time.Millisecond}, HealthCheckInterval: 200 * time.Millisecond,
 		StallTimeout: chaosStall, CancelGrace: []time.Duration{-1, 20 * time.Millisecond, 100 * time.Millisecond}[seed%3],
 	}
+	c.cfg.Functions = Functions{"echo": echoFunction(), "nap": Func(func(ctx context.Context, in string) (string, error) {
+		select {
+		case <-ctx.Done():
+		case <-time.After(2 * time.Millisecond):
+		}
+		return in, nil
+	})}
 	c.cfg.Observer = &Observer{CallStart: c.callStart, CallEnd: c.callEnd}
 	heap := heapBytes()
 	fds, goroutines := openDescriptors(), runtime.NumGoroutine()
@@ -209,7 +216,8 @@ func (c *chaos) watch(d time.Duration) {
 
 // chaosKinds are drawn from with equal chances: most calls harm nothing, or there would be no
 // workers left to harm.
-var chaosKinds = strings.Fields(strings.Repeat("stamp ", 60) + strings.Repeat("large typed nap raise nan ", 6) +
+var chaosKinds = strings.Fields(strings.Repeat("stamp ", 40) +
+	strings.Repeat("stamp_batch stamp_task stamp_host stamp_task_host stamp_batch_host ", 5) + strings.Repeat("large typed nap raise nan ", 6) +
 	"exit kill loop unknown misfit bad panics decodes observed canceled canceled impatient impatient tiny tiny")
 
 // caller makes calls until the run is over.
@@ -233,12 +241,23 @@ func (c *chaos) call(r *rand.Rand, kind string) {
 		delete(in, "value")
 		in["then"] = then
 	}
+	naps := []string{"journal", "nap_batch", "nap_task", "nap_host", "nap_task_host"}
+	nap := func() {
+		journal("nap")
+		if command = naps[r.IntN(len(naps))]; command != "journal" {
+			delete(in, "then")
+		}
+	}
 	switch kind {
 	case "stamp", "typed":
+	case "stamp_batch", "stamp_task", "stamp_host", "stamp_task_host", "stamp_batch_host":
+		command = kind
 	case "large":
 		value = strings.Repeat("x", 100_000+r.IntN(200_000))
 		in["value"] = []any{secret, value}
-	case "nap", "raise", "nan", "exit", "kill", "loop":
+	case "nap":
+		nap()
+	case "raise", "nan", "exit", "kill", "loop":
 		journal(kind)
 	case "unknown":
 		command = "stomp"
@@ -249,11 +268,11 @@ func (c *chaos) call(r *rand.Rand, kind string) {
 	case "panics":
 		in["value"] = panicking{}
 	case "canceled":
-		journal("nap")
+		nap()
 		after := time.AfterFunc(time.Duration(r.IntN(5000))*time.Microsecond, cancel)
 		defer after.Stop()
 	case "impatient":
-		journal("nap")
+		nap()
 		var end context.CancelFunc
 		ctx, end = context.WithTimeout(ctx, time.Duration(r.IntN(4000))*time.Microsecond)
 		defer end()
@@ -314,13 +333,13 @@ func (c *chaos) call(r *rand.Rand, kind string) {
 		return
 	}
 	// I2: it is this call's answer, from the process that was asked.
-	switch command {
-	case "stamp":
+	switch {
+	case strings.HasPrefix(command, "stamp"):
 		want, _ := json.Marshal([]any{nonce, pid, in["value"]})
 		if !sameJSON(want, raw) {
 			c.t.Errorf("%s of pid %d got somebody else's answer: %.300s", nonce, pid, raw)
 		}
-	case "journal":
+	case command == "journal", strings.HasPrefix(command, "nap"):
 		if string(raw) != `"`+nonce+`"` {
 			c.t.Errorf("%s got somebody else's answer: %.300s", nonce, raw)
 		}
@@ -381,6 +400,9 @@ func (c *chaos) killer(r *rand.Rand) {
 			continue
 		}
 		w := ws[r.IntN(len(ws))]
+		if w.State == workerStarting && r.IntN(4) > 0 { // or a slow machine has none that serve
+			continue
+		}
 		signal := []syscall.Signal{syscall.SIGKILL, syscall.SIGKILL, syscall.SIGTERM, syscall.SIGTERM, syscall.SIGSTOP}[r.IntN(5)]
 		c.signals.Add(1)
 		c.note("%v to %s (pid %d, %s)", signal, w.ID, w.PID, w.State)

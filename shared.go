@@ -384,7 +384,7 @@ func (t *seat) wait(ctx context.Context, c *call) (reply, *Error) {
 	case <-c.leaving:
 	case <-over:
 	}
-	return t.leave(ctx, c)
+	return t.leave(ctx, c, false)
 }
 
 // result waits for the end of a call that has ended, or will have in a moment.
@@ -409,16 +409,17 @@ func (t *seat) outcome(c *call, e seatEnd) (reply, *Error) {
 }
 
 // leave is the end of a call whose context has ended, or whose time is over. The handler is asked
-// to stop, and the lease waits for it.
-func (t *seat) leave(ctx context.Context, c *call) (reply, *Error) {
-	over := false
-	select {
-	case e := <-t.done:
-		if !e.gone { // the answer was there in the same instant: it wins
-			return t.outcome(c, e)
+// to stop, and the lease waits for it. unread: the loop has not had all items.
+func (t *seat) leave(ctx context.Context, c *call, unread bool) (reply, *Error) {
+	if t.last == nil {
+		select {
+		case e := <-t.done:
+			t.last = &e
+		default:
 		}
-		over = true
-	default:
+	}
+	if t.answered(unread) {
+		return t.outcome(c, *t.last)
 	}
 	w := t.s.w
 	e := w.leftError(ctx, &c.job, &HangError{})
@@ -430,17 +431,23 @@ func (t *seat) leave(ctx context.Context, c *call) (reply, *Error) {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		why = revokedCanceled
 	}
-	if !over && !t.s.depart(t, c, why, charge) {
-		if e := t.result(); !e.gone {
-			return t.outcome(c, e)
+	if t.last == nil && !t.s.depart(t, c, why, charge) {
+		t.result()
+		if t.answered(unread) {
+			return t.outcome(c, *t.last)
 		}
-		over = true
 	}
-	c.detached = true
+	c.detached = t.last == nil || t.last.gone
 	if why == revokedEnded { // who cancels does not ask where the time went
-		e = w.leftError(ctx, &c.job, t.hang(over))
+		e = w.leftError(ctx, &c.job, t.hang(t.last != nil))
 	}
 	return reply{}, e
+}
+
+// answered reports whether the answer was there in the instant in which the caller leaves, who has
+// had all items before it: it wins.
+func (t *seat) answered(unread bool) bool {
+	return t.last != nil && !t.last.gone && !unread && len(t.items) == 0
 }
 
 // hang says where a call stands that has been asked to stop: its task, or all threads when the loop
@@ -668,13 +675,16 @@ func (t *seat) stream(ctx context.Context, c *call) (rep reply, err *Error) {
 				t.last = &e
 				continue
 			case <-c.leaving:
-				return t.leave(ctx, c)
+				return t.leave(ctx, c, false)
 			case <-over:
-				return t.leave(ctx, c)
+				if len(t.items) > 0 {
+					continue // in the same instant
+				}
+				return t.leave(ctx, c, false)
 			}
 		}
-		if c.leaving != nil && isClosed(c.leaving) && t.last == nil {
-			return t.leave(ctx, c)
+		if c.leaving != nil && isClosed(c.leaving) {
+			return t.leave(ctx, c, true)
 		}
 		t.turn = time.Now()
 		if c.stall > 0 {

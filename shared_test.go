@@ -371,6 +371,24 @@ func TestSharedStreams(t *testing.T) {
 		close(release)
 		require.NoError(t, <-slow)
 	})
+	t.Run("a context that ends before the last item is read is an error", func(t *testing.T) {
+		for range 20 {
+			ctx, cancel := context.WithCancel(ctx)
+			n, last := 0, error(nil)
+			for _, err := range Each[int](ctx, p, "count", args{"n": 5}) {
+				if last = err; err == nil {
+					n++
+				}
+				if n == 2 {
+					eventually(t, "all items are there, and the answer", func() bool { return p.Workers()[0].State == "idle" })
+					cancel()
+				}
+			}
+			cancel()
+			require.Equal(t, 2, n)
+			require.ErrorIs(t, last, ErrCanceled)
+		}
+	})
 	t.Run("a loop that is left closes its generator", func(t *testing.T) {
 		for _, command := range []string{"count", "ticks"} {
 			n := newNotes(t)
@@ -438,18 +456,6 @@ func TestSharedStreams(t *testing.T) {
 				panic("oops")
 			}
 		})
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		n := 0
-		for _, err := range p.Stream(ctx, "count", args{"n": 3}) {
-			require.NoError(t, err) // all has come: there is nothing to cancel
-			eventually(t, "the worker is idle", func() bool { return p.Workers()[0].State == "idle" })
-			n++
-			cancel()
-			if n == 3 {
-				break
-			}
-		}
 	})
 	t.Run("called as no stream", func(t *testing.T) {
 		_, err := p.ExecuteAnonymous(ctx, "count", args{"n": 1})
