@@ -302,7 +302,7 @@ func (b *callBatch) run() {
 	w.service = nil
 	b.p.spin.Begin(nil, b.given, 0)
 	w.proc.Spin(0, false)
-	w.current.begin(&b.info)
+	w.current.begin(&b.info, b.given)
 	w.x.running = b.running
 	w.x.begin(b.ctx, time.Time{}, spin.Park)
 	answers, err := b.exchange(w)
@@ -445,7 +445,7 @@ func (p *Pool) joinBatch(ctx context.Context, c *call) (rep reply, err *Error) {
 		}
 		ran := time.Since(c.given)
 		c.ran += ran
-		p.counters.run.Add(ran)
+		c.tally.times().run.Add(ran)
 	}()
 	var over <-chan time.Time
 	if c.timeout > 0 {

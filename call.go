@@ -169,6 +169,7 @@ type call struct {
 	refused  *Error        // it ends before it begins
 	fixed    bool          // the session is fixed by the method: WithSession may only repeat it
 	session  *session
+	tally    *tally          // where it is counted, from begin on
 	buffer   *[]byte         // what req is written into, to be given back
 	admitted admission       // to the command's circuit
 	detached bool            // whoever winds it up ends admitted

@@ -134,6 +134,7 @@ type mapSlot[Out any] struct {
 
 func newMapper[Out any](ctx context.Context, p *Pool, command string, opts []CallOption) *mapper[Out] {
 	m := &mapper[Out]{p: p, ctx: ctx, feederDone: make(chan struct{}), template: call{job: job{info: CallInfo{Command: command}}}}
+	m.template.tally = p.counters.of(&m.template.info)
 	m.refused = m.template.apply(&p.cfg, opts)
 	m.lines = wire.NewTemplate(command, m.template.info.Session, m.template.timeout)
 	if m.refused == nil {

@@ -48,10 +48,11 @@ type pipeline[Out any] struct {
 func (m *mapper[Out]) start(res *resource, batch []int) *pipeline[Out] {
 	w := res.Value()
 	info := m.template.info
-	info.RequestID = m.slot(batch[0]).call.id
-	w.current.begin(&info)
+	info.Pool, info.RequestID = m.p.cfg.Name, m.slot(batch[0]).call.id
+	now := time.Now()
+	w.current.begin(&info, now)
 	w.proc.Spin(0, false)
-	f := &pipeline[Out]{m: m, w: w, res: res, last: time.Now(), lease: lease{killing: m.p.killing}}
+	f := &pipeline[Out]{m: m, w: w, res: res, last: now, lease: lease{killing: m.p.killing}}
 	f.batch = w.batches[info.breakerKey()].Size
 	w.lease.Store(&f.lease)
 	w.x.reserve(mapBuffer)
@@ -474,9 +475,9 @@ func (f *pipeline[Out]) commit(now time.Time) {
 	}
 	each := now.Sub(f.last) / time.Duration(n)
 	f.last = now
-	f.m.p.counters.run.AddMany(each, int64(n))
+	f.m.template.tally.times().run.AddMany(each, int64(n))
 	if f.succeeded > 0 {
-		f.m.p.counters.succeed(f.succeeded, now.Sub(f.m.p.born))
+		f.m.p.counters.succeed(f.m.template.tally, f.succeeded, now.Sub(f.m.p.born))
 		f.succeeded = 0
 	}
 	f.perItem, f.window = f.m.commit(f.done, max(each, 1), now)

@@ -196,7 +196,10 @@ func (p *Pool) execute(ctx context.Context, c *call, opts []CallOption) (Result,
 // begin counts the call and tells the observer, whose context takes the place of ctx. Exactly one
 // finish follows, also when the observer panics.
 func (p *Pool) begin(ctx *context.Context, c *call) {
-	p.counters.started.Add(1)
+	if c.tally == nil {
+		c.tally = p.counters.of(&c.info)
+	}
+	c.tally.started.Add(1)
 	c.begun = time.Now()
 	c.id = p.ids.Add(1)
 	c.info.RequestID, c.info.Pool = c.id, p.cfg.Name
@@ -216,9 +219,9 @@ func (p *Pool) begin(ctx *context.Context, c *call) {
 // finish counts the end, completes the error and tells the observer and the log.
 func (p *Pool) finish(ctx context.Context, c *call, err *Error, now time.Time) error {
 	if err == nil {
-		p.counters.succeed(1, now.Sub(p.born))
+		p.counters.succeed(c.tally, 1, now.Sub(p.born))
 	} else {
-		p.counters.fail(err, now.Sub(p.born))
+		p.counters.fail(c.tally, err, now.Sub(p.born))
 	}
 	return p.tell(ctx, c, err, now)
 }
@@ -347,7 +350,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	queued := c.queued // on the way to another worker, since it has not been executed
 	var held *resource
 	defer func() {
-		p.counters.wait.Add(c.queued - queued)
+		c.tally.times().wait.Add(c.queued - queued)
 		if held != nil { // ctx.Err panics
 			p.sup.release(held)
 		}
@@ -464,7 +467,7 @@ func (p *Pool) use(ctx context.Context, c *call, res *resource) (rep reply, err 
 		}
 		ran := time.Since(c.given)
 		c.ran += ran
-		p.counters.run.Add(ran)
+		c.tally.times().run.Add(ran)
 		if going != nil {
 			p.winding.Go(going.run)
 			return

@@ -58,6 +58,7 @@ type seat struct {
 	s     *sharing
 	id    uint64
 	info  CallInfo
+	since time.Time // when it got the seat
 	given time.Time
 	end   int          // where its request ends, of all that is written to the worker
 	items chan reply   // of a stream; nil: it is none
@@ -141,7 +142,7 @@ func (c *checkout) seatLocked(k *call) *seat {
 }
 
 func (s *sharing) seatLocked(k *call) *seat {
-	t := &seat{s: s, id: k.id, info: k.info, end: math.MaxInt, stack: make(chan string, 1), done: make(chan seatEnd, 1)}
+	t := &seat{s: s, id: k.id, info: k.info, since: time.Now(), end: math.MaxInt, stack: make(chan string, 1), done: make(chan seatEnd, 1)}
 	if k.item != nil {
 		t.items = make(chan reply, streamCredit)
 	}
@@ -259,7 +260,7 @@ func (p *Pool) share(c *call, res *resource) {
 	} else {
 		s = p.newSharing(res)
 	}
-	w.current.begin(&c.info)
+	w.current.begin(&c.info, time.Now())
 	w.proc.Spin(0, false)
 	w.x.reserve(largeFrame)
 	w.x.begin(context.Background(), time.Time{}, spin.Park)
@@ -299,7 +300,7 @@ func (p *Pool) sit(ctx context.Context, c *call) (rep reply, err *Error) {
 		}
 		ran := time.Since(c.given)
 		c.ran += ran
-		p.counters.run.Add(ran)
+		c.tally.times().run.Add(ran)
 	}()
 	remaining, limited := c.timeout, c.timeout > 0 && c.item == nil
 	if end, ok := ctx.Deadline(); ok && (!limited || end.Before(c.given.Add(remaining))) {
@@ -857,9 +858,23 @@ func (s *sharing) finish(t *seat, f *wire.Frame) (last bool) {
 func (s *sharing) showLocked() {
 	for id, t := range s.calls {
 		s.shown = id
-		s.w.current.begin(&t.info)
+		s.w.current.begin(&t.info, t.since)
 		return
 	}
+}
+
+// running lists its calls, the oldest first.
+func (s *sharing) running() (list []RunningCall) {
+	mu := &s.p.sup.checkout.mu
+	mu.Lock()
+	for _, t := range s.calls {
+		list = append(list, RunningCall{t.info, t.since})
+	}
+	mu.Unlock()
+	slices.SortFunc(list, func(a, b RunningCall) int {
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.RequestID, b.RequestID))
+	})
+	return list
 }
 
 // settle ends the wait for the end of a call whose caller has gone.

@@ -101,7 +101,7 @@ func (p *Pool) stream(ctx context.Context, c *call, res *resource) (rep reply, e
 		admitted: c.admitted, ours: true,
 	}
 	w.lease.Store(&x.lease)
-	w.current.begin(&x.info)
+	w.current.begin(&x.info, x.start)
 	ended := false
 	defer func() {
 		if !ended { // the loop's body panics, or ends its goroutine; or else a method of the context does
@@ -109,7 +109,7 @@ func (p *Pool) stream(ctx context.Context, c *call, res *resource) (rep reply, e
 		}
 		ran := time.Since(c.given)
 		c.ran += ran
-		p.counters.run.Add(ran)
+		c.tally.times().run.Add(ran)
 	}()
 	rep, err = x.run(c)
 	ended = true

@@ -181,6 +181,7 @@ func (s *supervisor) onSpawn(w *worker) {
 // onReady tells of a worker that is about to serve; its exit is never told before.
 func (s *supervisor) onReady(w *worker) {
 	s.checkout.learn(w.batches)
+	s.counters.learn(w.commands, w.programs)
 	s.concurrent.Store(nil)
 	if len(w.concurrent) > 0 {
 		s.concurrent.Store(&w.concurrent)

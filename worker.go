@@ -42,6 +42,7 @@ type worker struct {
 	python     string               // its version, known when ready
 	runs       string               // its sys.executable, likewise
 	commands   []string             // what it registered
+	programs   []string             // likewise
 	heavy      bool                 // it was over MaxRSS when it was ready: a replacement would be, too
 	paged      bool                 // its runtime uses the shared page
 	cancelable bool                 // its runtime can stop a call
@@ -99,15 +100,16 @@ type workerEnv struct {
 type occupation struct {
 	mu       sync.Mutex // guards the fields below
 	info     CallInfo   // a copy: the job itself is its caller's
+	since    time.Time  // when it was given to the worker
 	busy     bool
 	last     CallInfo  // the last call that had its answer
 	answered time.Time // when that was; zero: there was none
 }
 
-func (s *occupation) begin(info *CallInfo) {
+func (s *occupation) begin(info *CallInfo, given time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.info, s.busy = *info, true
+	s.info, s.since, s.busy = *info, given, true
 }
 
 // end takes the time of the answer; zero: the request was not executed.
@@ -129,6 +131,16 @@ func (s *occupation) now() *CallInfo {
 	}
 	info := s.info
 	return &info
+}
+
+// running is now as WorkerInfo tells it.
+func (s *occupation) running() []RunningCall {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.busy {
+		return nil
+	}
+	return []RunningCall{{s.info, s.since}}
 }
 
 // lastAnswered returns the last call that had an answer, and when that came; zero when there was
@@ -202,7 +214,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	}
 	line := j.req.Seal(j.id, left, limited)
 
-	w.current.begin(&j.info)
+	w.current.begin(&j.info, start)
 	w.x.begin(ctx, deadline, j.spin)
 	j.open = true
 	defer w.x.end() // a method of ctx may panic: ctx must not keep hold of the worker
@@ -437,6 +449,11 @@ func (w *worker) info() WorkerInfo {
 	info := WorkerInfo{
 		ID: w.id, Slot: w.slot, PID: w.proc.PID(), State: w.state(), StartedAt: w.started, Calls: w.calls.Load(), Errors: w.errs.Load(),
 		RSS: proc.ResidentBytes(w.proc.PID()), Interpreter: w.env.python.Path,
+	}
+	if s := w.sharing.Load(); s != nil {
+		info.Running = s.running()
+	} else {
+		info.Running = w.current.running()
 	}
 	if isClosed(w.ready) {
 		info.Python, info.Interpreter = w.python, cmp.Or(w.runs, w.env.python.Path)

@@ -98,6 +98,7 @@ func (w *worker) greet() (stage string, err error) {
 		PID          int      `json:"pid"`
 		Executable   string   `json:"executable"`
 		Commands     []string `json:"commands"`
+		Programs     []string `json:"programs"`
 		Capabilities []string `json:"capabilities"`
 
 		Batches    []batchRule    `json:"batches"`
@@ -112,7 +113,7 @@ func (w *worker) greet() (stage string, err error) {
 	if err := w.proc.Adopt(answer.PID); err != nil {
 		return stageHello, err
 	}
-	w.python, w.runs, w.commands = answer.Python, answer.Executable, answer.Commands
+	w.python, w.runs, w.commands, w.programs = answer.Python, answer.Executable, answer.Commands, answer.Programs
 	w.paged = slices.Contains(answer.Capabilities, "page")
 	w.cancelable = slices.Contains(answer.Capabilities, "cancel")
 	w.packs = slices.Contains(answer.Capabilities, "packed")

@@ -11,9 +11,12 @@ import (
 // Histogram counts durations in log-linear buckets, 16 to each power of two. The zero value is
 // empty and ready. It is safe for concurrent use.
 type Histogram struct {
-	buckets [64 * 16]atomic.Int64
+	buckets [buckets]atomic.Int64
 	max     atomic.Int64
+	sum     atomic.Int64
 }
+
+const buckets = 64 * 16
 
 func bucketOf(ns uint64) int {
 	if ns < 16 {
@@ -39,6 +42,7 @@ func (h *Histogram) Add(d time.Duration) { h.AddMany(d, 1) }
 func (h *Histogram) AddMany(d time.Duration, n int64) {
 	d = max(d, 0)
 	h.buckets[bucketOf(uint64(d))].Add(n)
+	h.sum.Add(int64(d) * n)
 	for {
 		m := h.max.Load()
 		if int64(d) <= m || h.max.CompareAndSwap(m, int64(d)) {
@@ -47,32 +51,83 @@ func (h *Histogram) AddMany(d time.Duration, n int64) {
 	}
 }
 
-// Distribution summarises what a Histogram has counted. Count and Max are exact, the quantiles to
-// 1/16 of their value.
+// Distribution summarises what Histograms have counted. Count, Sum and Max are exact, the quantiles
+// to 1/16 of their value.
 type Distribution struct {
 	Count              int64
+	Sum                time.Duration
 	P50, P95, P99, Max time.Duration
+	Counts             *Counts // nil: nothing was counted
 }
 
-// Distribution is a snapshot. What is added meanwhile may be in it in part.
+// Counts are how many durations fell into which bucket, ascending.
+type Counts []bucketCount
+
+type bucketCount struct {
+	top time.Duration // the largest that falls into it
+	n   int64
+}
+
+// UpTo returns how many were not longer than limit. Those of the bucket that limit falls into count,
+// so that some of them may be longer, by 1/16.
+func (c *Counts) UpTo(limit time.Duration) (n int64) {
+	if c == nil || limit < 0 {
+		return 0
+	}
+	top := bucketTop(bucketOf(uint64(limit)))
+	for _, b := range *c {
+		if b.top > top {
+			break
+		}
+		n += b.n
+	}
+	return n
+}
+
+// Sum is the durations of several Histograms together, while it is made. The zero Sum is empty.
+type Sum struct {
+	buckets [buckets]int64
+	max     time.Duration
+	sum     time.Duration
+}
+
+// Add adds a snapshot of what h has counted. What is added to h meanwhile may be in it in part.
+func (s *Sum) Add(h *Histogram) {
+	for i := range s.buckets {
+		s.buckets[i] += h.buckets[i].Load()
+	}
+	s.max = max(s.max, time.Duration(h.max.Load()))
+	s.sum += time.Duration(h.sum.Load())
+}
+
+// Distribution is a snapshot of one Histogram.
 func (h *Histogram) Distribution() Distribution {
-	var counts [len(h.buckets)]int64
-	d := Distribution{Max: time.Duration(h.max.Load())}
-	for i := range counts {
-		counts[i] = h.buckets[i].Load()
-		d.Count += counts[i]
+	var s Sum
+	s.Add(h)
+	return s.Distribution()
+}
+
+// Distribution summarises it.
+func (s *Sum) Distribution() Distribution {
+	d := Distribution{Sum: s.sum, Max: s.max}
+	var counts Counts
+	for i, n := range s.buckets {
+		if n > 0 {
+			d.Count += n
+			counts = append(counts, bucketCount{bucketTop(i), n})
+		}
 	}
 	quantile := func(q float64) time.Duration {
 		rank := int64(q * float64(d.Count))
-		for i, n := range counts {
-			if rank -= n; rank < 0 {
-				return min(bucketTop(i), d.Max)
+		for _, b := range counts {
+			if rank -= b.n; rank < 0 {
+				return min(b.top, d.Max)
 			}
 		}
 		return d.Max
 	}
 	if d.Count > 0 {
-		d.P50, d.P95, d.P99 = quantile(0.50), quantile(0.95), quantile(0.99)
+		d.P50, d.P95, d.P99, d.Counts = quantile(0.50), quantile(0.95), quantile(0.99), &counts
 	}
 	return d
 }

@@ -57,7 +57,57 @@ func TestOneValueIsAllItsQuantiles(t *testing.T) {
 	t.Parallel()
 	var h Histogram
 	h.Add(1234567)
-	assert.Equal(t, Distribution{Count: 1, P50: 1234567, P95: 1234567, P99: 1234567, Max: 1234567}, h.Distribution())
+	d := h.Distribution()
+	assert.EqualValues(t, 1, d.Counts.UpTo(1234567))
+	assert.Zero(t, d.Counts.UpTo(1234567*15/16))
+	d.Counts = nil
+	assert.Equal(t, Distribution{Count: 1, Sum: 1234567, P50: 1234567, P95: 1234567, P99: 1234567, Max: 1234567}, d)
+}
+
+func TestDurationsAreCountedUpToALimit(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(7, 8))
+	var a, b Histogram
+	var all []time.Duration
+	var total time.Duration
+	for i := range 4000 {
+		d := time.Duration(r.Int64N(int64(time.Minute)))
+		if i%2 == 0 {
+			a.AddMany(d, 3)
+			all = append(all, d, d, d)
+			total += 3 * d
+		} else {
+			b.Add(d)
+			all = append(all, d)
+			total += d
+		}
+	}
+	var s Sum
+	s.Add(&a)
+	s.Add(&b)
+	d := s.Distribution()
+	assert.EqualValues(t, len(all), d.Count)
+	assert.Equal(t, total, d.Sum, "the sum is exact")
+	assert.Equal(t, slices.Max(all), d.Max)
+	upTo := func(limit time.Duration) (n int64) {
+		for _, v := range all {
+			if v <= limit {
+				n++
+			}
+		}
+		return n
+	}
+	for _, limit := range []time.Duration{0, 1, time.Millisecond, time.Second, 10 * time.Second, 59 * time.Second, time.Hour, 1<<63 - 1} {
+		got := d.Counts.UpTo(limit)
+		assert.GreaterOrEqual(t, got, upTo(limit), "%v", limit)
+		longer := limit + limit/16 + 1
+		if longer < limit {
+			longer = limit
+		}
+		assert.LessOrEqual(t, got, upTo(longer), "%v", limit)
+	}
+	assert.Zero(t, d.Counts.UpTo(-1))
+	assert.Zero(t, new(Histogram).Distribution().Counts.UpTo(time.Hour))
 }
 
 func TestTheRateWindowSlides(t *testing.T) {
