@@ -156,6 +156,14 @@ func (b *breakers) refuses(command string) *CircuitError {
 	return nil
 }
 
+// state is that of the command's circuit.
+func (b *breakers) state(command string) string {
+	if e := b.known(command); e != nil {
+		return e.cb.State().String()
+	}
+	return circuitClosed
+}
+
 func (b *breakers) known(command string) *commandBreaker {
 	if b.count.Load() > 0 {
 		if v, ok := b.keys.Load(command); ok {

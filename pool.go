@@ -144,6 +144,14 @@ func (p *Pool) ExecuteProgram(ctx context.Context, programID string, inputs any,
 	return p.execute(ctx, &c, opts)
 }
 
+// Name returns Config.Name: what tells the pool apart in logs, errors and metrics.
+func (p *Pool) Name() string {
+	if !p.wasStarted() {
+		return ""
+	}
+	return p.cfg.Name
+}
+
 // wasStarted is false for a nil or zero Pool: calls of it fail as those of a closed one do, and
 // closing it does nothing.
 func (p *Pool) wasStarted() bool { return p != nil && p.sup != nil }

@@ -52,6 +52,7 @@ type CommandStats struct {
 	Started, Succeeded, Failed, InFlight int64
 	ByType                               map[ErrorType]int64
 	CheckoutWait, Run                    Distribution
+	Circuit                              string // the command's own: closed, open or half-open
 }
 
 // RunningCall is a call that a worker has.
@@ -94,6 +95,10 @@ func (p *Pool) Stats() Stats {
 	st.Size = p.sup.size()
 	st.MaxSize = st.Size + st.Overflow
 	p.counters.snapshot(&st)
+	for name, one := range st.ByCommand {
+		one.Circuit = p.sup.breakers.state(name)
+		st.ByCommand[name] = one
+	}
 	p.sup.snapshot(&st)
 	st.LogsDropped, st.EventsDropped = p.reporter.logsDropped.Load(), p.reporter.eventsDropped.Load()
 	calls, failures := p.counters.rate.Sum(time.Since(p.born))
