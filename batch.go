@@ -510,7 +510,7 @@ func (b *callBatch) look(w *worker) (stacks, none string) {
 	b.looking.Lock()
 	defer b.looking.Unlock()
 	if b.looked.IsZero() || time.Since(b.looked) > freshStacks {
-		b.stacks.Stacks, b.stacks.NoStacks = w.proc.Stacks(w.env.cfg.KillGrace / 2)
+		b.stacks.Stacks, b.stacks.NoStacks = w.stacks(w.env.cfg.KillGrace / 2)
 		b.looked = time.Now()
 	}
 	return b.stacks.Stacks, b.stacks.NoStacks

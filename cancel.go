@@ -39,7 +39,7 @@ func (w *worker) cancelGrace() time.Duration {
 func (w *worker) leave(ctx context.Context, j *job) *Error {
 	hang := &HangError{}
 	if !errors.Is(ctx.Err(), context.Canceled) { // who cancels does not ask where the time went
-		hang.Stacks, hang.NoStacks = w.proc.Stacks(w.env.cfg.KillGrace / 2)
+		hang.Stacks, hang.NoStacks = w.stacks(w.env.cfg.KillGrace / 2)
 	}
 	return w.leftError(ctx, j, hang)
 }

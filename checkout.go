@@ -46,6 +46,8 @@ type checkout struct {
 	timer      *time.Timer
 	alarm      time.Time // when the timer fires: with the earliest deadline or before; zero: it is not set
 	closed     bool
+	room       int // processes that there may be at most
+	processes  int // that there are, or that are being started
 }
 
 // waiter is a caller in the queue.
@@ -120,11 +122,21 @@ type grant struct {
 	seat   *seat
 }
 
-func newCheckout(size int, cfg *Config, construct puddle.Constructor[*worker], onWait, onDead func()) (*checkout, error) {
-	c := &checkout{maxLine: cfg.MaxMessageBytes, maxQueue: int64(cfg.MaxQueue), maxBytes: int64(cfg.MaxQueueBytes), onWait: onWait, onDead: onDead, members: map[*worker]*resource{}}
+func newCheckout(room int, cfg *Config, construct puddle.Constructor[*worker], onWait, onDead func()) (*checkout, error) {
+	c := &checkout{maxLine: cfg.MaxMessageBytes, maxQueue: int64(cfg.MaxQueue), maxBytes: int64(cfg.MaxQueueBytes), onWait: onWait, onDead: onDead, members: map[*worker]*resource{}, room: room}
 	var err error
-	c.puddle, err = puddle.NewPool(&puddle.Config[*worker]{Constructor: construct, Destructor: c.destroy, MaxSize: int32(size)})
+	c.puddle, err = puddle.NewPool(&puddle.Config[*worker]{Constructor: construct, Destructor: c.destroy, MaxSize: maxProcesses})
 	return c, err
+}
+
+// maxProcesses is more than setRoom is ever called with: puddle's own bound cannot be moved.
+const maxProcesses = 4*maxWorkers + 4
+
+// setRoom bounds the processes, those that are dying included.
+func (c *checkout) setRoom(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.room = n
 }
 
 // destroy is puddle's destructor.
@@ -133,6 +145,24 @@ func (c *checkout) destroy(w *worker) {
 	delete(c.members, w)
 	c.mu.Unlock()
 	w.stop()
+	c.vacate()
+}
+
+// occupy takes the room of one process; false: there is none. vacate gives it back.
+func (c *checkout) occupy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.processes >= c.room {
+		return false
+	}
+	c.processes++
+	return true
+}
+
+func (c *checkout) vacate() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.processes--
 }
 
 // all returns the workers that are ready and have not been destroyed, idle or not.
@@ -416,10 +446,14 @@ func (c *checkout) close() {
 	}
 }
 
-// create constructs one worker and puts it. It returns puddle.ErrNotAvailable while slots are still
-// held by workers on their way out.
+// create constructs one worker and puts it. It returns puddle.ErrNotAvailable while workers on their
+// way out leave no room.
 func (c *checkout) create(ctx context.Context) error {
+	if !c.occupy() {
+		return puddle.ErrNotAvailable
+	}
 	if err := c.puddle.CreateResource(ctx); err != nil {
+		c.vacate()
 		return err
 	}
 	// Whoever creates one acquires one: puddle never has to construct here.

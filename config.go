@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,8 +68,9 @@ type Config struct {
 	// Size when it starts, at least 1. Negative: none is set.
 	Threads int
 
-	// Size is the number of workers kept ready. Default: 2 × runtime.GOMAXPROCS(0) at the time of
-	// New, which is what the container's CPU limit (cgroup) lets the host use at once.
+	// Size is the number of workers kept ready, until [Pool.Resize] changes it. Default: 2 ×
+	// runtime.GOMAXPROCS(0) at the time of New, which is what the container's CPU limit (cgroup)
+	// lets the host use at once.
 	Size int
 	// Overflow is how many more workers may be started while callers wait; they are retired when
 	// idle for 30 s. Default: 2.
@@ -264,15 +266,17 @@ func (c *Config) resolveSizes(bad *faults) {
 	}
 	intDefault(&c.Size, 2*runtime.GOMAXPROCS(0))
 	offInt(&c.Overflow, 2, 0)
-	if c.Size > 4096 || c.Overflow > 4096 {
+	if c.Size > maxWorkers || c.Overflow > maxWorkers {
 		bad.add("Size", "Size %d and Overflow %d are beyond 4096 workers", c.Size, c.Overflow)
 	}
 	if c.MinReady > max(c.Size, 0) { // a negative Size has been named already
 		bad.add("MinReady", "%d is more than Size, %d", c.MinReady, c.Size)
 	}
 	offInt(&c.MinReady, c.Size, 0)
-	offInt(&c.ReloadSurge, max(1, c.Size/4), 1)
-	if c.ReloadSurge > 4096 {
+	if c.ReloadSurge < 0 {
+		c.ReloadSurge = 1
+	}
+	if c.ReloadSurge > maxWorkers {
 		bad.add("ReloadSurge", "%d is beyond 4096 workers", c.ReloadSurge)
 	}
 	offInt(&c.MaxQueue, 1024, math.MaxInt32)
@@ -287,6 +291,9 @@ func (c *Config) resolveSizes(bad *faults) {
 	c.MaxMessageBytes = min(c.MaxMessageBytes, math.MaxInt/4) // no memory holds more, and what is added to it must not overflow
 	c.MaxCalls, c.MaxRSS = max(c.MaxCalls, 0), max(c.MaxRSS, 0)
 }
+
+// surge is ReloadSurge in a pool of that Size.
+func (c *Config) surge(size int) int { return cmp.Or(c.ReloadSurge, max(1, size/4)) }
 
 // resolveTimes resolves the durations, and refuses those that nobody can mean: a bare number is
 // nanoseconds.

@@ -100,7 +100,7 @@ func (w *worker) killHung(why string) *HangError {
 	if w.x.inDoubt() == nil {
 		return nil
 	}
-	stacks, none := w.proc.Stacks(w.env.cfg.KillGrace / 2)
+	stacks, none := w.stacks(w.env.cfg.KillGrace / 2)
 	w.kill(why)
 	return &HangError{Stacks: stacks, NoStacks: none, Killed: true}
 }

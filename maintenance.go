@@ -163,6 +163,9 @@ func (w *worker) worn(generation int64, now time.Time) bool {
 // away, and calls wait.) It returns when the last old worker is gone, and replaced; one that a stalled stream holds is taken after StallTimeout. If a new one does not start,
 // it returns that error: the old ones go on serving, and the pool goes on trying.
 func (p *Pool) Reload(ctx context.Context) error {
+	if !p.wasStarted() {
+		return neverStarted(CallInfo{})
+	}
 	if isClosed(p.closing) {
 		return p.isClosedError()
 	}

@@ -3,7 +3,6 @@ package pypool
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -42,9 +41,6 @@ type sharing struct {
 	w   *worker
 	out outbox
 
-	stacksMu sync.Mutex  // guards the field below
-	asking   *stacksDump // that is under way
-
 	// The checkout's mu guards the fields below.
 	calls   map[uint64]*seat
 	load    map[string]int // calls of each command
@@ -71,6 +67,7 @@ type seat struct {
 	calls    *calls        // the functions it calls; nil: the pool has none, or its request is not written
 	deadline time.Time     // theirs; zero: limit from when they begin, or none
 	limit    time.Duration // of a stream's items
+	stacks   []chan string // who has asked where its task stands, and gets the next answers; each has room for one
 	gone     bool          // its caller has left
 	why      revocation
 	overdue  bool        // it has not ended within its grace
@@ -473,33 +470,9 @@ func (t *seat) hang(over bool) *HangError {
 		return &HangError{NoStacks: "it ended in the same moment"}
 	case <-timer.C:
 	}
-	stacks, none := t.s.stacks()
+	w := t.s.w
+	stacks, none := w.stacks(w.env.cfg.KillGrace / 2)
 	return &HangError{Stacks: stacks, NoStacks: none}
-}
-
-// stacksDump is the stacks of all threads, for all who ask at the same time.
-type stacksDump struct {
-	done       chan struct{}
-	text, none string
-}
-
-func (s *sharing) stacks() (text, none string) {
-	s.stacksMu.Lock()
-	d := s.asking
-	if d != nil {
-		s.stacksMu.Unlock()
-		<-d.done
-		return d.text, d.none
-	}
-	d = &stacksDump{done: make(chan struct{})}
-	s.asking = d
-	s.stacksMu.Unlock()
-	d.text, d.none = s.w.proc.Stacks(s.w.env.cfg.KillGrace / 2)
-	s.stacksMu.Lock()
-	s.asking = nil
-	s.stacksMu.Unlock()
-	close(d.done)
-	return d.text, d.none
 }
 
 // depart has a call stopped whose caller goes, or has lost it. False: its end has come already, and
@@ -526,6 +499,9 @@ func (s *sharing) depart(t *seat, c *call, why revocation, charge *Error) bool {
 		}
 		s.p.winding.Add(1)
 		t.timer = time.AfterFunc(t.grace, t.expire)
+	}
+	if why == revokedEnded {
+		t.stacks = append(t.stacks, t.stack)
 	}
 	mu.Unlock()
 	s.out.control(wire.AppendCancel(nil, t.id, why == revokedEnded))
@@ -787,13 +763,11 @@ func (s *sharing) take(f *wire.Frame) (*seat, error) {
 	case t == nil:
 		return nil, s.w.x.violation(fmt.Errorf("an answer to request %d, which the worker does not have", f.ID), f.Body)
 	case f.Kind == wire.KindStack:
-		var text string
-		if !gone || json.Unmarshal(f.Body, &text) != nil {
+		mu.Lock()
+		wanted := t.tellStackLocked(f.Body)
+		mu.Unlock()
+		if !wanted {
 			return nil, s.w.x.violation(errors.New("a stack that nobody asked for"), f.Body)
-		}
-		select {
-		case t.stack <- text:
-		default:
 		}
 		return nil, nil
 	case f.Kind == wire.KindFunction:
@@ -825,6 +799,7 @@ func (s *sharing) finish(t *seat, f *wire.Frame) (last bool) {
 	}
 	c.mu.Lock()
 	delete(s.calls, t.id)
+	t.untoldLocked()
 	s.load[t.info.Command]--
 	gone, hopeless := t.gone, false
 	if last = len(s.calls) == 0; last {
@@ -924,6 +899,7 @@ func (s *sharing) broke(err error) {
 	seats := make([]*seat, 0, len(s.calls))
 	for _, t := range s.calls {
 		seats = append(seats, t)
+		t.untoldLocked()
 	}
 	clear(s.calls)
 	c.dropLocked(s)

@@ -94,7 +94,7 @@ func TestReloadReplacesAQuarterOfSizeAtATime(t *testing.T) {
 			require.NoError(t, <-done)
 			assert.InDelta(t, float64(c.rounds), time.Since(begun).Seconds(), 0.2, "%+v", c)
 			assert.Equal(t, c.size, fewest, "%+v: never fewer than Size are ready", c)
-			assert.LessOrEqual(t, most, c.size+p.cfg.ReloadSurge+1, "%+v", c) // one that is leaving
+			assert.LessOrEqual(t, most, c.size+p.cfg.surge(c.size)+1, "%+v", c) // one that is leaving
 			assert.Len(t, f.spawned(), 2*c.size)
 		})
 	}

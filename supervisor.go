@@ -60,13 +60,14 @@ type supervisor struct {
 	spawned  int64
 	exited   int64
 	recycled int64
-	starting int              // constructions under way
-	building map[int]struct{} // their slots
+	starting int          // constructions under way
+	building map[int]bool // their slots; true: for overflow
 	history  startHistory
 	broken   int64                       // with WatchScripts: one more than the last generation whose source files failed to start
 	idleWait *backoff.ExponentialBackOff // after workers that ended idle, and young
 	notAgain time.Time                   // the next start, because of such workers
 	changed  chan struct{}               // closed and replaced whenever a construction has ended or a worker is gone
+	reached  int                         // the last Size that was reached, by which the pool's state is judged
 	state    string                      // a pool state; empty: none was announced
 	frozen   *Error                      // why nothing is started: as many processes as Size cannot be ended; nil: something is
 }
@@ -77,7 +78,7 @@ func newSupervisor(p *Pool, python interp.Interpreter, spec proc.Spec) (*supervi
 	s := &supervisor{
 		cfg: cfg, sessions: p.sessions, counters: p.counters,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}),
-		live: map[*worker]struct{}{}, building: map[int]struct{}{}, history: startHistory{wait: newBackoff(cfg.RestartBackoff)}, idleWait: newBackoff(cfg.RestartBackoff),
+		live: map[*worker]struct{}{}, building: map[int]bool{}, reached: cfg.Size, history: startHistory{wait: newBackoff(cfg.RestartBackoff)}, idleWait: newBackoff(cfg.RestartBackoff),
 	}
 	s.target.Store(int64(cfg.Size))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -88,11 +89,8 @@ func newSupervisor(p *Pool, python interp.Interpreter, spec proc.Spec) (*supervi
 		cfg:       cfg, size: s.size, python: python, spec: spec, spawner: p.spawner, reporter: p.reporter, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable,
 		onSpawn: s.onSpawn, onReady: s.onReady, onExit: s.onExit, onEndBetween: s.onEndBetween, onStuck: s.onStuck,
 	}
-	// Beyond Size and Overflow: replacements made before the old ones go, and slots that dying
-	// workers still hold.
-	slots := cfg.Size + cfg.Overflow + cfg.ReloadSurge + max(4, cfg.Size)
 	var err error
-	s.checkout, err = newCheckout(slots, cfg, s.construct, s.callerWaits, s.lookForDead)
+	s.checkout, err = newCheckout(s.roomFor(cfg.Size), cfg, s.construct, s.callerWaits, s.lookForDead)
 	s.chores = s.newChores(time.Now())
 	return s, err
 }
@@ -174,6 +172,7 @@ func (s *supervisor) close() {
 func (s *supervisor) onSpawn(w *worker) {
 	s.mu.Lock()
 	s.live[w] = struct{}{}
+	w.overflow = s.building[w.slot]
 	s.spawned++
 	s.mu.Unlock()
 }
@@ -211,7 +210,7 @@ func (s *supervisor) onExit(w *worker) {
 	switch now := time.Now(); {
 	case wasReady && now.Sub(w.readyAt) >= young:
 		s.idleWait.Reset()
-	case guilty || idle && w.calls.Load() == 0 && w.seq > int64(s.size()):
+	case guilty || idle && w.calls.Load() == 0 && w.seq > int64(s.cfg.Size):
 		// A replacement that ended before it served, or because of what it served: perhaps they all
 		// will.
 		if !now.Before(s.notAgain) { // one step for those that end side by side
@@ -308,6 +307,9 @@ func (s *supervisor) reconcile(now time.Time) time.Time {
 		again = s.startMissingLocked(now)
 	}
 	s.retireReplacedLocked(now)
+	if s.surplusLocked() == 0 {
+		s.checkout.setRoom(s.roomFor(s.size()))
+	}
 	s.announceLocked()
 	s.mu.Unlock()
 	if s.dirty.Swap(false) {
@@ -401,7 +403,7 @@ func (s *supervisor) surgeLocked() int {
 	if len(s.history.inARow) > 0 {
 		return 1
 	}
-	return s.cfg.ReloadSurge
+	return s.cfg.surge(s.size())
 }
 
 // announceClosing says that the pool is closing: no other state is announced after it but the end.
@@ -418,11 +420,13 @@ func (s *supervisor) announceLocked() {
 		return
 	}
 	ready := s.readyLocked()
+	if ready >= s.size() {
+		s.reached, s.history.mended = s.size(), true
+	}
 	state := stateDegraded
 	switch {
-	case ready >= s.size():
+	case ready >= min(s.size(), s.reached): // while Resize adds some, nothing is amiss
 		state = stateServing
-		s.history.mended = true
 	case ready == 0:
 		state = stateUnavailable
 	}

@@ -88,8 +88,9 @@ func (s *supervisor) wornSlotsLocked(o occupancy) (slots []int) {
 	return slots
 }
 
-// retireReplacedLocked lets go of the workers that have a successor, of worn-out overflow that Size
-// does not need, and, with BreakBeforeMake, of a worn-out worker when all others are there.
+// retireReplacedLocked lets go of the workers that have a successor, of those beyond Size that are
+// no overflow, of worn-out overflow that Size does not need, and, with BreakBeforeMake, of a
+// worn-out worker when all others are there.
 func (s *supervisor) retireReplacedLocked(now time.Time) {
 	generation := s.generation.Load()
 	ready := s.readyWorkersLocked()
@@ -102,20 +103,18 @@ func (s *supervisor) retireReplacedLocked(now time.Time) {
 	}
 	let := func(w *worker) {
 		left--
-		s.recycled++
 		w.retired.Store(true) // it ends at its next release, or now when it is idle
 		s.lookForDead()
 	}
 	var worn *worker
 	for _, w := range ready {
 		switch isWorn := w.worn(generation, now); {
-		case heirs[w.slot] > w.seq:
+		case w.slot >= s.size() && !w.overflow:
 			let(w)
-		case !isWorn:
-		case w.slot >= s.size():
-			if left > s.size() {
-				let(w)
-			}
+		case heirs[w.slot] > w.seq, isWorn && w.slot >= s.size() && left > s.size():
+			s.recycled++
+			let(w)
+		case !isWorn, w.slot >= s.size():
 		case worn == nil || w.state() == workerIdle: // as a rule one that nobody has to wait for
 			worn = w
 		}
@@ -129,5 +128,6 @@ func (s *supervisor) retireReplacedLocked(now time.Time) {
 			return // one at a time
 		}
 	}
+	s.recycled++
 	let(worn)
 }

@@ -77,7 +77,7 @@ type slotKey struct{}
 // startLocked has one worker constructed for the slot, on a goroutine that close joins.
 func (s *supervisor) startLocked(slot int, done func(error)) {
 	s.starting++
-	s.building[slot] = struct{}{}
+	s.building[slot] = slot >= s.size()
 	s.jobs.Go(func() {
 		err := s.checkout.create(context.WithValue(s.ctx, slotKey{}, slot))
 		s.started(slot, err, done)

@@ -53,6 +53,8 @@ type worker struct {
 	spec   proc.Spec         // which has started it
 	hidden map[string]string // variables that are not in its environment, and that its runtime puts there
 
+	overflow bool // it was started beyond Size; the supervisor's mu guards it
+
 	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration
 	canceling  atomic.Bool             // its caller has gone, and its call is to stop
@@ -61,6 +63,7 @@ type worker struct {
 	blamed     atomic.Pointer[string]  // why pypool kills it: the first reason given
 	end        atomic.Int32            // endRunning and so on
 	current    occupation
+	dumps      stackDumps
 	lease      atomic.Pointer[lease] // of a stream or a Map that has the worker; nil: no code of a caller can hold it
 	charged    atomic.Bool           // its end, to the command of its last answer
 	calls      atomic.Int64

@@ -154,6 +154,11 @@ func AppendCancel(b []byte, id uint64, stack bool) []byte {
 	return append(b, '}', '\n')
 }
 
+// AppendStack appends the line that asks the runtime where a request stands.
+func AppendStack(b []byte, id uint64) []byte {
+	return append(strconv.AppendUint(append(b, `{"id":`...), id, 10), `,"stack":true}`+"\n"...)
+}
+
 // endLine ends a line of one or several requests.
 func endLine(b []byte, trace string) []byte {
 	if trace != "" {

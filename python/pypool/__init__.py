@@ -29,7 +29,7 @@ from __future__ import annotations
 #   answers       _failure _answers
 #   calls         _async _stream _dispatch _batch _stats _builtins
 #   the host      _replies _beside _host_calls _host
-#   the loop      _tasks _escaped _worker
+#   the loop      _stacks _tasks _escaped _worker
 #   the start     __init__ _scripts _user _spawn _start _boot
 #   by hand       _packages __main__
 from ._call import Call as Call

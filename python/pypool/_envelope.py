@@ -33,7 +33,7 @@ _TYPES: Dict[str, Any] = {
     "credit": (int, "an integer"),
     "stack": (bool, "a boolean"),
 }
-_CONTROL = ({"id", "cancel"}, {"id", "cancel", "stack"}, {"id", "credit"}, {"id", "reply"})
+_CONTROL = ({"id", "cancel"}, {"id", "cancel", "stack"}, {"id", "stack"}, {"id", "credit"}, {"id", "reply"})
 
 
 def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:

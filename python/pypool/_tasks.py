@@ -18,6 +18,7 @@ from ._commands import COMMANDS
 from ._json import escape, scan
 from ._requests import parse_request
 from ._results import encode
+from ._stacks import stack_of
 from ._stdio import LOG, OPEN
 from ._wire import SHARED, SPLIT_WRITE, BindError, Control, Packed, RequestError, ResultError
 from ._wire import Shared as _Shared
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 _SHARED = SHARED.encode()
 #: Bytes of lines that are kept together before they are written.
 GATHERED = 1 << 16
-#: Frames of a task's stack that are told, the innermost ones.
-MAX_FRAMES = 64
 
 
 def serve(answers: Answers, base: Context) -> None:
@@ -165,12 +164,13 @@ class _Serving:
             return False
         rest = text[at:]
         call = self.calls.get(id)
-        if rest in (',"cancel":true}', ',"cancel":true,"stack":true}'):
+        if rest in (',"cancel":true}', ',"cancel":true,"stack":true}', ',"stack":true}'):
             if call is not None:
                 if "stack" in rest:
                     self._put('{"id":%d,"stack":%s}\n' % (id, escape(stack_of(call.task, call.items))))
                     self._flush()
-                self._cancel(call)
+                if "cancel" in rest:
+                    self._cancel(call)
             return True
         if rest.startswith(',"credit":') and rest[10:-1].isdigit() and rest.endswith("}"):
             if call is not None:
@@ -357,44 +357,3 @@ def _items_of(result: Any) -> Any:
     if hasattr(result, "__anext__"):
         return result
     return _Items(result if hasattr(result, "__next__") else iter((result,)))
-
-
-def stack_of(task: Any, items: Any = None) -> str:
-    """Where a task is suspended, and the tasks that it waits for, in faulthandler's words: the
-    innermost frame first. `items` is the generator whose next item it waits for, which the chain of
-    awaits does not show.
-    """
-    frames: List[str] = []
-    seen: List[Any] = []
-    while task is not None and task not in seen:
-        seen.append(task)
-        _walk(_coroutine(task), frames)
-        if items is not None:
-            _walk(items, frames)
-            items = None
-        waits = getattr(task, "_fut_waiter", None)
-        children = getattr(waits, "_children", None)
-        waiting: List[Any] = [child for child in children if not child.done()] if children else [waits]
-        task = waiting[0] if waiting and hasattr(waiting[0], "get_stack") else None
-    lines = frames[: -MAX_FRAMES - 1 : -1] or ["  <it has not begun>\n"]
-    return "Task of the call (most recent call first):\n" + "".join(lines)
-
-
-def _coroutine(task: Any) -> Any:
-    get = getattr(task, "get_coro", None)
-    return get() if get is not None else None
-
-
-def _walk(coroutine: Any, frames: List[str]) -> None:
-    for _ in range(1000):
-        if coroutine is None:
-            break
-        frame = _first(coroutine, "cr_frame", "gi_frame", "ag_frame")
-        if frame is not None and frame.f_globals.get("__name__") != __name__:
-            code = frame.f_code
-            frames.append('  File "%s", line %d in %s\n' % (code.co_filename, frame.f_lineno, code.co_name))
-        coroutine = _first(coroutine, "cr_await", "gi_yieldfrom", "ag_await")
-
-
-def _first(owner: Any, *names: str) -> Any:
-    return next((found for found in (getattr(owner, name, None) for name in names) if found is not None), None)

@@ -1,0 +1,190 @@
+package pypool
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pypool/pypool/internal/wire"
+)
+
+// stacksWait is what the stacks of a worker may take that is asked for them by Pool.Stacks: one that
+// runs answers in milliseconds, on a busy machine in some more.
+const stacksWait = time.Second
+
+// Stacks returns where a worker (WorkerInfo.ID) is: the Python stacks of all its threads, as
+// faulthandler writes them, newest call first, and below them those of the tasks of the calls that
+// it serves side by side. The worker is interrupted for the time of the dump alone: it goes on with
+// what it does, whether it is starting, idle, busy or hung, and no call fails for it.
+//
+// The error says why there are none: an ErrInvalidArguments for a worker that is not there (any
+// more), an ErrOperationTimeout, with a [HangError], for one that has not answered within a second.
+// The end of ctx ends the wait.
+func (p *Pool) Stacks(ctx context.Context, workerID string) (string, error) {
+	if !p.wasStarted() {
+		return "", neverStarted(CallInfo{})
+	}
+	if isClosed(p.closed) {
+		return "", p.isClosedError()
+	}
+	workers := p.sup.workers()
+	i := slices.IndexFunc(workers, func(w *worker) bool { return w.id == workerID })
+	if i < 0 {
+		e := invalid(fmt.Sprintf("there is no worker %s; there are: %s", printable(workerID, 64), idsOf(workers)))
+		e.Context.Pool = p.cfg.Name
+		return "", e
+	}
+	w := workers[i]
+	asked := time.Now()
+	type dump struct{ text, none string }
+	done := make(chan dump, 1)
+	if !p.sup.goJob(func() {
+		var d dump
+		d.text, d.none = w.stacksOf(stacksWait)
+		done <- d
+	}) {
+		return "", p.isClosedError()
+	}
+	select {
+	case d := <-done:
+		if d.text != "" {
+			return d.text, nil
+		}
+		e := newError(TypeOperationTimeout, NotExecuted, "no stacks: "+d.none, &HangError{NoStacks: d.none})
+		return "", w.withContext(e, &job{}, asked)
+	case <-ctx.Done():
+		return "", w.withContext(contextError(ctx, NotExecuted, nil), &job{}, asked)
+	}
+}
+
+func idsOf(workers []*worker) string {
+	ids := make([]string, 0, len(workers))
+	for _, w := range workers {
+		ids = append(ids, w.id)
+	}
+	if len(ids) == 0 {
+		return "none"
+	}
+	return strings.Join(ids, ", ")
+}
+
+// stacksOf is the stacks of all threads and tasks.
+func (w *worker) stacksOf(d time.Duration) (text, none string) {
+	text, none = w.stacks(d)
+	if s := w.sharing.Load(); s != nil && text != "" {
+		text += s.taskStacks(d)
+	}
+	return text, none
+}
+
+// stackDumps are the stack dumps of a worker: there is one at a time, for all who ask during it.
+type stackDumps struct {
+	mu     sync.Mutex // guards asking
+	asking *stackDump // that is under way
+}
+
+type stackDump struct {
+	done       chan struct{}
+	text, none string
+}
+
+// stacks asks Python for the stacks of all threads, and waits at most d for them.
+func (w *worker) stacks(d time.Duration) (text, none string) {
+	end := time.Now().Add(d)
+	for {
+		w.dumps.mu.Lock()
+		other := w.dumps.asking
+		if other == nil {
+			mine := &stackDump{done: make(chan struct{})}
+			w.dumps.asking = mine
+			w.dumps.mu.Unlock()
+			mine.text, mine.none = w.proc.Stacks(time.Until(end))
+			w.dumps.mu.Lock()
+			w.dumps.asking = nil
+			w.dumps.mu.Unlock()
+			close(mine.done)
+			return mine.text, mine.none
+		}
+		w.dumps.mu.Unlock()
+		timer := time.NewTimer(time.Until(end))
+		select {
+		case <-other.done:
+			timer.Stop()
+			if other.text != "" || time.Until(end) <= 0 {
+				return other.text, other.none
+			} // else that one had less time
+		case <-timer.C:
+			return "", "they have been asked for before, and have not come yet"
+		}
+	}
+}
+
+// taskStacks asks the runtime where the task of each call is suspended. What does not come within d
+// is left out: a handler that blocks the loop is in the stacks of the threads.
+func (s *sharing) taskStacks(d time.Duration) string {
+	type asked struct {
+		id   uint64
+		info CallInfo
+		told chan string
+	}
+	var calls []asked
+	mu := &s.p.sup.checkout.mu
+	mu.Lock()
+	for id, t := range s.calls {
+		a := asked{id, t.info, make(chan string, 1)}
+		t.stacks = append(t.stacks, a.told)
+		calls = append(calls, a)
+	}
+	mu.Unlock()
+	slices.SortFunc(calls, func(a, b asked) int { return int(int64(a.id) - int64(b.id)) }) // as they came
+	for _, a := range calls {
+		s.out.control(wire.AppendStack(nil, a.id))
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	var text strings.Builder
+	for _, a := range calls {
+		select {
+		case stack := <-a.told:
+			if stack != "" {
+				fmt.Fprintf(&text, "\nRequest %d, %s:\n%s", a.id, label(a.info.Command), stack)
+			}
+		case <-timer.C:
+			return text.String()
+		}
+	}
+	return text.String()
+}
+
+// tellStackLocked gives a stack to the first who has asked for that of the call; false: nobody has.
+func (t *seat) tellStackLocked(body []byte) bool {
+	if len(t.stacks) == 0 {
+		return false
+	}
+	var text string
+	if json.Unmarshal(body, &text) != nil {
+		return false
+	}
+	first := t.stacks[0]
+	t.stacks = t.stacks[1:]
+	select {
+	case first <- text:
+	default:
+	}
+	return true
+}
+
+// untoldLocked tells those who have asked for the call's stack that it has ended. Its caller asks
+// for himself.
+func (t *seat) untoldLocked() {
+	for _, told := range t.stacks {
+		if told != t.stack {
+			told <- "" // it has room for this one
+		}
+	}
+	t.stacks = nil
+}

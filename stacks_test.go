@@ -1,0 +1,166 @@
+//go:build linux
+
+package pypool
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func stacksOf(t testing.TB, p *Pool, id string) string {
+	t.Helper()
+	text, err := p.Stacks(t.Context(), id)
+	require.NoError(t, err)
+	require.Contains(t, text, "most recent call first")
+	return text
+}
+
+func TestStacksOfAnIdleAndABusyWorker(t *testing.T) {
+	t.Parallel()
+	p := corePool(t, 2, 0)
+	before := pids(p)
+	h := hold(t, t.Context(), p, "")
+	for range 20 {
+		for _, w := range p.Workers() {
+			text := stacksOf(t, p, w.ID)
+			assert.Equal(t, w.State == workerBusy, strings.Contains(text, "in hold"), "%s: %s", w.State, text)
+			assert.Equal(t, w.State == workerIdle, strings.Contains(text, `File "<pypool>/_page.py"`) && !strings.Contains(text, "in hold"), "%s: %s", w.State, text)
+		}
+		executed(t, p, "echo", args{"value": 1}) // on the idle one
+	}
+	h.finish(t)
+	assert.Equal(t, before, pids(p), "nobody was disturbed")
+	assert.Zero(t, accounted(t, p).Failed)
+}
+
+// While a call hangs, and at its deadline, when the pool itself asks.
+func TestStacksOfAHungWorker(t *testing.T) {
+	t.Parallel()
+	cfg := coreConfig(t, 1, 0)
+	cfg.CancelGrace, cfg.KillGrace = -1, 10*time.Second // a busy machine takes its time
+	p := newPool(t, cfg)
+	id := p.Workers()[0].ID
+	hung := inBackground(1, func(int) (Result, error) {
+		return p.ExecuteAnonymous(context.Background(), "busy_loop_of_the_test", nil, WithTimeout(700*time.Millisecond))
+	})
+	eventually(t, "the handler runs", func() bool { return strings.Contains(stacksOf(t, p, id), "busy_loop_of_the_test") })
+	stop := make(chan struct{})
+	asked := inBackground(4, func(int) (Result, error) {
+		for !isClosed(stop) {
+			if text, err := p.Stacks(context.Background(), id); err == nil {
+				assert.Contains(t, text, "busy_loop_of_the_test")
+			}
+		}
+		return Result{}, nil
+	})
+	err := hung()[0].err
+	close(stop)
+	asked()
+	require.ErrorIs(t, err, ErrOperationTimeout)
+	require.Contains(t, detail[*HangError](t, err).Stacks, "busy_loop_of_the_test")
+	eventually(t, "it is replaced", func() bool { return serving(p) })
+	e := failure(t, func() error { _, err := p.Stacks(t.Context(), id); return err }(), ErrInvalidArguments)
+	assert.Contains(t, e.Message, "there is no worker "+id+"; there are: "+p.Workers()[0].ID)
+}
+
+func TestStacksOfAWorkerWithConcurrentCalls(t *testing.T) {
+	t.Parallel()
+	p := sharedPool(t, 1, nil)
+	id := p.Workers()[0].ID
+	open := sideBySide(t, p, 8, "hold")
+	for range 5 {
+		text := stacksOf(t, p, id)
+		assert.Equal(t, 8, strings.Count(text, ", hold:\nTask of the call"), text)
+		assert.Equal(t, 8, strings.Count(text, "in hold"), text)
+	}
+	// Calls that come and go meanwhile: whoever ends has no stack.
+	stop := traffic(t, p, 8, "nap", args{"seconds": 0})
+	for range 30 {
+		stacksOf(t, p, id)
+	}
+	require.Empty(t, stop())
+	allWell(t, open())
+	require.Zero(t, accounted(t, p).Failed)
+}
+
+// Who is asked for its stack while its deadline passes has both.
+func TestStacksBesideTheEndOfAConcurrentCall(t *testing.T) {
+	t.Parallel()
+	p := sharedPool(t, 1, nil)
+	id := p.Workers()[0].ID
+	stop := make(chan struct{})
+	asked := inBackground(1, func(int) (Result, error) {
+		for !isClosed(stop) {
+			if _, err := p.Stacks(context.Background(), id); err != nil {
+				return Result{}, err
+			}
+		}
+		return Result{}, nil
+	})
+	for _, out := range inBackground(8, func(int) (Result, error) {
+		return p.ExecuteAnonymous(context.Background(), "nap", args{"seconds": 60}, WithTimeout(500*time.Millisecond))
+	})() {
+		require.ErrorIs(t, out.err, ErrOperationTimeout)
+		require.Contains(t, detail[*HangError](t, out.err).Stacks, "in nap")
+	}
+	close(stop)
+	allWell(t, asked())
+	executed(t, p, "nap", args{"seconds": 0})
+}
+
+func TestStacksOfAWorkerThatIsStarting(t *testing.T) {
+	t.Parallel()
+	gate := newLatch(t)
+	p := newPool(t, Config{Script: script(t, "def load():\n    open("+strconv.Quote(gate.path)+").read()\nload()\n"), Python: realPython(), Size: 1, Overflow: -1, MinReady: -1, Logger: testLogger(t)})
+	eventually(t, "it imports", func() bool {
+		workers := p.Workers()
+		if len(workers) == 0 {
+			return false
+		}
+		text, _ := p.Stacks(t.Context(), workers[0].ID)
+		return strings.Contains(text, "in load")
+	})
+	gate.release(t)
+	eventually(t, "it serves", func() bool { return serving(p) })
+}
+
+func TestStacksThatDoNotCome(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, Config{
+		Script: script(t, "import signal\nfor s in (signal.SIGUSR1, 62):\n    signal.signal(s, signal.SIG_IGN)\n"), Python: realPython(), Size: 1, Overflow: -1, Logger: testLogger(t),
+	})
+	id := p.Workers()[0].ID
+	_, err := p.Stacks(t.Context(), id)
+	e := failure(t, err, ErrOperationTimeout)
+	assert.Equal(t, id, e.Context.Worker)
+	assert.Contains(t, e.Message, "no stacks: code in the worker ignores the signals for a stack dump")
+	assert.NotEmpty(t, detail[*HangError](t, err).NoStacks)
+	executed(t, p, "ping", nil)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = p.Stacks(ctx, id)
+	require.Error(t, err)
+	require.NoError(t, p.Close())
+	_, err = p.Stacks(t.Context(), id)
+	require.ErrorIs(t, err, ErrPoolClosed)
+	var none *Pool
+	_, err = none.Stacks(t.Context(), id)
+	require.ErrorIs(t, err, ErrPoolClosed)
+}
+
+func TestStacksOfAStoppedWorkerAreThoseOfWhereItWas(t *testing.T) {
+	t.Parallel()
+	p := corePool(t, 1, 0)
+	h := hold(t, t.Context(), p, "")
+	require.NoError(t, syscall.Kill(pids(p)[0], syscall.SIGSTOP))
+	assert.Contains(t, stacksOf(t, p, p.Workers()[0].ID), "in hold")
+	h.finish(t)
+}
