@@ -97,6 +97,9 @@ type fakeRequest struct {
 	Args    json.RawMessage `json:"args"`
 	Session *string         `json:"session_id"`
 	Timeout *int64          `json:"timeout_ms"`
+	Host    uint64          `json:"host"`   // of the reply of a function
+	Shared  *fakeRequest    `json:"shared"` // a request that is served beside others
+	Cancel  bool            `json:"cancel"`
 	line    string
 }
 

@@ -242,13 +242,21 @@ func FuzzFakeWorkerScript(f *testing.F) {
 	})
 }
 
-const scriptOps = 14
+const scriptOps = 19
 
 func playScript(t *testing.T, program []byte, size int) {
 	var mu sync.Mutex
 	next := 0
 	f := &fleet{}
+	waiting := map[string]string{} // answers that wait for the reply of a function
 	f.script = func(p *fakeProcess, req fakeRequest) bool {
+		if req.Host > 0 {
+			mu.Lock()
+			answer := waiting[fmt.Sprint(p.n, "/", req.ID)]
+			mu.Unlock()
+			p.say(answer)
+			return true
+		}
 		if req.Command != "work" {
 			return false
 		}
@@ -296,10 +304,24 @@ func playScript(t *testing.T, program []byte, size int) {
 			p.say(fmt.Sprintf(`{"id":%d,"item":1}`+"\n", req.ID))
 		case 13:
 			p.say(strings.ReplaceAll(answer, "success", "SUCCESS"))
+		case 14:
+			mu.Lock()
+			waiting[fmt.Sprint(p.n, "/", req.ID)] = answer
+			mu.Unlock()
+			p.say(fmt.Sprintf(`{"id":%d,"host":1,"function":"echo","args":%s}`+"\n", req.ID, req.Args))
+		case 15:
+			p.say(fmt.Sprintf(`{"id":%d,"host":2,"function":"unknown"}`+"\n", req.ID) + answer) // the reply comes too late
+		case 16:
+			p.say(fmt.Sprintf(`{"id":%d,"host":3,"function":"echo"}`+"\n", req.ID+1))
+		case 17:
+			p.say(answer + fmt.Sprintf(`{"id":%d,"host":4,"function":"echo"}`+"\n", req.ID))
+		case 18:
+			p.say(fmt.Sprintf(`{"id":%d,"stack":"nobody asked"}`+"\n", req.ID))
 		}
 		return true
 	}
 	cfg := f.config(size)
+	cfg.Functions = Functions{"echo": echoFunction()}
 	cfg.Breaker.Failures = -1
 	p, err := New(t.Context(), cfg)
 	require.NoError(t, err)
