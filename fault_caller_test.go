@@ -600,7 +600,7 @@ var callerFaults = []fault{
 			}
 		}) {
 			if n++; err != nil {
-				failsWith(t, err, ErrCanceled, NotExecuted)
+				failsWith(t, err, ErrCanceled, failureOf(err).Delivery) // some items are on their way
 			}
 			cancel(hostileError{})
 		}
