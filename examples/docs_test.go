@@ -285,7 +285,7 @@ func fragment(code string) string {
 		code = `
 type Summary struct{ Text string }
 
-func snippet(ctx context.Context, pool *pypool.Pool, text string, err error) error {
+func snippet(ctx context.Context, pool *pypool.Pool, mux *http.ServeMux, text string, err error) error {
 	_ = err
 	` + code + `
 	return nil
@@ -295,7 +295,7 @@ func snippet(ctx context.Context, pool *pypool.Pool, text string, err error) err
 	head := "package main\n"
 	for _, path := range []string{
 		"context", "encoding/json", "errors", "fmt", "log", "log/slog", "math/rand/v2", "net/http", "os", "os/signal", "slices", "syscall", "testing", "time",
-		"github.com/pypool/pypool", "github.com/pypool/pypool/pypooltest",
+		"github.com/pypool/pypool", "github.com/pypool/pypool/pypooldebug", "github.com/pypool/pypool/pypooltest",
 	} {
 		name := strings.TrimSuffix(path, "/v2")
 		name = name[strings.LastIndex(name, "/")+1:]
