@@ -95,7 +95,7 @@ func TestACallThatIsLeftStopsAndItsWorkerServesOn(t *testing.T) {
 
 func TestADeadlineStopsACallAndItsWorkerServesOn(t *testing.T) {
 	t.Parallel()
-	p, n := cancelPool(t, func(c *Config) { c.OperationTimeout = 100 * time.Millisecond }), newNotes(t)
+	p, n := cancelPool(t, func(c *Config) { c.OperationTimeout = 500 * time.Millisecond }), newNotes(t)
 	before := pidOf(t, p)
 	for range 5 { // more than the circuit's Failures: it counts kills only
 		_, err := p.ExecuteAnonymous(context.Background(), "stop_in", []any{"time.sleep", n.path})

@@ -170,7 +170,7 @@ func (f *pipeline[Out]) stopAll() (unsent []int) {
 		return nil
 	}
 	if f.whole < len(f.sent) {
-		if f.whole == 0 || f.torn {
+		if f.torn {
 			return nil // half of a line is out
 		}
 		unsent = f.sent[f.whole:]
@@ -312,7 +312,7 @@ func (f *pipeline[Out]) write() error {
 		}
 	}
 	f.wrote(n)
-	if err != nil {
+	if err != nil && (f.torn || !errors.Is(err, os.ErrDeadlineExceeded)) { // else the stream stands between two lines
 		f.w.x.doubt(err)
 	}
 	return err
