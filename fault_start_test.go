@@ -114,7 +114,7 @@ var startFaults = []fault{
 	{name: "A7_hanging_import_is_stopped_at_StartTimeout_with_its_stack", run: func(t *testing.T, r *rig) {
 		gate := newLatch(t)
 		cfg := r.config(t)
-		cfg.Script, cfg.StartTimeout, cfg.Size, cfg.KillGrace = script(t, fmt.Sprintf("open(%q).read()\n", gate.path)), 500*time.Millisecond, 1, 2*time.Second
+		cfg.Script, cfg.StartTimeout, cfg.Size, cfg.KillGrace = script(t, fmt.Sprintf("open(%q).read()\n", gate.path)), 1500*time.Millisecond, 1, 2*time.Second
 		begun := time.Now()
 		e, _ := opensWithError(t, r, cfg)
 		within(t, begun, cfg.StartTimeout+cfg.KillGrace)
