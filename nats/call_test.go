@@ -19,6 +19,7 @@ import (
 
 // A client is a Caller as a pool is one: the same calls give the same.
 func TestACallIsAsOneOfThePool(t *testing.T) {
+	t.Parallel()
 	_, p, c := pair(t, 2)
 	for name, caller := range map[string]pypool.Caller{"pool": p, "client": c} {
 		t.Run(name, func(t *testing.T) {
@@ -94,6 +95,7 @@ func numbers(n int) []int {
 }
 
 func TestErrorsKeepTypeDetailAndDelivery(t *testing.T) {
+	t.Parallel()
 	_, p, c := pair(t, 1)
 	for name, caller := range map[string]pypool.Caller{"pool": p, "client": c} {
 		t.Run(name, func(t *testing.T) {
@@ -135,6 +137,7 @@ func TestErrorsKeepTypeDetailAndDelivery(t *testing.T) {
 }
 
 func TestNobodyServes(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t)
 	c := client(t, b, "nobody", WithRetry(Retry{Attempts: 2, Backoff: pypool.Backoff{Min: time.Millisecond}}))
 	_, err := pypool.Call[int](t.Context(), c, "add", nil)
@@ -150,6 +153,7 @@ func TestNobodyServes(t *testing.T) {
 }
 
 func TestAClientThatCannotCall(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t)
 	nc := b.connect(t)
 	for name, c := range map[string]*Client{"no connection": NewClient(nil, "x"), "bad name": NewClient(nc, "a.b"), "empty": NewClient(nc, "")} {
@@ -176,6 +180,7 @@ func TestAClientThatCannotCall(t *testing.T) {
 }
 
 func TestServeRefuses(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t)
 	p := newPool(t, config(1))
 	nc := b.connect(t)
@@ -196,12 +201,13 @@ func TestServeRefuses(t *testing.T) {
 
 // Who leaves has its error at once, and the handler on the server is stopped.
 func TestACallerWhoLeaves(t *testing.T) {
+	t.Parallel()
 	_, p, c := pair(t, 1)
 	for _, slowly := range []bool{false, true} { // before and after the client knows the server
 		t.Run(fmt.Sprint(slowly), func(t *testing.T) {
 			c := c
 			if slowly {
-				c = c.With(WithLostAfter(time.Second))
+				c = c.With(WithLostAfter(4 * time.Second)) // its server says so after a fifth of that
 			}
 			ctx, cancel := context.WithCancelCause(t.Context())
 			g := newGate(t)
@@ -236,6 +242,7 @@ func TestACallerWhoLeaves(t *testing.T) {
 
 // A deadline ends the call on both sides, and the server's word is the caller's error.
 func TestADeadlineEndsOnTheWay(t *testing.T) {
+	t.Parallel()
 	_, p, c := pair(t, 1)
 	g := newGate(t)
 	done := make(chan error)
@@ -267,6 +274,7 @@ func TestADeadlineEndsOnTheWay(t *testing.T) {
 }
 
 func TestOptionsTravel(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t)
 	cfg := config(1)
 	cfg.OperationTimeout = 50 * time.Millisecond
@@ -294,6 +302,7 @@ func TestOptionsTravel(t *testing.T) {
 
 // The trace that a client's propagator writes reaches the server's context, and Python.
 func TestHeadersTravel(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t)
 	p := newPool(t, config(1))
 	type key struct{}
@@ -301,7 +310,9 @@ func TestHeadersTravel(t *testing.T) {
 	serve(t, b, "test", callerFunc{p, func(ctx context.Context) {
 		value, _ := ctx.Value(key{}).(string)
 		seen <- value
-	}}, WithContext(func(ctx context.Context, h nats.Header) context.Context { return context.WithValue(ctx, key{}, h.Get("baggage")) }))
+	}}, WithContext(func(ctx context.Context, h nats.Header) context.Context {
+		return context.WithValue(ctx, key{}, h.Get("baggage"))
+	}))
 	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	for _, name := range []string{"traceparent", "Traceparent"} {
 		c := client(t, b, "test", WithHeaders(func(ctx context.Context, h nats.Header) {
@@ -331,6 +342,7 @@ func (c callerFunc) ExecuteAnonymous(ctx context.Context, command string, args a
 }
 
 func TestAPanicOfTheServersIsOneCallsError(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t)
 	p := newPool(t, config(1))
 	panics := true
@@ -349,6 +361,7 @@ func TestAPanicOfTheServersIsOneCallsError(t *testing.T) {
 }
 
 func TestCloseEndsTheClientsCalls(t *testing.T) {
+	t.Parallel()
 	_, p, c := pair(t, 1)
 	g := newGate(t)
 	done := make(chan error)

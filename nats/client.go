@@ -31,9 +31,9 @@ type Retry struct {
 	// negative, or 1: once.
 	//
 	// Again are made calls that provably did not begin, because of their server: it is shut down or
-	// not there, its queue is full, it cannot start workers, or they were lost. A stream is so until
-	// its loop has had an item. Errors of the call's own (arguments, an unknown command, timeouts,
-	// exceptions) end it.
+	// not there, its queue is full, it cannot start workers, or they were lost. A stream is so
+	// until its loop has had an item. Errors of the call's own (arguments, an unknown command,
+	// timeouts, exceptions) end it.
 	Attempts int
 	// Backoff is the wait before the next attempt, doubled each time. Default: 50 ms to 1 s.
 	Backoff pypool.Backoff
@@ -80,9 +80,9 @@ var _ pypool.Caller = (*Client)(nil)
 // Worker are that one's, a call may fail with:
 //
 //   - ErrPoolClosed, NotExecuted: there is no server, or the request cannot be sent.
-//   - ErrPoolClosed, MaybeExecuted: the server was lost, shut down, or the client closed meanwhile.
-//   - ErrProtocol: what came is no answer; answers were lost on the way; or the server is of a version
-//     that this client does not speak.
+//   - ErrPoolClosed, MaybeExecuted: the server was lost or shut down, a part of the answer was lost on
+//     the way, or the client was closed.
+//   - ErrProtocol: what came is no answer, or of a version that this client does not speak.
 //   - ErrMessageTooLarge: the result is larger than WithMaxResultBytes.
 func NewClient(nc *nats.Conn, name string, opts ...ClientOption) *Client {
 	c := &Client{mailbox: &mailbox{nc: nc, name: name, calls: map[string]*pending{}, closing: make(chan struct{})}}
@@ -91,7 +91,8 @@ func NewClient(nc *nats.Conn, name string, opts ...ClientOption) *Client {
 
 // With is the same client with other options: for one call, say.
 //
-//	pypool.Call[int](ctx, client.With(pypoolnats.WithRetry(pypoolnats.Retry{MaybeExecuted: true})), "count", nil)
+//	twice := client.With(pypoolnats.WithRetry(pypoolnats.Retry{MaybeExecuted: true}))
+//	n, err := pypool.Call[int](ctx, twice, "count", nil)
 //
 // It shares the connection, and Close: one is enough.
 func (c *Client) With(opts ...ClientOption) *Client {

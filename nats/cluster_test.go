@@ -26,7 +26,7 @@ import (
 
 var clusterCalls = flag.Int("cluster.calls", 5000, "how many calls TestOneOutcomeEach makes")
 
-// --- processes --------------------------------------------------------------------------------------------------------
+// --- processes -----------------------------------------------------------------------------------
 
 func init() {
 	helpers["server"] = runServer
@@ -146,7 +146,7 @@ func oneCall(c pypool.Caller, id string) string {
 	}
 }
 
-// --- accounting -----------------------------------------------------------------------------------------------------------
+// --- accounting ----------------------------------------------------------------------------------
 
 // cluster is server processes around a broker.
 type cluster struct {
@@ -184,9 +184,10 @@ func (c *cluster) ran(t *testing.T) map[string]int {
 }
 
 // Three server processes, two client processes. One server is killed in the midst of calls and one
-// drained under load, others come, and the nats-server is restarted. Each call has one outcome, what
-// that says of the handler is true, and nothing ran twice but what was allowed to.
+// drained under load, others come, and the nats-server is restarted. Each call has one outcome,
+// what that says of the handler is true, and nothing ran twice but what was allowed to.
 func TestOneOutcomeEach(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, 2)
 	dir := t.TempDir()
 	each := *clusterCalls / 2
@@ -288,14 +289,15 @@ func eventuallyWithin(t testing.TB, limit time.Duration, what string, condition 
 	}
 }
 
-// --- a process that is killed ---------------------------------------------------------------------------------------------
+// --- a process that is killed --------------------------------------------------------------------
 
 // The calls of a server that is killed are MaybeExecuted, and run elsewhere only where that is
 // allowed.
 func TestAServerThatIsKilledInTheMidstOfACall(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2, 1)
 	once := client(t, c.b, "test", WithLostAfter(500*time.Millisecond), WithRetry(Retry{Attempts: 1}))
-	again := once.With(WithRetry(Retry{Attempts: 100, MaybeExecuted: true}))
+	again := once.With(WithLostAfter(2*time.Second), WithRetry(Retry{Attempts: 100, MaybeExecuted: true}))
 	g := newGate(t)
 	failed := make(chan error, 1)
 	go func() {
@@ -328,6 +330,7 @@ func TestAServerThatIsKilledInTheMidstOfACall(t *testing.T) {
 
 // A request that was lost with the server that took it in has not run.
 func TestAServerThatIsKilledInTheMidstOfARequest(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t)
 	nc := b.connect(t)
 	taken := make(chan string, 10)
@@ -352,6 +355,7 @@ func TestAServerThatIsKilledInTheMidstOfARequest(t *testing.T) {
 // Calls that run while the nats-server is restarted have their answers when the connections are
 // back.
 func TestTheNATSServerIsRestarted(t *testing.T) {
+	t.Parallel()
 	b, p, c := pair(t, 1)
 	g := newGate(t)
 	done := make(chan error, 1)

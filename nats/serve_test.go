@@ -18,6 +18,7 @@ import (
 
 // The instances answer micro's discovery and statistics.
 func TestDiscovery(t *testing.T) {
+	t.Parallel()
 	b, p, c := pair(t, 1)
 	nc := b.connect(t)
 	ask := func(verb string, into any) {
@@ -54,6 +55,7 @@ func TestDiscovery(t *testing.T) {
 
 // Any program that speaks NATS may call: a plain request has a plain answer.
 func TestAPlainRequest(t *testing.T) {
+	t.Parallel()
 	b, p, _ := pair(t, 1)
 	nc := b.connect(t)
 	m, err := nc.Request("pypool.test.call.add", []byte(`{"a": 40, "b": 2}`), 10*time.Second)
@@ -94,6 +96,7 @@ func raw(t *testing.T, nc *nats.Conn, subject, version, ctl string, data []byte)
 }
 
 func TestClientsOfOtherVersions(t *testing.T) {
+	t.Parallel()
 	b, _, _ := pair(t, 1)
 	nc := b.connect(t)
 	const subject = "pypool.test.call.add"
@@ -123,6 +126,7 @@ func TestClientsOfOtherVersions(t *testing.T) {
 
 // A server that says strange things costs the call, and no memory.
 func TestServersOfOtherVersions(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t)
 	nc := b.connect(t)
 	answers := make(chan []*nats.Msg, 1)
@@ -177,6 +181,7 @@ func TestServersOfOtherVersions(t *testing.T) {
 
 // A service that is shut down serves what it has, and loses no call to the others.
 func TestShutdownUnderLoad(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t)
 	stays := newPool(t, config(1))
 	serve(t, b, "test", stays)
@@ -217,6 +222,7 @@ func TestShutdownUnderLoad(t *testing.T) {
 }
 
 func TestTheEndOfShutdownsContextStopsWhatRuns(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t)
 	p := newPool(t, config(1))
 	s := serve(t, b, "test", p)
@@ -252,6 +258,7 @@ func TestTheEndOfShutdownsContextStopsWhatRuns(t *testing.T) {
 
 // What a pool refuses another may take: the client asks again.
 func TestACallGoesToAServerThatTakesIt(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t)
 	closed := newPool(t, config(1))
 	serve(t, b, "test", closed)
@@ -277,6 +284,7 @@ func TestACallGoesToAServerThatTakesIt(t *testing.T) {
 
 // A server whose connection is closed under it stops what runs, for nobody hears of that.
 func TestAServersConnectionIsClosed(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t)
 	p := newPool(t, config(1))
 	nc := b.connect(t)
@@ -299,6 +307,7 @@ func TestAServersConnectionIsClosed(t *testing.T) {
 
 // A client that is gone cannot cancel: its server finds out.
 func TestAClientThatIsGone(t *testing.T) {
+	t.Parallel()
 	b, p, _ := pair(t, 1)
 	g := newGate(t)
 	nc, err := nats.Connect(b.url())

@@ -104,7 +104,7 @@ func (c *served) missing() int { return c.size - len(c.args) }
 // from is the subject that the call listens on.
 func (c *served) from() string { return c.s.one + "." + c.id }
 
-// --- the request's parts ----------------------------------------------------------------------------------------------
+// --- the request's parts -------------------------------------------------------------------------
 
 // askForMore tells the client where to send the rest of its request.
 func (c *served) askForMore() {
@@ -171,7 +171,7 @@ func (c *served) refuse(err *pypool.Error) {
 	c.s.leave(c)
 }
 
-// --- the call -----------------------------------------------------------------------------------------------------------
+// --- the call ------------------------------------------------------------------------------------
 
 // begin runs the call, whose request is complete, on a goroutine that leave joins.
 func (c *served) begin() {
@@ -317,10 +317,10 @@ func (c *served) explain(err error) *pypool.Error {
 	return told
 }
 
-// --- the answer -----------------------------------------------------------------------------------------------------------
+// --- the answer ----------------------------------------------------------------------------------
 
-// setTimerLocked has alive come again and again. It is not for a plain client, which would take what
-// that sends for its answer.
+// setTimerLocked has alive come again and again. It is not for a plain client, which would take
+// what that sends for its answer.
 func (c *served) setTimerLocked() {
 	if c.timer == nil && !c.plain && !c.quieted {
 		c.hooks.Add(1)

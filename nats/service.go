@@ -93,10 +93,10 @@ var (
 	errCanceled = errors.New("the call's client has left")
 )
 
-// Serve makes pool a service of that name on NATS: one instance of it, which shares the calls of the
-// name's clients with the other instances, as NATS's queue groups do. It is a service of nats.go's
-// package micro, which answers its discovery and statistics ($SRV.PING, .INFO, .STATS, and `nats
-// micro`). Any [pypool.Caller] can be served.
+// Serve makes pool a service of that name on NATS: one instance of it, which shares the calls of
+// the name's clients with the other instances, as NATS's queue groups do. It is a service of
+// nats.go's package micro, which answers its discovery and statistics ($SRV.PING, .INFO, .STATS,
+// and `nats micro`). Any [pypool.Caller] can be served.
 //
 // name is of letters, digits, - and _. It works with the subjects pypool.NAME.>. nc must not be
 // drained or closed before [Service.Shutdown]; when it is, what runs is stopped. An error is one of
@@ -169,10 +169,10 @@ func (s *Service) ID() string { return s.id }
 // Info is what discovery says of the instance.
 func (s *Service) Info() micro.Info { return s.micro.Info() }
 
-// Shutdown ends the service in order: no new calls are taken, which go to the other instances; those
-// that were are served to their ends. When ctx ends before that, what still runs is stopped, its
-// clients get an ErrPoolClosed, and Shutdown returns ctx's error. It may be called again, and beside
-// Close.
+// Shutdown ends the service in order: no new calls are taken, which go to the other instances;
+// those that were are served to their ends. When ctx ends before that, what still runs is stopped,
+// its clients get an ErrPoolClosed, and Shutdown returns ctx's error. It may be called again, and
+// beside Close.
 func (s *Service) Shutdown(ctx context.Context) error {
 	s.once.Do(func() { go s.dismantle() })
 	select {
@@ -185,8 +185,8 @@ func (s *Service) Shutdown(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Close ends the service now: what runs is stopped, and its clients get an ErrPoolClosed. It returns
-// when nothing runs any more. The error is always nil.
+// Close ends the service now: what runs is stopped, and its clients get an ErrPoolClosed. It
+// returns when nothing runs any more. The error is always nil.
 func (s *Service) Close() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -267,7 +267,7 @@ func (s *Service) stats() serviceStats {
 	return st
 }
 
-// --- what comes in --------------------------------------------------------------------------------------------------
+// --- what comes in -------------------------------------------------------------------------------
 
 // onRequest takes a request. It runs on the endpoint's goroutine, and is brief.
 func (s *Service) onRequest(req micro.Request) {

@@ -20,6 +20,7 @@ import (
 )
 
 func TestStreams(t *testing.T) {
+	t.Parallel()
 	_, p, c := pair(t, 1)
 	for name, caller := range map[string]pypool.Caller{"pool": p, "client": c} {
 		t.Run(name, func(t *testing.T) {
@@ -61,6 +62,7 @@ func TestStreams(t *testing.T) {
 
 // Leaving the loop stops the generator, and keeps the worker.
 func TestAStreamThatIsLeft(t *testing.T) {
+	t.Parallel()
 	_, p, c := pair(t, 1)
 	for name, leave := range map[string]func(n int, cancel func()) bool{
 		"break":   func(n int, _ func()) bool { return n == 3 },
@@ -97,9 +99,10 @@ func TestAStreamThatIsLeft(t *testing.T) {
 	accounted(t, p)
 }
 
-// A slow loop halts the generator: no more than the window is on its way. Nothing is lost of it, and
-// others are not held up.
+// A slow loop halts the generator: no more than the window is on its way. Nothing is lost of it,
+// and others are not held up.
 func TestASlowLoopHaltsTheGenerator(t *testing.T) {
+	t.Parallel()
 	_, p, c := pair(t, 2)
 	mark := t.TempDir() + "/mark"
 	at := func() int {
@@ -132,6 +135,7 @@ func TestASlowLoopHaltsTheGenerator(t *testing.T) {
 }
 
 func TestAStalledLoopLosesItsWorkerToOthers(t *testing.T) {
+	t.Parallel()
 	_, p, c := pair(t, 1)
 	n := 0
 	var last error
@@ -151,6 +155,7 @@ func TestAStalledLoopLosesItsWorkerToOthers(t *testing.T) {
 }
 
 func TestADeadlineEndsAStream(t *testing.T) {
+	t.Parallel()
 	_, p, c := pair(t, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -165,6 +170,7 @@ func TestADeadlineEndsAStream(t *testing.T) {
 
 // Payloads that no message takes travel in parts, both ways.
 func TestLargePayloads(t *testing.T) {
+	t.Parallel()
 	_, p, c := pair(t, 2)
 	random := make([]byte, 10<<20)
 	source := rand.NewChaCha8([32]byte{7})
@@ -201,6 +207,7 @@ func same(t *testing.T, want, got string) {
 
 // A server whose messages are small, as leaf nodes' may be.
 func TestSmallMessages(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, func(o *server.Options) { o.MaxPayload = 16 << 10 })
 	p := newPool(t, config(1))
 	serve(t, b, "test", p)
@@ -222,6 +229,7 @@ func TestSmallMessages(t *testing.T) {
 }
 
 func TestWhatIsTooLargeIsRefused(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t)
 	cfg := config(1)
 	cfg.MaxMessageBytes = 4 << 20
@@ -254,6 +262,7 @@ func TestWhatIsTooLargeIsRefused(t *testing.T) {
 
 // Who leaves while the request is on its way knows that it did not run.
 func TestALargeRequestThatIsLeft(t *testing.T) {
+	t.Parallel()
 	_, p, c := pair(t, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	text := strings.Repeat("x", 40<<20)

@@ -135,7 +135,8 @@ const (
 	maxProgram = 4096 // bytes: it travels in a header
 )
 
-// token is a command's name as a part of a subject: all but letters, digits, - and _ is written =XX.
+// token is a command's name as a part of a subject: all but letters, digits, - and _ is written
+// =XX.
 func token(command string) string {
 	plain := func(c byte) bool {
 		return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-'
