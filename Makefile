@@ -51,7 +51,7 @@ test-go: $(VENV)/ready
 	@[ -n "$(RACE)" ] || echo 'no C compiler: the tests run without the race detector'
 	@failed=; for module in $(MODULES); do \
 		$(say) "go test $(RACE) ./... in $$module (the first run compiles everything; the tests take minutes)"; \
-		(cd $$module && PYPOOL_UV=$${PYPOOL_UV:-$(VENV)/bin/uv} go test $(RACE) ./...) || failed="$$failed $$module"; \
+		(cd $$module && PYPOOL_UV=$${PYPOOL_UV:-$(VENV)/bin/uv} PYPOOL_OTEL_PYTHON=$(VENV)/bin/python go test $(RACE) ./...) || failed="$$failed $$module"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "tests failed in:$$failed"; exit 1; fi
 

@@ -3,6 +3,7 @@ package pypool
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -41,6 +42,7 @@ func (h *functions) wait() {
 type calls struct {
 	functions *functions
 	id        uint64
+	info      *CallInfo
 	ctx       context.Context // what all are derived from
 	cancel    context.CancelFunc
 	reply     func(line []byte) // has a reply written; behind the request's end it goes nowhere
@@ -48,7 +50,7 @@ type calls struct {
 
 // newCalls asks ctx what package context does.
 func newCalls(ctx context.Context, h *functions, info *CallInfo, reply func(line []byte)) *calls {
-	c := &calls{functions: h, id: info.RequestID, reply: reply}
+	c := &calls{functions: h, id: info.RequestID, info: info, reply: reply}
 	ctx, c.cancel = context.WithCancel(watchable(ctx))
 	c.ctx = &functionContext{ctx, info, h}
 	return c
@@ -91,14 +93,19 @@ func (c observedContext) Value(key any) (value any) {
 
 // begin runs a function, or answers for it. The goroutine is joined by functions.wait, as far as
 // the caller's code can be.
-func (c *calls) begin(number uint64, quoted []byte, args arguments, deadline time.Time) {
-	h := c.functions
-	if quoted == nil {
+func (c *calls) begin(frame *wire.Frame, args arguments, deadline time.Time) {
+	h, number := c.functions, frame.Host
+	if frame.Function == nil {
 		c.reply(wire.ReplyError(c.id, number, hostArguments, "the arguments are nested too deeply"))
 		return
 	}
-	var name string
-	_ = json.Unmarshal(quoted, &name) // it has been read as JSON
+	var name, trace string
+	_ = json.Unmarshal(frame.Function, &name) // it has been read as JSON
+	if frame.Trace != nil {
+		if _ = json.Unmarshal(frame.Trace, &trace); !validTraceParent(trace) {
+			trace = ""
+		}
+	}
 	f, known := h.cfg.Functions[name]
 	if !known {
 		c.reply(wire.ReplyError(c.id, number, hostUnknown, fmt.Sprintf("the host has no function %.64q", name)))
@@ -110,7 +117,7 @@ func (c *calls) begin(number uint64, quoted []byte, args arguments, deadline tim
 		c.reply(wire.ReplyError(c.id, number, hostTooMany, fmt.Sprintf("%d functions run already, or their arguments are %d bytes", maxFunctions, h.cfg.MaxQueueBytes)))
 		return
 	}
-	go c.run(f, number, name, args, deadline)
+	go c.run(f, number, FunctionInfo{*c.info, name, trace}, args, deadline)
 }
 
 func (h *functions) finished(size int64) {
@@ -119,14 +126,14 @@ func (h *functions) finished(size int64) {
 }
 
 // run is the function's goroutine.
-func (c *calls) run(f Function, number uint64, name string, args arguments, deadline time.Time) {
+func (c *calls) run(f Function, number uint64, info FunctionInfo, args arguments, deadline time.Time) {
 	h := c.functions
 	ended := false
 	var line []byte
 	defer func() {
 		if !ended {
 			t := &trouble{recover()}
-			h.reporter.failure("the function "+name+" of Config.Functions", t)
+			h.reporter.failure("the function "+info.Function+" of Config.Functions", t)
 			line = c.told(number, t)
 		}
 		c.reply(line)
@@ -138,9 +145,34 @@ func (c *calls) run(f Function, number uint64, name string, args arguments, dead
 		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
 	}
-	line = c.answer(ctx, f, number, args)
+	line = c.answer(ctx, f, number, info, args)
 	ended = true
 }
+
+// observed runs the function, and tells the observer.
+func (f Function) observed(ctx context.Context, o *Observer, info FunctionInfo, args arguments) (out any, err error) {
+	if o.FunctionStart != nil {
+		if observed := o.FunctionStart(ctx, info); observed != nil {
+			ctx = observed
+		}
+	}
+	if o.FunctionEnd != nil {
+		ended := false
+		defer func() {
+			if !ended {
+				err = errFunctionFailed
+			}
+			o.FunctionEnd(ctx, info, err)
+		}()
+		out, err = f.run(ctx, args)
+		ended = true
+		return out, err
+	}
+	return f.run(ctx, args)
+}
+
+// errFunctionFailed is what the observer is told of a function that panics.
+var errFunctionFailed = errors.New("it has panicked, or called runtime.Goexit")
 
 // told is the reply for a function that has ended its goroutine.
 func (c *calls) told(number uint64, t *trouble) (line []byte) {
@@ -157,8 +189,8 @@ func (c *calls) told(number uint64, t *trouble) (line []byte) {
 }
 
 // answer runs the function, and returns the reply. It runs code of the caller's.
-func (c *calls) answer(ctx context.Context, f Function, number uint64, args arguments) []byte {
-	out, err := f.run(ctx, args)
+func (c *calls) answer(ctx context.Context, f Function, number uint64, info FunctionInfo, args arguments) []byte {
+	out, err := f.observed(ctx, c.functions.cfg.Observer, info, args)
 	if err != nil {
 		kind, message := describeHostError(err)
 		return wire.ReplyError(c.id, number, kind, message)

@@ -32,6 +32,20 @@ type Observer struct {
 	// none. It is asked once for each call, and in a Map once for each item, on the goroutine of
 	// CallStart. What is no traceparent is not sent, and the log says so once.
 	TraceParent func(ctx context.Context) string
+
+	// FunctionStart and FunctionEnd are told of the functions of Config.Functions that Python
+	// calls, on the goroutine on which each runs. FunctionStart may return the context that it is to
+	// run with; nil stands for the one that it was given. FunctionEnd is called exactly once after
+	// it, with the error that the function has returned. A panic of either is the function's.
+	FunctionStart func(ctx context.Context, f FunctionInfo) context.Context
+	FunctionEnd   func(ctx context.Context, f FunctionInfo, err error)
+}
+
+// FunctionInfo identifies a call of a function of Config.Functions.
+type FunctionInfo struct {
+	CallInfo        // the call on whose behalf it runs; of a batch, without its session
+	Function string // its name
+	Trace    string // the W3C traceparent of the span in which Python has called it, where it has OpenTelemetry's API loaded; else empty
 }
 
 // traceOf asks the observer for the call's traceparent.

@@ -364,7 +364,7 @@ func (t *seat) serve(f *wire.Frame) error {
 	if unread := s.out.unwritten(); unread > s.p.cfg.MaxQueueBytes+s.p.cfg.MaxMessageBytes {
 		return s.w.x.violation(fmt.Errorf("calls of functions, and %d bytes that it does not read", unread), f.Body)
 	}
-	calls.begin(f.Host, f.Function, arguments{s.w.x.take(f), f.BigInt}, deadline)
+	calls.begin(f, arguments{s.w.x.take(f), f.BigInt}, deadline)
 	return nil
 }
 

@@ -26,6 +26,7 @@ type Frame struct {
 
 	Host     uint64 // the number of a function's call
 	Function []byte // the function's name, a JSON string; nil: its arguments are nested too deeply
+	Trace    []byte // the traceparent of the span that calls it, a JSON string; nil: none
 }
 
 // Parse reads one line, without its newline. Keys are matched exactly and must not repeat:
@@ -42,6 +43,7 @@ func Parse(line []byte, f *Frame) error {
 		hasFunction
 		hasArgs
 		hasStack
+		hasTrace
 	)
 	if !utf8.Valid(line) {
 		return errors.New("the line is not valid UTF-8")
@@ -91,6 +93,9 @@ func Parse(line []byte, f *Frame) error {
 		case "args":
 			bit, ok = hasArgs, (s.peek() == '{' || s.peek() == '[') && s.value(0)
 			f.Body = s.b[start:s.i]
+		case "trace":
+			bit, ok = hasTrace, s.peek() == '"' && s.str()
+			f.Trace = s.b[start:s.i]
 		case "stack":
 			bit, ok = hasStack, s.peek() == '"' && s.value(0)
 			f.Body = s.b[start:s.i]
@@ -123,7 +128,7 @@ func Parse(line []byte, f *Frame) error {
 		f.Kind = KindError
 	case seen == hasID|hasItem:
 		f.Kind = KindItem
-	case seen&^hasArgs == hasID|hasHost|hasFunction:
+	case seen&^(hasArgs|hasTrace) == hasID|hasHost|hasFunction:
 		f.Kind = KindFunction
 	case seen == hasID|hasStack:
 		f.Kind = KindStack

@@ -18,7 +18,7 @@ from __future__ import annotations
 #
 #   in memory     _finder
 #   values        _wire _fallback _json _forms _names _advice
-#   process       _call _stdio _life _errors _exit _output _logging
+#   process       _call _stdio _life _errors _exit _output _logging _telemetry
 #   requests      _envelope _requests
 #   results       _convert_libraries _convert _keys _results _orjson
 #   channel       _page _cancel _channel

@@ -61,6 +61,8 @@ def _one_by_one(answers: Answers, batch: Sequence[Union[Request, RequestError]])
             answers.channel.write(_unread(answers, request))
             continue
         RUNNING.request = request
+        if RUNNING.telemetry is not None:
+            RUNNING.telemetry.enter(request[6])
         id, entry = request[0], _entry(request)
         try:
             if entry is None:
@@ -106,6 +108,8 @@ class _Batch:
         failure: Optional[BaseException] = None
         if rows:
             RUNNING.calls = taken
+            telemetry = RUNNING.telemetry
+            span = None if telemetry is None else telemetry.enter_batch(self.entry.name, [request[6] for request in taken])
             try:
                 returned = self.entry.columns.call(rows)
                 if hasattr(returned, "__await__"):
@@ -115,6 +119,8 @@ class _Batch:
                 found = results(returned, len(rows))
             except BaseException as error:
                 failure = error
+            if span is not None:
+                telemetry.leave_batch(span, failure)
         self._answer(iter(found), failure)
 
     def _bound(self) -> Tuple[List[Request], List[Sequence[Any]]]:

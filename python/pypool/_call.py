@@ -112,7 +112,7 @@ class _Running:
     else those are None.
     """
 
-    __slots__ = ("request", "calls", "began", "canceled", "host", "tasks", "loop")
+    __slots__ = ("request", "calls", "began", "canceled", "host", "tasks", "loop", "telemetry")
 
     def __init__(self) -> None:
         self.request: Optional[Request] = None
@@ -122,6 +122,7 @@ class _Running:
         self.canceled: Callable[[int], bool] = _never  # by id; where the host can say so, `_cancel`'s
         self.tasks: Dict[int, TaskCall] = {}  # by id, the calls of a shared worker
         self.loop: Any = None  # `_tasks`' own, that serves them; None: the worker is not shared
+        self.telemetry: Any = None  # `_telemetry`'s, once a script has imported OpenTelemetry's API
 
     def task(self) -> Optional[TaskCall]:
         """The call, of those side by side, whose code runs here."""
@@ -154,6 +155,13 @@ RUNNING = _Running()
 #: `named` of the call for which a task of asyncio was made. Elsewhere it has no value: the loop saves
 #: the time.
 CALL: ContextVar[Optional[Tuple[int, Optional[str], str]]] = ContextVar("pypool_call")
+
+
+def enter_task(request: Request) -> None:
+    """Make the call of a task's the one of this context."""
+    CALL.set((request[0], request[3], request[1]))
+    if request[6] is not None and RUNNING.telemetry is not None:
+        RUNNING.telemetry.enter(request[6])
 
 
 def named(request: Request) -> Tuple[int, Optional[str], str]:

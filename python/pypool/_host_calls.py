@@ -111,6 +111,8 @@ def _begin(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str, Any], f
         pending.future = future
         if shared is not None:
             _expect(pending)
+    if RUNNING.telemetry is not None:
+        text += RUNNING.telemetry.outgoing()
     line = '{"id":%d,"host":%d,"function":%s%s}\n' % (request[0], number, escape(name), text)
     try:
         if len(line) > channel.limit:
@@ -190,6 +192,8 @@ def _call_alone(channel: Channel, id: int, name: str, args: Any) -> Any:
     """`call` in the loop's thread, where nobody else waits for anything: the same in half the time."""
     waits, state = WAITS, STATE
     text = ',"args":' + _encoded(name, args) if args else ""
+    if RUNNING.telemetry is not None:
+        text += RUNNING.telemetry.outgoing()
     number = waits.number + 1
     line = f'{{"id":{id},"host":{number},"function":"{name}"{text}}}\n'
     if len(line) > channel.limit:

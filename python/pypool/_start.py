@@ -61,6 +61,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     ):
         _finder.when_imported(module, _of_spawn(hook))
     _finder.when_imported("orjson", _use_orjson)
+    _finder.when_imported("opentelemetry.trace", _use_telemetry)
 
     able = {"page": page is not None, "cancel": cancels, "shared": channel.waiter.polls}
     stage = "import"
@@ -168,6 +169,15 @@ def _use_orjson(orjson: Any) -> None:
         _results.through_orjson = _orjson.encoder(orjson)
     except Exception:
         pass  # some other module of that name, or too old a one
+
+
+def _use_telemetry(api: Any) -> None:
+    try:
+        from . import _telemetry  # only now
+
+        _telemetry.install(api)
+    except Exception:
+        pass  # some other module of that name
 
 
 def _of_spawn(hook: str) -> Callable[[Any], None]:

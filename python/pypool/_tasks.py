@@ -13,7 +13,7 @@ from _thread import get_ident
 from time import monotonic_ns
 
 from . import _async, _bind, _builtins, _cancel, _life, _replies
-from ._call import CALL, RUNNING, SHARED_REQUEST, TaskCall
+from ._call import RUNNING, SHARED_REQUEST, TaskCall, enter_task
 from ._commands import COMMANDS
 from ._json import escape, scan
 from ._requests import parse_request
@@ -206,7 +206,7 @@ class _Serving:
         self.base.copy().run(self._start, call, request)
 
     def _start(self, call: TaskCall, request: Request) -> None:
-        CALL.set((request[0], request[3], request[1]))
+        enter_task(request)
         call.task = self.loop.create_task(self._run(call, request))
         call.task.add_done_callback(lambda task: self._done(call, task))
 

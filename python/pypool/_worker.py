@@ -97,7 +97,7 @@ class Worker:
                         _life.host_gone()
                     running.began = began = monotonic_ns()
                     request = line if isinstance(line, tuple) else parse_request(line)
-                    id, name, args, _, _, stream, _ = request
+                    id, name, args, _, _, stream, trace = request
                     running.request = request
                     handler = direct(name)
                     if handler is None or stream:
@@ -105,6 +105,8 @@ class Worker:
                     else:
                         answers.calls += 1
                         try:
+                            if trace is not None and running.telemetry is not None:
+                                running.telemetry.enter(trace)
                             if type(args) is dict:
                                 result = handler(**args)
                             elif args is None:
@@ -188,6 +190,8 @@ class Worker:
         """
         entry = COMMANDS.get(request[1])
         try:
+            if request[6] is not None and RUNNING.telemetry is not None:
+                RUNNING.telemetry.enter(request[6])
             if entry is None:
                 from . import _builtins  # a script's import need not wait for it
 
