@@ -1,0 +1,320 @@
+package pypoolnats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/pypool/pypool"
+)
+
+const (
+	deadlineGrace = 250 * time.Millisecond // what a server's word may take after the deadline, as KillGrace
+	outage        = time.Minute            // what the client's own connection may be interrupted for
+)
+
+// attempt is one request, and its answer as far as that has come.
+type attempt struct {
+	c   *Client
+	p   *pending
+	r   *request
+	ctx context.Context
+
+	sent     bool   // the request has begun to go out
+	rest     []byte // of it, still to be sent
+	parts    uint64 // of it, sent beside the first
+	mayRun   bool   // the request is out whole
+	answered bool   // a last message came, or nobody was there
+
+	seq        uint64  // of the last message that has a place
+	head       control // of the payload that is coming in
+	body       []byte
+	coming     int // bytes of it that are still to come
+	takenItems int
+	takenBytes int
+	toldItems  int // of these the server knows
+	toldBytes  int
+	apart      time.Duration // how long the connection has been seen interrupted
+	silentFrom time.Duration // since p.begun: before that silence does not count
+}
+
+// attempt sends a request and has its answer.
+func (c *Client) attempt(ctx context.Context, r *request) (pypool.Result, *pypool.Error) {
+	if ctx.Err() != nil {
+		return pypool.Result{}, ended(ctx, pypool.NotExecuted)
+	}
+	p, err := c.open(maxFrames)
+	if err != nil {
+		return pypool.Result{}, err
+	}
+	a := &attempt{c: c, p: p, r: r, ctx: ctx}
+	defer c.forget(p)
+	defer func() {
+		if a.sent && !a.answered { // also when the loop's body panics
+			a.cancel()
+		}
+	}()
+	if err := a.send(); err != nil {
+		return pypool.Result{}, err
+	}
+	return a.receive()
+}
+
+// ended is the error of a call whose context has.
+func ended(ctx context.Context, d pypool.Delivery) *pypool.Error {
+	why := ctx.Err()
+	if cause := context.Cause(ctx); cause != nil && cause != why {
+		why = errors.Join(why, cause)
+	}
+	t, message := pypool.TypeCanceled, "canceled by the caller"
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		t, message = pypool.TypeOperationTimeout, "the context's deadline passed, and the server said nothing"
+		if d == pypool.NotExecuted {
+			t, message = pypool.TypeCheckoutTimeout, "the context's deadline passed before the call was made"
+		}
+	}
+	if d != pypool.NotExecuted {
+		why = errors.Join(&pypool.HangError{NoStacks: "its server has said nothing of it"}, why)
+	}
+	return pypool.NewError(t, d, message, why)
+}
+
+// delivery is what is known of the handler when no answer tells: a request of which something was
+// never sent has not run.
+func (a *attempt) delivery() pypool.Delivery {
+	if a.mayRun {
+		return pypool.MaybeExecuted
+	}
+	return pypool.NotExecuted
+}
+
+// send sends the request, or its first part.
+func (a *attempt) send() *pypool.Error {
+	ctl := a.r.ctl
+	if end, ok := a.ctx.Deadline(); ok {
+		ctl.Deadline = max(time.Until(end), 1)
+	}
+	header := headerSize(a.r.header)
+	alone, part := limits(a.c.nc, header)
+	payload := a.r.encoded
+	if len(payload) > alone {
+		ctl.Size = len(payload)
+		payload, a.rest = payload[:part], payload[part:]
+	}
+	m := ctl.message(callSubject(a.c.name, ctl.Command), a.c.reply(a.p), payload)
+	for key, values := range a.r.header {
+		if m.Header[key] == nil {
+			m.Header[key] = values
+		}
+	}
+	if err := a.c.nc.PublishMsg(m); err != nil {
+		return unavailable(pypool.NotExecuted, "the request cannot be sent", err)
+	}
+	a.sent, a.mayRun = true, len(a.rest) == 0
+	return nil
+}
+
+// sendParts sends more of the request, when the server has so much of it.
+func (a *attempt) sendParts(has int) *pypool.Error {
+	_, part := limits(a.c.nc, 0)
+	for len(a.rest) > 0 && len(a.r.encoded)-len(a.rest)-has < windowBytes {
+		n := min(part, len(a.rest))
+		a.parts++
+		m := (&control{Kind: kindPart, Seq: a.parts}).message(*a.p.from.Load(), a.c.reply(a.p), a.rest[:n])
+		if err := a.c.nc.PublishMsg(m); err != nil {
+			return unavailable(pypool.NotExecuted, "the request cannot be sent", err)
+		}
+		a.rest = a.rest[n:]
+		a.mayRun = len(a.rest) == 0
+	}
+	return nil
+}
+
+// cancel tells the server that nobody waits any more, or all servers where it is not known.
+func (a *attempt) cancel() {
+	ctl := control{Kind: kindCancel}
+	subject := allSubject(a.c.name)
+	if from := a.p.from.Load(); from != nil {
+		subject = *from
+	} else {
+		ctl.Call = a.c.reply(a.p)
+	}
+	_ = a.c.nc.PublishMsg(ctl.message(subject, "", nil)) // else there is no connection, and the server will find that out
+}
+
+// receive takes what comes until the end of the answer, of the context, or of all hope.
+func (a *attempt) receive() (pypool.Result, *pypool.Error) {
+	tick := time.NewTicker(a.c.o.lostAfter / patience)
+	defer tick.Stop()
+	done := a.ctx.Done()
+	var late <-chan time.Time
+	for {
+		if done != nil && a.ctx.Err() != nil { // not by chance behind what has come
+			if !errors.Is(a.ctx.Err(), context.DeadlineExceeded) {
+				return pypool.Result{}, ended(a.ctx, a.delivery())
+			}
+			done = nil // the server's word may still come: it knows more
+			grace := time.NewTimer(deadlineGrace)
+			defer grace.Stop()
+			late = grace.C
+		}
+		select {
+		case m := <-a.p.frames:
+			if end, res, err := a.take(m); end {
+				return res, err
+			}
+		case <-done:
+		case <-late:
+			return pypool.Result{}, ended(a.ctx, a.delivery())
+		case <-a.p.full:
+			return pypool.Result{}, a.violation("more came than was asked for")
+		case <-a.c.closing:
+			return pypool.Result{}, unavailable(a.delivery(), "the client was closed during the call", nil)
+		case <-tick.C:
+			if err := a.watch(); err != nil {
+				return pypool.Result{}, err
+			}
+		}
+	}
+}
+
+// watch finds out whether the server still is there.
+func (a *attempt) watch() *pypool.Error {
+	nc, period := a.c.nc, a.c.o.lostAfter/patience
+	now := time.Since(a.p.begun)
+	switch {
+	case nc.IsClosed():
+		return unavailable(a.delivery(), "the connection was closed during the call", nats.ErrConnectionClosed)
+	case !nc.IsConnected():
+		if a.apart += period; a.apart > outage {
+			return unavailable(a.delivery(), fmt.Sprintf("the connection has been interrupted for %v", outage), nats.ErrDisconnected)
+		}
+		a.silentFrom = now
+	case now-max(a.silentFrom, time.Duration(a.p.heard.Load())) > a.c.o.lostAfter:
+		return unavailable(a.delivery(), fmt.Sprintf("the call's server is lost: nothing was heard of it for %v", a.c.o.lostAfter), nil)
+	}
+	return nil
+}
+
+func (a *attempt) violation(reason string) *pypool.Error {
+	return pypool.NewError(pypool.TypeProtocol, a.delivery(), "", &pypool.ProtocolError{Reason: "the server's answer: " + reason})
+}
+
+// take takes one message in, and reports whether it was the last.
+func (a *attempt) take(m *nats.Msg) (end bool, res pypool.Result, err *pypool.Error) {
+	if isNobody(m) {
+		a.answered = true
+		if a.p.from.Load() == nil {
+			return true, res, unavailable(pypool.NotExecuted, fmt.Sprintf("nobody serves %q on NATS", a.c.name), nats.ErrNoResponders)
+		}
+		// A part of the request has found nobody: it is not whole.
+		return true, res, unavailable(pypool.NotExecuted, "the call's server was lost before it had the request", nats.ErrNoResponders)
+	}
+	ctl, bad := readControl(m.Header)
+	if bad != nil {
+		return true, res, a.violation(bad.Error())
+	}
+	if ctl.From != "" && a.p.from.Load() == nil {
+		a.p.from.Store(&ctl.From)
+	}
+	if ctl.Seq > 0 {
+		if a.seq++; ctl.Seq != a.seq {
+			return true, res, unavailable(a.delivery(), fmt.Sprintf("a part of the answer was lost on the way: message %d came in the place of message %d", ctl.Seq, a.seq), nil)
+		}
+	}
+	switch ctl.Kind {
+	case kindMore:
+		if a.p.from.Load() == nil {
+			return true, res, a.violation("it takes more, and does not say where")
+		}
+		err := a.sendParts(ctl.Bytes)
+		return err != nil, res, err
+	case kindPart:
+		if len(m.Data) == 0 || len(m.Data) > a.coming {
+			return true, res, a.violation("a part does not belong to it")
+		}
+		a.body = append(a.body, m.Data...)
+		a.coming -= len(m.Data)
+		a.takenBytes += len(m.Data)
+		if a.coming > 0 {
+			a.credit()
+			return false, res, nil
+		}
+		return a.whole()
+	case kindItem, kindResult, kindError, kindEnd:
+		a.head, a.body, a.coming = ctl, m.Data, 0
+		a.takenBytes += len(m.Data)
+		limit := a.c.o.maxSize
+		if ctl.Kind == kindError {
+			limit = max(limit, maxErrorBytes)
+		}
+		if size := max(ctl.Size, len(m.Data)); size > limit {
+			return true, res, pypool.NewError(pypool.TypeMessageTooLarge, a.delivered(&ctl), fmt.Sprintf("the result is %d bytes, WithMaxResultBytes is %d", size, limit), nil)
+		}
+		if ctl.Size > len(m.Data) {
+			a.coming = ctl.Size - len(m.Data)
+			a.body = append(make([]byte, 0, min(ctl.Size, 2*windowBytes)), m.Data...) // as it comes: a size is easily said
+			a.credit()
+			return false, res, nil
+		}
+		return a.whole()
+	}
+	return false, res, nil // of a later version
+}
+
+// delivered is what a payload of that kind says of the handler: an item is one of more to come.
+func (a *attempt) delivered(ctl *control) pypool.Delivery {
+	if ctl.Kind == kindResult {
+		return pypool.Executed
+	}
+	return a.delivery()
+}
+
+const maxErrorBytes = 64 << 20 // of an error: a traceback can be as long as any message
+
+// whole takes a complete payload in.
+func (a *attempt) whole() (end bool, res pypool.Result, err *pypool.Error) {
+	info := pypool.ResultInfo{Worker: a.head.Worker, Queued: a.head.Queued, Ran: a.head.Ran}
+	body := a.body
+	a.body = nil
+	switch a.head.Kind {
+	case kindResult:
+		a.answered = true
+		return true, pypool.DecodeResult(body, info), nil
+	case kindEnd:
+		a.answered = true
+		return true, res, nil
+	case kindError:
+		e, bad := pypool.DecodeError(body)
+		if bad != nil {
+			return true, res, a.violation(bad.Error())
+		}
+		a.answered = true
+		return true, res, e
+	}
+	if a.r.item == nil {
+		return true, res, a.violation("an item came, and the call is no stream")
+	}
+	a.takenItems++
+	a.r.yielded = true
+	if !a.r.item(pypool.DecodeResult(body, info)) {
+		a.r.left = true
+		return true, res, nil
+	}
+	a.credit()
+	return false, res, nil
+}
+
+// credit tells the server now and then how much has been taken in.
+func (a *attempt) credit() {
+	from := a.p.from.Load()
+	if from == nil || a.takenItems-a.toldItems < windowItems/2 && a.takenBytes-a.toldBytes < windowBytes/4 {
+		return
+	}
+	a.toldItems, a.toldBytes = a.takenItems, a.takenBytes
+	m := (&control{Kind: kindCredit, Items: a.takenItems, Bytes: a.takenBytes}).message(*from, "", nil)
+	_ = a.c.nc.PublishMsg(m) // else there is no connection: the next one may tell
+}
