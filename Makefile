@@ -81,6 +81,7 @@ lint-python: $(VENV)/ready
 	@$(say) 'ruff and mypy --strict'
 	@cd python && $(TOOLS) ruff check . && $(TOOLS) mypy
 	@$(TOOLS) ruff check --config python/pyproject.toml examples
+	@if [ -x $(VENV)/bin/hadolint ]; then $(VENV)/bin/hadolint examples/container/Dockerfile; fi
 	@for worker in $(filter-out %/broken.py,$(wildcard examples/*/*.py)); do MYPYPATH=python $(TOOLS) mypy --strict --ignore-missing-imports --allow-subclassing-any --no-warn-unused-ignores --cache-dir $(BUILD)/mypy $$worker || exit 1; done
 
 examples: $(EXAMPLES)/ready ## Test the examples with their real libraries and run each once (the first run installs 600 MB)

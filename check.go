@@ -89,6 +89,9 @@ func Check(ctx context.Context, cfg Config) error {
 	if p.files != nil {
 		log.InfoContext(ctx, "check: Files written", slog.Int("files", p.files.Files), slog.Int64("bytes", p.files.Bytes))
 	}
+	if os.Getpid() == 1 {
+		log.WarnContext(ctx, "check: this process is PID 1: what workers start and leave behind in a session of its own is never reaped: run an init before it (docker run --init, tini)")
+	}
 	log.InfoContext(ctx, "check: worker ready", slog.Duration("took", took), slog.String("script", full.target()))
 	if limit := full.StartTimeout; limit > 0 && took > limit/2 {
 		log.WarnContext(ctx, "check: the start takes more than half of StartTimeout: raise it, or import less", slog.Duration("start_timeout", limit))

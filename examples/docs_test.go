@@ -191,7 +191,7 @@ func TestSnippets(t *testing.T) {
 	require.NoError(t, err)
 	overlay := map[string]string{} // files that are only pretended to be in this module
 	temp := t.TempDir()
-	for _, doc := range []string{"README.md", "docs/errors.md", "docs/operations.md", "docs/testing.md"} {
+	for _, doc := range []string{"README.md", "docs/errors.md", "docs/operations.md", "docs/testing.md", "docs/containers.md"} {
 		for i, code := range blocks(readDoc(t, doc), "go") {
 			if !strings.HasPrefix(code, "package ") {
 				code = fragment(code)
