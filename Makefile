@@ -17,6 +17,7 @@ BUILD := $(CURDIR)/build
 VENV  := $(BUILD)/venv
 TOOLS := $(VENV)/bin/python -m
 LINTER := $(BUILD)/bin/staticcheck-$(STATICCHECK)
+APIDIFF := $(BUILD)/bin/apidiff
 # The examples' libraries; each story runs in its folder and looks for ../.venv.
 EXAMPLES := $(CURDIR)/examples/.venv
 STORIES  := dspy agent sklearn pandas
@@ -32,7 +33,7 @@ RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 say = printf '\n== %s\n'
 
-.PHONY: help demo test test-go test-python test-core lint lint-go lint-python examples chaos pythons bench bench-compare clean
+.PHONY: help demo test test-go test-python test-core lint lint-go lint-python examples chaos pythons bench bench-compare apidiff clean
 
 help: ## Show this list
 	@echo 'usage: make TARGET [PYTHON=/path/to/python3]'
@@ -118,6 +119,30 @@ bench: ## Measure against the floor and the peers, in about five minutes (RUN='^
 
 bench-compare: ## Compare the newest results with the last committed ones
 	@$(MAKE) -C bench compare
+
+# What users import, by module and package. BASE names another commit to compare with.
+API  := .:. .:pypooltest .:pypooldebug uv:. nats:. otel:. prometheus:.
+BASE ?= $(shell git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null)
+
+apidiff: ## Compare the exported API with the last release's (BASE=commit for another)
+	@if [ -z "$(BASE)" ]; then echo 'apidiff: no release is tagged yet, so there is nothing to be compatible with'; exit 0; fi; \
+	$(MAKE) $(APIDIFF) && rm -rf $(BUILD)/api && mkdir -p $(BUILD)/api && git archive $(BASE) | tar -x -C $(BUILD)/api || exit 1; \
+	broken=; \
+	for api in $(API); do \
+		module=$${api%:*}; package=$${api#*:}; old=$(BUILD)/api/$$module; export=$(BUILD)/api/$${api//[.:\/]/_}.export; \
+		[ -f $$module/go.mod ] && [ -f $$old/go.mod ] && ls $$old/$$package/*.go >/dev/null 2>&1 || continue; \
+		$(say) "$$module, package $$package, since $(BASE)"; \
+		(cd $$old && $(APIDIFF) -w $$export ./$$package) && (cd $$module && $(APIDIFF) $$export ./$$package) || exit 1; \
+		[ -z "$$(cd $$module && $(APIDIFF) -incompatible $$export ./$$package)" ] || broken=1; \
+	done; \
+	version=$$(sed -n 's/^const Version = "\(.*\)"/\1/p' runtime.go); base=$(BASE:v%=%); \
+	if [ -n "$$broken" ] && [ "$${version%.*}" = "$${base%.*}" ]; then \
+		echo; echo "apidiff: incompatible changes since $(BASE), and this is version $$version: before 1.0 they take a new minor version, and a word in CHANGELOG.md"; exit 1; \
+	fi
+
+$(APIDIFF):
+	@$(say) 'building apidiff'
+	@GOBIN=$(BUILD)/bin go install golang.org/x/exp/cmd/apidiff@v0.0.0-20261113113407-e3970619a1a4
 
 clean: ## Remove what the other targets made
 	rm -rf $(BUILD) $(EXAMPLES) bench/.venv
