@@ -594,6 +594,9 @@ func (p *Pool) dismantle() {
 	}
 	p.winding.Wait()
 	p.sup.env.functions.wait()
+	if servers := p.sup.env.servers; servers != nil {
+		servers.close() // their workers are gone: only they could reap them
+	}
 	if stuck := p.sup.workers(); len(stuck) == 0 {
 		p.spawner.Close() // its thread's end would kill what it started
 	} else {
