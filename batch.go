@@ -145,6 +145,7 @@ func (c *checkout) dispatchLocked() {
 			return
 		}
 		c.grantLocked(w, c.popLocked())
+		c.reopenLocked()
 	}
 }
 
