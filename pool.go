@@ -376,7 +376,7 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 			if res = p.trySeat(c); c.seat != nil {
 				return res, nil
 			}
-		case c.lineup == nil || c.lineup.patience.Load() == 0:
+		case c.lineup == nil || c.lineup.patience.Load() == 0 || p.nested(ctx):
 			res = p.sup.checkout.tryTake()
 		}
 		if res == nil {
