@@ -3,6 +3,8 @@
 package examples
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -184,6 +186,12 @@ func occupy(t *testing.T, p *pypool.Pool) (wait func()) {
 	return busy.Wait
 }
 
+// compiled are the documents whose code is tried.
+var compiled = []string{
+	"README.md", "docs/errors.md", "docs/operations.md", "docs/testing.md", "docs/containers.md", "docs/http.md", "docs/streaming.md", "docs/agents.md", "docs/batching.md",
+	"docs/observability.md",
+}
+
 // TestSnippets compiles every Go block of the documents. A block is a whole program, or the inside
 // of a function that has the names which the documents say it has.
 func TestSnippets(t *testing.T) {
@@ -191,7 +199,7 @@ func TestSnippets(t *testing.T) {
 	require.NoError(t, err)
 	overlay := map[string]string{} // files that are only pretended to be in this module
 	temp := t.TempDir()
-	for _, doc := range []string{"README.md", "docs/errors.md", "docs/operations.md", "docs/testing.md", "docs/containers.md"} {
+	for _, doc := range compiled {
 		for i, code := range blocks(readDoc(t, doc), "go") {
 			if !strings.HasPrefix(code, "package ") {
 				code = fragment(code)
@@ -231,6 +239,86 @@ func TestTestingPage(t *testing.T) {
 	out, err = run.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Equal(t, 2, strings.Count(string(out), "--- PASS: "), "%s", out)
+}
+
+// TestPythonSnippets compiles every Python block of the documents.
+func TestPythonSnippets(t *testing.T) {
+	const compile = "import ast, json, sys\nfor name, code in json.load(sys.stdin):\n    ast.parse(code, name)\n"
+	var all [][2]string
+	for _, doc := range append([]string{"python/README.md", "uv/README.md"}, compiled...) {
+		for _, code := range blocks(readDoc(t, doc), "python") {
+			all = append(all, [2]string{doc, code})
+		}
+	}
+	require.Greater(t, len(all), 15)
+	input, err := json.Marshal(all)
+	require.NoError(t, err)
+	python := exec.Command(cmp.Or(os.Getenv("PYPOOL_PYTHON"), "python3"), "-c", compile)
+	python.Stdin = bytes.NewReader(input)
+	out, err := python.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// TestLinksLeadSomewhere follows the links of the documents to files, and to their headings.
+func TestLinksLeadSomewhere(t *testing.T) {
+	docs, err := filepath.Glob("../docs/*.md")
+	require.NoError(t, err)
+	for _, pattern := range []string{"../*.md", "../*/README.md", "*/README.md"} {
+		more, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		docs = append(docs, more...)
+	}
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	for _, doc := range docs {
+		text, err := os.ReadFile(doc)
+		require.NoError(t, err)
+		for _, m := range link.FindAllStringSubmatch(regexp.MustCompile("(?s)```.*?```|`[^`\n]*`").ReplaceAllString(string(text), ""), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			path, anchor, _ := strings.Cut(m[1], "#")
+			target := doc
+			if path != "" {
+				target = filepath.Join(filepath.Dir(doc), path)
+			}
+			info, err := os.Stat(target)
+			require.NoError(t, err, "%s: %s", doc, m[1])
+			if anchor != "" && !info.IsDir() {
+				require.Contains(t, anchors(t, target), anchor, "%s: %s", doc, m[1])
+			}
+		}
+	}
+}
+
+// anchors are the headings of a document, as links name them.
+func anchors(t *testing.T, path string) (list []string) {
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(text), -1) {
+		name := strings.ToLower(regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(m[1], ""))
+		list = append(list, strings.ReplaceAll(strings.TrimSpace(name), " ", "-"))
+	}
+	return list
+}
+
+// TestBadgesAreTrue compares what the pictures say with what is so.
+func TestBadgesAreTrue(t *testing.T) {
+	mod := readDoc(t, "go.mod")
+	direct, _, _ := strings.Cut(mod[strings.Index(mod, "require ("):], ")")
+	needed := -2 // testify and goleak are for tests
+	for line := range strings.Lines(direct) {
+		if strings.Contains(line, " v") && !strings.Contains(line, "// indirect") {
+			needed++
+		}
+	}
+	version := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(mod)[1]
+	python := regexp.MustCompile(`requires-python = ">=([\d.]+)"`).FindStringSubmatch(readDoc(t, "python/pyproject.toml"))[1]
+	require.Contains(t, readDoc(t, "LICENSE"), "MIT License")
+	for file, says := range map[string]string{
+		"go": "Go: " + version + "+", "python": "CPython: " + python + "+", "dependencies": fmt.Sprint("dependencies: ", needed), "licence": "licence: MIT", "system": "system: Linux",
+	} {
+		require.Contains(t, readDoc(t, "docs/badges/"+file+".svg"), "<title>"+says+"</title>")
+	}
 }
 
 // TestReadmeProgram runs the README's first program with its worker.
