@@ -24,10 +24,10 @@ func decodeArgs(args json.RawMessage, in any) error {
 	if err := unmarshal(args, in); err != nil {
 		return refusedType(nil, err)
 	}
-	if v.Kind() != reflect.Struct || v.Addr().Type().Implements(reflect.TypeFor[json.Unmarshaler]()) {
+	names := argumentNames(v.Type())
+	if names == nil {
 		return nil
 	}
-	names := fieldNames(v.Type())
 	for quoted := range wire.Keys(args) {
 		var name string
 		_ = json.Unmarshal(quoted, &name) // it has been read as JSON
@@ -36,6 +36,17 @@ func decodeArgs(args json.RawMessage, in any) error {
 		}
 	}
 	return nil
+}
+
+// argumentNames are the names of the arguments, nil where they are not the fields of a struct.
+func argumentNames(t reflect.Type) []string {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
+		return nil
+	}
+	return append([]string{}, fieldNames(t)...)
 }
 
 // fieldNames are the JSON names of a struct's fields, in their order.
@@ -68,10 +79,7 @@ func decodePositional(args json.RawMessage, v reflect.Value) error {
 	if err := json.Unmarshal(args, &items); err != nil {
 		return refusedType(nil, err)
 	}
-	names := []string(nil)
-	if v.Kind() == reflect.Struct && !v.Addr().Type().Implements(reflect.TypeFor[json.Unmarshaler]()) {
-		names = fieldNames(v.Type())
-	}
+	names := argumentNames(v.Type())
 	switch {
 	case len(items) == 0:
 		return nil

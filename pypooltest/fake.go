@@ -108,8 +108,9 @@ func HandleProgram[In, Out any](f *Fake, programID string, h func(ctx context.Co
 }
 
 // HandleStream is Handle for a generator command, which Stream and Each call. The sequence that h
-// returns runs on the goroutine of the loop over the stream; it has to end soon after its context.
-// An error ends it, behind the items before it.
+// returns runs on the goroutine of the loop over the stream; it is stopped at its next item when the
+// context has ended, and has to look at that itself where it waits. An error ends it, behind the
+// items before it. WithTimeout and WithStallTimeout have no effect.
 func HandleStream[In, Out any](f *Fake, command string, h func(ctx context.Context, in In) iter.Seq2[Out, error]) {
 	run := func(ctx context.Context, args json.RawMessage, yield func(json.RawMessage) bool) error {
 		var in In
@@ -381,7 +382,15 @@ func (r *running) run(parent context.Context, yield func(json.RawMessage) bool) 
 	}
 	var o outcome
 	if ctx.Done() == nil || r.h.streams {
-		o = outcome{err: r.h.run(ctx, call.Args, yield), ended: true}
+		ended := false // the context, while the function went on
+		o.err = r.h.run(ctx, call.Args, func(raw json.RawMessage) bool {
+			ended = ctx.Err() != nil
+			return !ended && yield(raw)
+		})
+		if ended {
+			return over()
+		}
+		o.ended = true
 	} else {
 		done := make(chan outcome, 1)
 		if !r.start(ctx, call.Args, done) {

@@ -403,6 +403,66 @@ func TestAFakeIsSafeForConcurrentUse(t *testing.T) {
 	require.Len(t, fake.CallsOf("count"), 400)
 }
 
+func TestArgumentsAsFunctionsGetThem(t *testing.T) {
+	t.Parallel()
+	type pair struct {
+		A int `json:"a"`
+		B []byte
+	}
+	fake := New()
+	Handle(fake, "struct", func(_ context.Context, in pair) (string, error) { return fmt.Sprint(in.A, string(in.B)), nil })
+	Handle(fake, "pointer", func(_ context.Context, in *pair) (string, error) { return fmt.Sprint(in.A, string(in.B)), nil })
+	Handle(fake, "raw", func(_ context.Context, in json.RawMessage) (string, error) { return string(in), nil })
+	Handle(fake, "time", func(_ context.Context, in time.Time) (string, error) { return in.String(), nil })
+	Handle(fake, "list", func(_ context.Context, in []int) (string, error) { return fmt.Sprint(in), nil })
+	day := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, tc := range []struct {
+		command string
+		args    any
+		want    string // empty: it is refused
+	}{
+		{"struct", pair{1, []byte("x")}, "1x"}, {"pointer", pair{1, []byte("x")}, "1x"}, {"struct", []any{1, []byte("x")}, "1x"}, {"pointer", []any{1}, "1"},
+		{"struct", map[string]any{"a": 1, "c": 2}, ""}, {"pointer", map[string]any{"a": 1, "c": 2}, ""}, {"struct", []any{1, nil, 3}, ""}, {"struct", []any{"x"}, ""},
+		{"struct", nil, "0"}, {"raw", map[string]any{"a": 1}, `{"a":1}`}, {"raw", []any{1}, "1"}, {"raw", []any{1, 2}, "[1,2]"},
+		{"time", []any{day}, day.String()}, {"list", []any{[]int{1, 2}}, "[1 2]"}, {"list", []int{1, 2}, "[1 2]"}, {"list", []any{"x", "y"}, ""},
+	} {
+		got, err := pypool.Call[string](t.Context(), fake, tc.command, tc.args)
+		if tc.want == "" {
+			require.ErrorAs(t, err, new(*pypool.ArgumentError), "%s %v", tc.command, tc.args)
+			continue
+		}
+		require.NoError(t, err, "%s %v", tc.command, tc.args)
+		require.Equal(t, tc.want, got, "%s %v", tc.command, tc.args)
+	}
+}
+
+func TestAFakesStreamEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	fake := New()
+	HandleStream(fake, "endless", func(context.Context, struct{}) iter.Seq2[int, error] {
+		return func(yield func(int, error) bool) {
+			for i := 0; yield(i, nil); i++ {
+			}
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var last error
+	n := 0
+	for _, err := range pypool.Each[int](ctx, fake, "endless", nil) {
+		if last = err; err != nil {
+			break
+		}
+		if n++; n == 3 {
+			cancel()
+		}
+	}
+	require.Equal(t, 3, n)
+	require.ErrorIs(t, last, pypool.ErrCanceled)
+	require.ErrorIs(t, last, context.Canceled)
+	require.ErrorAs(t, last, new(*pypool.HangError))
+}
+
 func TestResult(t *testing.T) {
 	t.Parallel()
 	var v []string
