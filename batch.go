@@ -145,7 +145,6 @@ func (c *checkout) dispatchLocked() {
 			return
 		}
 		c.grantLocked(w, c.popLocked())
-		c.reopenLocked()
 	}
 }
 
@@ -271,6 +270,11 @@ func (b *callBatch) encode() {
 		size += m.job.batchBytes()
 	}
 	b.line = make([]byte, 0, size)
+	var blobs []wire.Blob
+	for _, m := range b.members {
+		blobs = append(blobs, m.job.req.Blobs...)
+	}
+	b.line = wire.AppendRaw(b.line, blobs)
 	for i, m := range b.members {
 		j := &m.job
 		left, limited := j.timeout, j.timeout > 0
@@ -282,7 +286,7 @@ func (b *callBatch) encode() {
 	}
 	b.line = wire.EndBatch(b.line)
 	b.info = b.members[0].job.info
-	b.info.Session, b.info.RequestID, b.info.TraceParent = "", 0, ""
+	b.info.Session, b.info.RequestID = "", 0
 }
 
 // batchBytes is what the call takes of a batch's line, at most.

@@ -37,6 +37,7 @@ type CallOptions struct {
 	CheckoutTimeout time.Duration // WithCheckoutTimeout
 	StallTimeout    time.Duration // WithStallTimeout
 	TraceParent     string        // WithTraceParent, if it is one
+	Blobs           bool          // WithBlobs
 
 	sessions int // how many different ones were given, up to 2
 }
@@ -73,6 +74,8 @@ func readCallOptions(opts []CallOption) (o CallOptions, err *Error) {
 			o.CheckoutTimeout = orOff(opt.d)
 		case optionStallTimeout:
 			o.StallTimeout = orOff(opt.d)
+		case optionBlobs:
+			o.Blobs = true
 		case optionTraceParent:
 			if validTraceParent(opt.session) {
 				o.TraceParent = opt.session
@@ -127,7 +130,7 @@ func NewResult(raw json.RawMessage, info ResultInfo) Result {
 	if len(raw) == 0 {
 		raw = nil
 	}
-	return Result{reply: reply{raw, wire.HasBigInt(raw)}, worker: info.Worker, queued: info.Queued, ran: info.Ran}
+	return Result{reply: reply{raw: raw, bigInt: wire.HasBigInt(raw)}, worker: info.Worker, queued: info.Queued, ran: info.Ran}
 }
 
 // executeOn calls a command as Call does, of any Caller: in the session that opts name, or in none.
@@ -152,7 +155,7 @@ func executeOn(ctx context.Context, c Caller, command string, args any, opts []C
 
 // decodeInto decodes the result of a call there.
 func decodeInto[Out any](res Result, at ErrorContext) (out Out, err error) {
-	if err = res.Decode(&out); err == nil {
+	if err = res.decode(&out, true); err == nil {
 		return out, nil
 	}
 	if e, ok := err.(*Error); ok {

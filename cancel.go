@@ -30,14 +30,9 @@ func (w *worker) cancels() bool {
 }
 
 // cancelGrace is how long a call may take to stop. To wait for as long as the worker's replacement
-// would take to start costs at most twice what the better choice would have. One that is forked does
-// not wait for its server's import.
+// would take to start costs at most twice what the better choice would have.
 func (w *worker) cancelGrace() time.Duration {
-	begun := w.started
-	if !w.forked.IsZero() {
-		begun = w.forked
-	}
-	return cmp.Or(w.env.cfg.CancelGrace, max(w.readyAt.Sub(begun), minCancel))
+	return cmp.Or(w.env.cfg.CancelGrace, max(w.readyAt.Sub(w.started), minCancel))
 }
 
 // leave is the error of a caller who goes while its call runs on.

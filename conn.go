@@ -18,7 +18,16 @@ type conn struct {
 	max   int // bytes of one frame
 	large int // length of the last large frame: the next one's buffer is made so large at once
 	buf   []byte
-	r, w  int // buf[r:w] is read and not yet consumed
+	r, w  int      // buf[r:w] is read and not yet consumed
+	raw   payloads // that have come before the frame in hand
+}
+
+// payloads are those that are being read, each into memory of its own: whoever gets one owns it.
+type payloads struct {
+	data   [][]byte // nil: there are none
+	at     int      // the first that is not whole
+	filled int      // bytes of that
+	ended  bool     // the newline behind them has come
 }
 
 func newConn(t proc.Transport, maxMessage int) conn {
@@ -107,11 +116,29 @@ func answerIn(line []byte) int {
 func (c *conn) receiveFrame(f *wire.Frame, read func([]byte) (int, error)) error {
 	scanned := c.r
 	for {
+		if c.raw.data != nil && !c.raw.ended {
+			if err := c.receiveRaw(read); err != nil {
+				return err
+			}
+			scanned = c.r
+		}
 		if i := bytes.IndexByte(c.buf[scanned:c.w], '\n'); i >= 0 {
 			line := c.buf[c.r : scanned+i]
 			c.r = scanned + i + 1
-			switch err := wire.Parse(line, f); {
+			if wire.IsRaw(line) {
+				if err := c.beginRaw(line); err != nil {
+					return c.violation(err, line)
+				}
+				continue
+			}
+			err := wire.Parse(line, f)
+			if err == nil && (c.raw.data != nil || f.Blobs != nil) {
+				err = f.Attach(c.raw.data)
+				c.raw = payloads{}
+			}
+			switch {
 			case errors.Is(err, wire.ErrTooDeep):
+				c.raw = payloads{}
 				f.RefuseDeep()
 			case err != nil:
 				return c.violation(err, line)
@@ -128,11 +155,73 @@ func (c *conn) receiveFrame(f *wire.Frame, read func([]byte) (int, error)) error
 		n, err := read(c.buf[c.w:])
 		c.w += n
 		if n == 0 && err != nil {
-			if errors.Is(err, io.EOF) && c.w > c.r {
+			if errors.Is(err, io.EOF) && (c.w > c.r || c.raw.data != nil) {
 				return io.ErrUnexpectedEOF
 			}
 			return err
 		}
+	}
+}
+
+// beginRaw reads the line that says how long the payloads are that follow.
+func (c *conn) beginRaw(line []byte) error {
+	if c.raw.data != nil {
+		return errors.New("payloads behind payloads")
+	}
+	sizes, err := wire.ParseRaw(line, c.max)
+	if err != nil {
+		return err
+	}
+	c.raw.data = make([][]byte, len(sizes))
+	for i, size := range sizes {
+		c.raw.data[i] = make([]byte, size)
+	}
+	return nil
+}
+
+// receiveRaw reads payloads up to their end. What has come stays when read fails.
+func (c *conn) receiveRaw(read func([]byte) (int, error)) error {
+	raw := &c.raw
+	for {
+		for raw.at < len(raw.data) && c.r < c.w {
+			n := copy(raw.data[raw.at][raw.filled:], c.buf[c.r:c.w])
+			c.r += n
+			raw.advance(n)
+		}
+		raw.advance(0)
+		if raw.at == len(raw.data) && c.r < c.w {
+			if c.buf[c.r] != '\n' {
+				return c.violation(errors.New("no newline behind payloads"), c.buf[c.r:c.w])
+			}
+			c.r++
+			raw.ended = true
+			return nil
+		}
+		c.r, c.w = 0, 0
+		into := c.buf
+		if raw.at < len(raw.data) {
+			into = raw.data[raw.at][raw.filled:]
+		}
+		n, err := read(into)
+		if raw.at < len(raw.data) {
+			raw.advance(n)
+		} else {
+			c.w = n
+		}
+		if n == 0 && err != nil {
+			if errors.Is(err, io.EOF) {
+				return io.ErrUnexpectedEOF
+			}
+			return err
+		}
+	}
+}
+
+// advance takes in so many bytes more.
+func (r *payloads) advance(n int) {
+	r.filled += n
+	for r.at < len(r.data) && r.filled == len(r.data[r.at]) {
+		r.at, r.filled = r.at+1, 0
 	}
 }
 
@@ -174,6 +263,11 @@ func (c *conn) take(f *wire.Frame) json.RawMessage {
 	return body
 }
 
+// reply is the frame's body and payloads for keeps.
+func (c *conn) reply(f *wire.Frame) reply {
+	return reply{raw: c.take(f), bigInt: f.BigInt, blobs: f.Blobs}
+}
+
 func (c *conn) violation(err error, sample []byte) error {
 	return &ProtocolError{Reason: err.Error(), Sample: quoteSample(sample)}
 }
@@ -198,5 +292,8 @@ func (c *conn) reserve(size int) {
 	}
 }
 
-// lineBuffered reports whether a whole line has been read already.
-func (c *conn) lineBuffered() bool { return bytes.IndexByte(c.buf[c.r:c.w], '\n') >= 0 }
+// lineBuffered reports whether a whole line has been read already. A frame that has payloads before
+// it counts as one that has not.
+func (c *conn) lineBuffered() bool {
+	return bytes.IndexByte(c.buf[c.r:c.w], '\n') >= 0 && c.raw.data == nil && !wire.IsRaw(c.buf[c.r:c.w])
+}

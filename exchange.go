@@ -206,26 +206,71 @@ func (x *exchange) send(line []byte, look bool) error {
 	return x.write(line)
 }
 
+// sendRequest is send for a request that may have payloads. They are written in the caller's own
+// time: their memory is the caller's again when it returns.
+func (x *exchange) sendRequest(req *wire.Request, line []byte, look bool) error {
+	if len(req.Blobs) == 0 {
+		return x.send(line, look)
+	}
+	if err := x.checkIdle(look); err != nil {
+		return x.failed(err)
+	}
+	x.behind = 0
+	owed, total := x.owed, 0
+	head := append(owed[:len(owed):len(owed)], wire.AppendRawHead(nil, req.Blobs)...)
+	x.owed = nil
+	for i := -1; i <= len(req.Blobs); i++ {
+		part := head
+		switch {
+		case i == len(req.Blobs):
+			part = append([]byte{'\n'}, line...)
+		case i >= 0:
+			part = req.Blobs[i].Data
+		}
+		n, err := x.writeAll(part)
+		if total += n; err != nil {
+			if total == 0 {
+				x.owed = owed
+			}
+			return x.failed(&errShortWrite{total, err})
+		}
+	}
+	return nil
+}
+
+// writeAll writes all of p, at once as far as the pipe takes it.
+func (x *exchange) writeAll(p []byte) (int, error) {
+	n, err := x.t.TryWrite(p)
+	if err == nil && n < len(p) {
+		x.applyDeadline()
+		var more int
+		more, err = x.t.Write(p[n:])
+		n += more
+	}
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	if n == len(p) {
+		err = nil
+	}
+	return n, err
+}
+
 // write writes all of line: at once when the pipe takes it, as it does unless the line is large.
 func (x *exchange) write(line []byte) error {
 	x.behind = 0
-	if len(x.owed) > 0 {
-		line, x.owed = append(x.owed, line...), nil
+	owed := x.owed
+	if len(owed) > 0 {
+		line, x.owed = append(owed[:len(owed):len(owed)], line...), nil
 	}
-	n, err := x.t.TryWrite(line)
-	if err == nil && n < len(line) {
-		x.applyDeadline()
-		var more int
-		more, err = x.t.Write(line[n:])
-		n += more
+	n, err := x.writeAll(line)
+	if err != nil {
+		if n == 0 {
+			x.owed = owed
+		}
+		return x.failed(&errShortWrite{n, err})
 	}
-	if n == len(line) {
-		return nil
-	}
-	if err == nil {
-		err = io.ErrShortWrite
-	}
-	return x.failed(&errShortWrite{n, err})
+	return nil
 }
 
 // failed puts the stream in doubt, unless it is as it was.

@@ -56,7 +56,7 @@ type fault struct {
 
 func TestFault(t *testing.T) {
 	s := newStage(t)
-	rows := [][]fault{startFaults, callFaults, channelFaults, hostFaults, sessionFaults, securityFaults, blameFaults, outputFaults, closingFaults, callerFaults, processFaults, pairFaults, batchFaults, functionFaults, sharedFunctionFaults, sharedFaults, forkFaults}
+	rows := [][]fault{startFaults, callFaults, channelFaults, hostFaults, sessionFaults, securityFaults, blameFaults, outputFaults, closingFaults, callerFaults, processFaults, pairFaults, batchFaults, functionFaults, sharedFunctionFaults, sharedFaults, blobFaults}
 	seen := map[string]bool{}
 	for _, group := range rows {
 		for _, row := range group {
@@ -269,9 +269,6 @@ func (s *stage) strangers() (pids []int) {
 	for _, p := range []*Pool{s.python, s.fake} {
 		for _, w := range p.Workers() {
 			workers[w.PID] = true
-		}
-		for _, pid := range serversOf(p) {
-			workers[pid] = true
 		}
 	}
 	for _, pid := range marked(s.mark) {
@@ -507,6 +504,20 @@ func misbehave(req wireRequest, out func(string, ...any)) {
 	case "partial line, exit":
 		out(`{"id":%d,"succ`, id)
 		os.Exit(5)
+	case "says": // and exits if it is told to
+		var text string
+		var exits bool
+		_ = json.Unmarshal(req.Args, &[]any{&text, &exits})
+		out("%s", strings.ReplaceAll(text, "%", strconv.FormatUint(id, 10)))
+		if exits {
+			os.Exit(5)
+		}
+	case "says byte by byte":
+		var text string
+		_ = json.Unmarshal(req.Args, &[]any{&text})
+		for _, c := range []byte(strings.ReplaceAll(text, "%", strconv.FormatUint(id, 10))) {
+			out("%s", string(rune(c)))
+		}
 	case "no newline":
 		out("%s", strings.TrimSuffix(good, "\n"))
 	case "wrong id":

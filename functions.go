@@ -24,7 +24,8 @@ type Functions map[string]Function
 
 // Function is a function of the host's that Python may call. [Func] makes one.
 type Function struct {
-	run func(ctx context.Context, args arguments) (any, error)
+	run   func(ctx context.Context, args arguments) (any, error)
+	takes bool // payloads in its arguments
 }
 
 // Func makes a [Function]. In Python its keyword arguments are the fields of In, by the rules of
@@ -48,7 +49,7 @@ func Func[In, Out any](f func(ctx context.Context, in In) (Out, error)) Function
 	if f == nil {
 		return Function{}
 	}
-	return Function{func(ctx context.Context, args arguments) (any, error) {
+	return Function{takes: takesBlobs(reflect.TypeFor[In]()), run: func(ctx context.Context, args arguments) (any, error) {
 		var in In
 		if err := args.decode(&in); err != nil {
 			return nil, err
@@ -140,12 +141,11 @@ func (e *hostError) Error() string { return e.message }
 // arguments is what Python calls a function with: a JSON object of keyword arguments, an array of
 // positional ones, or nil.
 type arguments struct {
-	raw    json.RawMessage
-	bigInt bool
+	reply
 }
 
 func (a arguments) decode(in any) error {
-	raw, keywords := a.raw, false
+	raw, keywords, rep := a.raw, false, a.reply
 	switch {
 	case raw == nil:
 		switch kind := reflect.TypeOf(in).Elem().Kind(); kind {
@@ -159,16 +159,15 @@ func (a arguments) decode(in any) error {
 	default:
 		var items []json.RawMessage
 		if err := json.Unmarshal(raw, &items); err == nil && len(items) == 1 {
-			raw = items[0]
+			rep = rep.onlyItem(items[0])
+			raw = rep.raw
 		}
 	}
 	var err error
-	if a.bigInt {
-		dec := json.NewDecoder(bytes.NewReader(raw))
-		dec.UseNumber()
-		err = dec.Decode(in)
+	if rep.blobs != nil {
+		err = storeBlobs(rep, in, true)
 	} else {
-		err = json.Unmarshal(raw, in)
+		err = unmarshal(rep.raw, rep.bigInt, in)
 	}
 	if err != nil {
 		return &hostError{hostArguments, fmt.Sprintf("the arguments do not fit %v: %v", reflect.TypeOf(in).Elem(), err)}
@@ -177,6 +176,17 @@ func (a arguments) decode(in any) error {
 		return refuseUnknown(raw, reflect.TypeOf(in).Elem())
 	}
 	return nil
+}
+
+// onlyItem is a list of one item as that item.
+func (r reply) onlyItem(item json.RawMessage) reply {
+	at := 1 + len(r.raw[1:]) - len(bytes.TrimLeft(r.raw[1:], " \t\r\n"))
+	blobs := slices.Clone(r.blobs)
+	for i := range blobs {
+		blobs[i].At -= at
+		blobs[i].Path = blobs[i].Path[1:]
+	}
+	return reply{raw: item, bigInt: r.bigInt, blobs: blobs}
 }
 
 // refuseUnknown refuses keyword arguments that a struct has no field for.
@@ -234,3 +244,6 @@ func describeHostError(err error) (kind, message string) {
 	}
 	return kind, message
 }
+
+// size is bytes.
+func (a arguments) size() int64 { return int64(len(a.raw) + wire.BlobsSize(a.blobs)) }

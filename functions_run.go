@@ -111,7 +111,7 @@ func (c *calls) begin(frame *wire.Frame, args arguments, deadline time.Time) {
 		c.reply(wire.ReplyError(c.id, number, hostUnknown, fmt.Sprintf("the host has no function %.64q", name)))
 		return
 	}
-	size := int64(len(args.raw))
+	size := args.size()
 	if h.running.Add(1) > maxFunctions || h.held.Add(size)-size > int64(h.cfg.MaxQueueBytes) {
 		h.finished(size)
 		c.reply(wire.ReplyError(c.id, number, hostTooMany, fmt.Sprintf("%d functions run already, or their arguments are %d bytes", maxFunctions, h.cfg.MaxQueueBytes)))
@@ -137,7 +137,7 @@ func (c *calls) run(f Function, number uint64, info FunctionInfo, args arguments
 			line = c.told(number, t)
 		}
 		c.reply(line)
-		h.finished(int64(len(args.raw)))
+		h.finished(args.size())
 	}()
 	ctx := c.ctx
 	if !deadline.IsZero() {

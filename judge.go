@@ -24,7 +24,7 @@ func (w *worker) judge(ctx context.Context, j *job, f *wire.Frame, err error) (r
 		w.errs.Add(1)
 		return reply{}, w.answered(j, f, j.given)
 	}
-	return reply{w.x.take(f), f.BigInt}, nil
+	return w.x.reply(f), nil
 }
 
 // failure says what an exchange that did not end in an answer means. In order: the pool is closing,

@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"bytes"
 	"context"
 	"encoding"
 	"encoding/json"
@@ -136,7 +137,11 @@ func newMapper[Out any](ctx context.Context, p *Pool, command string, opts []Cal
 	m := &mapper[Out]{p: p, ctx: ctx, feederDone: make(chan struct{}), template: call{job: job{info: CallInfo{Command: command}}}}
 	m.template.tally = p.counters.of(&m.template.info)
 	m.refused = m.template.apply(&p.cfg, opts)
-	m.lines = wire.NewTemplate(command, m.template.info.Session, m.template.timeout)
+	if m.template.takes = m.template.takes || takesBlobs(reflect.TypeFor[Out]()); m.template.takes {
+		m.lines = wire.TakesBlobs(command, m.template.info.Session, m.template.timeout)
+	} else {
+		m.lines = wire.NewTemplate(command, m.template.info.Session, m.template.timeout)
+	}
 	if m.refused == nil {
 		m.refused = p.refusedCommand(command)
 	}
@@ -247,20 +252,27 @@ func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 		return m.refused.clone()
 	}
 	b := m.lines.Begin(kept)
+	var blobs []wire.Blob
 	if n, ok := item.(int); ok {
 		b = append(strconv.AppendInt(append(b, '['), int64(n), 10), ']')
 	} else {
 		var err error
-		args := itemArgs(item)
-		if b, err = wire.EncodeArgs(b, args); err != nil {
+		var plain bool
+		if b, blobs, plain, err = wire.AppendArgs(b, itemArgs(item)); err != nil {
 			return newError(TypeInvalidArguments, NotExecuted, "the arguments cannot be sent: "+err.Error(), err)
 		}
-		end := len(b)
-		b = wire.AppendBytesPaths(b, args)
-		s.alone = len(b) > end
+		s.alone = !plain
 	}
 	s.call.req = m.lines.Finish(b, s.call.trace)
-	return s.call.checkSize(&m.p.cfg)
+	s.call.req.Blobs = blobs
+	if err := s.call.checkSize(&m.p.cfg); err != nil {
+		s.call.req.Blobs = nil
+		return err
+	}
+	for i := range blobs { // whoever yields the item may use its memory again
+		blobs[i].Data = bytes.Clone(blobs[i].Data)
+	}
+	return nil
 }
 
 // itemArgs is an item as a call's arguments.
@@ -273,7 +285,7 @@ func itemArgs(item any) any {
 	}
 	v := reflect.ValueOf(item)
 	switch k := v.Kind(); {
-	case k >= reflect.Bool && k <= reflect.Float64, k == reflect.String, v.IsValid() && wire.IsBytes(v.Type()):
+	case k >= reflect.Bool && k <= reflect.Float64, k == reflect.String, v.IsValid() && wire.IsOne(v.Type()):
 		return [1]any{item}
 	}
 	return item
@@ -389,7 +401,7 @@ func (m *mapper[Out]) succeed(s *mapSlot[Out], fr *wire.Frame, now time.Time) {
 		ended = true
 	}()
 	if !decoded {
-		s.err = decodeReply(fr.Body, fr.BigInt, &s.out)
+		s.err = decodeReply(reply{raw: fr.Body, bigInt: fr.BigInt, blobs: fr.Blobs}, &s.out, true)
 		decoded = true
 	}
 }
@@ -405,6 +417,7 @@ func (m *mapper[Out]) commit(slots []int, each time.Duration, now time.Time) (pe
 		if cap(s.call.req.Buf) > mapKept {
 			s.call.req.Buf = nil
 		}
+		s.call.req.Blobs = nil
 	}
 	return m.ring.commit(b)
 }

@@ -1,7 +1,6 @@
 package pypool
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -25,7 +24,8 @@ type pipeline[Out any] struct {
 	ends    []int  // for each of sent: where its line ends, counted as written is
 	out     []byte // what is still to be written
 	written int    // bytes, of all
-	torn    bool   // the last of them ends no line
+	frames  []int  // where the lines end that are not written whole, replies to functions' calls too, counted so
+	lineEnd int    // where the last line ends that is written whole
 	replied int    // where the last reply to a function's call ends, counted as written is
 	last    time.Time
 	done    []int         // answered slots, not yet committed
@@ -170,11 +170,12 @@ func (f *pipeline[Out]) stopAll() (unsent []int) {
 		return nil
 	}
 	if f.whole < len(f.sent) {
-		if f.torn {
+		if f.torn() {
 			return nil // half of a line is out
 		}
 		unsent = f.sent[f.whole:]
 		f.sent, f.ends, f.out = f.sent[:f.whole:f.whole], f.ends[:f.whole], f.out[:max(f.replied-f.written, 0)]
+		f.frames = slices.DeleteFunc(f.frames, func(end int) bool { return end > f.replied })
 	}
 	f.ending = true
 	f.w.canceling.Store(true)
@@ -234,8 +235,9 @@ func (f *pipeline[Out]) add(batch []int) {
 			n = f.appendPacked(batch, room)
 		} else {
 			c := &f.m.slot(batch[0]).call
-			f.out = append(f.out, c.req.Seal(c.id, timeout, timeout > 0)...)
+			f.out = append(wire.AppendRaw(f.out, c.req.Blobs), c.req.Seal(c.id, timeout, timeout > 0)...)
 		}
+		f.frames = append(f.frames, f.written+len(f.out))
 		for _, i := range batch[:n] {
 			c := &f.m.slot(i).call
 			c.worker, c.pid = f.w.id, f.w.proc.PID()
@@ -279,13 +281,18 @@ func (f *pipeline[Out]) appendPacked(batch []int, room int) (n int) {
 // together.
 func (f *pipeline[Out]) appendBatch(batch []int) (n int) {
 	timeout := f.m.template.timeout
-	most := len(f.out) + f.m.p.cfg.MaxMessageBytes
-	for ; n < min(len(batch), f.batch); n++ {
+	var blobs []wire.Blob
+	for size := batchEnds; n < min(len(batch), f.batch); n++ {
 		c := &f.m.slot(batch[n]).call
-		if n > 0 && len(f.out)+batchEnds+c.batchBytes() > most {
+		if size += c.batchBytes(); n > 0 && size > f.m.p.cfg.MaxMessageBytes {
 			break
 		}
-		f.out = wire.AppendBatch(f.out, n > 0, c.req.Seal(c.id, timeout, timeout > 0))
+		blobs = append(blobs, c.req.Blobs...)
+	}
+	f.out = wire.AppendRaw(f.out, blobs)
+	for i, slot := range batch[:n] {
+		c := &f.m.slot(slot).call
+		f.out = wire.AppendBatch(f.out, i > 0, c.req.Seal(c.id, timeout, timeout > 0))
 	}
 	f.out = wire.EndBatch(f.out)
 	f.m.p.counters.batches.Add(time.Duration(n))
@@ -312,7 +319,7 @@ func (f *pipeline[Out]) write() error {
 		}
 	}
 	f.wrote(n)
-	if err != nil && (f.torn || !errors.Is(err, os.ErrDeadlineExceeded)) { // else the stream stands between two lines
+	if err != nil && (f.torn() || !errors.Is(err, os.ErrDeadlineExceeded)) { // else the stream stands between two lines
 		f.w.x.doubt(err)
 	}
 	return err
@@ -320,26 +327,34 @@ func (f *pipeline[Out]) write() error {
 
 // wrote takes in that so many bytes more are written.
 func (f *pipeline[Out]) wrote(n int) {
-	if n > 0 {
-		f.torn = f.out[n-1] != '\n'
-	}
 	f.written += n
+	for len(f.frames) > 0 && f.frames[0] <= f.written {
+		f.lineEnd, f.frames = f.frames[0], f.frames[1:]
+	}
 	for f.whole < len(f.ends) && f.ends[f.whole] <= f.written {
 		f.whole++
 	}
 	f.out = append(f.out[:0], f.out[n:]...)
 }
 
+// torn reports whether a line is out in part.
+func (f *pipeline[Out]) torn() bool { return f.written > f.lineEnd }
+
 // push puts replies to calls of functions between the lines, and writes what the pipe takes; all:
 // none is left.
 func (f *pipeline[Out]) push(replies [][]byte) (all bool) {
 	for _, line := range replies {
 		at := 0
-		if f.torn {
-			at = bytes.IndexByte(f.out, '\n') + 1
+		if f.torn() {
+			at = f.frames[0] - f.written
 		}
 		at = max(at, f.replied-f.written)
 		f.out = slices.Insert(f.out, at, line...)
+		i, _ := slices.BinarySearch(f.frames, f.written+at+1)
+		f.frames = slices.Insert(f.frames, i, f.written+at)
+		for ; i < len(f.frames); i++ {
+			f.frames[i] += len(line)
+		}
 		for i := f.whole; i < len(f.ends); i++ {
 			if f.ends[i] > f.written+at {
 				f.ends[i] += len(line)
@@ -438,7 +453,7 @@ func (f *pipeline[Out]) answer(fr *wire.Frame, now time.Time) (ours bool) {
 	f.sent, f.ends = f.sent[1:], f.ends[1:]
 	f.whole--
 	s := f.m.slot(i)
-	s.size = len(fr.Body)
+	s.size = len(fr.Body) + wire.BlobsSize(fr.Blobs)
 	f.w.calls.Add(1)
 	f.done = append(f.done, i)
 	if failed != nil {

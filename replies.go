@@ -50,7 +50,7 @@ func (x *exchange) serve(f *wire.Frame) error {
 		return x.violation(fmt.Errorf("calls of functions, and %d bytes of replies to earlier ones that it does not read", c.unwritten), f.Body)
 	}
 	x.spin = spin.Park
-	c.begin(f, arguments{x.take(f), f.BigInt}, x.deadline)
+	c.begin(f, arguments{x.reply(f)}, x.deadline)
 	return nil
 }
 

@@ -314,7 +314,7 @@ func (p *Pool) sit(ctx context.Context, c *call) (rep reply, err *Error) {
 	}
 	line := c.req.Seal(t.id, remaining, limited)
 	sent = true
-	t.s.out.request(t, line)
+	t.s.out.request(t, c.req.Blobs, line)
 	if c.item != nil {
 		rep, err = t.stream(ctx, c)
 	} else {
@@ -364,7 +364,7 @@ func (t *seat) serve(f *wire.Frame) error {
 	if unread := s.out.unwritten(); unread > s.p.cfg.MaxQueueBytes+s.p.cfg.MaxMessageBytes {
 		return s.w.x.violation(fmt.Errorf("calls of functions, and %d bytes that it does not read", unread), f.Body)
 	}
-	calls.begin(f, arguments{s.w.x.take(f), f.BigInt}, deadline)
+	calls.begin(f, arguments{s.w.x.reply(f)}, deadline)
 	return nil
 }
 
@@ -578,7 +578,7 @@ func (s *sharing) forgo(t *seat) {
 	t.items = nil
 	c := &call{job: job{given: time.Now()}}
 	if s.depart(t, c, revokedCanceled, nil) {
-		s.out.request(t, ping.Seal(t.id, 0, false))
+		s.out.request(t, nil, ping.Seal(t.id, 0, false))
 	}
 }
 
@@ -781,7 +781,7 @@ func (s *sharing) take(f *wire.Frame) (*seat, error) {
 		return nil, nil // what was on its way
 	}
 	select {
-	case t.items <- reply{s.w.x.take(f), f.BigInt}:
+	case t.items <- s.w.x.reply(f):
 		return nil, nil
 	default:
 		return nil, s.w.x.violation(errors.New("more items than there was credit for"), f.Body)
@@ -792,7 +792,7 @@ func (s *sharing) take(f *wire.Frame) (*seat, error) {
 // ended.
 func (s *sharing) finish(t *seat, f *wire.Frame) (last bool) {
 	w, c := s.w, s.p.sup.checkout
-	e := seatEnd{kind: f.Kind, rep: reply{w.x.take(f), f.BigInt}}
+	e := seatEnd{kind: f.Kind, rep: w.x.reply(f)}
 	calls := w.calls.Add(1)
 	if f.Kind == wire.KindError {
 		w.errs.Add(1)
@@ -956,15 +956,16 @@ type outbox struct {
 	quiet   chan struct{} // is closed when nobody writes any more; nil: nobody waits for that
 }
 
-// request adds a seat's request, with its first credit.
-func (o *outbox) request(t *seat, line []byte) {
+// request adds a seat's request, with its payloads and its first credit. Nothing of the caller's is
+// kept.
+func (o *outbox) request(t *seat, blobs []wire.Blob, line []byte) {
 	o.mu.Lock()
 	if o.closed {
 		o.mu.Unlock()
 		return
 	}
 	before := len(o.lines)
-	o.lines = wire.AppendShared(o.lines, line)
+	o.lines = wire.AppendShared(wire.AppendRaw(o.lines, blobs), line)
 	t.end = o.queued + len(o.lines) - before
 	if t.items != nil {
 		o.lines = wire.AppendCredit(o.lines, t.id, streamCredit)

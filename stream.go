@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,10 +56,13 @@ func Each[Out any](ctx context.Context, c Caller, command string, args any, opts
 			var none *Pool
 			c = none
 		}
+		if takesBlobs(reflect.TypeFor[Out]()) {
+			opts = append(slices.Clip(opts), WithBlobs())
+		}
 		for res, err := range c.Stream(ctx, command, args, opts...) {
 			var out Out
 			if err == nil {
-				err = res.Decode(&out)
+				err = res.decode(&out, true)
 			}
 			if !yield(out, err) || err != nil {
 				return
@@ -163,7 +168,7 @@ func (x *streamed) run(c *call) (reply, *Error) {
 	line := c.req.Seal(x.id, end.Sub(x.start), limited)
 	x.begun = true
 	var f wire.Frame
-	why, err := notRevoked, w.x.send(line, c.idle > aMoment)
+	why, err := notRevoked, w.x.sendRequest(&c.req, line, c.idle > aMoment)
 	if err == nil {
 		why, err = x.receive(c, &f)
 	}
@@ -205,7 +210,7 @@ func (x *streamed) receive(c *call, f *wire.Frame) (revocation, error) {
 		if c.stopped {
 			continue // what was on its way
 		}
-		item := reply{conn.take(f), f.BigInt}
+		item := conn.reply(f)
 		if !x.enter(time.Now()) {
 			return notRevoked, os.ErrDeadlineExceeded
 		}

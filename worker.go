@@ -55,12 +55,7 @@ type worker struct {
 
 	overflow bool // it was started beyond Size; the supervisor's mu guards it
 
-	generation int64            // reloads that had happened when it started
-	imported   time.Time        // no later than when it, or the process that it was forked from, began to read source files
-	server     *forkServer      // which has forked it; nil: none has
-	forked     time.Time        // when the server was asked to; zero: none was
-	forking    bool             // it is a fork server
-	forks      *proc.ForkServer // its socket then, once it is spawned
+	generation int64 // reloads that had happened when it started
 	lifetime   time.Duration
 	canceling  atomic.Bool             // its caller has gone, and its call is to stop
 	sharing    atomic.Pointer[sharing] // it serves several calls; nil: one at most
@@ -92,7 +87,6 @@ type workerEnv struct {
 	killing  <-chan struct{} // closed when nothing is waited for any more
 
 	functions *functions
-	servers   *forkServers // which fork the workers; nil: each is executed
 
 	onSpawn func(*worker)
 	onReady func(*worker)
@@ -172,6 +166,7 @@ type job struct {
 	spin    spin.Mode        // for the answer, before parking
 	item    func(reply) bool // takes a stream's items; false stops the stream. nil: items are not expected
 	stopped bool             // item has returned false
+	takes   bool             // payloads in what answers it
 	open    bool             // the exchange has begun, and did not end in an answer
 	left    bool             // by its caller: it goes on
 }
@@ -180,6 +175,7 @@ type job struct {
 type reply struct {
 	raw    json.RawMessage
 	bigInt bool
+	blobs  []wire.Blob // for which nulls stand in raw
 }
 
 const (
@@ -227,7 +223,7 @@ func (w *worker) call(ctx context.Context, j *job) (reply, *Error) {
 	w.x.begin(ctx, deadline, j.spin)
 	j.open = true
 	defer w.x.end() // a method of ctx may panic: ctx must not keep hold of the worker
-	err := w.x.send(line, j.idle > aMoment)
+	err := w.x.sendRequest(&j.req, line, j.idle > aMoment)
 	var f wire.Frame
 	if err == nil {
 		err = w.x.receiveFinal(j.id, &f)

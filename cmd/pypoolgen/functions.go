@@ -299,6 +299,8 @@ func (w *stubWriter) python(t types.Type) string {
 			return "str"
 		case "encoding/json.Number":
 			return "float"
+		case library + ".Array":
+			return "Any"
 		}
 	}
 	switch {

@@ -174,6 +174,8 @@ func (g *generator) python(t typ) string {
 		return "dict[str, " + list(", ") + "]"
 	case "duration":
 		return "timedelta"
+	case "ndarray":
+		return "numpy.ndarray"
 	case "tuple":
 		return "tuple[" + list(", ") + "]"
 	case "optional":

@@ -30,6 +30,8 @@ func (g *generator) typeOf(t typ, use usage, byValue bool) string {
 		return g.dateTime
 	case "bytes":
 		return "[]byte"
+	case "ndarray":
+		return "pypool.Array"
 	case "duration":
 		g.durations = true
 		return "time.Duration"

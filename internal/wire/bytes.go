@@ -24,10 +24,8 @@ type Valuer interface {
 
 // Program is the arguments of a program's call.
 type Program struct {
-	ID     string `json:"program_id"`
-	Inputs any    `json:"inputs"`
-
-	Source any `json:"-"` // what Inputs was made of: bytes are looked for in it
+	ID     string
+	Source any // its inputs
 }
 
 var (
@@ -35,19 +33,12 @@ var (
 	textMarshalerType = reflect.TypeFor[encoding.TextMarshaler]()
 	valuerType        = reflect.TypeFor[Valuer]()
 
-	holdsBytes   sync.Map // reflect.Type -> bool: a value of the type may have []byte in it
-	bytesMembers sync.Map // reflect.Type of a struct -> []bytesMember
-	memberNames  sync.Map // reflect.Type of a struct -> []string
+	holdsBytes    sync.Map // reflect.Type -> bool: a value of the type may have []byte in it
+	bytesMembers  sync.Map // reflect.Type of a struct -> []bytesMember
+	structMembers sync.Map // reflect.Type of a struct -> []bytesMember
+	members       sync.Map // reflect.Type of a struct -> []Member
+	memberNames   sync.Map // reflect.Type of a struct -> []string
 )
-
-// AppendBytesPaths appends the request's key `bytes`, or nothing where no []byte is in args. args
-// has been encoded: it has an end.
-func AppendBytesPaths(b []byte, args any) []byte {
-	if !mayHaveBytes(args) { // nearly always: no call pays for what few have
-		return b
-	}
-	return findBytes(b, args)
-}
 
 // mayHaveBytes reports whether it takes a search to tell.
 func mayHaveBytes(v any) bool {
@@ -68,20 +59,8 @@ func mayHaveBytes(v any) bool {
 			}
 		}
 		return false
-	case Program:
-		return mayHaveBytes(v.Source)
 	}
 	return mayHoldBytes(reflect.TypeOf(v))
-}
-
-func findBytes(b []byte, args any) []byte {
-	var steps [8]bytesStep
-	f := bytesFinder{out: b, start: len(b), path: steps[:0]}
-	f.any(args)
-	if len(f.out) > f.start {
-		f.out = append(f.out, ']')
-	}
-	return f.out
 }
 
 // bytesStep is a key of an object, or an index of an array (key is empty then, and isIndex set).
@@ -91,40 +70,67 @@ type bytesStep struct {
 	isIndex bool
 }
 
+// bytesFinder looks for what is bytes in a value. out is the request's key `bytes`, without its end;
+// empty where there are none.
 type bytesFinder struct {
 	out   []byte
-	start int // of the key in out
 	path  []bytesStep
+	large bool // there are payloads, too, or bytes that are not to be written as text
+	deep  bool // it is nested too deeply, or contains itself: encoding/json says so
+	depth int
+
+	smallest int // bytes that are no text
 }
 
+// found takes in bytes that stand in the line as text.
 func (f *bytesFinder) found() {
-	if len(f.out) == f.start {
+	if len(f.out) == 0 {
 		f.out = append(f.out, `,"bytes":[`...)
 	} else {
 		f.out = append(f.out, ',')
 	}
-	f.out = append(f.out, '[')
+	f.out = f.appendPath(f.out)
+}
+
+func (f *bytesFinder) foundBytes(size int) {
+	if size >= f.smallest {
+		f.large = true
+	} else {
+		f.found()
+	}
+}
+
+// appendPath appends the way to the place in hand.
+func (f *bytesFinder) appendPath(b []byte) []byte {
+	b = append(b, '[')
 	for i, s := range f.path {
 		if i > 0 {
-			f.out = append(f.out, ',')
+			b = append(b, ',')
 		}
 		if s.isIndex {
-			f.out = strconv.AppendInt(f.out, int64(s.index), 10)
+			b = strconv.AppendInt(b, int64(s.index), 10)
 		} else {
-			f.out = appendString(f.out, s.key)
+			b = appendString(b, s.key)
 		}
 	}
-	f.out = append(f.out, ']')
+	return append(b, ']')
 }
 
 // any looks into an interface's value; what most arguments are made of is told apart without
 // reflection.
 func (f *bytesFinder) any(v any) {
+	if f.depth++; f.depth > maxNesting {
+		f.deep = true
+	}
+	defer func() { f.depth-- }()
+	if f.deep {
+		return
+	}
 	switch v := v.(type) {
 	case nil, string, bool, int, int64, float64, json.RawMessage, json.Number:
 	case []byte:
 		if v != nil {
-			f.found()
+			f.foundBytes(len(v))
 		}
 	case map[string]any:
 		for key, item := range v {
@@ -138,10 +144,6 @@ func (f *bytesFinder) any(v any) {
 			f.any(item)
 			f.path = f.path[:len(f.path)-1]
 		}
-	case Program:
-		f.path = append(f.path, bytesStep{key: "inputs"})
-		f.any(v.Source)
-		f.path = f.path[:len(f.path)-1]
 	default:
 		f.value(reflect.ValueOf(v))
 	}
@@ -150,9 +152,13 @@ func (f *bytesFinder) any(v any) {
 // value looks into v as encoding/json would encode it.
 func (f *bytesFinder) value(v reflect.Value) {
 	t := v.Type()
-	if !mayHoldBytes(t) {
+	if f.deep || !mayHoldBytes(t) {
 		return
 	}
+	if f.depth++; f.depth > maxNesting {
+		f.deep = true
+	}
+	defer func() { f.depth-- }()
 	kind := v.Kind()
 	if (kind == reflect.Pointer || kind == reflect.Interface || kind == reflect.Map || kind == reflect.Slice) && v.IsNil() {
 		return
@@ -160,6 +166,9 @@ func (f *bytesFinder) value(v reflect.Value) {
 	switch {
 	case kind == reflect.Interface:
 		f.value(v.Elem())
+		return
+	case t == ArrayType, t.Implements(payloadType), kind != reflect.Pointer && v.CanAddr() && reflect.PointerTo(t).Implements(payloadType):
+		f.large = true
 		return
 	case t.Implements(valuerType):
 		f.any(v.Interface().(Valuer).PythonValue())
@@ -175,7 +184,7 @@ func (f *bytesFinder) value(v reflect.Value) {
 		f.value(v.Elem())
 	case reflect.Slice, reflect.Array:
 		if IsBytes(t) {
-			f.found()
+			f.foundBytes(v.Len())
 			return
 		}
 		for i := range v.Len() {
@@ -246,6 +255,11 @@ func IsBytes(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8 && !marshalsItself(reflect.PointerTo(t.Elem()))
 }
 
+// IsOne reports whether a value of the type is bytes, an array, or another payload.
+func IsOne(t reflect.Type) bool {
+	return IsBytes(t) || t == ArrayType || t.Implements(payloadType)
+}
+
 // mayHoldBytes reports whether a value of the type may have []byte in it: an answer is computed
 // once for each type.
 func mayHoldBytes(t reflect.Type) bool {
@@ -262,6 +276,9 @@ func reachesBytes(t reflect.Type, seen map[reflect.Type]bool) bool {
 		return false
 	}
 	seen[t] = true
+	if t == ArrayType || t.Implements(payloadType) || t.Kind() != reflect.Pointer && reflect.PointerTo(t).Implements(payloadType) {
+		return true
+	}
 	if t.Implements(valuerType) || t.Kind() != reflect.Pointer && reflect.PointerTo(t).Implements(valuerType) {
 		return true
 	}
@@ -287,6 +304,9 @@ type bytesMember struct {
 	tagged bool
 	index  []int
 	typ    reflect.Type
+
+	omitEmpty, omitZero bool
+	asText              reflect.Type // a struct that has it as its member f, where it is written as a string; nil: it is not
 }
 
 // bytesMembersOf are the fields that may hold bytes.
@@ -296,6 +316,17 @@ func bytesMembersOf(t reflect.Type) []bytesMember {
 	}
 	members := slices.DeleteFunc(jsonMembers(t), func(m bytesMember) bool { return !mayHoldBytes(m.typ) })
 	bytesMembers.Store(t, members)
+	return members
+}
+
+// allMembersOf are the fields in encoding/json's order.
+func allMembersOf(t reflect.Type) []bytesMember {
+	if known, ok := structMembers.Load(t); ok {
+		return known.([]bytesMember)
+	}
+	members := jsonMembers(t)
+	slices.SortFunc(members, func(a, b bytesMember) int { return slices.Compare(a.index, b.index) })
+	structMembers.Store(t, members)
 	return members
 }
 
@@ -349,6 +380,26 @@ func jsonMembers(t reflect.Type) []bytesMember {
 	return found
 }
 
+// Member is a field of a struct, as encoding/json knows it.
+type Member struct {
+	Name  string
+	Type  reflect.Type
+	Index []int
+}
+
+// Members are the fields of a struct.
+func Members(t reflect.Type) []Member {
+	if known, ok := members.Load(t); ok {
+		return known.([]Member)
+	}
+	var found []Member
+	for _, m := range allMembersOf(t) {
+		found = append(found, Member{m.name, m.typ, m.index})
+	}
+	members.Store(t, found)
+	return found
+}
+
 // MemberNames are the names by which encoding/json knows the fields of a struct, sorted.
 func MemberNames(t reflect.Type) (names []string) {
 	if known, ok := memberNames.Load(t); ok {
@@ -397,7 +448,7 @@ func jsonMember(sf reflect.StructField) (m bytesMember, ok bool) {
 	if tag == "-" {
 		return m, false
 	}
-	name, _, _ := strings.Cut(tag, ",")
+	name, options, _ := strings.Cut(tag, ",")
 	if strings.ContainsFunc(name, func(r rune) bool {
 		return !strings.ContainsRune("!#$%&()*+-./:;<=>?@[]^_{|}~ ", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r)
 	}) {
@@ -406,6 +457,16 @@ func jsonMember(sf reflect.StructField) (m bytesMember, ok bool) {
 	m = bytesMember{name: name, tagged: name != "", typ: sf.Type}
 	if !m.tagged {
 		m.name = sf.Name
+	}
+	for option := range strings.SplitSeq(options, ",") {
+		switch k := inner.Kind(); {
+		case option == "omitempty":
+			m.omitEmpty = true
+		case option == "omitzero":
+			m.omitZero = true
+		case option == "string" && (k == reflect.String || k >= reflect.Bool && k <= reflect.Float64):
+			m.asText = reflect.StructOf([]reflect.StructField{{Name: "F", Type: sf.Type, Tag: `json:"f,string"`}})
+		}
 	}
 	return m, true
 }

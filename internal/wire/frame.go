@@ -23,6 +23,7 @@ type Frame struct {
 	Kind   Kind
 	Body   []byte // raw JSON: the result, the error, the item or the stack; of a function's call its arguments, nil: none
 	BigInt bool   // an integer of more than 15 digits is in it
+	Blobs  []Blob // the payloads in it
 
 	Host     uint64 // the number of a function's call
 	Function []byte // the function's name, a JSON string; nil: its arguments are nested too deeply
@@ -44,6 +45,7 @@ func Parse(line []byte, f *Frame) error {
 		hasArgs
 		hasStack
 		hasTrace
+		hasBlobs
 	)
 	if !utf8.Valid(line) {
 		return errors.New("the line is not valid UTF-8")
@@ -56,6 +58,7 @@ func Parse(line []byte, f *Frame) error {
 	s := scanner{b: line}
 	var seen int
 	var success bool
+	var blobs []byte
 	if !s.byte('{') {
 		return errors.New("the line is not a JSON object")
 	}
@@ -99,6 +102,9 @@ func Parse(line []byte, f *Frame) error {
 		case "stack":
 			bit, ok = hasStack, s.peek() == '"' && s.value(0)
 			f.Body = s.b[start:s.i]
+		case "blobs":
+			bit, ok = hasBlobs, s.peek() == '[' && s.value(0)
+			blobs = s.b[start:s.i]
 		default:
 			return fmt.Errorf("unknown envelope key at byte %d", s.i-len(key)-2)
 		}
@@ -121,6 +127,15 @@ func Parse(line []byte, f *Frame) error {
 		return fmt.Errorf("malformed envelope at byte %d", s.i)
 	}
 	f.BigInt = s.bigInt
+	if blobs != nil {
+		if seen&(hasResult|hasItem|hasArgs) == 0 {
+			return errors.New("payloads of what has none")
+		}
+		if err := f.ParseBlobs(blobs); err != nil {
+			return err
+		}
+		seen &^= hasBlobs
+	}
 	switch {
 	case seen == hasID|hasSuccess|hasResult && success:
 		f.Kind = KindResult

@@ -6,18 +6,17 @@ import (
 )
 
 // Reply encodes the line that answers the function's call of that number, in the request id, with
-// its result. An error says what of the result cannot be sent.
+// its result, behind the payloads in that. An error says what of the result cannot be sent.
 func Reply(id, number uint64, result any) ([]byte, error) {
-	b, err := encodeValue(append(beginReply(id, number), `,"success":true,"result":`...), result)
+	b, blobs, _, err := appendValue(append(beginReply(id, number), `,"success":true,"result":`...), result, "result", "result", minBlob)
 	if err != nil {
 		return nil, err
 	}
-	if mayHaveBytes(result) {
-		b = findBytes(b, struct { // the paths lead through the line
-			Result any `json:"result"`
-		}{result})
+	b = append(b, '}', '\n')
+	if len(blobs) > 0 {
+		b = append(AppendRaw(make([]byte, 0, len(b)+BlobsSize(blobs)+20*len(blobs)+16), blobs), b...)
 	}
-	return append(b, '}', '\n'), nil
+	return b, nil
 }
 
 // ReplyError is Reply for a function that has failed.

@@ -14,6 +14,8 @@ const requestHead = 32
 type Request struct {
 	Trace string // W3C traceparent; empty: none
 	Buf   []byte // where the line is; once no worker has it any more, the next request may be encoded into it
+	Blobs []Blob // its payloads, in memory of the caller's
+	Takes bool   // payloads in what answers it
 
 	start int // where the sealed line begins in Buf
 	body  int // len(Buf) before Seal appended its tail
@@ -24,14 +26,16 @@ type Request struct {
 // cannot be sent.
 func Encode(buf []byte, command string, args any, sessionID string, stream bool) (Request, error) {
 	b := beginRequest(buf, command)
+	var blobs []Blob
 	if args != nil {
 		var err error
-		if b, err = EncodeArgs(append(b, `,"args":`...), args); err != nil {
+		if b, blobs, _, err = AppendArgs(append(b, `,"args":`...), args); err != nil {
 			return Request{}, err
 		}
-		b = AppendBytesPaths(b, args)
 	}
-	return endRequest(b, sessionID, stream), nil
+	r := endRequest(b, sessionID, stream)
+	r.Blobs = blobs
+	return r, nil
 }
 
 func beginRequest(buf []byte, command string) []byte {
@@ -56,6 +60,9 @@ func (r *Request) Seal(id uint64, timeout time.Duration, hasTimeout bool) []byte
 	r.start = requestHead - len(h)
 	copy(r.Buf[r.start:], h)
 	r.Buf = r.Buf[:r.body]
+	if r.Takes {
+		r.Buf = append(r.Buf, takesKey...)
+	}
 	if hasTimeout {
 		r.Buf = appendTimeout(r.Buf, timeout)
 	}
@@ -63,34 +70,49 @@ func (r *Request) Seal(id uint64, timeout time.Duration, hasTimeout bool) []byte
 	return r.Buf[r.start:]
 }
 
+const takesKey = `,"take_blobs":true`
+
 // Template encodes the requests to one command that differ in their arguments only, each on a line
 // of its own or many together.
 type Template struct {
 	head, tail []byte
 	end        []byte // of a line of many, up to the trace
+	takes      bool   // payloads in what answers them
 }
 
 // NewTemplate returns that of a command in a session, or in none. timeout is one of each request;
 // 0: none.
 func NewTemplate(command, sessionID string, timeout time.Duration) Template {
-	t := Template{head: append(beginRequest(nil, command), `,"args":`...), tail: endRequest(nil, sessionID, false).Buf}
+	return newTemplate(command, sessionID, timeout, false)
+}
+
+// TakesBlobs returns NewTemplate's for requests whose answers may have payloads.
+func TakesBlobs(command, sessionID string, timeout time.Duration) Template {
+	return newTemplate(command, sessionID, timeout, true)
+}
+
+func newTemplate(command, sessionID string, timeout time.Duration, takes bool) Template {
+	t := Template{head: append(beginRequest(nil, command), `,"args":`...), tail: endRequest(nil, sessionID, false).Buf, takes: takes}
 	t.end = append(appendString([]byte(`],"command":`), command), t.tail...)
+	if takes {
+		t.end = append(t.end, takesKey...)
+	}
 	if timeout > 0 {
 		t.end = appendTimeout(t.end, timeout)
 	}
 	return t
 }
 
-// Begin begins a request in buf; EncodeArgs, AppendBytesPaths and Finish follow.
+// Begin begins a request in buf; AppendArgs and Finish follow.
 func (t *Template) Begin(buf []byte) []byte { return append(buf[:0], t.head...) }
 
 // Finish ends what Begin began.
 func (t *Template) Finish(b []byte, trace string) Request {
 	b = append(b, t.tail...)
-	return Request{Buf: b, body: len(b), Trace: trace}
+	return Request{Buf: b, body: len(b), Trace: trace, Takes: t.takes}
 }
 
-// Args is the arguments in a request of the template's that has no bytes paths.
+// Args is the arguments in a request of the template's that has no key beside them.
 func (t *Template) Args(r *Request) []byte { return r.Buf[len(t.head) : r.body-len(t.tail)] }
 
 // AppendPacked begins a line of several requests, or goes on with it where more is set:
@@ -171,8 +193,8 @@ func appendTimeout(b []byte, timeout time.Duration) []byte {
 	return strconv.AppendInt(append(b, `,"timeout_ms":`...), max(timeout.Milliseconds(), 1), 10)
 }
 
-// Size is the length of the line, at least.
-func (r *Request) Size() int { return r.body - requestHead }
+// Size is the length of the line, at least, and of its payloads.
+func (r *Request) Size() int { return r.body - requestHead + BlobsSize(r.Blobs) }
 
 func appendString(b []byte, s string) []byte {
 	for i := 0; i < len(s); i++ {

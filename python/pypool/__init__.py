@@ -17,20 +17,20 @@ from __future__ import annotations
 # The modules, from the ground up; one imports only what stands before it (tests/test_layers.py).
 #
 #   in memory     _finder
-#   values        _wire _fallback _json _forms _names _advice
+#   values        _wire _fallback _json _forms _arrays _names _advice
 #   process       _call _stdio _life _errors _exit _output _logging _telemetry
-#   requests      _envelope _requests
+#   requests      _payloads _envelope _requests
 #   results       _convert_libraries _convert _keys _results _orjson
 #   channel       _page _cancel _channel
 #   commands      _callables _commands
-#   hints         _describe _schema_fields _hints_scalars _refusal _hints_records _hints_unions
+#   hints         _describe _schema_fields _hints_scalars _hints_arrays _refusal _hints_records _hints_unions
 #                 _hints_keys _hints_models _hints _hints_results _schema
 #   binding       _signatures _wrapped _columns _bind
-#   answers       _failure _answers
+#   answers       _failure _answers _blobs
 #   calls         _async _stream _dispatch _batch _stats _builtins
 #   the host      _replies _beside _host_calls _host
 #   the loop      _stacks _tasks _escaped _worker
-#   the start     __init__ _scripts _user _spawn _forkserver _start _boot
+#   the start     __init__ _scripts _user _spawn _start _boot
 #   by hand       _packages __main__
 from ._call import Call as Call
 from ._call import Worker as Worker
@@ -47,18 +47,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ._arrays import Array as Array
+    from ._arrays import payload as payload
     from ._host import host as host
     from ._replies import HostError as HostError
 
 __all__ = [
-    *("Call", "Canceled", "HostError", "Worker", "command", "current_call", "current_calls", "current_worker", "host"),
-    *("program", "setup", "shield"),
+    *("Array", "Call", "Canceled", "HostError", "Worker", "command", "current_call", "current_calls", "current_worker", "host"),
+    *("payload", "program", "setup", "shield"),
 ]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`host` and `HostError`, which few workers need."""
+    """`host`, `HostError` and `Array`, which few workers need."""
+    if name in ("Array", "payload"):
+        from . import _arrays
+
+        return getattr(_arrays, name)
     if name not in ("host", "HostError"):
         raise AttributeError("module %r has no attribute %r" % (__name__, name))
     from . import _host, _replies

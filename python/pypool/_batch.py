@@ -13,11 +13,11 @@ from ._commands import COMMANDS, PROGRAMS
 from ._failure import error_line
 from ._forms import plain_numbers
 from ._results import encode
-from ._wire import SPLIT_WRITE, BindError, RequestError
+from ._wire import BLOBS, SPLIT_WRITE, BindError, RequestError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
     from ._answers import Answers
     from ._commands import Command
@@ -68,7 +68,7 @@ def _one_by_one(answers: Answers, batch: Sequence[Union[Request, RequestError]])
             if entry is None:
                 line = answers.refused(id, _names.unknown("command", request[1], COMMANDS))
             else:
-                line = _dispatch.run(answers, id, entry, _args(entry, request), False)
+                line = _dispatch.run(answers, id, entry, _args(entry, request), request[5])
         except Exception as error:  # see Worker._other
             line = answers.internal(id, error)
         answers.channel.write(line)
@@ -146,6 +146,14 @@ class _Batch:
         write = self.answers.channel.write
         lines: List[str] = []
         size = 0
+
+        def flush() -> None:
+            nonlocal size
+            if lines:
+                write("".join(lines))
+                lines.clear()
+                size = 0
+
         for request in self.batch:
             if isinstance(request, RequestError):
                 line = _unread(self.answers, request)
@@ -155,20 +163,27 @@ class _Batch:
                 if not line:
                     value = next(found)
                     try:
-                        text = self._text(value)
-                        if len(text) >= SPLIT_WRITE and lines:
-                            write("".join(lines))
-                            lines, size = [], 0
-                        line = self.answers.succeeded(id, text)
+                        if request[5] & BLOBS:
+                            line = self._laden(id, value, flush)
+                        else:
+                            text = self._text(value)
+                            if len(text) >= SPLIT_WRITE:
+                                flush()
+                            line = self.answers.succeeded(id, text)
                     except BaseException as error:
                         line = self.answers.failed(id, error)
             lines.append(line)
             size += len(line)
             if size >= SPLIT_WRITE:
-                write("".join(lines))
-                lines, size = [], 0
-        if lines:
-            write("".join(lines))
+                flush()
+        flush()
+
+    def _laden(self, id: int, value: Any, flush: Callable[[], None]) -> str:
+        from . import _blobs  # many callers take none
+
+        if isinstance(value, BaseException):
+            raise value
+        return _blobs.succeeded(self.answers, id, _blobs.prepared(self.entry, value), flush)
 
     def _text(self, value: Any) -> str:
         if isinstance(value, BaseException):

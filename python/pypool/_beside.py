@@ -14,7 +14,7 @@ from ._stdio import LOG
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Any, Callable, Optional
+    from typing import Any, Callable, Optional, Sequence
 
     from ._channel import Channel
 
@@ -53,16 +53,19 @@ def _is_answering(frame: Optional[FrameType]) -> bool:
     return True
 
 
-def write_beside(channel: Channel, id: int, line: str) -> None:
-    """Write in a thread: not behind the final line of the call."""
+def write_beside(channel: Channel, id: int, line: str, payloads: Sequence[Any] = ()) -> None:
+    """Write a line, and the payloads that belong to it, in a thread: not behind the final line of the
+    call.
+    """
     _share(channel)
     with channel.lock:
         request = RUNNING.request
         if request is None or request[0] != id or channel.over == id or _is_answering(sys._current_frames().get(LOG.thread)):
             raise LookupError("the call is over: its functions cannot be called any more")
-        data = memoryview(line.encode())
-        while data:
-            data = data[os.write(channel.fd_out, data) :]
+        for part in [*_channel.ahead_of(payloads), line.encode()]:
+            data = memoryview(part)
+            while data:
+                data = data[os.write(channel.fd_out, data) :]
 
 
 def thread_wait(channel: Channel) -> Callable[[], None]:

@@ -7,6 +7,7 @@ import os
 from . import _life
 from ._commands import COMMANDS, PROGRAMS
 from ._results import encode
+from ._wire import STREAM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def answer(answers: Answers, request: Request) -> str:
     """The final line of a built-in command, or of one that nobody registered."""
-    id, name, args, _, _, stream, _ = request
+    id, name, args, _, _, how, _ = request
     if type(args) is tuple:
         from . import _batch  # few scripts have any
 
@@ -33,14 +34,14 @@ def answer(answers: Answers, request: Request) -> str:
     if run is None:
         return _unknown(answers, id, "command", name, [*COMMANDS, *_SIMPLE, "execute_program"])
     text = encode(run(answers, request))
-    if stream:
+    if how & STREAM:
         answers.item(id, text)
         text = "null"
     return answers.succeeded(id, text)
 
 
 def _execute_program(answers: Answers, request: Request) -> str:
-    id, _, args, _, _, stream, _ = request
+    id, _, args, _, _, how, _ = request
     problem = _program_problem(args)
     if problem:
         answers.calls += 1
@@ -53,7 +54,7 @@ def _execute_program(answers: Answers, request: Request) -> str:
     from . import _bind, _dispatch, _forms
 
     inputs = args.get("inputs")
-    return _dispatch.run(answers, id, entry, inputs if _bind.exact(entry) else _forms.plain_numbers(inputs), stream)
+    return _dispatch.run(answers, id, entry, inputs if _bind.exact(entry) else _forms.plain_numbers(inputs), how)
 
 
 def _unknown(answers: Answers, id: int, what: str, name: str, names: Iterable[str]) -> str:

@@ -12,13 +12,19 @@ from os import read, write
 
 from . import _life
 from ._page import Waiter
+from ._wire import RAW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List, Optional, Sequence
 
+    from ._payloads import Ahead
     from ._wire import Line
 
+_RAW = RAW.encode()
+
+#: Bytes of payloads up to which they are written with their line at once.
+_JOINED = 1 << 15
 #: In place of a line while next_line looks for it.
 READING: Any = object()
 
@@ -33,8 +39,11 @@ class Channel:
         self.page = self.waiter.page
         self.lines: List[Line] = []  # the next one last
         self.parts: List[bytes] = []  # of the line that is not complete yet
+        self.ahead: Optional[Ahead] = None  # payloads that are being read, or whose line is
         self.torn = False  # while a line is written in pieces: nothing else may follow what is out
         self.functions: Optional[Sequence[str]] = None  # of the host's; None: it has not said
+        self.blob_functions: Sequence[str] = ()  # those that take payloads
+        self.smallest = 4 << 10  # bytes that are a payload, when they may be one
         self.limit = 1 << 26  # of a line
         #: Takes the replies out of the lines that are read, while functions of the host's run
         self.replies: Optional[Callable[[bytes], bool]] = None
@@ -89,21 +98,34 @@ class Channel:
         """Keep what has been read: complete lines in `lines`, the beginning of another in `parts`.
         """
         parts = self.parts
-        if b"\n" not in chunk:
+        if self.ahead is not None:
+            lines = self._cut(chunk)
+        elif b"\n" not in chunk:
             parts.append(chunk)
             return
-        if parts:
-            parts.append(chunk)
-            chunk = b"".join(parts)
-            parts.clear()
-        lines = chunk.split(b"\n")
-        rest = lines.pop()
-        if rest:
-            parts.append(rest)
+        else:
+            if parts:
+                parts.append(chunk)
+                chunk = b"".join(parts)
+                parts.clear()
+            lines = chunk.split(b"\n")
+            if any([line.startswith(_RAW) for line in lines]):
+                lines = self._cut(chunk)
+            else:
+                rest = lines.pop()
+                if rest:
+                    parts.append(rest)
         if self.replies is not None:
             lines = [line for line in lines if not self.replies(line)]
         lines.reverse()
         self.lines[:0] = lines
+
+    def _cut(self, chunk: bytes) -> List[bytes]:
+        from ._payloads import cut  # many workers get none
+
+        if any(self.parts):
+            chunk = b"".join([*self.parts, chunk])
+        return cut(self, chunk)
 
     def write(self, line: str) -> None:
         """All of the line, in one write(2) when the pipe takes it."""
@@ -124,9 +146,32 @@ class Channel:
             self._write_rest(memoryview(b"}\n"))
             self.torn = False
 
+    def write_laden(self, payloads: Sequence[Any], line: str, final: int) -> None:
+        """A line and the payloads that belong to it. `final` is the call whose final line it is, 0 if
+        it is none.
+        """
+        parts = [*ahead_of(payloads), line.encode("ascii")]
+        with self.lock:
+            if final:
+                self.over = final
+            self.torn = True
+            if sum([len(data) for data in payloads]) < _JOINED:
+                parts = [b"".join(parts)]
+            for part in parts:
+                self._write_rest(memoryview(part))
+            self.torn = False
+
     def _write_rest(self, data: memoryview) -> None:
         while data:
             data = data[os.write(self.fd_out, data) :]
+
+
+def ahead_of(payloads: Sequence[Any]) -> List[Any]:
+    """What stands before a line that has payloads."""
+    if not payloads:
+        return []
+    sizes = ",".join(["%d" % len(data) for data in payloads])
+    return [b'{"raw":[%s]}\n' % sizes.encode(), *payloads, b"\n"]
 
 
 class _Ours:
@@ -155,4 +200,6 @@ def write_whole(fd: int, data: bytes) -> int:
     return len(data)
 
 #: Where a line is written.
-WRITES = frozenset((Channel.write.__code__, Channel.write_success.__code__, Channel._write_rest.__code__))
+WRITES = frozenset(
+    (Channel.write.__code__, Channel.write_success.__code__, Channel.write_laden.__code__, Channel._write_rest.__code__)
+)

@@ -13,10 +13,11 @@ from ._wire import MAX_DEPTH, ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator, List, Optional, Set, Tuple
+    from typing import Any, Callable, Iterator, List, Optional, Set, Tuple
 
     #: The way to a value: (parent's path, step), None at the top.
     Path = Optional[Tuple[Any, str]]
+    Leaf = Optional[Callable[[Any], bool]]
 
 _PLAIN = (str, int, float, bool, type(None))
 _TEXTS = (
@@ -56,6 +57,8 @@ def to_json(value: Any) -> Any:
         return _libraries().array(value)
     if is_one(value, "numpy", "generic"):
         return _libraries().generic(value)
+    if is_one(value, __package__ + "._arrays", "Array"):
+        return value.tolist()
     if is_one(value, "pydantic", "BaseModel") or is_one(value, "pydantic.v1", "BaseModel"):
         return _libraries().model(value)
     if hasattr(kind, "__attrs_attrs__"):
@@ -100,6 +103,15 @@ def _nanoseconds(value: Any) -> Any:
     return ((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds) * 1_000
 
 
+class _Leave:
+    """What stays as it is while a result's NaN becomes null; None: nothing does."""
+
+    leaf: Optional[Callable[[Any], bool]] = None
+
+
+LEAVE = _Leave()
+
+
 def without_nan(value: Any) -> Any:
     """The value as plain JSON types, with None for NaN, the infinities, and what pandas and numpy
     have for a missing value.
@@ -123,6 +135,8 @@ def _without_nan(value: Any) -> Any:
             return {key: _without_nan(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [_without_nan(item) for item in value]
+        if LEAVE.leaf is not None and LEAVE.leaf(value):
+            return value
         if _is_missing(value):
             return None
         if is_one(value, "decimal", "Decimal") and not value.is_finite():
@@ -160,18 +174,21 @@ def key_text(key: Any) -> str:
 # --------------------------------------------------------------------------------------- the checks
 
 
-def check(value: Any) -> None:
+def check(value: Any, leaf: Leaf = None) -> None:
     """Raise ResultError for a key that is not a string; anything else wrong is found on the way
-    too.
+    too. What is a `leaf` is not JSON, and is sent as it is.
     """
-    for _ in _walk(value):
+    for _ in _walk(value, leaf):
         pass
 
 
-def check_surrogates(value: Any) -> None:
+def check_surrogates(value: Any, leaf: Leaf = None) -> None:
     """Raise ResultError when a string holds half of a surrogate pair. Its text only makes that
     possible.
     """
+    if leaf is not None:
+        check(value, leaf)
+        return
     try:
         "".join(_unicode_chunks(value, 0)).encode("utf-8")
     except UnicodeEncodeError:
@@ -182,12 +199,12 @@ def check_surrogates(value: Any) -> None:
 _TOO_DEEP = "the result is nested too deeply"
 
 
-def explain(value: Any, error: BaseException) -> ResultError:
+def explain(value: Any, error: BaseException, leaf: Leaf = None) -> ResultError:
     """Why a value could not be encoded, and where it sits. Never raises."""
     if isinstance(error, ResultError):
         return error
     try:
-        check(value)
+        check(value, leaf)
     except ResultError as found:
         return found
     except RecursionError:
@@ -201,7 +218,7 @@ def explain(value: Any, error: BaseException) -> ResultError:
     return ResultError("invalid_result", message=message, path="$")
 
 
-def _walk(top: Any) -> Iterator[None]:
+def _walk(top: Any, leaf: Leaf) -> Iterator[None]:
     """Visit every value, depth first and without recursion; raises ResultError at the first that is
     not JSON.
     """
@@ -212,7 +229,7 @@ def _walk(top: Any) -> Iterator[None]:
         value, path, depth = pending.pop()
         while len(parents) > depth:
             inside.discard(id(parents.pop()))
-        value = _convert_fully(value, path)
+        value = _convert_fully(value, path, leaf)
         if not isinstance(value, (dict, list, tuple)):
             continue
         if id(value) in inside:
@@ -243,7 +260,7 @@ def _quoted(key: str) -> str:
     return '"%s"' % key.encode("ascii", "backslashreplace").decode("ascii")
 
 
-def _convert_fully(value: Any, path: Path) -> Any:
+def _convert_fully(value: Any, path: Path, leaf: Leaf) -> Any:
     for _ in range(100):
         if isinstance(value, (dict, list, tuple)):
             return value
@@ -251,6 +268,8 @@ def _convert_fully(value: Any, path: Path) -> Any:
             _check_leaf(value, path)
             return value
         try:
+            if leaf is not None and leaf(value):
+                return None
             value = to_json(value)
         except Exception as error:
             raise _wrong(text_of(error)[:1000], path) from None

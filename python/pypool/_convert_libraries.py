@@ -115,7 +115,7 @@ def _has_bytes(value: Any) -> bool:
         return any(_has_bytes(item) for item in value.values())
     if isinstance(value, (list, tuple, set, frozenset)):
         return any(_has_bytes(item) for item in value)
-    return isinstance(value, (bytes, bytearray))
+    return isinstance(value, (bytes, bytearray)) or is_one(value, "numpy", "ndarray")
 
 
 def by_pydantic(value: Any, core: Any) -> Any:
@@ -124,7 +124,7 @@ def by_pydantic(value: Any, core: Any) -> Any:
         return {key if isinstance(key, str) else text(key): by_pydantic(item, core) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [by_pydantic(item, core) for item in value]
-    return value if isinstance(value, (bytes, bytearray)) else core.to_jsonable_python(value)
+    return value if _has_bytes(value) else core.to_jsonable_python(value)
 
 
 def by_pydantic1(value: Any) -> Any:

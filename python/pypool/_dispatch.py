@@ -8,21 +8,21 @@ from . import _bind, _cancel
 from ._call import RUNNING
 from ._results import encode
 from ._signatures import split
-from ._wire import BindError, ResultError
+from ._wire import BLOBS, STREAM, BindError, ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
     from ._answers import Answers
     from ._commands import Command
 
 
-def run(answers: Answers, id: int, entry: Command, args: Any, stream: bool) -> str:
-    """Bind, call, and return the final line."""
+def run(answers: Answers, id: int, entry: Command, args: Any, how: int) -> str:
+    """Bind, call, and return the final line. `how` the caller takes what it gives: STREAM, BLOBS."""
     answers.calls += 1
     try:
-        if entry.streams and not stream:
+        if entry.streams and not how & STREAM:
             raise BindError("%s %r is a generator: call it with Stream or Each" % (entry.what, entry.name))
         positional, keyword = _bind.bind(entry, args)
     except BindError as error:
@@ -34,25 +34,25 @@ def run(answers: Answers, id: int, entry: Command, args: Any, stream: bool) -> s
     if entry.columns is not None and RUNNING.calls is None:
         RUNNING.calls = (RUNNING.request,)  # type: ignore[assignment]
         try:
-            return run(answers, id, entry, args, stream)
+            return run(answers, id, entry, args, how)
         finally:
             RUNNING.calls = None
     if not entry.interruptible:
         with _cancel.holding():
-            return _call(answers, id, entry, args, positional, keyword, stream)
+            return _call(answers, id, entry, args, positional, keyword, how)
     if entry.direct is not None and entry.what == "command" and not (entry.streams or _bind.outgoing(entry)):
         answers.direct[entry.name] = entry.direct
-    return _call(answers, id, entry, args, positional, keyword, stream)
+    return _call(answers, id, entry, args, positional, keyword, how)
 
 
-def _call(answers: Answers, id: int, entry: Command, args: Any, positional: Any, keyword: Any, stream: bool) -> str:
+def _call(answers: Answers, id: int, entry: Command, args: Any, positional: Any, keyword: Any, how: int) -> str:
     try:
-        return finish(answers, id, entry, _cancel.enter(entry.func, positional, keyword), stream)
+        return finish(answers, id, entry, _cancel.enter(entry.func, positional, keyword), how)
     except BaseException as error:
         return answers.failed(id, error, entry, args)
 
 
-def finish(answers: Answers, id: int, entry: Command, result: Any, stream: bool) -> str:
+def finish(answers: Answers, id: int, entry: Command, result: Any, how: int) -> str:
     """The final line for what a handler has returned, which decides what it is: a value, an
     awaitable, items.
     """
@@ -66,16 +66,32 @@ def finish(answers: Answers, id: int, entry: Command, result: Any, stream: bool)
         from . import _async  # imports asyncio
 
         result = _async.run(result)
-    if stream:
+    if how & STREAM:
         from . import _stream  # most commands are none
 
-        return _stream.run(answers, id, result, _bind.outgoing(entry) or None)
+        return _stream.run(answers, id, result, _sender(answers, id, entry, how))
     if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
         _discard(result)
         message = "%s %r returned a generator: call it with Stream or Each" % (entry.what, entry.name)
         raise ResultError("invalid_result", message=message, path="$")
+    if how & BLOBS:
+        from . import _blobs  # many callers take none
+
+        return _blobs.succeeded(answers, id, _blobs.prepared(entry, result))
     outgoing = _bind.outgoing(entry)
     return answers.succeeded(id, encode(outgoing(result) if outgoing else result))
+
+
+def _sender(answers: Answers, id: int, entry: Command, how: int) -> Callable[[Any], None]:
+    """What sends an item of a stream."""
+    if how & BLOBS:
+        from . import _blobs  # many callers take none
+
+        return lambda item: _blobs.item(answers, id, _blobs.prepared(entry, item))
+    outgoing = _bind.outgoing(entry)
+    if outgoing:
+        return lambda item: answers.item(id, encode(outgoing(item)))
+    return lambda item: answers.item(id, encode(item))
 
 
 def is_ours(error: BaseException) -> bool:

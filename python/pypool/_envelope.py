@@ -10,7 +10,7 @@ import json.decoder  # noqa: F401  CPython's C scanner raises its JSONDecodeErro
 
 from ._forms import set_bytes
 from ._json import id_of, scan
-from ._wire import BATCH, MAX_ID, PACKED, SHARED, Batch, Control, Packed, RequestError, Shared, is_reply
+from ._wire import BATCH, BLOBS, MAX_ID, PACKED, SHARED, STREAM, Batch, Control, Packed, RequestError, Shared, is_reply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ _TYPES: Dict[str, Any] = {
     "command": (str, "a string"),
     "args": (object, "any value"),
     "bytes": (list, "an array of paths"),
+    "blobs": (list, "an array of descriptors"),
     "session_id": (str, "a string"),
     "timeout_ms": (int, "an integer"),
     "stream": (bool, "a boolean"),
+    "take_blobs": (bool, "a boolean"),
     "trace": (str, "a string"),
     "cancel": (bool, "a boolean"),
     "reply": (object, "any value"),
@@ -75,21 +77,33 @@ def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
             set_bytes(fields.get("args"), fields["bytes"])
         except ValueError as error:
             raise RequestError("invalid_request", str(error), id) from None
+    if "blobs" in fields:
+        from ._arrays import Unloadable  # for few requests
+        from ._payloads import place_all
+
+        try:
+            place_all(fields.get("args"), fields["blobs"], line)
+        except Unloadable as error:
+            raise RequestError("invalid_arguments", str(error), id) from None
+        except ValueError as error:
+            raise RequestError("invalid_request", str(error), id) from None
+    elif type(line) is not bytes:
+        raise RequestError("invalid_request", "payloads came, and there are no places for them", id)
     return (
         id,
         fields["command"],
         fields.get("args"),
         fields.get("session_id"),
         fields.get("timeout_ms"),
-        fields.get("stream", False),
+        STREAM * fields.get("stream", False) | BLOBS * fields.get("take_blobs", False),
         fields.get("trace"),
     )
 
 
-_MEMBERS = frozenset(("id", "command", "args", "bytes", "session_id", "timeout_ms", "trace"))
+_MEMBERS = frozenset(("id", "command", "args", "bytes", "blobs", "session_id", "take_blobs", "timeout_ms", "trace"))
 
 
-def batch(text: str, scanner_for: Callable[[str], Scanner]) -> Batch:
+def batch(text: str, scanner_for: Callable[[str], Scanner], line: bytes) -> Batch:
     """A line that begins with BATCH, as the host writes it. Raises ValueError and the like where it
     is not.
     """
@@ -101,9 +115,24 @@ def batch(text: str, scanner_for: Callable[[str], Scanner]) -> Batch:
             found, end = scanner(text, len(BATCH) - 1)
         if text[end:] != "}":
             raise ValueError
+        _place(found, line)
         return Batch([_request(fields, command) for fields in found])
     except (LookupError, TypeError, AttributeError):
         raise ValueError from None
+
+
+def _place(found: List[Dict[str, Any]], line: bytes) -> None:
+    """Put the payloads of a batch in their places: those of each request follow each other."""
+    laden = [fields for fields in found if "blobs" in fields]
+    if not laden:
+        return
+    from ._payloads import payloads_of, place  # for few batches
+
+    payloads, at = payloads_of(line), 0
+    for fields in laden:
+        at = place(fields.get("args"), fields["blobs"], payloads, at)
+    if at != len(payloads):
+        raise ValueError
 
 
 def _request(fields: Dict[str, Any], command: str) -> Request:
@@ -118,7 +147,7 @@ def _request(fields: Dict[str, Any], command: str) -> Request:
         raise ValueError
     if "bytes" in fields:
         set_bytes(args, fields["bytes"])
-    return id, command, args, session, timeout, False, trace
+    return id, command, args, session, timeout, BLOBS * (fields.get("take_blobs") is True), trace
 
 
 def _judged(line: bytes, scanner_for: Callable[[str], Scanner]) -> Union[Request, RequestError]:
@@ -153,7 +182,15 @@ def _members(line: bytes) -> List[bytes]:
     cuts = _cuts(line, len(BATCH) - 1)
     if len(cuts) < 2 or line[cuts[-1] + 1 :] != b"}":
         raise RequestError("invalid_request", "a batch is not an array of requests", None)
-    return [line[a + 1 : b] for a, b in zip(cuts, cuts[1:])]
+    return _with_payloads([line[a + 1 : b] for a, b in zip(cuts, cuts[1:])], line)
+
+
+def _with_payloads(lines: List[bytes], line: bytes) -> List[bytes]:
+    if type(line) is bytes:
+        return lines
+    from ._payloads import apart  # for few batches
+
+    return apart(lines, line)
 
 
 def _cuts(line: bytes, start: int) -> List[int]:

@@ -16,6 +16,7 @@ import collections.abc
 import types
 import typing
 
+from . import _hints_arrays
 from ._forms import plain_numbers
 from ._hints_records import defaulting, fixed, floats, items, null_as, own_init, record, said, typed_dict
 from ._hints_scalars import ConversionError, exactly_float, literal, named, scalar
@@ -270,7 +271,7 @@ class _Maker(Guarded):
             if target is not None and target is not typing.Any:
                 self.unknown.append(named(hint))
             return None
-        convert = self.scalar(target)
+        convert = _hints_arrays.scalar(target, args) or self.scalar(target)
         if convert is not None or not is_record(target):
             if convert is None and target not in PLAIN:
                 self.unknown.append(named(hint))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 
+from ._arrays import is_array
 from ._forms import Number, is_a, type_name
 from ._results import encode
 from ._wire import ResultError
@@ -191,16 +192,27 @@ def _bytes(kind: Any) -> Converter:
         if type(value) is list and all(type(item) is int and 0 <= item < 256 for item in value):
             return kind(bytes(value))  # Go's [N]byte
         if type(value) is str and TEXT_FOR_BYTES:
-            from binascii import a2b_base64  # on the command line alone
-
             try:
-                return kind(a2b_base64(value))
-            except ValueError as error:
-                raise ConversionError("%s (as base64)" % kind.__name__, value, str(error)) from None
+                return kind(_by_hand(value))
+            except (OSError, ValueError) as error:
+                how = "as @file" if value[:1] == "@" else "as base64"
+                raise ConversionError("%s (%s)" % (kind.__name__, how), value, str(error)) from None
         advice = "what a json.RawMessage or a MarshalJSON writes is text: send []byte, or hint str" if type(value) is str else ""
+        if is_array(value):
+            advice = "hint numpy.ndarray, or pypool.Array"
         raise ConversionError("%s ([]byte in Go)" % kind.__name__, value, advice)
 
     return to_bytes
+
+
+def _by_hand(text: str) -> bytes:
+    """What stands for bytes on the command line: base64, or a file's name."""
+    if text[:1] == "@":  # which is no character of base64
+        with open(text[1:], "rb") as file:
+            return file.read()
+    from binascii import a2b_base64  # on the command line alone
+
+    return a2b_base64(text)
 
 
 # -------------------------------------------------------------------------------------------- times
@@ -340,6 +352,8 @@ def _shown(value: Any) -> str:
         return "a number %s" % value.text if len(value.text) <= 60 else "a number"
     if type(value) is int and abs(value) >= 10**60:
         return "a number"
+    if is_array(value):
+        return "an array of %s" % value.dtype
     if isinstance(value, (str, int, float)) and not isinstance(value, bool) and len(str(value)) <= 60:
         return "%s %r" % (type_name(value), value)
     return type_name(value)

@@ -45,7 +45,7 @@ from ._wire import ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Tuple
+    from typing import Any, Callable, Dict, Sequence, Tuple
 
     from ._call import TaskCall
     from ._channel import Channel
@@ -102,7 +102,7 @@ def _begin(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str, Any], f
     channel: Any = _channel.OURS.channel
     if args and keyword:
         raise TypeError("%s(): by position or by keyword, not both: they are one value in Go" % name)
-    text = ',"args":' + _encoded(name, keyword or args) if keyword or args else ""
+    text, payloads = _keys(channel, name, keyword or args)
     waits = WAITS
     channel.replies = deliver
     with waits.lock:
@@ -115,14 +115,17 @@ def _begin(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str, Any], f
         text += RUNNING.telemetry.outgoing()
     line = '{"id":%d,"host":%d,"function":%s%s}\n' % (request[0], number, escape(name), text)
     try:
-        if len(line) > channel.limit:
-            raise _too_large(len(line), channel.limit)
+        size = len(line) + sum(map(len, payloads))
+        if size > channel.limit:
+            raise _too_large(size, channel.limit)
         if shared is not None:
-            shared.send(pending, line)
-        elif get_ident() == LOG.thread:
-            channel.write(line)
+            shared.send(pending, line, payloads)
+        elif get_ident() != LOG.thread:
+            write_beside(channel, request[0], line, payloads)
+        elif payloads:
+            channel.write_laden(payloads, line, 0)
         else:
-            write_beside(channel, request[0], line)
+            channel.write(line)
     except BaseException:
         forget(pending)
         raise
@@ -174,7 +177,8 @@ def call(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str, Any]) -> 
     ):
         channel: Any = _channel.OURS.channel
         known: Any = CALL.get(None)
-        if channel.functions and not (args and keyword) and (known is None or known[0] == request[0]):
+        plain = channel.functions and name not in channel.blob_functions
+        if plain and not (args and keyword) and (known is None or known[0] == request[0]):
             return _call_alone(channel, request[0], name, args or keyword)
     if RUNNING.loop is not None and get_ident() == LOG.thread:
         raise RuntimeError(
@@ -251,9 +255,21 @@ def _call_alone(channel: Channel, id: int, name: str, args: Any) -> Any:
     return _value(pending) if value is OVER else value
 
 
-def _encoded(name: str, args: Any) -> str:
+def _keys(channel: Channel, name: str, args: Any) -> Tuple[str, Sequence[Any]]:
+    """The arguments as keys of the call's line, and their payloads."""
+    if not args:
+        return "", ()
+    if name not in channel.blob_functions:
+        return ',"args":' + _encoded(name, args), ()
+    from ._blobs import encode_laden  # few functions take them
+
+    found: Tuple[str, Sequence[Any]] = _encoded(name, args, lambda value: encode_laden(value, channel.smallest))
+    return found
+
+
+def _encoded(name: str, args: Any, how: Callable[[Any], Any] = encode) -> Any:
     try:
-        return encode(args)
+        return how(args)
     except ResultError as error:
         raise TypeError("%s(): the arguments cannot be sent: %s" % (name, _words(error))) from None
 

@@ -198,6 +198,14 @@ def deliver(line: bytes) -> bool:
             from ._forms import set_bytes  # for few replies
 
             set_bytes(reply, reply["bytes"])
+        if "blobs" in reply:
+            from ._arrays import Unloadable  # likewise
+            from ._payloads import place_all
+
+            try:
+                place_all(reply, reply["blobs"], line)
+            except Unloadable as error:
+                reply.update(success=False, error={"type": "invalid_result", "message": str(error)})
         pending.reply = reply
         del waits.pending[pending.number]
         if pending.gate is not None and pending.gate.locked():

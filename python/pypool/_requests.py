@@ -5,7 +5,7 @@ remembered.
 from __future__ import annotations
 
 from ._json import scan
-from ._wire import BATCH, MAX_ID, PACKED, REMEMBERED, SHARED, Packed, Shared
+from ._wire import BATCH, BLOBS, MAX_ID, PACKED, RAW, REMEMBERED, SHARED, STREAM, Ahead, Packed, Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: what it means: for most requests nothing but the id and the arguments is left to parse.
 _HEADS: Dict[str, str] = {}
 _HEAD_OF: Dict[str, str] = {}  # the other way round
-_TAILS: Dict[str, Tuple[Optional[str], Optional[int], bool, Optional[str]]] = {"}": (None, None, False, None)}
+_TAILS: Dict[str, Tuple[Optional[str], Optional[int], int, Optional[str]]] = {"}": (None, None, 0, None)}
 #: The beginning of the line that `predict_next` expects, up to its arguments, and that call's id
 #: and command. No line begins with its end.
 _predicted: Tuple[str, int, str] = ("\n", 0, "")
@@ -35,7 +35,7 @@ wants_text: Callable[[str], bool] = _never
 
 
 def parse_request(line: bytes) -> Request:
-    """One line as a request. Raises RequestError, Control, Packed, Batch or Shared.
+    """One line as a request. Raises RequestError, Control, Packed, Batch, Shared or Ahead.
 
     The host writes the keys in the order of docs/protocol.md, so they are taken in that order and
     the arguments are parsed once; any other order is legal too, and read by `_envelope.parse`.
@@ -67,17 +67,19 @@ def parse_request(line: bytes) -> Request:
         elif text.startswith(BATCH):
             from . import _envelope  # few scripts have batches
 
-            raise _envelope.batch(text, scanner_for)
+            raise _envelope.batch(text, scanner_for, line)
         elif text.startswith(SHARED):
             raise Shared
+        elif text.startswith(RAW):
+            raise Ahead
         else:
             raise ValueError
-        session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end, args)
+        session, timeout, how, trace = _TAILS.get(text[end:]) or _tail(text, end, args, line)
     except (ValueError, StopIteration, RecursionError, SystemError):  # SystemError: see _envelope's import of json
         from . import _envelope  # imports json
 
         return _envelope.parse(line, scanner_for)
-    return id, command, args, session, timeout, stream, trace
+    return id, command, args, session, timeout, how, trace
 
 
 def _unpack(text: str) -> List[Request]:
@@ -90,8 +92,8 @@ def _unpack(text: str) -> List[Request]:
     scanner = scanner_for(command)
     if scanner is not scan:
         args = scanner(text, len(PACKED) - 1)[0][::-2]
-    session, timeout, stream, trace = _TAILS.get(text[end:]) or _tail(text, end, None)
-    return [(id, command, its, session, timeout, stream, trace) for id, its in zip(ids, args)]
+    session, timeout, how, trace = _TAILS.get(text[end:]) or _tail(text, end, None, b"")
+    return [(id, command, its, session, timeout, how, trace) for id, its in zip(ids, args)]
 
 
 def predict_next(id: int, command: str) -> None:
@@ -133,25 +135,33 @@ def scanner_for(command: str) -> Scanner:
     return scan
 
 
-def _tail(text: str, at: int, args: Any) -> Tuple[Optional[str], Optional[int], bool, Optional[str]]:
-    """session_id, stream, timeout_ms and trace, which stand behind the arguments, and behind the
-    places of bytes in these.
+def _tail(text: str, at: int, args: Any, line: bytes) -> Tuple[Optional[str], Optional[int], int, Optional[str]]:
+    """session_id, stream and take_blobs, timeout_ms and trace, which stand behind the arguments, and
+    behind the places of bytes in these.
     """
     if text.startswith(',"bytes":', at):
         from ._forms import set_bytes  # for few requests
 
         paths, at = scan(text, at + 9)
         set_bytes(args, paths)
+    if text.startswith(',"blobs":', at):
+        from ._payloads import place_all  # likewise
+
+        blobs, at = scan(text, at + 9)
+        place_all(args, blobs, line)
     start = at
     session = timeout = trace = None
-    stream = False
+    how = 0
     if text.startswith(',"session_id":"', at):
         session, at = scan(text, at + 14)
         if not session.isascii():
             session.encode()  # a lone surrogate is a ValueError
     if text.startswith(',"stream":true', at):
-        stream = True
+        how = STREAM
         at += 14
+    if text.startswith(',"take_blobs":true', at):
+        how |= BLOBS
+        at += 18
     if text.startswith(',"timeout_ms":', at):
         timeout, at = scan(text, at + 14)
         if type(timeout) is not int:
@@ -160,7 +170,7 @@ def _tail(text: str, at: int, args: Any) -> Tuple[Optional[str], Optional[int], 
         trace, at = scan(text, at + 9)
     if text[at:] != "}":
         raise ValueError
-    rest = (session, timeout, stream, trace)
+    rest = (session, timeout, how, trace)
     if session is None and trace is None and len(_TAILS) < REMEMBERED:
         _TAILS[text[start:]] = rest
     return rest

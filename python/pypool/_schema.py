@@ -6,6 +6,7 @@ A schema is JSON. A type is {"type": KIND, ...}:
     string integer number boolean null any          as in JSON Schema
     datetime date time uuid path decimal            strings on the wire
     bytes                                           a string in base64; in arguments a place that the request names
+    ndarray                                         an array of numbers: a payload, or lists
     duration                                        an integer of nanoseconds
     array map optional tuple union                  of other types: {"of": [TYPE, ...]}; a map whose keys are integers has "key"
     literal                                         one of some values: {"values": [...]}
@@ -24,6 +25,7 @@ import types
 import typing
 
 from . import _describe
+from ._arrays import Array
 from ._describe import is_json
 from ._forms import is_a
 from ._hints import ARRAYS, OBJECTS
@@ -58,6 +60,7 @@ _CLASSES = (
     ("numpy", "datetime64", "string"),
     ("numpy", "integer", "integer"),
     ("numpy", "floating", "number"),
+    ("numpy", "ndarray", "ndarray"),
 )
 
 
@@ -159,6 +162,8 @@ class _Walker:
             return self._map(args)
         if isinstance(origin, type) and is_record(origin):
             return self._class(origin, args)
+        if is_a(origin, "numpy", "ndarray"):
+            return self._plain(origin)
         return _unknown(_describe.annotation_text(hint))
 
     # ----------------------------------------------------------------------------------- composites
@@ -232,6 +237,8 @@ class _Walker:
                 return {"type": found}
         if hint in (bytes, bytearray, memoryview):
             return {"type": "bytes"}
+        if hint is Array:
+            return {"type": "ndarray"}
         if is_record(hint):
             return self._class(hint, ())
         if hint in OBJECTS or issubclass(hint, dict):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from ._call import RUNNING
-from ._results import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator, Optional
+    from typing import Any, Callable, Iterator
 
     from ._answers import Answers
 
 
-def run(answers: Answers, id: int, result: Any, outgoing: Optional[Callable[[Any], Any]] = None) -> str:
-    """Send what the handler yields; returns the final line. A plain command's result is its one
+def run(answers: Answers, id: int, result: Any, send: Callable[[Any], None]) -> str:
+    """Send what the handler yields, one by one; returns the final line. A plain command's result is its one
     item.
 
     The generator is closed in every case, so that its finally blocks have run before the final line
@@ -29,7 +28,7 @@ def run(answers: Answers, id: int, result: Any, outgoing: Optional[Callable[[Any
                 item = next(items)
             except StopIteration:
                 break
-            answers.item(id, encode(item if outgoing is None else outgoing(item)))
+            send(item)
     except BaseException as error:
         answer = answers.failed(id, error)
         _close(items)

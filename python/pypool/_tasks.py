@@ -20,13 +20,13 @@ from ._requests import parse_request
 from ._results import encode
 from ._stacks import stack_of
 from ._stdio import LOG, OPEN
-from ._wire import SHARED, SPLIT_WRITE, BindError, Control, Packed, RequestError, ResultError
+from ._wire import BLOBS, SHARED, SPLIT_WRITE, STREAM, BindError, Control, Packed, RequestError, ResultError
 from ._wire import Shared as _Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextvars import Context
-    from typing import Any, List
+    from typing import Any, List, Sequence
 
     from ._answers import Answers
     from ._commands import Command
@@ -141,7 +141,12 @@ class _Serving:
         while lines and not self.over:
             line = lines.pop()
             if isinstance(line, bytes) and line.startswith(_SHARED):
-                self._begin(line[len(_SHARED) : -1] if line.endswith(b"}") else b"")
+                request = line[len(_SHARED) : -1] if line.endswith(b"}") else b""
+                if type(line) is not bytes:
+                    from ._payloads import laden, payloads_of  # many requests have none
+
+                    request = laden(request, payloads_of(line))
+                self._begin(request)
             elif not (isinstance(line, bytes) and self._control(line)):
                 lines.append(line)
                 self.over = True
@@ -213,7 +218,7 @@ class _Serving:
     # --- one call ---------------------------------------------------------------------------------
 
     async def _run(self, call: TaskCall, request: Request) -> None:
-        id, name, args, _, _, stream, _ = request
+        id, name, args, _, _, how, _ = request
         entry = COMMANDS.get(name)
         if entry is None:
             self.answers.calls -= 1
@@ -221,15 +226,15 @@ class _Serving:
             return
         if not entry.interruptible:
             with _cancel.holding():
-                answer = await self._answer(call, entry, args, stream)
+                answer = await self._answer(call, entry, args, how)
         else:
-            answer = await self._answer(call, entry, args, stream)
+            answer = await self._answer(call, entry, args, how)
         self._end(call, answer)
 
-    async def _answer(self, call: TaskCall, entry: Command, args: Any, stream: bool) -> str:
+    async def _answer(self, call: TaskCall, entry: Command, args: Any, how: int) -> str:
         answers, id = self.answers, call.request[0]
         try:
-            if entry.streams and not stream:
+            if entry.streams and not how & STREAM:
                 raise BindError("%s %r is a generator: call it with Stream or Each" % (entry.what, entry.name))
             positional, keyword = _bind.bind(entry, args)
         except BindError as error:
@@ -241,13 +246,17 @@ class _Serving:
             if hasattr(result, "__await__"):
                 result = await result
             outgoing = _bind.outgoing(entry) or None
-            if stream:
-                await self._items(call, result, outgoing)
+            if how & STREAM:
+                await self._items(call, result, entry, how)
                 text = "null"
             else:
                 if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
                     message = "%s %r returned a generator: call it with Stream or Each" % (entry.what, entry.name)
                     raise ResultError("invalid_result", message=message, path="$")
+                if how & BLOBS:
+                    from . import _blobs  # many callers take none
+
+                    return _blobs.succeeded(answers, id, _blobs.prepared(entry, result), self._flush)
                 text = encode(outgoing(result) if outgoing else result)
             if len(text) < self.small:
                 return f'{{"id":{id},"success":true,"result":{text}}}\n'
@@ -256,24 +265,30 @@ class _Serving:
         except BaseException as error:
             return answers.failed(id, error, entry, args)
 
-    async def _items(self, call: TaskCall, result: Any, outgoing: Any) -> None:
+    async def _items(self, call: TaskCall, result: Any, entry: Command, how: int) -> None:
         """Send what the handler yields, as far as the host's credit goes. The generator is closed
         in every case.
         """
         items = call.items = _items_of(result)
+        outgoing = _bind.outgoing(entry) or None
         try:
             while not call.canceled:
                 try:
                     item = await items.__anext__()
                 except StopAsyncIteration:
                     break
-                text = encode(item if outgoing is None else outgoing(item))
+                text = "" if how & BLOBS else encode(item if outgoing is None else outgoing(item))
                 while not call.credit and not call.canceled:
                     call.wanted = self.loop.create_future()
                     await call.wanted
                 if call.canceled:
                     break
                 call.credit -= 1
+                if how & BLOBS:
+                    from . import _blobs  # many callers take none
+
+                    _blobs.item(self.answers, call.request[0], _blobs.prepared(entry, item), self._put, self._flush)
+                    continue
                 line = '{"id":%d,"item":%s}\n' % (call.request[0], text)
                 self.answers._check("item", len(line))
                 self._put(line)
@@ -312,19 +327,24 @@ class _Serving:
             self._guarded(self._flush)
             self._leave()
 
-    def send(self, pending: Pending, line: str) -> None:
+    def send(self, pending: Pending, line: str, payloads: Sequence[Any] = ()) -> None:
         """Write a call of a function of the host's: in any thread, and not behind the final line of
         the call that it is for.
         """
         if get_ident() == LOG.thread:
-            self._put(line)
+            self._put(line, payloads)
         else:
-            self.loop.call_soon_threadsafe(self._guarded, lambda: self._put(line) if pending.reply is None else None)
+            step = lambda: self._put(line, payloads) if pending.reply is None else None  # noqa: E731
+            self.loop.call_soon_threadsafe(self._guarded, step)
 
-    def _put(self, line: str) -> None:
+    def _put(self, line: str, payloads: Sequence[Any] = (), final: int = 0) -> None:
         """Keep a line until the loop has run all that is ready: one write(2) then takes what is
         there.
         """
+        if payloads:
+            self._flush()
+            self.channel.write_laden(payloads, line, final)
+            return
         if not self.out:
             self.loop.call_soon(self._guarded, self._flush)
         self.out.append(line)

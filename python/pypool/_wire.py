@@ -6,8 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
-    #: id, command, args, session_id, timeout_ms, stream, trace
-    Request = Tuple[int, str, Any, Optional[str], Optional[int], bool, Optional[str]]
+    #: id, command, args, session_id, timeout_ms, how (STREAM, BLOBS, both, or neither), trace
+    Request = Tuple[int, str, Any, Optional[str], Optional[int], int, Optional[str]]
     #: As it was read, or one of a line of packed requests.
     Line = Union[bytes, Request]
 
@@ -24,6 +24,10 @@ PACKED = '{"packed":['
 BATCH = '{"batch":['
 #: The beginning of a line whose request is to be served beside others.
 SHARED = '{"shared":'
+#: The beginning of a line behind which payloads come, before the line that they belong to.
+RAW = '{"raw":['
+#: How a caller takes what a call gives: as items, and with bytes and arrays beside the JSON.
+STREAM, BLOBS = 1, 2
 #: The final line of a call that succeeded: its id, and its result as JSON text.
 SUCCESS = '{"id":%d,"success":true,"result":%s}\n'
 
@@ -70,6 +74,10 @@ class Batch(Exception):
 
 class Shared(Exception):
     """No error: the line has a request that is to be served beside others."""
+
+
+class Ahead(Exception):
+    """No error: the line says that payloads follow."""
 
 
 class BindError(Exception):

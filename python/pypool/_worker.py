@@ -31,7 +31,7 @@ from ._page import WORKED
 from ._requests import parse_request, predict_next
 from ._results import encode
 from ._stdio import OPEN
-from ._wire import SPLIT_WRITE, Batch, Control, Packed, RequestError, ResultError, Shared
+from ._wire import SPLIT_WRITE, Ahead, Batch, Control, Packed, RequestError, ResultError, Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ class Worker:
                     lines.append(batch.request)
                 except Control:
                     pass  # for a call that is over
+                except Ahead:
+                    channel.take(line + b"\n")  # type: ignore[operator]
                 except Shared:
                     lines.append(line)  # type: ignore[arg-type]
                     return True
@@ -180,7 +182,7 @@ class Worker:
         try:
             from . import _dispatch  # loaded with the first call
 
-            return _dispatch.finish(self.answers, id, COMMANDS[name], result, False)
+            return _dispatch.finish(self.answers, id, COMMANDS[name], result, 0)
         except BaseException as failure:
             return self.answers.failed(id, failure)
 

@@ -1,0 +1,74 @@
+"""Conversions into arrays: numpy.ndarray and pypool.Array."""
+
+from __future__ import annotations
+
+import sys
+import typing
+
+from . import _hints_scalars
+from ._arrays import Array, to_numpy
+from ._forms import is_a, is_one
+from ._hints_scalars import ConversionError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Optional
+
+    Converter = Callable[[Any], Any]
+
+
+def scalar(kind: Any, args: Any = ()) -> Optional[Converter]:
+    """The converter of a class of arrays, None for any other. args are those of
+    numpy.ndarray[Any, numpy.dtype[...]].
+    """
+    if kind is not Array and not is_a(kind, "numpy", "ndarray"):
+        return None
+    elements = typing.get_args(args[1]) if len(args) == 2 else ()
+    return array(kind, elements[0] if elements and is_a(elements[0], "numpy", "generic") else None)
+
+
+def array(kind: Any, scalar: Any = None) -> Converter:
+    """The converter of numpy.ndarray, whose elements are of a class of NumPy's if one is named, and of
+    pypool.Array. Lists of numbers become arrays, too.
+    """
+    words = "%s (pypool.Array in Go)" % kind.__name__
+
+    def to_array(value: Any) -> Any:
+        if kind is Array:
+            return _to_plain(value, words)
+        numpy: Any = sys.modules["numpy"]
+        if type(value) is Array:
+            value = to_numpy(value, numpy)
+        elif type(value) is str and value[:1] == "@" and _hints_scalars.TEXT_FOR_BYTES:
+            try:
+                value = numpy.load(value[1:], allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise ConversionError(words + ", as @file.npy", value, str(error)) from None
+        elif type(value) is list:
+            value = _of_lists(value, words, numpy)
+        if not isinstance(value, numpy.ndarray):
+            raise ConversionError(words, value)
+        if scalar is not None and not issubclass(value.dtype.type, scalar):
+            raise ConversionError("an array of %s" % scalar.__name__, value)
+        return value
+
+    return to_array
+
+
+def _of_lists(value: Any, words: str, numpy: Any) -> Any:
+    try:
+        found = numpy.array(value)
+    except ValueError as error:  # rows of different lengths
+        raise ConversionError(words, value, str(error)) from None
+    if found.dtype.kind not in "biufc":
+        raise ConversionError(words, value, "these are no numbers")
+    found.flags.writeable = False
+    return found
+
+
+def _to_plain(value: Any, words: str) -> Array:
+    if is_one(value, "numpy", "ndarray"):
+        value = Array(value.dtype.name, value.shape, value.data)
+    if type(value) is not Array:
+        raise ConversionError(words, value)
+    return value
