@@ -33,7 +33,7 @@ RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 say = printf '\n== %s\n'
 
-.PHONY: help demo test test-go test-python test-core lint lint-go lint-python examples chaos pythons bench bench-compare apidiff clean
+.PHONY: help demo cluster test test-go test-python test-core lint lint-go lint-python examples chaos pythons bench bench-compare apidiff clean
 
 help: ## Show this list
 	@echo 'usage: make TARGET [PYTHON=/path/to/python3]'
@@ -45,6 +45,13 @@ demo: ## Measure the Python standard library with a pool of workers: a tour in h
 	@cd examples/quickstart && go build -o $(BUILD)/bin/quickstart .
 	@$(say) 'running it; Ctrl-C ends it'
 	@cd examples/quickstart && exec $(BUILD)/bin/quickstart $(ARGS)
+
+cluster: ## Run three services behind a nats-server, kill one, and watch its load move: a quarter of a minute
+	@$(say) 'building nats-server and examples/cluster'
+	@mkdir -p $(BUILD)/bin
+	@cd examples && go build -o $(BUILD)/bin/nats-server github.com/nats-io/nats-server/v2 && go build -o $(BUILD)/bin/cluster ./cluster
+	@$(say) 'running it; Ctrl-C ends it'
+	@cd examples/cluster && exec $(BUILD)/bin/cluster -nats-server $(BUILD)/bin/nats-server $(ARGS)
 
 test: test-go test-python ## Run all tests, Go (with the race detector) and Python
 
