@@ -145,6 +145,7 @@ func (c *checkout) dispatchLocked() {
 			return
 		}
 		c.grantLocked(w, c.popLocked())
+		c.reopenLocked()
 	}
 }
 
@@ -286,7 +287,7 @@ func (b *callBatch) encode() {
 	}
 	b.line = wire.EndBatch(b.line)
 	b.info = b.members[0].job.info
-	b.info.Session, b.info.RequestID = "", 0
+	b.info.Session, b.info.RequestID, b.info.TraceParent = "", 0, ""
 }
 
 // batchBytes is what the call takes of a batch's line, at most.

@@ -56,6 +56,7 @@ func WithStallTimeout(d time.Duration) CallOption {
 
 // WithTraceParent sets the W3C traceparent that Python sees as current_call().trace, for a call that
 // is passed on from elsewhere, where [Observer].TraceParent gives none. What is none is not sent.
+// Observers have it in [CallInfo].
 func WithTraceParent(trace string) CallOption {
 	return CallOption{kind: optionTraceParent, session: trace}
 }
@@ -231,7 +232,7 @@ func (c *call) apply(cfg *Config, opts []CallOption) *Error {
 	c.timeout = timeoutOf(o.Timeout, cfg.OperationTimeout)
 	c.checkout = timeoutOf(o.CheckoutTimeout, cfg.CheckoutTimeout)
 	c.stall = timeoutOf(o.StallTimeout, cfg.StallTimeout)
-	c.trace, c.takes = o.TraceParent, c.takes || o.Blobs
+	c.trace, c.info.TraceParent, c.takes = o.TraceParent, o.TraceParent, c.takes || o.Blobs
 	switch {
 	case err != nil:
 		return err

@@ -30,9 +30,14 @@ func (w *worker) cancels() bool {
 }
 
 // cancelGrace is how long a call may take to stop. To wait for as long as the worker's replacement
-// would take to start costs at most twice what the better choice would have.
+// would take to start costs at most twice what the better choice would have. One that is forked does
+// not wait for its server's import.
 func (w *worker) cancelGrace() time.Duration {
-	return cmp.Or(w.env.cfg.CancelGrace, max(w.readyAt.Sub(w.started), minCancel))
+	begun := w.started
+	if !w.forked.IsZero() {
+		begun = w.forked
+	}
+	return cmp.Or(w.env.cfg.CancelGrace, max(w.readyAt.Sub(begun), minCancel))
 }
 
 // leave is the error of a caller who goes while its call runs on.

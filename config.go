@@ -68,6 +68,14 @@ type Config struct {
 	// Size when it starts, at least 1. Negative: none is set.
 	Threads int
 
+	// ForkServer has the workers forked from a process that has imported the script, instead of
+	// each importing it: a start then takes milliseconds, and workers share the memory of what was
+	// imported, as long as they do not write to it. @setup functions run in each worker, and
+	// WorkerEnv is applied before them. The import must leave no Python thread running and must not
+	// initialise CUDA, which is refused; both belong into a @setup. MaxRSS counts what a worker
+	// shares with nobody. Linux only. Default: off.
+	ForkServer bool
+
 	// Size is the number of workers kept ready, until [Pool.Resize] changes it. Default: 2 ×
 	// runtime.GOMAXPROCS(0) at the time of New, which is what the container's CPU limit (cgroup)
 	// lets the host use at once.
@@ -128,8 +136,8 @@ type Config struct {
 	// 000.
 	MaxSessions int
 
-	// MaxCalls, MaxLifetime (± 10 %) and MaxRSS (bytes, pages shared with other processes included)
-	// say when a worker is worn out: it is replaced, the replacement ready first (but see
+	// MaxCalls, MaxLifetime (± 10 %) and MaxRSS (bytes, pages shared with other processes included
+	// unless ForkServer is set) say when a worker is worn out: it is replaced, the replacement ready first (but see
 	// BreakBeforeMake), never during a call. Default: off.
 	MaxCalls    int64
 	MaxLifetime time.Duration
@@ -229,6 +237,9 @@ const defaultStartTimeout = 30 * time.Second
 // forgotten.
 const noScript = "neither Config.Script nor Config.Module is set: there are only the built-in commands"
 
+// pickSource lets tests play what they have with another source of workers; nil: they do not.
+var pickSource func(*Config)
+
 // faults collects what is wrong with a Config.
 type faults []error
 
@@ -240,6 +251,14 @@ func (f *faults) add(field, format string, args ...any) {
 // reads as off, and paths made absolute; or one error that names every bad field.
 func (c Config) resolve() (Config, error) {
 	var bad faults
+	if pickSource != nil {
+		pickSource(&c)
+	}
+	if c.ForkServer {
+		if err := proc.CanFork(); err != nil {
+			bad.add("ForkServer", "%v", err)
+		}
+	}
 	c.resolveSizes(&bad)
 	c.resolveTimes(&bad)
 	c.resolveWatchers(&bad)

@@ -387,6 +387,7 @@ var pairFaults = []fault{
 		r.pool = p
 	}},
 	{name: "I12_a_script_that_is_gone_while_workers_die_and_comes_back", run: func(t *testing.T, r *rig) {
+		executedOnly(t)
 		r.pool = nil
 		p, write, logs := watched(t, map[string]string{"worker.py": value("1")}, func(cfg *Config) {
 			cfg.ExtraEnv, cfg.Breaker = []string{r.mark}, Breaker{Failures: -1}

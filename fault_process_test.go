@@ -267,12 +267,15 @@ var processFaults = []fault{
 		}
 	}},
 	{name: "G6_an_exec_that_hangs_stops_neither_the_host_nor_the_pool", run: func(t *testing.T, r *rig) {
+		executedOnly(t)
 		runHelper(t, "host whose interpreter cannot be executed", r.mark, "PYPOOL_HOST_DIR="+t.TempDir())
 	}},
 	{name: "G6b_nor_does_a_directory_that_cannot_be_entered", run: func(t *testing.T, r *rig) {
+		executedOnly(t)
 		runHelper(t, "host whose directory cannot be entered", r.mark, "PYPOOL_HOST_DIR="+t.TempDir())
 	}},
 	{name: "G6c_nor_does_a_file_system_that_does_not_answer", run: func(t *testing.T, r *rig) {
+		executedOnly(t)
 		runHelper(t, "host whose files cannot be looked at", r.mark, "PYPOOL_HOST_DIR="+t.TempDir())
 	}},
 	{name: "G6d_the_errors_of_an_exec_are_what_they_were", run: func(t *testing.T, r *rig) {

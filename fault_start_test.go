@@ -44,6 +44,7 @@ var startFaults = []fault{
 		require.Contains(t, e.Error(), "/nonexistent")
 	}},
 	{name: "A2b_working_directory_that_vanishes_heals_when_it_is_back", run: func(t *testing.T, r *rig) {
+		executedOnly(t)
 		cfg := r.config(t)
 		cfg.Dir = filepath.Join(t.TempDir(), "work")
 		require.NoError(t, os.Mkdir(cfg.Dir, 0o700))
@@ -253,6 +254,7 @@ sys.stdout.write("banner-unflushed\n")
 		require.NotContains(t, err.Error(), secret)
 	}},
 	{name: "A15_interpreter_that_vanishes_heals_when_it_is_back", run: func(t *testing.T, r *rig) {
+		executedOnly(t)
 		link := filepath.Join(t.TempDir(), "python")
 		require.NoError(t, os.Symlink(realPython(), link))
 		cfg := r.config(t)
@@ -270,6 +272,7 @@ sys.stdout.write("banner-unflushed\n")
 		require.NoError(t, os.Rename(link+".away", link))
 	}},
 	{name: "A16_partial_start_leaves_nothing_or_serves_degraded", run: func(t *testing.T, r *rig) {
+		executedOnly(t)
 		// The second start and every other one up to the fifth fails; the file counts them.
 		count := filepath.Join(t.TempDir(), "count")
 		cfg := r.config(t)

@@ -56,7 +56,7 @@ type fault struct {
 
 func TestFault(t *testing.T) {
 	s := newStage(t)
-	rows := [][]fault{startFaults, callFaults, channelFaults, hostFaults, sessionFaults, securityFaults, blameFaults, outputFaults, closingFaults, callerFaults, processFaults, pairFaults, batchFaults, functionFaults, sharedFunctionFaults, sharedFaults, blobFaults}
+	rows := [][]fault{startFaults, callFaults, channelFaults, hostFaults, sessionFaults, securityFaults, blameFaults, outputFaults, closingFaults, callerFaults, processFaults, pairFaults, batchFaults, functionFaults, sharedFunctionFaults, sharedFaults, blobFaults, forkFaults}
 	seen := map[string]bool{}
 	for _, group := range rows {
 		for _, row := range group {
@@ -269,6 +269,9 @@ func (s *stage) strangers() (pids []int) {
 	for _, p := range []*Pool{s.python, s.fake} {
 		for _, w := range p.Workers() {
 			workers[w.PID] = true
+		}
+		for _, pid := range serversOf(p) {
+			workers[pid] = true
 		}
 	}
 	for _, pid := range marked(s.mark) {

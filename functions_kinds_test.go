@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"context"
 	"sync"
 	"testing"
 
@@ -33,4 +34,34 @@ func TestABatchCallsFunctions(t *testing.T) {
 	}
 	require.Equal(t, 100, i)
 	require.EqualValues(t, 1, p.Stats().WorkersStarted)
+}
+
+// A nested call waits for no company either: it has an idle worker, or an error at once.
+func TestANestedCallOfABatchCommandThatWaitsForCompany(t *testing.T) {
+	t.Parallel()
+	var p *Pool
+	cfg := functionsConfig(t, Functions{"nested": Func(func(ctx context.Context, in struct{}) (int, error) {
+		return Call[int](ctx, p, "double", args{"n": 4})
+	})})
+	cfg.Script = script(t, `
+from pypool import HostError, command, host
+
+@command(max_batch_size=8, max_wait_ms=60_000)
+def double(n):
+    return [2 * one for one in n]
+
+@command
+def asks():
+    try:
+        return host.nested()
+    except HostError as error:
+        return error.type
+`)
+	for size, want := range map[int]any{1: "nested_call", 2: 8.0} {
+		cfg.Size = size
+		p = newPool(t, cfg)
+		got, err := Call[any](t.Context(), p, "asks", nil)
+		require.NoError(t, err)
+		require.Equal(t, want, got, "of %d workers", size)
+	}
 }

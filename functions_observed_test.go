@@ -3,6 +3,7 @@ package pypool
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -54,7 +55,7 @@ import sys
 class Telemetry:
     trace = None
     def enter(self, trace): self.trace = trace
-    def outgoing(self): return "" if self.trace is None else ',"trace":"%s"' % self.trace
+    def outgoing(self): return "" if self.trace is None else ',"trace":"%s"' % self.trace.replace("ff", "!!")
 
 sys.modules["pypool._call"].RUNNING.telemetry = Telemetry()
 
@@ -97,13 +98,18 @@ func TestAnObserverIsToldOfFunctions(t *testing.T) {
 		assert.Equal(t, []string{"look", command, "s", "pypool", parent(7)}, []string{info.Function, info.Command, info.Session, info.Pool, info.Trace})
 		assert.NotZero(t, info.RequestID)
 	}
+	trace = "00-" + strings.Repeat("f", 32) + "-" + strings.Repeat("f", 16) + "-00" // which the script makes none of
+	require.Equal(t, "call > look", call("ask", "look"))
+	info, err := l.last(t)
+	require.NoError(t, err)
+	assert.Empty(t, info.Trace, "what is none is dropped")
 	require.Equal(t, "call", call("ask", "plain"))
 	trace = ""
 	require.Equal(t, "error", call("ask", "fails"))
-	_, err := l.last(t)
+	_, err = l.last(t)
 	require.EqualError(t, err, "no")
 	require.Equal(t, "panic", call("ask", "panics"))
-	info, err := l.last(t)
+	info, err = l.last(t)
 	require.ErrorIs(t, err, errFunctionFailed)
 	require.Equal(t, "panics", info.Function)
 	before := len(l.infos)

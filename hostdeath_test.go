@@ -35,6 +35,9 @@ func TestFaultHostDeath(t *testing.T) {
 			require.Equal(t, "in that state\n", line)
 			pids := marked(mark)
 			want := 2
+			if pickSource != nil {
+				want++ // the fork server
+			}
 			if state == "with grandchildren" {
 				want += 4
 			}
@@ -83,7 +86,11 @@ func init() {
 			dir, err := os.MkdirTemp("", "pypool-host")
 			must(err)
 			cfg.Script, cfg.MinReady = filepath.Join(dir, "slow.py"), -1
-			must(os.WriteFile(cfg.Script, []byte(fmt.Sprintf("open(%q).read()\n", gate)), 0o600))
+			source := fmt.Sprintf("open(%q).read()\n", gate)
+			if pickSource != nil {
+				source = "from pypool import setup\n@setup\ndef wait(): " + source // the import would be the server's
+			}
+			must(os.WriteFile(cfg.Script, []byte(source), 0o600))
 		}
 		p, err := New(ctx, cfg)
 		must(err)
@@ -114,6 +121,12 @@ func init() {
 		case "starting":
 			until("both workers are at their import", func() bool { return waiting(p, gate) == cfg.Size })
 			must(os.RemoveAll(filepath.Dir(cfg.Script)))
+		case "forking":
+			go func() { // as long as the host
+				for {
+					_ = p.Reload(ctx)
+				}
+			}()
 		case "closing":
 			both("nap", []any{60})
 			go func() { _ = p.Shutdown(ctx) }()

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/pypool/pypool/internal/metrics"
-	"github.com/pypool/pypool/internal/proc"
 )
 
 // chore is something the supervisor does regularly.
@@ -105,7 +104,7 @@ func (s *supervisor) retireOverflow() {
 	}
 }
 
-// sampleMemory reads the workers' resident memory, for MaxRSS. It is acted on when they are next
+// sampleMemory reads the workers' memory, for MaxRSS. It is acted on when they are next
 // released.
 func (s *supervisor) sampleMemory() {
 	if s.cfg.MaxRSS <= 0 {
@@ -115,7 +114,7 @@ func (s *supervisor) sampleMemory() {
 	workers := s.readyWorkersLocked()
 	s.mu.Unlock()
 	for _, w := range workers {
-		rss := proc.ResidentBytes(w.proc.PID())
+		rss := w.memory()
 		w.rss.Store(rss)
 		if w.heavy && !s.heavyKnown {
 			s.heavyKnown = true

@@ -97,6 +97,8 @@ type CallInfo struct {
 	Program   string // set by ExecuteProgram
 	Session   string // empty for an anonymous call
 	RequestID uint64 // unique in the pool; the same number is the call's id in Python, in logs and in errors
+
+	TraceParent string // WithTraceParent's: the call comes from elsewhere, and this is its caller's span
 }
 
 // CallOutcome is how a call ended.

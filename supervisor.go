@@ -89,6 +89,9 @@ func newSupervisor(p *Pool, python interp.Interpreter, spec proc.Spec) (*supervi
 		cfg:       cfg, size: s.size, python: python, spec: spec, spawner: p.spawner, reporter: p.reporter, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable,
 		onSpawn: s.onSpawn, onReady: s.onReady, onExit: s.onExit, onEndBetween: s.onEndBetween, onStuck: s.onStuck,
 	}
+	if cfg.ForkServer {
+		s.env.servers = newForkServers(s)
+	}
 	var err error
 	s.checkout, err = newCheckout(s.roomFor(cfg.Size), cfg, s.construct, s.callerWaits, s.lookForDead)
 	s.chores = s.newChores(time.Now())
@@ -391,7 +394,7 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 // waits for something else than a processor. When fewer workers serve than are missing, and no start
 // has failed, those that are missing come up as New starts them: all.
 func (s *supervisor) startsAtOnce(ready, want int) int {
-	if ready < want-ready && len(s.history.inARow) == 0 {
+	if s.cfg.ForkServer || ready < want-ready && len(s.history.inARow) == 0 { // a fork imports nothing
 		return want
 	}
 	return max(runtime.GOMAXPROCS(0), s.cfg.Size/4)

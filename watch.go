@@ -108,7 +108,7 @@ func (w *sourceWatch) learn() (changed []string) {
 		if err != nil {
 			continue
 		}
-		changed = append(changed, w.meet(sources, worker.started)...)
+		changed = append(changed, w.meet(sources, worker.imported)...)
 	}
 	return changed
 }

@@ -55,7 +55,12 @@ type worker struct {
 
 	overflow bool // it was started beyond Size; the supervisor's mu guards it
 
-	generation int64 // reloads that had happened when it started
+	generation int64            // reloads that had happened when it started
+	imported   time.Time        // no later than when it, or the process that it was forked from, began to read source files
+	server     *forkServer      // which has forked it; nil: none has
+	forked     time.Time        // when the server was asked to; zero: none was
+	forking    bool             // it is a fork server
+	forks      *proc.ForkServer // its socket then, once it is spawned
 	lifetime   time.Duration
 	canceling  atomic.Bool             // its caller has gone, and its call is to stop
 	sharing    atomic.Pointer[sharing] // it serves several calls; nil: one at most
@@ -87,6 +92,7 @@ type workerEnv struct {
 	killing  <-chan struct{} // closed when nothing is waited for any more
 
 	functions *functions
+	servers   *forkServers // which fork the workers; nil: each is executed
 
 	onSpawn func(*worker)
 	onReady func(*worker)

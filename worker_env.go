@@ -57,7 +57,7 @@ func (c *Config) threadVariables(env []string, size int) (extra []string) {
 func (w *worker) environment(ctx context.Context) ([]string, error) {
 	cfg := w.env.cfg
 	env := cfg.Env[:len(cfg.Env):len(cfg.Env)]
-	if cfg.WorkerEnv != nil {
+	if cfg.WorkerEnv != nil && !w.forking {
 		own, err := w.askWorkerEnv(ctx, cfg.WorkerEnv)
 		if err != nil {
 			return nil, err
@@ -67,8 +67,23 @@ func (w *worker) environment(ctx context.Context) ([]string, error) {
 	return append(env, cfg.threadVariables(env, w.env.size())...), nil
 }
 
-// prepare makes the command line that starts this worker.
+// prepare makes the command line that starts this worker. One that is forked has its server's
+// environment, and is told what to add to it.
 func (w *worker) prepare(ctx context.Context) error {
+	if w.env.servers != nil && !w.forking {
+		if ask := w.env.cfg.WorkerEnv; ask != nil {
+			own, err := w.askWorkerEnv(ctx, ask)
+			if err != nil {
+				return err
+			}
+			w.hidden = map[string]string{}
+			for _, entry := range own {
+				name, value, _ := strings.Cut(entry, "=")
+				w.hidden[name] = value
+			}
+		}
+		return nil
+	}
 	env, err := w.environment(ctx)
 	if err != nil {
 		return err

@@ -24,13 +24,32 @@ import (
 // after ctx ends. On failure nothing is left of the process, and the error is an *Error with a
 // *StartError.
 func startWorker(ctx context.Context, env *workerEnv, seq, generation int64, slot int) (*worker, error) {
-	w := &worker{id: fmt.Sprintf("w%d", seq), seq: seq, slot: slot, env: env, generation: generation, started: time.Now(), ready: make(chan struct{}), watched: make(chan struct{})}
+	w := newWorker(env, fmt.Sprintf("w%d", seq), seq, generation, slot)
+	if err := w.start(ctx); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+func newWorker(env *workerEnv, id string, seq, generation int64, slot int) *worker {
+	now := time.Now()
+	w := &worker{id: id, seq: seq, slot: slot, env: env, generation: generation, started: now, imported: now, ready: make(chan struct{}), watched: make(chan struct{})}
 	if d := env.cfg.MaxLifetime; d > 0 {
 		w.lifetime = jitter(d)
 	}
+	return w
+}
+
+// start is startWorker for a worker that was made.
+func (w *worker) start(ctx context.Context) *Error {
+	env := w.env
 	process, err := w.spawn(ctx)
 	if err != nil {
-		return nil, w.startError(stageSpawn, err)
+		var e *Error
+		if errors.As(err, &e) {
+			return e // of its fork server's start
+		}
+		return w.startError(stageSpawn, err)
 	}
 	w.proc = process
 	w.x = newExchange(process.Transport(), env.cfg.MaxMessageBytes)
@@ -48,18 +67,21 @@ func startWorker(ctx context.Context, env *workerEnv, seq, generation int64, slo
 	stage, err := w.greet()
 	w.x.end()
 	if err == nil {
-		w.heavy = env.cfg.MaxRSS > 0 && proc.ResidentBytes(process.PID()) > env.cfg.MaxRSS
-		w.env.onReady(w)
+		w.heavy = env.cfg.MaxRSS > 0 && w.memory() > env.cfg.MaxRSS
+		env.onReady(w)
 		w.readyAt = time.Now()
 		w.freed = w.readyAt
 		close(w.ready)
-		return w, nil
+		return nil
 	}
-	return nil, w.failStart(ctx, stage, err)
+	if w.forks != nil {
+		defer w.forks.Close()
+	}
+	return w.failStart(ctx, stage, err)
 }
 
 // spawn starts the process, within StartTimeout and ctx.
-func (w *worker) spawn(ctx context.Context) (proc.Process, error) {
+func (w *worker) spawn(ctx context.Context) (p proc.Process, err error) {
 	cfg := w.env.cfg
 	if d := cfg.StartTimeout; d > 0 {
 		var cancel context.CancelFunc
@@ -69,7 +91,22 @@ func (w *worker) spawn(ctx context.Context) (proc.Process, error) {
 	if err := w.prepare(ctx); err != nil {
 		return nil, err
 	}
+	switch {
+	case w.forking:
+		p, w.forks, err = proc.StartServer(ctx, w.env.spawner, w.spec)
+		return p, err
+	case w.env.servers != nil:
+		return w.env.servers.fork(ctx, w)
+	}
 	return cfg.spawn(ctx, w.env.spawner, w.spec)
+}
+
+// memory is what of the worker's memory counts for MaxRSS: of a forked one what is its own.
+func (w *worker) memory() int64 {
+	if w.server != nil {
+		return proc.PrivateBytes(w.proc.PID())
+	}
+	return proc.ResidentBytes(w.proc.PID())
 }
 
 // watch tells the pool of the process's end. stop joins it.
@@ -83,6 +120,9 @@ func (w *worker) watch() {
 		s.exited()
 	}
 	w.env.onExit(w)
+	if w.server != nil {
+		w.env.servers.leave(w.server)
+	}
 }
 
 // greet sends hello, which has the runtime import the user's code, and a first ping.
@@ -123,6 +163,9 @@ func (w *worker) greet() (stage string, err error) {
 	if slices.Contains(answer.Capabilities, "shared") {
 		w.concurrent = answer.Concurrent
 	}
+	if w.forking {
+		return "", nil
+	}
 	if err := w.exchangePing(); err != nil {
 		return stagePing, err
 	}
@@ -150,18 +193,38 @@ type helloArgs struct {
 	Functions       []string `json:"functions,omitempty"`
 	BlobFunctions   []string `json:"blob_functions,omitempty"`
 	MinBlob         int      `json:"min_blob"`
-	Runtime         string   `json:"runtime"`
+	ForkFD          int      `json:"fork_fd,omitempty"`
+	Runtime         string   `json:"runtime,omitempty"`
 	LogWord         string   `json:"log_word"` // behind the sources, so that no sample of this line has it
 
 	Environ map[string]string `json:"environ,omitempty"`
 }
 
+// helloPart is which steps of a start a process takes: docs/protocol.md, "Fork server".
+type helloPart int
+
+const (
+	helloWhole  helloPart = iota // runtime, import and setup
+	helloServer                  // runtime and import
+	helloForked                  // setup
+)
+
+func (w *worker) part() helloPart {
+	switch {
+	case w.forking:
+		return helloServer
+	case w.server != nil:
+		return helloForked
+	}
+	return helloWhole
+}
+
 func (w *worker) helloRequest() (wire.Request, error) {
-	cfg := w.env.cfg
+	cfg, part := w.env.cfg, w.part()
 	hello := helloArgs{
 		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel", "batch", "functions", "shared"},
 		Pool: cfg.Name, WorkerID: w.id, Slot: w.slot, PID: w.proc.PID(), MaxMessageBytes: cfg.MaxMessageBytes,
-		Functions: slices.Sorted(maps.Keys(cfg.Functions)), Args: append([]string{}, cfg.Args...), LogLevel: w.env.reporter.pythonLevel(), Runtime: packedRuntime(), LogWord: w.word, Environ: w.hidden,
+		Functions: slices.Sorted(maps.Keys(cfg.Functions)), Args: append([]string{}, cfg.Args...), LogLevel: w.env.reporter.pythonLevel(), LogWord: w.word, Environ: w.hidden,
 		MinBlob: wire.SmallestBlob(),
 	}
 	for _, name := range hello.Functions {
@@ -175,8 +238,14 @@ func (w *worker) helloRequest() (wire.Request, error) {
 	if cfg.Module != "" {
 		hello.Module, hello.ModuleDir = &cfg.Module, cfg.filesDir
 	}
-	if proc.ExtraFiles {
-		hello.StackFD, hello.PageFD, hello.LeashFD = proc.StackFD, proc.PageFD, proc.LeashFD
+	if part != helloForked {
+		hello.Runtime = packedRuntime()
+		if proc.ExtraFiles {
+			hello.StackFD, hello.PageFD, hello.LeashFD = proc.StackFD, proc.PageFD, proc.LeashFD
+		}
+	}
+	if part == helloServer {
+		hello.ForkFD = proc.ForkFD
 	}
 	return wire.Encode(nil, commandHello, hello, "", false)
 }
@@ -235,9 +304,10 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 		if w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {
 			exit := w.exitError()
 			cause = exit
-			if failed := w.spec.FailedExec(exit.Code, exit.Stderr); failed != nil && stage == stageHello {
+			if stage != stageHello || w.server != nil { // it has begun
+			} else if failed := w.spec.FailedExec(exit.Code, exit.Stderr); failed != nil {
 				stage, cause = stageSpawn, failed
-			} else if stage == stageHello {
+			} else {
 				var old error
 				if w.python, old = interp.AskVersion(ctx, w.spec); old != nil {
 					cause = joinDetail(old, cause)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pypool/pypool"
 	pypoolnats "github.com/pypool/pypool/nats"
@@ -91,4 +92,33 @@ func ExampleClient_With() {
 	fmt.Println(err, pypool.SafeToRetry(err))
 	// Output:
 	// pypool: pool_not_available: add: nobody serves "numbers" on NATS: nats: no responders available for request true
+}
+
+func ExampleEnqueue() {
+	ctx, cancel := context.WithCancel(context.Background())
+	nc, stop := connect()
+	defer stop()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	job, err := pypoolnats.Enqueue(ctx, js, "numbers", "add", []int{40, 2}, pypoolnats.WithJobID("sum-1"))
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// On each machine that works.
+	pool := startPool(ctx)
+	defer pool.Close()
+	done := make(chan error)
+	go func() { done <- pypoolnats.Work(ctx, js, "numbers", pool) }()
+
+	result, err := job.Wait(ctx)
+	fmt.Println(string(result.Raw()), err)
+	cancel()
+	fmt.Println(<-done)
+	// Output:
+	// 42 <nil>
+	// <nil>
 }

@@ -54,6 +54,8 @@ type control struct {
 	Items    int           `json:"items,omitempty"`    // how much of the answer may be on its way beyond what was credited
 	Bytes    int           `json:"bytes,omitempty"`    // the same of payload; in more and credit: what has been taken in
 
+	Attempts int `json:"attempts,omitempty"` // of a job: how often it may run
+
 	// In what has a payload.
 	Size int    `json:"size,omitempty"` // of the whole payload, where parts follow
 	Seq  uint64 `json:"seq,omitempty"`  // of what has a place in the answer, or of a part of the request: from 1

@@ -195,6 +195,9 @@ func (t *Telemetry) callStart(ctx context.Context, c pypool.CallInfo) context.Co
 	if c.Session != "" {
 		attrs = append(attrs, semconv.SessionID(c.Session))
 	}
+	if c.TraceParent != "" && !trace.SpanContextFromContext(ctx).IsValid() { // the call was passed on from elsewhere
+		ctx = trace.ContextWithRemoteSpanContext(ctx, spanOf(c.TraceParent))
+	}
 	begun := time.Now()
 	ctx, span := t.tracer.Start(ctx, method(c), trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(begun), trace.WithAttributes(attrs...))
 	t.calls.begin(c.Pool, c.RequestID, span.SpanContext())

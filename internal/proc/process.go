@@ -19,7 +19,7 @@ import (
 )
 
 // Process is all that a worker sees of its operating system process. There is one real
-// implementation, which Start returns; tests script another, and a fork server can become a third.
+// implementation, which Start returns, and a fork server; tests script another.
 // Its methods are safe for concurrent use, but for Stacks, which one goroutine at a time may call,
 // and Release.
 type Process interface {
@@ -112,17 +112,13 @@ const (
 	StackFD = 3 // stack dumps, written by it
 	PageFD  = 4 // the shared page; closed where there is none
 	LeashFD = 5 // a pipe that is never used: docs/protocol.md, leash_fd
+	ForkFD  = 6 // the socket of a fork server
 )
 
-// execProcess is a process started with os/exec, on pipes of our own: exec's StdoutPipe loses the
-// last answer when Wait runs beside the reader.
-type execProcess struct {
-	cmd   *exec.Cmd
-	pipes *pipes
-	errs  *os.File // our end of stderr
-	stack *os.File // our end of the stack dump pipe, or nil
-	leash *os.File // our end of a pipe that is never used: its closing, at the host's death, is what it is for
-	page  *shm.Page
+// process is a Process: the host's ends of what it was given, and a handle.
+type process struct {
+	ends   *endpoints
+	handle handle
 
 	done  chan struct{}
 	state ExitState // valid when done is closed
@@ -138,13 +134,121 @@ type execProcess struct {
 	child  childHandle // of python
 }
 
+// handle is what the host holds of a process itself, which leads a group of its own. An exec makes
+// one, and so does a fork server. Once collect begins it is not used by others any more, but for
+// pid; close follows.
+type handle interface {
+	pid() int
+	// awaitExit returns when the process has ended. held says that its number, and so the group's,
+	// cannot be another's until collect.
+	awaitExit() (held bool)
+	// kill and terminate reach the process and its group; killGroup the group alone.
+	kill()
+	terminate()
+	killGroup()
+	// ending reports whether the process has begun to exit; false where that is not known.
+	ending() bool
+	// collect has the ended process vanish, and returns how it ended and the CPU time that it took;
+	// false where that is not known.
+	collect() (state ExitState, cpu time.Duration, known bool)
+	close()
+}
+
+// endpoints are the host's ends of what a worker is given.
+type endpoints struct {
+	pipes *pipes
+	errs  *os.File // our end of stderr
+	stack *os.File // our end of the stack dump pipe, or nil
+	leash *os.File // our end of a pipe that is never used: its closing, at the host's death, is what it is for
+	page  *shm.Page
+}
+
+// theirs are the worker's ends, in the order of docs/protocol.md, "Fork server".
+type theirs struct{ stdin, stdout, stderr, stacks, leash, page *os.File }
+
+func (t *theirs) close() {
+	for _, f := range []*os.File{t.stdin, t.stdout, t.stderr, t.stacks, t.leash, t.page} {
+		if f != nil {
+			f.Close() // the worker has them; ours would keep the pipes open after its end
+		}
+	}
+}
+
+// newEndpoints makes both sides. The caller closes both.
+func newEndpoints() (_ *endpoints, _ *theirs, err error) {
+	e, t := &endpoints{}, &theirs{}
+	defer func() {
+		if err != nil {
+			e.close()
+			t.close()
+		}
+	}()
+	if e.pipes, t.stdin, t.stdout, err = newPipes(); err != nil {
+		return nil, nil, err
+	}
+	if e.errs, t.stderr, err = newPipe("stderr", false); err != nil {
+		return nil, nil, err
+	}
+	if !ExtraFiles {
+		return e, t, nil
+	}
+	if e.stack, t.stacks, err = newPipe("stacks", false); err != nil {
+		return nil, nil, err
+	}
+	if e.leash, t.leash, err = newPipe("leash", false); err != nil {
+		return nil, nil, err
+	}
+	e.page, t.page = shm.New()
+	e.pipes.page = e.page
+	return e, t, nil
+}
+
+func (e *endpoints) close() {
+	if e.pipes != nil {
+		_ = e.pipes.Close()
+	}
+	for _, f := range []*os.File{e.errs, e.stack, e.leash} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+	if e.page != nil {
+		e.page.Close()
+	}
+}
+
 // Start is the SpawnFunc of real processes. It starts the command in a process group of its own and
 // a goroutine that reaps it; that goroutine ends with the process, and is joined by waiting for
 // Exited.
 //
 // Neither it nor anything else in the host waits for an exec that hangs: such a start is abandoned
 // when ctx ends, and killed if it ever comes about.
-func Start(ctx context.Context, sp *Spawner, spec Spec) (_ Process, err error) {
+func Start(ctx context.Context, sp *Spawner, spec Spec) (Process, error) {
+	return start(ctx, sp, spec, nil)
+}
+
+// start is Start for a child that gets one more descriptor, ForkFD; nil: it does not. It is closed.
+func start(ctx context.Context, sp *Spawner, spec Spec, fork *os.File) (_ Process, err error) {
+	var their *theirs
+	handedOver := func() {
+		if their != nil {
+			their.close()
+		}
+		if fork != nil {
+			fork.Close()
+		}
+	}
+	var p *process
+	abandoned := false
+	defer func() {
+		if abandoned {
+			return
+		}
+		handedOver()
+		if err != nil && p != nil {
+			p.Release()
+		}
+	}()
 	l, err := Bounded(ctx, spec.prepare)
 	if err == nil {
 		err = l.err
@@ -152,61 +256,22 @@ func Start(ctx context.Context, sp *Spawner, spec Spec) (_ Process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &execProcess{cmd: l.command(), done: make(chan struct{})}
-
-	var theirs []*os.File
-	handedOver := func() {
-		for _, f := range theirs {
-			f.Close() // the child has them; ours would keep the pipes open after its end
-		}
-	}
-	abandoned := false
-	defer func() {
-		if abandoned {
-			return
-		}
-		handedOver()
-		if err != nil {
-			p.Release()
-		}
-	}()
-	pipe := func(name string) (r, w *os.File) {
-		if err == nil {
-			r, w, err = newPipe(name, false)
-		}
-		return r, w
-	}
-	var stdin, stdout *os.File
-	if p.pipes, stdin, stdout, err = newPipes(); err != nil {
-		return nil, err
-	}
-	theirs = append(theirs, stdin, stdout)
-	errR, errW := pipe("stderr")
+	ends, t, err := newEndpoints()
 	if err != nil {
 		return nil, err
 	}
-	p.errs = errR
-	theirs = append(theirs, errW)
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, stdout, errW
+	their = t
+	exe := &executed{cmd: l.command()}
+	p = newProcess(ends, exe)
+	exe.cmd.Stdin, exe.cmd.Stdout, exe.cmd.Stderr = t.stdin, t.stdout, t.stderr
 	if ExtraFiles {
-		stackR, stackW := pipe("stacks")
-		leashR, leashW := pipe("leash")
-		p.stack, p.leash = stackR, leashR
-		page, file := shm.New() // a nil file leaves its number closed
-		p.page, p.pipes.page = page, page
-		for _, f := range []*os.File{stackW, file, leashW} {
-			if f != nil {
-				theirs = append(theirs, f)
-			}
+		exe.cmd.ExtraFiles = []*os.File{t.stacks, t.page, t.leash} // StackFD, PageFD, LeashFD; nil leaves a number closed
+		if fork != nil {
+			exe.cmd.ExtraFiles = append(exe.cmd.ExtraFiles, fork) // ForkFD
 		}
-		if err != nil {
-			return nil, err
-		}
-		p.cmd.ExtraFiles = []*os.File{stackW, file, leashW} // StackFD, PageFD, LeashFD
 	}
-	setGroup(p.cmd)
-	p.oomKills, p.oomKnown = OOMKills()
-	late, err := sp.start(ctx, p.cmd)
+	setGroup(exe.cmd)
+	late, err := sp.start(ctx, exe.cmd)
 	if late != nil {
 		abandoned = true
 		go func() { // ends with the start, for which nobody can wait
@@ -225,17 +290,63 @@ func Start(ctx context.Context, sp *Spawner, spec Spec) (_ Process, err error) {
 	return p, nil
 }
 
-// reap waits for the process's end, takes its whole group with it, and closes done.
-func (p *execProcess) reap() {
-	pid := p.cmd.Process.Pid
-	held := awaitExit(pid)
+func newProcess(ends *endpoints, h handle) *process {
+	p := &process{ends: ends, handle: h, done: make(chan struct{})}
+	p.oomKills, p.oomKnown = OOMKills()
+	return p
+}
+
+// executed is the handle of a process started with os/exec, on pipes of our own: exec's StdoutPipe
+// loses the last answer when Wait runs beside the reader.
+type executed struct{ cmd *exec.Cmd }
+
+func (e *executed) pid() int { return e.cmd.Process.Pid }
+
+func (e *executed) awaitExit() (held bool) {
+	held = awaitExit(e.pid())
 	if !held {
-		_ = p.cmd.Wait() // the exit state says what there is to say
+		_ = e.cmd.Wait() // the exit state says what there is to say
 	}
+	return held
+}
+
+func (e *executed) killGroup() { killGroup(e.pid()) }
+
+func (e *executed) kill() {
+	killGroup(e.pid())
+	killProcess(e.pid()) // it may have left its group
+}
+
+func (e *executed) terminate() {
+	terminateGroup(e.pid())
+	terminateProcess(e.pid())
+}
+
+func (e *executed) ending() bool { return isEnding(e.pid()) }
+
+func (e *executed) collect() (ExitState, time.Duration, bool) {
+	_ = e.cmd.Wait()
+	ps := e.cmd.ProcessState
+	if ps == nil {
+		return ExitState{Code: -1}, 0, false // somebody else in this program has waited for our child
+	}
+	s := ExitState{Code: ps.ExitCode()}
+	if status, ok := ps.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		s.Signal = status.Signal()
+	}
+	return s, ps.UserTime() + ps.SystemTime(), true
+}
+
+func (e *executed) close() {}
+
+// reap waits for the process's end, takes its whole group with it, and closes done.
+func (p *process) reap() {
+	held := p.handle.awaitExit()
+	pid := p.handle.pid()
 	p.mu.Lock()
 	// Where held, the leader is a zombie: its pid, and so the group's id, cannot have been given to
 	// a stranger yet.
-	killGroup(pid)
+	p.handle.killGroup()
 	p.child.kill()
 	p.reaped = true
 	ours := p.ours
@@ -244,14 +355,16 @@ func (p *execProcess) reap() {
 	if held {
 		reapGroup(pid)
 		limit = cpuLimit(pid)
-		_ = p.cmd.Wait()
 	}
-	p.state = stateOf(p.cmd.ProcessState)
+	var cpu time.Duration
+	var known bool
+	p.state, cpu, known = p.handle.collect()
+	p.handle.close()
 	p.state.Ours = ours
-	if ps := p.cmd.ProcessState; ps != nil && limit > 0 {
+	if known && limit > 0 {
 		// The limit is on ticks, which on a busy machine are counted also for what did not run
 		// through them.
-		p.state.Overtime = ps.UserTime()+ps.SystemTime() >= limit-max(limit/10, 500*time.Millisecond)
+		p.state.Overtime = cpu >= limit-max(limit/10, 500*time.Millisecond)
 	}
 	if p.state.Signal == syscall.SIGKILL && !ours {
 		now, known := OOMKills()
@@ -259,33 +372,22 @@ func (p *execProcess) reap() {
 	}
 	// A process that left the group may hold stderr open for ever; what the worker wrote is in the
 	// pipe by now.
-	_ = p.errs.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	_ = p.ends.errs.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	close(p.done)
-	p.pipes.finish()
+	p.ends.pipes.finish()
 }
 
-func stateOf(state *os.ProcessState) ExitState {
-	if state == nil {
-		return ExitState{Code: -1} // somebody else in this program has waited for our child: how it ended is unknown
-	}
-	s := ExitState{Code: state.ExitCode()}
-	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		s.Signal = status.Signal()
-	}
-	return s
-}
-
-func (p *execProcess) PID() int {
+func (p *process) PID() int {
 	if python := p.python.Load(); python != 0 {
 		return int(python)
 	}
-	return p.cmd.Process.Pid
+	return p.handle.pid()
 }
 
-func (p *execProcess) Adopt(pid int) error {
+func (p *process) Adopt(pid int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	leader := p.cmd.Process.Pid
+	leader := p.handle.pid()
 	if pid == 0 || pid == leader || p.reaped {
 		return nil
 	}
@@ -299,49 +401,49 @@ func (p *execProcess) Adopt(pid int) error {
 	return nil
 }
 
-func (p *execProcess) Transport() Transport    { return p.pipes }
-func (p *execProcess) Stderr() io.Reader       { return p.errs }
-func (p *execProcess) Exited() <-chan struct{} { return p.done }
-func (p *execProcess) Exit() ExitState         { return p.state }
+func (p *process) Transport() Transport    { return p.ends.pipes }
+func (p *process) Stderr() io.Reader       { return p.ends.errs }
+func (p *process) Exited() <-chan struct{} { return p.done }
+func (p *process) Exit() ExitState         { return p.state }
 
-func (p *execProcess) Unread() (int, bool) { return unreadIn(p.pipes.in) }
+func (p *process) Unread() (int, bool) { return unreadIn(p.ends.pipes.in) }
 
-func (p *execProcess) Spin(d time.Duration, oneAtATime bool) {
-	if p.page != nil {
-		p.page.Spin(d, oneAtATime)
+func (p *process) Spin(d time.Duration, oneAtATime bool) {
+	if p.ends.page != nil {
+		p.ends.page.Spin(d, oneAtATime)
 	}
 }
 
-func (p *execProcess) ServiceTime() time.Duration {
-	if p.page == nil {
+func (p *process) ServiceTime() time.Duration {
+	if p.ends.page == nil {
 		return 0
 	}
-	return p.page.ServiceTime()
+	return p.ends.page.ServiceTime()
 }
 
-func (p *execProcess) Cancel(id uint64) {
-	if p.page == nil {
+func (p *process) Cancel(id uint64) {
+	if p.ends.page == nil {
 		return
 	}
-	p.page.Cancel(id)
+	p.ends.page.Cancel(id)
 	if id != 0 {
 		p.Signal(func(leader int) { interruptProcess(cmp.Or(int(p.python.Load()), leader)) })
 	}
 }
 
-func (p *execProcess) Shielded() bool { return p.page != nil && p.page.Shielded() }
+func (p *process) Shielded() bool { return p.ends.page != nil && p.ends.page.Shielded() }
 
-func (p *execProcess) Stacks(d time.Duration) (text, why string) {
-	if p.stack == nil {
+func (p *process) Stacks(d time.Duration) (text, why string) {
+	if p.ends.stack == nil {
 		return "", "this platform has no stack dumps"
 	}
 	if d <= 0 {
 		return "", "KillGrace leaves no time for them"
 	}
 	buf := make([]byte, 4<<10)
-	_ = p.stack.SetReadDeadline(time.Now().Add(time.Millisecond))
+	_ = p.ends.stack.SetReadDeadline(time.Now().Add(time.Millisecond))
 	for err := error(nil); err == nil; { // what came too late for a stream that was only asked to stop
-		_, err = p.stack.Read(buf)
+		_, err = p.ends.stack.Read(buf)
 	}
 	end := time.Now().Add(d)
 	why = "the process has ended"
@@ -359,7 +461,7 @@ func (p *execProcess) Stacks(d time.Duration) (text, why string) {
 }
 
 // readStacks reads one dump, as far as it comes before end.
-func (p *execProcess) readStacks(end time.Time) string {
+func (p *process) readStacks(end time.Time) string {
 	var text []byte
 	buf := make([]byte, 16<<10)
 	for len(text) < 256<<10 {
@@ -369,8 +471,8 @@ func (p *execProcess) readStacks(end time.Time) string {
 		if quiet := time.Now().Add(30 * time.Millisecond); len(text) > 0 && quiet.Before(end) {
 			wait = quiet
 		}
-		_ = p.stack.SetReadDeadline(wait)
-		n, err := p.stack.Read(buf)
+		_ = p.ends.stack.SetReadDeadline(wait)
+		n, err := p.ends.stack.Read(buf)
 		text = append(text, buf[:n]...)
 		if err != nil {
 			break
@@ -379,65 +481,54 @@ func (p *execProcess) readStacks(end time.Time) string {
 	return string(text)
 }
 
-func (p *execProcess) Terminate() {
-	p.Signal(func(pid int) {
+func (p *process) Terminate() {
+	p.Signal(func(int) {
 		p.ours = true
-		terminateGroup(pid)
-		terminateProcess(pid) // it may have left its group
+		p.handle.terminate()
 		p.child.terminate()
 	})
 }
 
-func (p *execProcess) Kill() {
-	p.Signal(func(pid int) {
+func (p *process) Kill() {
+	p.Signal(func(int) {
 		p.ours = true
-		killGroup(pid)
-		killProcess(pid)
+		p.handle.kill()
 		p.child.kill()
 	})
 }
 
 // Signal calls send with the process's pid, unless that has been reaped: it may be another's then.
 // It is not reaped meanwhile.
-func (p *execProcess) Signal(send func(pid int)) {
+func (p *process) Signal(send func(pid int)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.reaped {
-		send(p.cmd.Process.Pid)
+		send(p.handle.pid())
 	}
 }
 
-func (p *execProcess) Ending() bool {
+func (p *process) Ending() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.reaped || isEnding(p.cmd.Process.Pid)
+	return p.reaped || p.handle.ending()
 }
 
-func (p *execProcess) Release() {
-	if p.pipes != nil {
-		_ = p.pipes.Close()
-	}
-	for _, f := range []*os.File{p.errs, p.stack, p.leash} {
-		if f != nil {
-			_ = f.Close()
-		}
-	}
-	if p.page != nil {
-		p.page.Close()
-	}
+func (p *process) Release() {
+	p.ends.close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.child.close()
 }
 
 // Descriptors are the numbers of what the host holds of the process.
-func (p *execProcess) Descriptors() (numbers []uintptr) {
-	for _, f := range []syscall.Conn{p.pipes.in, p.pipes.out, p.errs, p.stack, p.leash} {
+func (p *process) Descriptors() (numbers []uintptr) {
+	e := p.ends
+	for _, f := range []syscall.Conn{e.pipes.in, e.pipes.out, e.errs, e.stack, e.leash} {
 		if raw, err := f.SyscallConn(); err == nil {
 			_ = raw.Control(func(n uintptr) { numbers = append(numbers, n) })
 		}
 	}
-	return append(numbers, p.pipes.out.descriptors()...)
+	return append(numbers, e.pipes.out.descriptors()...)
 }
 
 // pipes is the transport over a process's stdin and stdout.

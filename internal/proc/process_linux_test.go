@@ -52,7 +52,7 @@ func TestAProcessAnswersOnItsTransportAndEnds(t *testing.T) {
 }
 
 func TestNoSignalIsSentToAProcessThatHasBeenReaped(t *testing.T) {
-	p := started(t, "exit 0").(*execProcess)
+	p := started(t, "exit 0").(*process)
 	<-p.Exited()
 	p.Signal(func(int) { t.Error("a signal would have been sent") })
 	p.Kill()
@@ -104,7 +104,7 @@ func TestWhatNobodyHasReadIsCounted(t *testing.T) {
 }
 
 func TestEveryDescriptorOfAProcessIsTold(t *testing.T) {
-	p := started(t, "read line").(*execProcess)
+	p := started(t, "read line").(*process)
 	numbers := p.Descriptors()
 	assert.Len(t, numbers, 6, "stdin, stdout and its set, stderr, stacks, leash")
 	for _, n := range numbers {

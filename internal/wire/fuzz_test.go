@@ -17,7 +17,7 @@ func FuzzEnvelope(f *testing.F) {
 		`{"id":1,"success":true,"result":null}`, `{"id":18446744073709551615,"success":false,"error":{"kind":"x"}}`, `{"id":7,"item":[1,2.5e-3,"\u2028"]}`,
 		`{"id":1,"ID":2,"success":true,"result":1}`, `{"id":1,"id":1,"item":1}`, ` { "id" : 1 , "success" : true , "result" : { } } `, `{"id":01,"item":1}`,
 		`{"id":1,"success":true,"result":9007199254740993}`, `{"id":1,"item":"` + "\xff" + `"}`, `{"id":1,"item":"\ud800"}`, `{"id":1,"item":1}{}`, `{"id":-1,"item":1}`,
-		`{"id":7,"host":3,"function":"f","args":{"a":[1]}}`, `{"id":7,"host":3,"function":"\u0066"}`, `{"id":1.0,"item":1}`, `{"i\u0064":1,"item":1}`, `{"id":1,"success":true,"result":1,"error":{}}`, `{"id":1,"item":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`,
+		`{"id":7,"host":3,"function":"f","args":{"a":[1]}}`, `{"id":7,"host":3,"function":"\u0066","trace":"00-a"}`, `{"id":1.0,"item":1}`, `{"i\u0064":1,"item":1}`, `{"id":1,"success":true,"result":1,"error":{}}`, `{"id":1,"item":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`,
 	} {
 		f.Add([]byte(line))
 	}
@@ -52,10 +52,16 @@ func FuzzEnvelope(f *testing.F) {
 		}
 		if got.Kind == KindFunction {
 			var host uint64
-			if err := json.Unmarshal(fields["host"], &host); err != nil || host != got.Host || host == 0 || !bytes.Equal(fields["function"], got.Function) || !bytes.Equal(fields["args"], got.Body) {
-				t.Fatalf("%q is taken for call %d of %s with %s", line, got.Host, got.Function, got.Body)
+			if err := json.Unmarshal(fields["host"], &host); err != nil || host != got.Host || host == 0 || !bytes.Equal(fields["function"], got.Function) || !bytes.Equal(fields["args"], got.Body) || !bytes.Equal(fields["trace"], got.Trace) {
+				t.Fatalf("%q is taken for call %d of %s with %s, of %s", line, got.Host, got.Function, got.Body, got.Trace)
 			}
-			if len(fields) != 4 && (len(fields) != 3 || got.Body != nil) {
+			keys := 3
+			for _, key := range [][]byte{got.Body, got.Trace} {
+				if key != nil {
+					keys++
+				}
+			}
+			if len(fields) != keys {
 				t.Fatalf("accepted %d keys: %q", len(fields), line)
 			}
 			return

@@ -190,6 +190,11 @@ def installed() -> Optional[Finder]:
     return None
 
 
+def loaded(key: str) -> Any:
+    """A module of the runtime's if it has been loaded, else None."""
+    return _MODULES.get(key)
+
+
 def when_imported(name: str, hook: Hook) -> None:
     """Call hook(module) as soon as `name` is imported by somebody, or now if it already is."""
     module = sys.modules.get(name)

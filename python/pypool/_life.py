@@ -183,6 +183,27 @@ def leash(fd: Optional[int]) -> Optional[int]:
         return None
 
 
+def become(pid: int) -> None:
+    """Make this process, forked by a fork server, a worker: one with a group of its own."""
+    try:
+        os.setpgid(0, 0)
+    except OSError:
+        pass  # the server was first
+    WATCH.pid = WATCH.group = pid
+
+
+def hold_leash(fd: Optional[int]) -> None:
+    """End if the host was gone before it held the leash: of that nobody is told any more."""
+    import select
+
+    if fd is None:
+        return
+    poll = select.poll()
+    poll.register(fd, 0)
+    if poll.poll(0):  # POLLERR: nobody has the other end
+        host_gone()
+
+
 def _own(fcntl: Any, fd: int, owner: int) -> None:
     fcntl.fcntl(fd, fcntl.F_SETSIG, _SIGKILL)
     fcntl.fcntl(fd, fcntl.F_SETOWN, owner)
@@ -259,6 +280,18 @@ def guard_process(err: int, stack_fd: Optional[int]) -> None:
         pass
 
 
+class _Forks:
+    """What forked children are not to have."""
+
+    def __init__(self) -> None:
+        self.channel: List[int] = []
+        self.lines: List[Any] = []
+        self.guarded = False
+
+
+FORKS = _Forks()
+
+
 def guard_forks(channel: List[int], lines: List[Any]) -> None:
     """Take the channel from forked children: they would keep it open, or serve a call a second
     time.
@@ -267,11 +300,16 @@ def guard_forks(channel: List[int], lines: List[Any]) -> None:
     its answer to nowhere, finds none of the requests that had been read before, and then reads the
     end of file, which ends it.
     """
+    forks = FORKS
+    forks.channel, forks.lines = channel, lines
+    if forks.guarded:
+        return
+    forks.guarded = True
 
     def after_in_child() -> None:
-        lines.clear()
+        forks.lines.clear()
         null = os.open(os.devnull, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-        for fd in channel:
+        for fd in forks.channel:
             try:
                 os.dup2(null, fd, inheritable=False)
             except OSError:

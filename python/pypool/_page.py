@@ -20,10 +20,15 @@ SPIN_NS, KEEP_CPU, DOORBELL, CANCELED = 8, 9, 10, 11  # written by the host
 LOOKS = range(24)
 
 
-def shared(fd: Optional[int]) -> Any:
-    """The page as an array of 64-bit numbers, or None."""
+def shared(fd: Optional[int], used: bool = True) -> Any:
+    """The page as an array of 64-bit numbers, or None. One that is not `used`, a fork server's, is
+    not kept: its workers would have it, too.
+    """
     if fd is None:
         return None
+    if not used:
+        os.close(fd)
+        return [0] * WORDS
     try:
         import mmap  # where there is a page
 

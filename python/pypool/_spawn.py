@@ -114,6 +114,15 @@ def _archive_path() -> str:
     return _path
 
 
+def forked() -> None:
+    """In a worker that was forked: the archive's descriptor is inherited, and its path another."""
+    global _path
+    if _path:
+        own = "/proc/%d/fd/%s" % (os.getpid(), _path.rpartition("/")[2])
+        sys.path[:] = [own if entry == _path else entry for entry in sys.path]
+        _path = own
+
+
 def _archive(sources: Any) -> bytes:
     """A zip archive of the package, not compressed."""
     from binascii import crc32

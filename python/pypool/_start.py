@@ -1,5 +1,5 @@
 """From hello to ready: the private descriptors, the import path, the user's script, its setups, and
-hello's answer.
+hello's answer. A fork server goes as far as the script; the workers that it forks go on from there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ._wire import SUCCESS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List
+    from typing import Any, Callable, Dict, List, Optional, Tuple
 
 PROTOCOL = 1
 CAPABILITIES = ("stream", "page", "log", "packed", "cancel", "batch", "functions", "shared")
@@ -27,7 +27,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     _life.volunteer()
     _life.own_group(args.get("pid"))
     _life.leave_terminal()
-    page = _page.shared(_life.private(args.get("page_fd")))
+    page = _page.shared(_life.private(args.get("page_fd")), args.get("fork_fd") is None)
     channel = Channel(fds[0], fds[1], rest, page)
     if PROTOCOL not in args["protocol"]:
         message = "the host speaks protocol %s, this runtime (%s) speaks [%d]" % (args["protocol"], __version__, PROTOCOL)
@@ -37,20 +37,16 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         os._exit(1)
     stack_fd = _life.private(args.get("stack_fd"))
     leash_fd = _life.private(args.get("leash_fd"))
+    fork_fd = _life.private(args.get("fork_fd"))
     _life.close_inherited()
     second_leash = _life.leash(leash_fd)
     _life.guard_process(fds[2], stack_fd)
-    _life.guard_forks(fds[:2] + [fd for fd in (stack_fd, leash_fd, second_leash) if fd is not None], channel.lines)
-    _life.watch_host(fds[0])
-    worker = _worker.Worker(channel, args)
+    _guard_forks(channel, stack_fd, leash_fd, second_leash, fork_fd)
+    if args.get("fork_fd") is None:
+        _life.watch_host(fds[0])  # a thread, which a fork server must not have; it has its leash
+    worker = _serve_on(channel, args)
     _name_worker(args.get("worker_id") or "", args.get("slot") or 0)
     _call.RUNNING.host = _host_of
-    _channel.OURS.channel = channel
-    channel.limit = args.get("max_message_bytes") or channel.limit
-    if "functions" in (args.get("capabilities") or ()):
-        channel.functions = args.get("functions") or ()
-        channel.blob_functions = args.get("blob_functions") or ()
-    channel.smallest = args.get("min_blob", channel.smallest)
     cancels = page is not None and _cancel.install(page)
     _stdio.install(args.pop("log_word", ""), fds[2], _print)
     _prepare_logging(args)
@@ -72,12 +68,27 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         _user.prepare_path(args.get("script"), args.get("module"), args.get("module_dir"))
         sys.argv = [args.get("script") or args.get("module") or ""] + list(args.get("args") or ())
         _user.import_user(args.get("script"), args.get("module"))
+        if args.get("fork_fd") is not None:
+            from . import _forkserver
+
+            own = _forkserver.Own(fds, stack_fd, leash_fd, second_leash)
+            server = _forkserver.ready(fork_fd, own, channel)
+            _end_lines()
+            result = _results.encode(_describe_self(args, able))
+            _life.WATCH.started = True
+            channel.write(SUCCESS % (0, result))
+            page = server.run()
+            # From here on this is a worker that the server has forked.
+            _life.WATCH.started = False
+            channel, args = _hello_of(args, fds, own, page)
+            able["page"], able["cancel"] = page is not None, cancels and page is not None
+            worker = _serve_on(channel, args)
+            _name_worker(args.get("worker_id") or "", args.get("slot") or 0)
+            os.environ.update(args.get("environ") or {})
+            _life.watch_host(fds[0])
         stage = "setup"
         _user.run_setups()
-        if _stdio.OPEN:
-            from . import _output  # loaded by what was printed
-
-            _output.end_lines()
+        _end_lines()
         result = _results.encode(_describe_self(args, able))
     except BaseException as error:
         from . import _errors, _exit, _failure  # a start that goes well has no time for them
@@ -100,6 +111,45 @@ def _name_worker(id: str, slot: int) -> None:
     finder = _finder.installed()
     if finder is not None:
         finder.worker = id, slot
+
+
+def _end_lines() -> None:
+    if _stdio.OPEN:
+        from . import _output  # loaded by what was printed
+
+        _output.end_lines()
+
+
+def _guard_forks(channel: Channel, *others: Optional[int]) -> None:
+    _life.guard_forks([channel.fd_in, channel.fd_out, *[fd for fd in others if fd is not None]], channel.lines)
+
+
+def _serve_on(channel: Channel, args: Dict[str, Any]) -> _worker.Worker:
+    """The worker that serves this channel as hello says."""
+    worker = _worker.Worker(channel, args)
+    _channel.OURS.channel = channel
+    channel.limit = args.get("max_message_bytes") or channel.limit
+    if "functions" in (args.get("capabilities") or ()):
+        channel.functions = args.get("functions") or ()
+        channel.blob_functions = args.get("blob_functions") or ()
+    channel.smallest = args.get("min_blob", channel.smallest)
+    return worker
+
+
+def _hello_of(args: Dict[str, Any], fds: List[int], own: Any, page: Any) -> Tuple[Channel, Dict[str, Any]]:
+    """In a forked worker: its channel, and what its own hello adds to its server's."""
+    from ._json import scan
+
+    channel = Channel(fds[0], fds[1], b"", page)
+    _guard_forks(channel, own.stacks, own.leash, own.second)
+    line = channel.next_line()
+    if line is None:
+        _life.host_gone()
+    hello, _ = scan(line.decode(), 0)  # type: ignore[union-attr]
+    args = {**args, "environ": None, **hello["args"]}
+    _stdio.mark(args.pop("log_word", ""), fds[2])
+    _cancel.STATE.page = page
+    return channel, args
 
 
 def _describe_self(args: Dict[str, Any], able: Dict[str, bool]) -> Dict[str, Any]:

@@ -39,6 +39,12 @@ class Printed(FileIO):
 
 
 
+def mark(word: str, err: int) -> None:
+    """Learn how the host knows this worker's own lines, and which file it reads."""
+    found = fstat(err)
+    LOG.mark, LOG.file = b"\x1epypool:" + word.encode(), (found.st_dev, found.st_ino)
+
+
 def install(word: str, err: int, write: Callable[[Any, Any], int]) -> None:
     """Put streams in the place of sys.stdout and sys.stderr. They are as before, but for where the
     bytes go: to `write`, which is `_output.write_text` or loads it.
@@ -47,8 +53,7 @@ def install(word: str, err: int, write: Callable[[Any, Any], int]) -> None:
     Printed.write = write  # type: ignore[method-assign]
     if not word:
         return
-    found = fstat(err)
-    LOG.mark, LOG.file = b"\x1epypool:" + word.encode(), (found.st_dev, found.st_ino)
+    mark(word, err)
     for name, fd in (("stdout", 1), ("stderr", 2)):
         old = getattr(sys, name)
         if type(old) is not TextIOWrapper:

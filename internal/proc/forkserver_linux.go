@@ -1,0 +1,385 @@
+package proc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pypool/pypool/internal/fd"
+)
+
+// CanFork says why there can be no fork server here; nil: there can.
+func CanFork() error {
+	n, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return fmt.Errorf("the system gives no handles of processes (pidfd_open, Linux 5.3 and later): %w", err)
+	}
+	return unix.Close(n)
+}
+
+const (
+	forkWait = 10 * time.Second       // what a fork server may take to fork: it is killed then, and costs an import
+	reapWait = 2 * time.Second        // what it may take to reap, likewise
+	goneWait = 500 * time.Millisecond // what a worker may take to end of which nobody knows, or that is to be adopted
+
+	strangersWait = 10 * time.Millisecond // what init may take to reap what a lost fork server has left
+)
+
+// ForkServer is the host's end of the socket of a process that makes workers by forking itself:
+// docs/protocol.md, "Fork server". One question is asked at a time. Its methods are safe for
+// concurrent use.
+type ForkServer struct {
+	process Process
+	sock    *os.File
+	raw     syscall.RawConn
+	turn    chan struct{} // who has taken its element may ask
+	lost    chan struct{} // closed when nothing can be asked any more
+	once    sync.Once
+}
+
+// StartServer is Start for a fork server. Close must follow, which does not end the process.
+func StartServer(ctx context.Context, sp *Spawner, spec Spec) (Process, *ForkServer, error) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	for i := range ends {
+		var moved error
+		if ends[i], moved = fd.AboveStderr(ends[i]); moved != nil {
+			return nil, nil, errors.Join(moved, unix.Close(ends[1-i]))
+		}
+	}
+	if err := unix.SetNonblock(ends[0], true); err != nil {
+		return nil, nil, errors.Join(err, unix.Close(ends[0]), unix.Close(ends[1]))
+	}
+	f := &ForkServer{sock: os.NewFile(uintptr(ends[0]), "fork server"), turn: make(chan struct{}, 1), lost: make(chan struct{})}
+	f.turn <- struct{}{}
+	if f.raw, err = f.sock.SyscallConn(); err != nil {
+		return nil, nil, errors.Join(err, f.sock.Close(), unix.Close(ends[1]))
+	}
+	f.process, err = start(ctx, sp, spec, os.NewFile(uintptr(ends[1]), "fork server"))
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f.process, f, nil
+}
+
+// Lost is closed when the server cannot be asked any more.
+func (f *ForkServer) Lost() <-chan struct{} { return f.lost }
+
+func (f *ForkServer) lose() { f.once.Do(func() { close(f.lost) }) }
+
+// Close frees the socket, whose end tells the server to leave. Whoever waits for an answer gets
+// none.
+func (f *ForkServer) Close() {
+	f.lose()
+	_ = f.sock.Close()
+}
+
+// Fork has the server make a worker, which then waits for its hello, and a goroutine that has it
+// reaped: it ends with the process, and is joined by waiting for Exited. When ctx ends the server
+// has little time left to answer.
+func (f *ForkServer) Fork(ctx context.Context) (Process, error) {
+	ends, t, err := newEndpoints()
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	var files []int
+	for _, file := range []*os.File{t.stdin, t.stdout, t.stderr, t.stacks, t.leash, t.page} {
+		if file != nil {
+			files = append(files, int(file.Fd()))
+		}
+	}
+	said, pidfd, err := f.ask(ctx, "fork", files, forkWait)
+	if err != nil {
+		t.close()
+		ends.forsake()
+		return nil, err
+	}
+	var pid int
+	if _, bad := fmt.Sscanf(said, "forked %d", &pid); bad != nil {
+		ends.close()
+		return nil, errors.New(strings.TrimPrefix(said, "failed "))
+	}
+	if strings.HasSuffix(said, " by number") {
+		pidfd, err = f.childHandle(pid)
+	}
+	if pidfd < 0 {
+		t.close()
+		ends.forsake()
+		_, _, _ = f.ask(context.Background(), fmt.Sprint("reap ", pid), nil, reapWait)
+		if err == nil {
+			err = os.NewSyscallError("recvmsg", unix.EMFILE) // there was no number left for it
+		}
+		return nil, err
+	}
+	h := &forked{server: f, number: pid, file: os.NewFile(uintptr(pidfd), "pidfd"), fd: pidfd}
+	p := newProcess(ends, h)
+	go p.reap()
+	return p, nil
+}
+
+// childHandle opens a pidfd of a child of the server, which keeps its number as long as the server
+// lives; -1 with an error.
+func (f *ForkServer) childHandle(pid int) (int, error) {
+	n, err := unix.PidfdOpen(pid, 0)
+	if err == nil {
+		n, err = fd.AboveStderr(n)
+	}
+	if err != nil {
+		return -1, os.NewSyscallError("pidfd_open", err)
+	}
+	if err = unix.SetNonblock(n, true); err == nil && parentOf(pid) != f.process.PID() {
+		f.lose()
+		err = ErrForkServerLost
+	}
+	if err != nil {
+		_ = unix.Close(n)
+		return -1, err
+	}
+	return n, nil
+}
+
+// forsake closes the endpoints of a worker that may have come about, of which nobody knows: its
+// leash ends it. Nobody has the other end of its stderr any more then.
+func (e *endpoints) forsake() {
+	_ = e.leash.Close()
+	_ = e.pipes.Close()
+	_ = e.errs.SetReadDeadline(time.Now().Add(goneWait))
+	_, _ = io.Copy(io.Discard, e.errs)
+	e.close()
+}
+
+// ask sends the server a message, with descriptors, and returns its answer and the descriptor that
+// came with it, or -1. After an error that is ErrForkServerLost nothing can be asked any more.
+func (f *ForkServer) ask(ctx context.Context, message string, files []int, limit time.Duration) (said string, file int, err error) {
+	select {
+	case <-f.turn:
+	case <-f.lost:
+		return "", -1, ErrForkServerLost
+	case <-ctx.Done():
+		return "", -1, context.Cause(ctx)
+	}
+	defer func() {
+		if err != nil {
+			f.lose()
+		}
+		f.turn <- struct{}{}
+	}()
+	_ = f.sock.SetDeadline(time.Now().Add(limit))
+	hurried := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(hurried)
+		_ = f.sock.SetDeadline(time.Now().Add(hungGrace))
+	})
+	defer func() {
+		if !stop() {
+			<-hurried
+		}
+	}()
+	if err = f.send(message, files); err == nil {
+		said, file, err = f.receive()
+	}
+	if err != nil {
+		return "", -1, fmt.Errorf("%w: %w", ErrForkServerLost, err)
+	}
+	return said, file, nil
+}
+
+func (f *ForkServer) send(message string, files []int) error {
+	var rights []byte
+	if len(files) > 0 {
+		rights = unix.UnixRights(files...)
+	}
+	var sent error
+	err := f.raw.Write(func(s uintptr) bool {
+		sent = unix.Sendmsg(int(s), []byte(message), rights, nil, unix.MSG_NOSIGNAL)
+		return sent != unix.EAGAIN && sent != unix.EINTR
+	})
+	return errors.Join(err, sent)
+}
+
+func (f *ForkServer) receive() (said string, file int, err error) {
+	buf, oob := make([]byte, 2048), make([]byte, unix.CmsgSpace(4))
+	var n, oobn int
+	var failed error
+	err = f.raw.Read(func(s uintptr) bool {
+		n, oobn, _, _, failed = unix.Recvmsg(int(s), buf, oob, unix.MSG_CMSG_CLOEXEC)
+		return failed != unix.EAGAIN && failed != unix.EINTR
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return "", -1, err
+	}
+	if n == 0 {
+		return "", -1, io.EOF
+	}
+	file = -1
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err == nil && len(messages) > 0 {
+		var files []int
+		if files, err = unix.ParseUnixRights(&messages[0]); err == nil && len(files) > 0 {
+			if file, err = fd.AboveStderr(files[0]); err == nil {
+				err = unix.SetNonblock(file, true)
+			}
+		}
+	}
+	if err != nil {
+		return "", -1, err
+	}
+	return string(buf[:n]), file, nil
+}
+
+// forked is the handle of a worker that a fork server has forked: its pid, and a pidfd, which never
+// comes to name another process. The server is the parent, and reaps when it is told to. Once it is
+// dead others do, at any time: what is signaled by number is looked at through the pidfd before.
+type forked struct {
+	server *ForkServer
+	number int
+	file   *os.File // of the pidfd, for the poller
+	fd     int
+}
+
+func (h *forked) pid() int { return h.number }
+
+// there reports whether the process has not been reaped.
+func (h *forked) there() bool { return unix.PidfdSendSignal(h.fd, 0, nil, 0) == nil }
+
+func (h *forked) awaitExit() (held bool) {
+	raw, err := h.file.SyscallConn()
+	if err == nil {
+		err = raw.Read(func(pidfd uintptr) bool { return ended(int(pidfd), 0) })
+	}
+	if err != nil { // the poller does not take it
+		for !ended(h.fd, -1) {
+		}
+	}
+	return h.there()
+}
+
+// ended reports whether the process of the pidfd has ended, having waited for that for so many
+// milliseconds; -1: for ever.
+func ended(pidfd, wait int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, wait)
+	return n > 0 && err == nil
+}
+
+// signalGroup signals the group without its number, where the system can (Linux 6.9 and later).
+func (h *forked) signalGroup(s syscall.Signal) {
+	const group = 1 << 2 // PIDFD_SIGNAL_PROCESS_GROUP
+	if err := unix.PidfdSendSignal(h.fd, s, nil, group); err == unix.EINVAL {
+		_ = syscall.Kill(-h.number, s)
+	}
+}
+
+func (h *forked) killGroup() { h.signalGroup(syscall.SIGKILL) }
+
+func (h *forked) kill() { h.both(syscall.SIGKILL) }
+
+func (h *forked) terminate() { h.both(syscall.SIGTERM) }
+
+func (h *forked) both(s syscall.Signal) {
+	h.signalGroup(s)
+	_ = unix.PidfdSendSignal(h.fd, s, nil, 0)
+}
+
+func (h *forked) ending() bool { return ended(h.fd, 0) || h.there() && isEnding(h.number) }
+
+// collect reads how the process has ended while it is a zombie, and has it reaped.
+func (h *forked) collect() (state ExitState, cpu time.Duration, known bool) {
+	status, cpu, known := zombie(h.number)
+	known = known && h.there() // and so it was this one's
+	ctx := context.Background()
+	if said, _, err := h.server.ask(ctx, fmt.Sprint("reap ", h.number), nil, reapWait); err == nil {
+		var pid, code int
+		var user, system int64
+		if n, _ := fmt.Sscanf(said, "reaped %d %d %d %d", &pid, &code, &user, &system); n == 4 {
+			status, cpu, known = unix.WaitStatus(code), time.Duration(user+system)*time.Microsecond, true
+		}
+	}
+	limit := strangersWait
+	if adoptsOrphans() {
+		limit = goneWait // as soon as the server is dead this process is the parent
+	}
+	for wait, end := 100*time.Microsecond, time.Now().Add(limit); h.there() && time.Now().Before(end); wait = min(2*wait, 10*time.Millisecond) {
+		var left unix.WaitStatus
+		if pid, err := unix.Wait4(h.number, &left, unix.WNOHANG, nil); err == nil && pid == h.number {
+			status, known = left, true
+			break
+		}
+		time.Sleep(wait)
+	}
+	if !known {
+		return ExitState{Code: -1}, 0, false
+	}
+	state = ExitState{Code: status.ExitStatus()}
+	if status.Signaled() {
+		state.Signal = status.Signal()
+	}
+	return state, cpu, true
+}
+
+func (h *forked) close() { _ = h.file.Close() }
+
+// parentOf is a process's parent; 0 when that is not known.
+func parentOf(pid int) (parent int) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	var state byte
+	_, _ = fmt.Sscanf(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " %c %d", &state, &parent)
+	return parent
+}
+
+// zombie reads what a process that nobody has reaped has left: its status, and the CPU time that it
+// took.
+func zombie(pid int) (status unix.WaitStatus, cpu time.Duration, known bool) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, false
+	}
+	// Behind the name stand the state, which is the third field, and so on.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	const user, system, exit, first = 14, 15, 52, 3
+	if len(fields) <= exit-first || fields[0] != "Z" {
+		return 0, 0, false
+	}
+	var code uint32
+	var ticks [2]int64
+	_, err = fmt.Sscan(strings.Join([]string{fields[user-first], fields[system-first], fields[exit-first]}, " "), &ticks[0], &ticks[1], &code)
+	const tick = 10 * time.Millisecond // USER_HZ is 100 on all machines that Go knows
+	return unix.WaitStatus(code), time.Duration(ticks[0]+ticks[1]) * tick, err == nil
+}
+
+// PrivateBytes is the memory that a process shares with no other, which is what its end would free;
+// 0 when it is gone, or the system does not say.
+func PrivateBytes(pid int) int64 {
+	rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return 0
+	}
+	var sum int64
+	for line := range strings.Lines(string(rollup)) {
+		var kib int64
+		name, rest, _ := strings.Cut(line, ":")
+		switch name {
+		case "Private_Clean", "Private_Dirty", "Private_Hugetlb":
+			if _, err := fmt.Sscan(rest, &kib); err == nil {
+				sum += kib << 10
+			}
+		}
+	}
+	return sum
+}

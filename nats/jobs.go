@@ -1,0 +1,274 @@
+package pypoolnats
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"github.com/pypool/pypool"
+)
+
+// Jobs are calls that JetStream keeps until they have an outcome. A job is a message in a stream,
+// of which [Work] takes it. What is known of it beside is one entry in a key-value bucket, written
+// with the revision that was read: absent until a worker takes it, then begun, then its outcome. A
+// worker writes begun before the call, so that a job that is delivered again has provably not run
+// where that is absent.
+
+// JobOption is an option of [Enqueue] and [EnqueueProgram].
+type JobOption func(*jobOptions)
+
+type jobOptions struct {
+	id       string
+	attempts int
+	call     []pypool.CallOption
+}
+
+// WithJobID names the job: 1 to 128 letters, digits, - and _. A job whose id is known already is
+// not enqueued again, for as long as its outcome is kept. Default: a unique one.
+func WithJobID(id string) JobOption { return func(o *jobOptions) { o.id = id } }
+
+// WithAttempts allows the job to run more than once, and so often at the most: it is made again
+// also when it may have run, because its worker or its server was lost or it ran out of time. It is
+// for commands that bear it. Default: 1.
+func WithAttempts(n int) JobOption { return func(o *jobOptions) { o.attempts = n } }
+
+// WithCallOptions sets the options of the job's call: its session, its timeouts.
+func WithCallOptions(opts ...pypool.CallOption) JobOption {
+	return func(o *jobOptions) { o.call = append(o.call, opts...) }
+}
+
+// JobStore is how JetStream keeps the jobs of a name.
+type JobStore struct {
+	// Replicas is how many servers have them. Default: 1.
+	Replicas int
+	// Keep is how long an outcome is kept. No job may run for longer. Default: 24 h.
+	Keep time.Duration
+	// MaxAge is how long a job waits at the most; then it is dropped. Default: for ever.
+	MaxAge time.Duration
+}
+
+// CreateJobs makes the stream and the bucket for a name's jobs, or changes them. Enqueue and Work
+// make them with the defaults where there are none.
+func CreateJobs(ctx context.Context, js jetstream.JetStream, name string, store JobStore) error {
+	if err := checkName(name); err != nil {
+		return fmt.Errorf("pypoolnats: %w", err)
+	}
+	if store.Keep <= 0 {
+		store.Keep = 24 * time.Hour
+	}
+	replicas := max(store.Replicas, 1)
+	if _, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: jobStream(name), Subjects: []string{jobSubjects(name)}, Retention: jetstream.WorkQueuePolicy,
+		Replicas: replicas, MaxAge: store.MaxAge,
+	}); err != nil {
+		return fmt.Errorf("pypoolnats: the stream of the jobs: %w", err)
+	}
+	if _, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: jobBucket(name), TTL: store.Keep, Replicas: replicas}); err != nil {
+		return fmt.Errorf("pypoolnats: the bucket of the jobs' outcomes: %w", err)
+	}
+	return nil
+}
+
+func jobStream(name string) string   { return "PYPOOL_" + name + "_JOBS" }
+func jobBucket(name string) string   { return "pypool_" + name + "_jobs" }
+func jobSubjects(name string) string { return "pypool." + name + ".jobs.>" }
+func jobSubject(name, command string) string {
+	return "pypool." + name + ".jobs." + token(command)
+}
+
+// outcomes opens the bucket, and makes it and the stream where they are not there.
+func outcomes(ctx context.Context, js jetstream.JetStream, name string) (jetstream.KeyValue, error) {
+	kv, err := js.KeyValue(ctx, jobBucket(name))
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		if err = CreateJobs(ctx, js, name, JobStore{}); err == nil {
+			kv, err = js.KeyValue(ctx, jobBucket(name))
+		}
+	}
+	return kv, err
+}
+
+// Job is a job that was enqueued.
+type Job struct {
+	js   jetstream.JetStream
+	name string
+	id   string
+}
+
+// OpenJob returns the job with that id, to wait for it, say, after a restart. It does not look
+// whether there is one.
+func OpenJob(js jetstream.JetStream, name, id string) *Job { return &Job{js, name, id} }
+
+// ID is the job's id.
+func (j *Job) ID() string { return j.id }
+
+// Enqueue stores a call as a job of that name, and returns when JetStream has it. [Work] makes the
+// call, now or later. args are at most what a message takes, which is 1 MiB unless the nats-server
+// is told otherwise.
+//
+// An error is a [pypool.Error]; one that is MaybeExecuted says that the job may be there: with
+// WithJobID it can be enqueued again, and is one job.
+func Enqueue(ctx context.Context, js jetstream.JetStream, name, command string, args any, opts ...JobOption) (*Job, error) {
+	return enqueue(ctx, js, name, control{Command: command}, args, opts)
+}
+
+// EnqueueProgram is Enqueue for a program.
+func EnqueueProgram(ctx context.Context, js jetstream.JetStream, name, programID string, inputs any, opts ...JobOption) (*Job, error) {
+	return enqueue(ctx, js, name, control{Command: commandProgram, Program: programID}, inputs, opts)
+}
+
+func enqueue(ctx context.Context, js jetstream.JetStream, name string, ctl control, args any, opts []JobOption) (*Job, error) {
+	o := jobOptions{id: nuid.Next(), attempts: 1}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	fail := func(err *pypool.Error) (*Job, error) {
+		err.Context = pypool.ErrorContext{Pool: name, Session: ctl.Session, Command: ctl.Command, Program: ctl.Program}
+		return nil, err
+	}
+	if err := checkName(name); err != nil {
+		return fail(invalid(err.Error()))
+	}
+	call, err := pypool.ReadCallOptions(o.call...)
+	switch {
+	case err != nil:
+		return fail(own(err))
+	case !validName.MatchString(o.id) || len(o.id) > maxName:
+		return fail(invalid(fmt.Sprintf("the job's id %.64q is not 1 to %d letters, digits, - and _", o.id, maxName)))
+	case o.attempts < 1:
+		return fail(invalid(fmt.Sprintf("WithAttempts(%d): a job runs at least once", o.attempts)))
+	case ctl.Command == "" || len(ctl.Command) > maxCommand || len(ctl.Program) > maxProgram:
+		return fail(invalid("the name of the command or the program is empty or too long"))
+	case ctl.Command == commandProgram && ctl.Program == "":
+		return fail(invalid("the program id is empty"))
+	}
+	ctl.Session, ctl.Timeout, ctl.Checkout = call.Session, call.Timeout, call.CheckoutTimeout
+	ctl.Attempts = o.attempts
+	payload, err := pypool.EncodeArgs(args)
+	if err != nil {
+		return fail(own(err))
+	}
+	if alone, _ := limits(js.Conn(), 0); len(payload) > alone {
+		return fail(pypool.NewError(pypool.TypeMessageTooLarge, pypool.NotExecuted,
+			fmt.Sprintf("the arguments are %d bytes, and a job's message takes %d: store them, and pass where", len(payload), alone), nil))
+	}
+	m := ctl.message(jobSubject(name, ctl.Command), "", payload)
+	m.Header.Set(nats.MsgIdHdr, o.id)
+	if call.TraceParent != "" {
+		m.Header.Set(headerTrace, call.TraceParent)
+	}
+	if _, err = js.PublishMsg(ctx, m); errors.Is(err, jetstream.ErrNoStreamResponse) { // nobody has made the stream
+		if err = CreateJobs(ctx, js, name, JobStore{}); err == nil {
+			_, err = js.PublishMsg(ctx, m)
+		} else {
+			return fail(unavailable(pypool.NotExecuted, "JetStream takes no jobs", err))
+		}
+	}
+	if err != nil {
+		return fail(unavailable(notStored(err), "JetStream did not take the job", err))
+	}
+	return &Job{js, name, o.id}, nil
+}
+
+// notStored is what is known of a message that was published with an error: NotExecuted where that
+// proves that it was not stored.
+func notStored(err error) pypool.Delivery {
+	var refused *jetstream.APIError
+	if errors.As(err, &refused) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrMaxPayload) {
+		return pypool.NotExecuted
+	}
+	return pypool.MaybeExecuted
+}
+
+// Wait waits for the job's outcome, which is that of its one call: its result, or its error with
+// the true delivery. When ctx ends before that the error is the context's, and the job goes on. A
+// job whose outcome is no longer kept, or that never was, has none until then.
+func (j *Job) Wait(ctx context.Context) (pypool.Result, error) {
+	at := pypool.ErrorContext{Pool: j.name}
+	fail := func(err *pypool.Error) (pypool.Result, error) {
+		if err.Context == (pypool.ErrorContext{}) {
+			err.Context = at
+		}
+		return pypool.Result{}, err
+	}
+	if ctx.Err() != nil {
+		return fail(ended(ctx, pypool.MaybeExecuted))
+	}
+	kv, err := outcomes(ctx, j.js, j.name)
+	if err != nil {
+		return fail(unavailable(pypool.MaybeExecuted, "the job's outcome cannot be read", err))
+	}
+	watcher, err := kv.Watch(ctx, j.id)
+	if err != nil {
+		return fail(unavailable(pypool.MaybeExecuted, "the job's outcome cannot be read", err))
+	}
+	defer func() { _ = watcher.Stop() }() // it may have ended with its connection
+	for {
+		select {
+		case entry, open := <-watcher.Updates():
+			if !open {
+				if ctx.Err() != nil {
+					return fail(ended(ctx, pypool.MaybeExecuted))
+				}
+				return fail(unavailable(pypool.MaybeExecuted, "the job's outcome cannot be read", nats.ErrConnectionClosed))
+			}
+			if entry == nil || entry.Operation() != jetstream.KeyValuePut {
+				continue
+			}
+			state, err := readJobState(entry.Value())
+			switch {
+			case err != nil:
+				return fail(pypool.NewError(pypool.TypeProtocol, pypool.MaybeExecuted, "", &pypool.ProtocolError{Reason: "the job's outcome: " + err.Error()}))
+			case state.State == stateDone:
+				return pypool.DecodeResult(state.payload, pypool.ResultInfo{Worker: state.Worker, Queued: state.Queued, Ran: state.Ran}), nil
+			case state.State == stateFailed:
+				e, bad := pypool.DecodeError(state.payload)
+				if bad != nil {
+					return fail(pypool.NewError(pypool.TypeProtocol, pypool.MaybeExecuted, "", &pypool.ProtocolError{Reason: "the job's outcome: " + bad.Error()}))
+				}
+				return fail(e)
+			}
+		case <-ctx.Done():
+			return fail(ended(ctx, pypool.MaybeExecuted))
+		}
+	}
+}
+
+// jobState is the value of a job's entry: one line of JSON, and a payload.
+type jobState struct {
+	State   string        `json:"state"`
+	By      string        `json:"by,omitempty"`      // who has begun it: unique for each attempt
+	Attempt int           `json:"attempt,omitempty"` // from 1
+	Message uint64        `json:"message,omitempty"` // its number in the stream
+	Worker  string        `json:"worker,omitempty"`
+	Queued  time.Duration `json:"queued_ns,omitempty"`
+	Ran     time.Duration `json:"ran_ns,omitempty"`
+	payload []byte
+}
+
+// The states of a job that is not waiting.
+const (
+	stateBegun  = "begun"
+	stateDone   = "done"
+	stateFailed = "failed"
+)
+
+func (s *jobState) encode() []byte {
+	head, _ := json.Marshal(s) // it always encodes
+	return append(append(head, '\n'), s.payload...)
+}
+
+func readJobState(value []byte) (s jobState, err error) {
+	head, payload, _ := bytes.Cut(value, []byte{'\n'})
+	if err := json.Unmarshal(head, &s); err != nil {
+		return s, err
+	}
+	s.payload = payload
+	return s, nil
+}

@@ -1,0 +1,376 @@
+package pypoolnats
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool"
+)
+
+func init() { helpers["worker"] = runWorker }
+
+// runWorker works on jobs until SIGTERM.
+func runWorker() {
+	in := input[serverInput]()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	cfg := config(in.Size)
+	cfg.ExtraEnv = []string{"SERVER=" + in.Server, "JOURNAL=" + in.Journal}
+	pool, err := pypool.New(context.Background(), cfg)
+	must(err)
+	nc := dial(in.URL)
+	js, err := jetstream.New(nc)
+	must(err)
+	fmt.Println("ready")
+	must(Work(ctx, js, "test", pool, WithAckWait(time.Second), WithWorkLogger(silent)))
+	must(pool.Close())
+	nc.Close()
+	fmt.Println("gone")
+}
+
+func stream(t testing.TB, b *broker) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(b.connect(t))
+	require.NoError(t, err)
+	return js
+}
+
+// work has the jobs worked on until end is called, or the test is over.
+func work(t testing.TB, b *broker, c pypool.Caller, opts ...WorkOption) (end func() error) {
+	t.Helper()
+	js := stream(t, b)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Work(ctx, js, "test", c, append([]WorkOption{WithWorkLogger(silent)}, opts...)...) }()
+	end = sync.OnceValue(func() error {
+		cancel()
+		return <-done
+	})
+	t.Cleanup(func() { assert.NoError(t, end()) })
+	return end
+}
+
+// patient ends with the test, or after a minute.
+func patient(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// A job's outcome is that of its call.
+func TestJobs(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	p := newPool(t, config(2))
+	js := stream(t, b)
+	ctx := patient(t)
+	early, err := Enqueue(ctx, js, "test", "add", args{"a": 40, "b": 2})
+	require.NoError(t, err)
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	_, err = early.Wait(short)
+	require.Equal(t, pypool.MaybeExecuted, failure(t, err, pypool.ErrOperationTimeout).Delivery)
+	work(t, b, p)
+
+	res, err := early.Wait(ctx)
+	require.NoError(t, err)
+	require.JSONEq(t, "42", string(res.Raw()))
+	require.NotEmpty(t, res.Worker())
+	res, err = OpenJob(js, "test", early.ID()).Wait(ctx)
+	require.NoError(t, err, "an outcome is kept")
+	require.JSONEq(t, "42", string(res.Raw()))
+
+	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	job, err := Enqueue(ctx, js, "test", "meta", nil, WithCallOptions(pypool.WithSession("ann"), pypool.WithTraceParent(trace)))
+	require.NoError(t, err)
+	res, err = job.Wait(ctx)
+	require.NoError(t, err)
+	var meta map[string]any
+	require.NoError(t, res.Decode(&meta))
+	require.Equal(t, []any{"ann", trace}, []any{meta["session"], meta["trace"]})
+	job, err = EnqueueProgram(ctx, js, "test", "double", args{"x": 21})
+	require.NoError(t, err)
+	res, err = job.Wait(ctx)
+	require.NoError(t, err)
+	require.JSONEq(t, "42", string(res.Raw()))
+	job, err = Enqueue(ctx, js, "test", "size", args{"data": []byte("\x00raw")})
+	require.NoError(t, err)
+	res, err = job.Wait(ctx)
+	require.NoError(t, err)
+	require.JSONEq(t, "4", string(res.Raw()))
+
+	for _, c := range []struct {
+		command  string
+		args     any
+		sentinel error
+		delivery pypool.Delivery
+		opts     []pypool.CallOption
+	}{
+		{"fail", []any{"no"}, pypool.ErrPython, pypool.Executed, nil},
+		{"add", args{"x": 1}, pypool.ErrInvalidArguments, pypool.NotExecuted, nil},
+		{"nobody", nil, pypool.ErrUnknownCommand, pypool.NotExecuted, nil},
+		{"crash", nil, pypool.ErrWorkerExited, pypool.MaybeExecuted, nil},
+		{"sleep", []any{60}, pypool.ErrOperationTimeout, pypool.MaybeExecuted, []pypool.CallOption{pypool.WithTimeout(100 * time.Millisecond)}},
+		{"big", []any{2 << 20}, pypool.ErrMessageTooLarge, pypool.Executed, nil},
+	} {
+		job, err := Enqueue(ctx, js, "test", c.command, c.args, WithCallOptions(c.opts...))
+		require.NoError(t, err)
+		_, err = job.Wait(ctx)
+		e := failure(t, err, c.sentinel)
+		require.Equal(t, c.delivery, e.Delivery, c.command)
+		require.Equal(t, c.command, e.Context.Command)
+		if c.command == "fail" {
+			require.Contains(t, detail[*pypool.PythonError](t, err).Traceback, "raise ValueError(message)")
+		}
+	}
+	info, err := js.Stream(ctx, jobStream("test"))
+	require.NoError(t, err)
+	eventually(t, "all are acknowledged", func() bool {
+		state, err := info.Info(ctx)
+		return err == nil && state.State.Msgs == 0
+	})
+	accounted(t, p)
+}
+
+func TestJobsThatAreRefused(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	js := stream(t, b)
+	ctx := patient(t)
+	for name, enqueue := range map[string]func() (*Job, error){
+		"the name":      func() (*Job, error) { return Enqueue(ctx, js, "a.b", "add", nil) },
+		"no command":    func() (*Job, error) { return Enqueue(ctx, js, "test", "", nil) },
+		"no program":    func() (*Job, error) { return EnqueueProgram(ctx, js, "test", "", nil) },
+		"the arguments": func() (*Job, error) { return Enqueue(ctx, js, "test", "add", 7) },
+		"the id":        func() (*Job, error) { return Enqueue(ctx, js, "test", "add", nil, WithJobID("a.b")) },
+		"an empty id":   func() (*Job, error) { return Enqueue(ctx, js, "test", "add", nil, WithJobID("")) },
+		"the attempts":  func() (*Job, error) { return Enqueue(ctx, js, "test", "add", nil, WithAttempts(0)) },
+		"the session": func() (*Job, error) {
+			return Enqueue(ctx, js, "test", "add", nil, WithCallOptions(pypool.WithSession("\n")))
+		},
+	} {
+		_, err := enqueue()
+		require.Equal(t, pypool.NotExecuted, failure(t, err, pypool.ErrInvalidArguments).Delivery, name)
+	}
+	_, err := Enqueue(ctx, js, "test", "size", args{"data": make([]byte, 1<<20)})
+	require.True(t, pypool.SafeToRetry(failure(t, err, pypool.ErrMessageTooLarge)))
+	none := newBroker(t, func(o *server.Options) { o.JetStream = false })
+	short, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err = Enqueue(short, stream(t, none), "test", "add", nil)
+	require.True(t, pypool.SafeToRetry(failure(t, err, pypool.ErrPoolClosed)))
+	require.Error(t, Work(short, stream(t, none), "test", newPool(t, config(1))))
+	require.Error(t, Work(ctx, js, "a.b", newPool(t, config(1))))
+	require.Error(t, Work(ctx, js, "test", nil))
+	require.Error(t, CreateJobs(ctx, js, "", JobStore{}))
+}
+
+// A job that is enqueued twice is one.
+func TestAJobsIDIsOneJob(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	cfg := config(2)
+	path := t.TempDir() + "/journal"
+	cfg.ExtraEnv = []string{"JOURNAL=" + path}
+	p := newPool(t, cfg)
+	js := stream(t, b)
+	ctx := patient(t)
+	require.NoError(t, CreateJobs(ctx, js, "test", JobStore{Keep: time.Hour, MaxAge: time.Hour}))
+	forget := func() { // JetStream does, of duplicates, after two minutes
+		s, err := js.Stream(ctx, jobStream("test"))
+		require.NoError(t, err)
+		cfg := s.CachedInfo().Config
+		cfg.Duplicates = 100 * time.Millisecond
+		_, err = js.UpdateStream(ctx, cfg)
+		require.NoError(t, err)
+		time.Sleep(200 * time.Millisecond)
+	}
+	enqueue := func() *Job {
+		job, err := Enqueue(ctx, js, "test", "journal", []any{"one", 0.3}, WithJobID("job-1"))
+		require.NoError(t, err)
+		return job
+	}
+	enqueue()
+	job := enqueue()
+	forget()
+	enqueue() // two messages now: they are worked on at the same time
+	work(t, b, p)
+	_, err := job.Wait(ctx)
+	require.NoError(t, err)
+	forget()
+	_, err = enqueue().Wait(ctx)
+	require.NoError(t, err)
+	info, err := js.Stream(ctx, jobStream("test"))
+	require.NoError(t, err)
+	eventually(t, "all are acknowledged", func() bool {
+		state, err := info.Info(ctx)
+		return err == nil && state.State.Msgs == 0
+	})
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "one\n", string(text))
+}
+
+// A job that did not run is delivered again.
+func TestAJobThatDidNotRun(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	closed := newPool(t, config(1))
+	require.NoError(t, closed.Close())
+	js := stream(t, b)
+	job, err := Enqueue(patient(t), js, "test", "add", []any{1})
+	require.NoError(t, err)
+	refused := make(chan struct{}, 100)
+	end := work(t, b, callerFunc{closed, func(context.Context) { refused <- struct{}{} }})
+	<-refused
+	require.NoError(t, end())
+	work(t, b, newPool(t, config(1)))
+	res, err := job.Wait(patient(t))
+	require.NoError(t, err)
+	require.JSONEq(t, "2", string(res.Raw()))
+}
+
+// What runs at the end of Work's context may end by itself, until WithGrace is over.
+func TestWorkEnds(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	p := newPool(t, config(1))
+	js := stream(t, b)
+	for _, grace := range []time.Duration{time.Minute, 50 * time.Millisecond} {
+		end := work(t, b, p, WithGrace(grace))
+		g := newGate(t)
+		job, err := Enqueue(patient(t), js, "test", "hold", g.args())
+		require.NoError(t, err)
+		g.awaitBegun(t)
+		ended := make(chan error)
+		go func() { ended <- end() }()
+		if grace == time.Minute {
+			g.open(t)
+			require.NoError(t, <-ended)
+			_, err = job.Wait(patient(t))
+			require.NoError(t, err)
+			continue
+		}
+		require.NoError(t, <-ended)
+		_, err = job.Wait(patient(t))
+		require.Equal(t, pypool.MaybeExecuted, failure(t, err, pypool.ErrPoolClosed).Delivery)
+		require.ErrorContains(t, err, "shut down")
+		eventually(t, "the handler was stopped", func() bool { return exists(g.mark + ".left") })
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Error(t, Work(over, js, "test", p))
+}
+
+// Messages that are no jobs, and jobs of another version, hold nobody up.
+func TestStrangeJobs(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	js := stream(t, b)
+	ctx := patient(t)
+	require.NoError(t, CreateJobs(ctx, js, "test", JobStore{}))
+	for _, h := range []nats.Header{
+		nil, {nats.MsgIdHdr: {"a.b"}}, {nats.MsgIdHdr: {"x"}, headerControl: {"{"}}, {nats.MsgIdHdr: {"y"}, headerControl: {"{}"}, headerVersion: {"7.0"}},
+	} {
+		_, err := js.PublishMsg(ctx, &nats.Msg{Subject: "pypool.test.jobs.add", Header: h, Data: []byte("[1]")})
+		require.NoError(t, err)
+	}
+	job, err := Enqueue(ctx, js, "test", "add", []any{1})
+	require.NoError(t, err)
+	work(t, b, newPool(t, config(1)))
+	_, err = job.Wait(ctx)
+	require.NoError(t, err)
+	kv, err := js.KeyValue(ctx, jobBucket("test"))
+	require.NoError(t, err)
+	_, err = kv.Put(ctx, "odd", []byte("{"))
+	require.NoError(t, err)
+	_, err = OpenJob(js, "test", "odd").Wait(ctx)
+	require.ErrorIs(t, err, pypool.ErrProtocol)
+}
+
+// Worker processes are killed in the midst of jobs: a job that may have run says so, or runs again
+// where that is allowed; each has one outcome, and it is true.
+func TestWorkersAreKilledInTheMidstOfJobs(t *testing.T) {
+	t.Parallel()
+	c := &cluster{b: newBroker(t), journal: t.TempDir() + "/journal", servers: map[string]*child{}}
+	begin := func(name string) *child {
+		w := newChild(t, "worker", serverInput{c.b.url(), name, c.journal, 2})
+		c.servers[name] = w
+		return w
+	}
+	begin("w1")
+	begin("w2")
+	js := stream(t, c.b)
+	ctx := patient(t)
+	const each = 60
+	jobs := map[string]*Job{}
+	for i := range each {
+		for kind, attempts := range map[string]int{"once": 1, "again": 5} {
+			id := fmt.Sprintf("%s-%d", kind, i)
+			job, err := Enqueue(ctx, js, "test", "journal", []any{id, 0.02}, WithJobID(id), WithAttempts(attempts))
+			require.NoError(t, err)
+			jobs[id] = job
+		}
+	}
+	eventually(t, "some have run", func() bool { return len(c.ranSafe()) > 20 })
+	require.NoError(t, c.servers["w1"].cmd.Process.Signal(syscall.SIGKILL))
+	begin("w3")
+	eventually(t, "more have run", func() bool { return len(c.ranSafe()) > 60 })
+	require.NoError(t, c.servers["w2"].cmd.Process.Signal(syscall.SIGTERM))
+	c.servers["w2"].await(t, "gone")
+	kinds := map[string]int{}
+	for id, job := range jobs {
+		_, err := job.Wait(ctx)
+		times := c.ran(t)[id]
+		var e *pypool.Error
+		switch {
+		case err == nil:
+			kinds["ok"]++
+			if strings.HasPrefix(id, "once") {
+				assert.Equal(t, 1, times, id)
+			} else {
+				assert.GreaterOrEqual(t, times, 1, id)
+			}
+		case errors.As(err, &e) && e.Delivery == pypool.MaybeExecuted:
+			kinds["MaybeExecuted"]++
+			assert.True(t, strings.HasPrefix(id, "once"), "%s: %v", id, err)
+			assert.LessOrEqual(t, times, 1, id)
+			assert.Contains(t, err.Error(), "the worker that had begun the job was lost")
+		default:
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	t.Log(kinds)
+	assert.Greater(t, kinds["ok"], 2*each-8)
+	c.servers["w3"].await(t, "ready")
+	require.NoError(t, c.servers["w3"].cmd.Process.Signal(syscall.SIGTERM))
+	c.servers["w3"].await(t, "gone")
+}
+
+func TestAJobsStateIsReadable(t *testing.T) {
+	t.Parallel()
+	state := jobState{State: stateDone, Worker: "w", Ran: time.Second, payload: []byte("{\"a\":\n1}")}
+	got, err := readJobState(state.encode())
+	require.NoError(t, err)
+	require.Equal(t, state, got)
+	_, err = readJobState(nil)
+	require.Error(t, err)
+	encoded, err := json.Marshal(state)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"state":"done","worker":"w","ran_ns":1000000000}`, string(encoded))
+}

@@ -1,0 +1,337 @@
+"""The fork server: a process that has imported the script, and makes workers of itself by `os.fork`.
+
+    host ---- socket: "fork", with the worker's descriptors ---> poll --> os.fork --> worker: setups, hello's answer
+         <--- "forked PID", with a pidfd of it ----------------   |                   (`_start`)
+         ---- "reap PID", once the group has been killed ------> waitpid
+         <--- "reaped PID STATUS USER_US SYSTEM_US" -----------
+
+It serves nobody, has one thread, and runs no code of the script's any more. What a worker has of its
+own (pipes, page, leash) takes the numbers that the server's have: whatever knows those, as
+faulthandler does, writes to the worker's from then on.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from time import monotonic, sleep
+
+from . import _finder, _life, _stdio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, NoReturn, Optional
+
+#: What the host sends with "fork", in this order; the page where there is one.
+STDIN, STDOUT, STDERR, STACKS, LEASH, PAGE = range(6)
+MOST = 6
+#: Seconds that threads which end by themselves are given to do so.
+PATIENCE = 0.5
+
+
+class Own:
+    """The descriptors of this process, by the numbers that they keep in each worker."""
+
+    def __init__(self, channel: List[int], stacks: Optional[int], leash: Optional[int], second: Optional[int]) -> None:
+        self.channel = channel  # in, out and the private copy of stderr
+        self.stacks = stacks
+        self.leash = leash
+        self.second = second  # of the leash
+
+
+#: What `_answer` returns in the server itself.
+STILL_SERVER: Any = object()
+
+
+def refusal() -> str:
+    """Why this process cannot be forked; empty: it can."""
+    sleep(0.005)  # one that was started last may not have begun
+    threads = _threads()
+    end = monotonic() + PATIENCE
+    while threads and monotonic() < end:
+        sleep(0.01)
+        threads = _threads()
+    if threads:
+        return _refused_for(threads)
+    device = _device()
+    if device:
+        return (
+            "Config.ForkServer: the import has initialised CUDA (%s), which does not work in a forked worker. "
+            "Use the device in a @setup function, which runs in each worker" % device
+        )
+    return ""
+
+
+def _refused_for(threads: List[str]) -> str:
+    return (
+        "Config.ForkServer: Python threads run after the import, and a forked worker would not have them: %s. "
+        "Start them in a @setup function, which runs in each worker" % "; ".join(threads)
+    )
+
+
+def _threads() -> List[str]:
+    """The other threads of Python, by name and place."""
+    from _thread import get_ident
+
+    frames = {ident: frame for ident, frame in sys._current_frames().items() if ident != get_ident()}
+    active: Any = getattr(sys.modules.get("threading"), "_active", None) or {}
+    named: List[str] = []
+    for ident, frame in frames.items():
+        thread = active.get(ident)
+        name = "a thread" if thread is None else "%r" % (thread.name,)
+        code = frame.f_code
+        named.append("%s in %s (%s:%d)" % (name, code.co_name, code.co_filename, frame.f_lineno))
+    return sorted(named)
+
+
+def _device() -> str:
+    """What shows that CUDA is in use; empty: nothing does."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    try:
+        if cuda is not None and cuda.is_initialized():
+            return "torch.cuda.is_initialized()"
+    except Exception:
+        pass  # some other module of that name
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return ""
+    for name in names:
+        try:
+            # Of the device's files the one that managing it alone does not open
+            if os.readlink("/proc/self/fd/" + name) == "/dev/nvidia-uvm":
+                return "/dev/nvidia-uvm is open"
+        except OSError:
+            pass
+    return ""
+
+
+def ready(socket_fd: Optional[int], own: Own, channel: Any) -> _Server:
+    """The server of this process, once the script is imported. Raises where that cannot be one."""
+    why = refusal()
+    if why:
+        raise RuntimeError(why)
+    if socket_fd is None or own.stacks is None or own.leash is None:
+        raise RuntimeError(
+            "Config.ForkServer: Python has not got its descriptors: "
+            "is it started by a wrapper that closes those it does not know?"
+        )
+    gc.collect()
+    gc.freeze()  # so that a collection in a worker writes to none of it
+    return _Server(socket_fd, own, channel)
+
+
+class _Server:
+    def __init__(self, socket_fd: int, own: Own, channel: Any) -> None:
+        import _signal  # type: ignore[import-not-found]
+        import _socket
+        import select
+
+        self.own = own
+        self.channel = channel
+        self.signal = _signal
+        self.socket = _socket.socket(fileno=socket_fd)
+        self.socket.setblocking(True)
+        self.lib = _socket
+        # What waits for any child, or for none, must not take ours. Workers get the script's back.
+        self.sigchld = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        self.poll = select.poll()
+        self.poll.register(socket_fd, select.POLLIN)
+        self.poll.register(channel.fd_in, select.POLLIN)
+        self.ignore_warnings: Any = None
+        if sys.version_info >= (3, 12):
+            # It warns of native threads, too: those are their libraries' business.
+            import warnings
+
+            self.ignore_warnings = warnings
+
+    def run(self) -> Any:
+        """Serve until the host leaves. Returns in each worker, with its page, and nowhere else."""
+        while True:
+            try:
+                ready = [fd for fd, _ in self.poll.poll()]
+                if self.channel.fd_in in ready:
+                    self._leave_if_told()
+                if self.socket.fileno() in ready:
+                    page = self._answer()
+                    if page is not STILL_SERVER:
+                        return page
+            except OSError:
+                _leave(0)  # the host is gone
+
+    def _leave_if_told(self) -> None:
+        from ._json import scan
+        from ._wire import SUCCESS
+
+        line = self.channel.next_line()
+        if line is None:
+            _leave(0)
+        request, _ = scan(line.decode(), 0)
+        self.channel.write(SUCCESS % (request["id"], "null"))
+        if request.get("command") == "shutdown":
+            _leave(0)
+
+    def _answer(self) -> Any:
+        """Do one thing that the host asks for."""
+        size = self.lib.CMSG_SPACE(4 * MOST)
+        data, ancillary, flags, _ = self.socket.recvmsg(256, size, getattr(self.lib, "MSG_CMSG_CLOEXEC", 0))
+        if not data:
+            _leave(0)
+        fds: List[int] = []
+        for _, _, packed in ancillary:
+            fds += [int.from_bytes(packed[at : at + 4], sys.byteorder) for at in range(0, len(packed) - 3, 4)]
+        word, _, number = data.decode().partition(" ")
+        try:
+            if word == "reap":
+                self._reap(int(number))
+            elif flags & self.lib.MSG_CTRUNC or len(fds) < PAGE:
+                self._say("failed the fork server has no descriptor left (RLIMIT_NOFILE)")
+            else:
+                return self._fork(fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return STILL_SERVER
+
+    def _say(self, text: str, fd: Optional[int] = None) -> None:
+        ancillary = []
+        if fd is not None:
+            ancillary.append((self.lib.SOL_SOCKET, self.lib.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder)))
+        self.socket.sendmsg([text.encode()[:1024]], ancillary)
+
+    def _reap(self, pid: int) -> None:
+        try:
+            _, status, usage = os.wait4(pid, 0)
+        except OSError:
+            self._say("lost %d" % pid)
+            return
+        self._say("reaped %d %d %d %d" % (pid, status, usage.ru_utime * 1e6, usage.ru_stime * 1e6))
+
+    def _fork(self, fds: List[int]) -> Any:
+        threads = _threads()
+        if threads:
+            self._say("failed " + _refused_for(threads))
+            return STILL_SERVER
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:
+                pass  # closed, or some other object
+        try:
+            pid = self._plain_fork()
+        except OSError as error:
+            self._say("failed fork: %s" % error)
+            return STILL_SERVER
+        if not pid:
+            try:
+                return self._become(fds)
+            except BaseException as error:
+                _life.note("the forked worker cannot begin: %s: %s" % (type(error).__name__, error))
+                _life.end(1)
+        pidfd = -1
+        try:
+            os.setpgid(pid, pid)  # as it does itself: whoever comes first
+        except OSError:
+            pass
+        try:
+            if hasattr(os, "pidfd_open"):
+                pidfd = os.pidfd_open(pid)
+                self._say("forked %d" % pid, pidfd)
+            else:
+                self._say("forked %d by number" % pid)  # Python 3.8, or one that was built on an old system
+        except OSError as error:
+            _life._kill(pid, _life._SIGKILL)
+            os.waitpid(pid, 0)
+            self._say("failed pidfd_open: %s" % error)
+        finally:
+            if pidfd >= 0:
+                os.close(pidfd)
+        return STILL_SERVER
+
+    def _plain_fork(self) -> int:
+        if self.ignore_warnings is None:
+            return os.fork()
+        with self.ignore_warnings.catch_warnings():
+            self.ignore_warnings.simplefilter("ignore")
+            return os.fork()
+
+    def _become(self, fds: List[int]) -> Any:
+        """Make a worker of this child; its page."""
+        own = self.own
+        _life.become(os.getpid())
+        server = os.fstat(own.channel[STDERR])
+        for new, old in zip(fds, [*own.channel, own.stacks, own.leash]):
+            os.dup2(new, old, inheritable=False)  # type: ignore[arg-type]
+        for fd in (1, 2):
+            if _is_same(fd, server):  # else the script has put another file there
+                os.dup2(own.channel[STDERR], fd)
+        if own.second is not None:
+            os.close(own.second)
+        self.socket.close()
+        own.second = _life.leash(own.leash)
+        _life.hold_leash(own.leash)
+        self.signal.signal(self.signal.SIGCHLD, self.sigchld if self.sigchld is not None else self.signal.SIG_DFL)
+        page = None
+        if len(fds) > PAGE:
+            from . import _page
+
+            page = _page.shared(os.dup(fds[PAGE]))
+        _forget_server()
+        reseed()
+        return page
+
+
+def _is_same(fd: int, file: Any) -> bool:
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (file.st_dev, file.st_ino)
+
+
+def _forget_server() -> None:
+    """Undo what the runtime and the standard library have noted of the fork, or of the server."""
+    _stdio.LOG.forked = False
+    _stdio.OPEN.clear()
+    replies = _finder.loaded("_replies")
+    if replies is not None:
+        replies.WAITS.forked = False
+    spawn = _finder.loaded("_spawn")
+    if spawn is not None:
+        spawn.forked()
+    # A TemporaryDirectory that the script made at its import is everybody's: the server removes it
+    registry: Any = getattr(getattr(sys.modules.get("weakref"), "finalize", None), "_registry", None)
+    for info in list((registry or {}).values()):
+        info.atexit = False
+
+
+def reseed() -> None:
+    """Have the generators of the process differ from those of its siblings. That of `random` does by
+    itself.
+    """
+    numpy: Any = sys.modules.get("numpy.random")
+    torch: Any = sys.modules.get("torch")
+    for seed in (getattr(numpy, "seed", None), getattr(torch, "seed", None)):
+        if seed is not None:
+            try:
+                seed()
+            except Exception as error:
+                _life.note("a forked worker's generator was not seeded: %s: %s" % (type(error).__name__, error))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the server. Functions of atexit are the workers': only what weakref.finalize has to clean
+    up, which is there once for all of them, is done here.
+    """
+    try:
+        finalize: Any = getattr(sys.modules.get("weakref"), "finalize", None)
+        if getattr(finalize, "_registry", None):
+            finalize._exitfunc()
+        from . import _exit
+
+        _exit._stop_trackers()
+        _exit._flush()
+    except BaseException:
+        pass
+    _life.end(code)
