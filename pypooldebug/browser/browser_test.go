@@ -3,6 +3,7 @@ package browser
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -20,8 +21,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pypool/pypool"
 	"github.com/pypool/pypool/internal/debugpage"
 	"github.com/pypool/pypool/internal/debugpage/fakepool"
+	"github.com/pypool/pypool/pypooldebug"
 )
 
 // The tests need a Chromium: PYPOOL_BROWSER names it, or requires one when it is 1. With
@@ -94,7 +97,13 @@ type tab struct {
 
 func open(t *testing.T, width, height int64, scheme string, sources ...debugpage.Source) *tab {
 	t.Helper()
-	b := &tab{t: t, handler: debugpage.New(sources...)}
+	return serve(t, width, height, scheme, debugpage.New(sources...))
+}
+
+// serve opens the page of a handler.
+func serve(t *testing.T, width, height int64, scheme string, handler http.Handler) *tab {
+	t.Helper()
+	b := &tab{t: t, handler: handler}
 	server := httptest.NewServer(http.StripPrefix("/debug", b.handler))
 	b.shutdown = sync.OnceFunc(func() {
 		server.CloseClientConnections()
@@ -274,6 +283,54 @@ func TestWhatPythonSaysRunsNothing(t *testing.T) {
 	assert.Equal(t, 1, value[int](b, "document.scripts.length"))
 	assert.Equal(t, 1, value[int](b, "document.querySelectorAll('style').length"))
 	assert.Empty(t, value[[]string](b, "[...document.querySelectorAll('a')].map((a) => a.getAttribute('href')).filter((h) => !/^(#pool-\\d+|\\?format=json)$/.test(h))"))
+	b.healthy()
+}
+
+const worker = `
+import time
+from pypool import command
+
+@command
+def work(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+@command(name="<script>window.pwned=1</script>")
+def odd() -> None:
+    raise ValueError("<img src=x onerror=window.pwned=1>")
+`
+
+// Real pools: one that works, and one in a crash loop.
+func TestThePageShowsRealPools(t *testing.T) {
+	pool := func(name, source string, ready int) *pypool.Pool {
+		script := filepath.Join(t.TempDir(), "worker.py")
+		require.NoError(t, os.WriteFile(script, []byte(source), 0o600))
+		p, err := pypool.New(t.Context(), pypool.Config{
+			Name: name, Script: script, Size: 2, Overflow: -1, MinReady: ready, MaxRestarts: 2, RestartBackoff: pypool.Backoff{Min: time.Millisecond, Max: time.Hour},
+			Logger: slog.New(slog.DiscardHandler),
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, p.Close()) })
+		return p
+	}
+	works, loops := pool("works", worker, 2), pool("loops", "raise OSError('<script>window.pwned=1</script>')\n", -1)
+	_, err := works.ExecuteAnonymous(t.Context(), "<script>window.pwned=1</script>", nil)
+	require.ErrorIs(t, err, pypool.ErrPython)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	defer cancel()
+	busy.Go(func() { _, _ = works.ExecuteInSession(ctx, "user-42", "work", map[string]any{"seconds": 60}) })
+	b := serve(t, 1000, 900, "light", pypooldebug.Handler(works, loops))
+	b.until("document.querySelector('#pool-0').innerText.includes('work [user-42] for')")
+	b.until("document.querySelector('#pool-1').innerText.includes('No worker can start')")
+	assert.Contains(t, b.text(), "OSError: <script>window.pwned=1</script>")
+	b.do("[...document.querySelectorAll('#pool-0 tbody tr')].find((r) => r.innerText.includes('user-42')).querySelector('button').click()")
+	b.until("document.getElementById('dialog-text').textContent.includes('in work')")
+	b.do("document.getElementById('dialog').close()")
+	assert.True(t, value[bool](b, "window.pwned === undefined"))
+	b.picture("real")
 	b.healthy()
 }
 
