@@ -211,6 +211,15 @@ def child():
 	for _, command := range []string{"descriptors", "signals", "limits", "threads", "child"} {
 		assert.Equal(t, decoded[any](t, executed(t, exec, command, nil)), decoded[any](t, executed(t, p, command, nil)), command)
 	}
+	// The global generators of numpy and torch are seeded anew in each, by themselves.
+	dir := t.TempDir()
+	for name, text := range map[string]string{"numpy/__init__.py": "", "numpy/random.py": "seeded = []\ndef seed(*args): seeded.append((os.getpid(), args))\nimport os\n", "torch.py": "seeded = []\ndef seed(*args): seeded.append((os.getpid(), args))\nimport os\n"} {
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	seeding := forkConfig(t, 2, "import numpy.random, torch\n@command\ndef seeded():\n    return [numpy.random.seeded == [(os.getpid(), ())], torch.seeded == [(os.getpid(), ())]]\n")
+	seeding.ExtraEnv = []string{"PYTHONPATH=" + dir}
+	require.Equal(t, []bool{true, true}, decoded[[]bool](t, executed(t, newPool(t, seeding), "seeded", nil)))
 	drawn := map[float64]bool{}
 	for range 3 {
 		for _, w := range p.Workers() {
@@ -257,6 +266,7 @@ func TestAnImportThatCannotBeForkedIsRefused(t *testing.T) {
 	}{
 		{"import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), name='the monitor', daemon=True).start()\n", []string{"Python threads run after the import", "'the monitor' in run", "@setup"}},
 		{"import _thread, time\ndef poll():\n    while True: time.sleep(1)\n_thread.start_new_thread(poll, ())\n", []string{"a thread in poll", "worker.py:5", "@setup"}},
+		{"with open('/proc/self/comm', 'w') as f: f.write('polars-0')\n", []string{"native threads", "polars-0", "@setup"}},
 		{"import torch\n", []string{"has initialised CUDA", "torch.cuda.is_initialized()", "@setup"}},
 	} {
 		cfg := forkConfig(t, 2, c.source)

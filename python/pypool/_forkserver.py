@@ -40,6 +40,11 @@ class Own:
         self.second = second  # of the leash
 
 
+#: How threads are called that others in the process wait for, and that nobody starts again after a
+#: fork: those of polars (once something was computed), tokio, and XLA (jax, TensorFlow).
+POOLS = ("polars-0", "tokio-r", "async-executor-", "tf_XLA")
+#: OpenMP's omp_pause_soft.
+_SOFT = 1
 #: What `_answer` returns in the server itself.
 STILL_SERVER: Any = object()
 
@@ -54,6 +59,12 @@ def refusal() -> str:
         threads = _threads()
     if threads:
         return _refused_for(threads)
+    pools = _pools()
+    if pools:
+        return (
+            "Config.ForkServer: the import has started native threads that a forked worker would wait for in vain: %s. "
+            "Import the library, and compute in a @setup function or in commands only" % ", ".join(pools)
+        )
     device = _device()
     if device:
         return (
@@ -83,6 +94,39 @@ def _threads() -> List[str]:
         code = frame.f_code
         named.append("%s in %s (%s:%d)" % (name, code.co_name, code.co_filename, frame.f_lineno))
     return sorted(named)
+
+
+def _pools() -> List[str]:
+    """The native threads by name whose libraries are known not to handle forks."""
+    found = set()
+    try:
+        for task in os.listdir("/proc/self/task"):
+            with open("/proc/self/task/%s/comm" % task) as comm:
+                name = comm.read().strip()
+            if name.startswith(POOLS):
+                found.add(name)
+    except OSError:
+        pass  # no /proc, or one that has ended meanwhile
+    return sorted(found)
+
+
+def pause_openmp() -> None:
+    """End the threads that GNU's OpenMP (scikit-learn, torch) keeps for the next computation: in a
+    forked worker it would wait for them for ever. It makes others when it needs them. Other OpenMPs
+    handle forks.
+    """
+    try:
+        with open("/proc/self/maps") as maps:
+            mapped = {line.split(None, 5)[5].rstrip("\n") for line in maps if "libgomp" in line}
+    except OSError:
+        return
+    for path in sorted(mapped):
+        import ctypes  # where there is such a library
+
+        try:
+            ctypes.CDLL(path).omp_pause_resource_all(_SOFT)
+        except (OSError, AttributeError):
+            pass  # older than GCC 9: it cannot be asked to
 
 
 def _device() -> str:
@@ -117,6 +161,7 @@ def ready(socket_fd: Optional[int], own: Own, channel: Any) -> _Server:
             "Config.ForkServer: Python has not got its descriptors: "
             "is it started by a wrapper that closes those it does not know?"
         )
+    pause_openmp()
     gc.collect()
     gc.freeze()  # so that a collection in a worker writes to none of it
     return _Server(socket_fd, own, channel)

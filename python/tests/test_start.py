@@ -365,8 +365,10 @@ def test_tracebacks_of_the_runtime_show_its_source(start: Start) -> None:
 
 
 def test_no_forbidden_modules_in_the_runtime() -> None:
+    """A fork server asks OpenMP something, which takes ctypes; it serves nobody."""
     for path in PACKAGE.glob("*.py"):
         for line in path.read_text().splitlines():
             words = line.split("#")[0].split()
-            assert not (words[:1] in (["import"], ["from"]) and words[1] in ("pickle", "marshal", "ctypes")), (path, line)
+            forbidden = ("pickle", "marshal") if path.stem == "_forkserver" else ("pickle", "marshal", "ctypes")
+            assert not (words[:1] in (["import"], ["from"]) and words[1] in forbidden), (path, line)
             assert "eval(" not in line, (path, line)
