@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -734,3 +735,22 @@ def other(): return b"no table" * 1000
 type unknownKind struct{}
 
 func (unknownKind) PythonPayload() (string, []byte, error) { return "unknown", nil, nil }
+
+// A forked worker's payloads are its own.
+func TestBytesOfForkedWorkers(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("there are no fork servers")
+	}
+	cfg := blobsConfig(t, 2)
+	cfg.ForkServer = true
+	p, ctx := newPool(t, cfg), t.Context()
+	x := pattern(300_000)
+	for range 4 {
+		got, err := Call[struct{ X []byte }](ctx, p, "double", args{"x": x})
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(append(slices.Clone(x), x...), got.X))
+		a, err := Call[Array](ctx, p, "echo", args{"x": ArrayOf([]float32{1, 2}, 1, 2)})
+		require.NoError(t, err)
+		require.Equal(t, ArrayOf([]float32{1, 2}, 1, 2), a)
+	}
+}

@@ -1,6 +1,7 @@
 package pypoolnats
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -63,6 +64,15 @@ func TestACallIsAsOneOfThePool(t *testing.T) {
 			n, err = pypool.Call[int](ctx, caller, "size", args{"data": []byte("\x00\xffraw")})
 			require.NoError(t, err)
 			require.Equal(t, 5, n)
+			vectors := pypool.ArrayOf([]float64{1, math.NaN()}, 1, 2)
+			back, err := pypool.Call[struct {
+				Value pypool.Array
+				Data  []byte
+			}](ctx, caller, "echo", args{"value": args{"value": vectors, "data": bytes.Repeat([]byte{1}, 9000)}})
+			require.NoError(t, err)
+			require.Equal(t, vectors.Data, back.Value.Data)
+			require.Equal(t, vectors.Shape, back.Value.Shape)
+			require.Equal(t, bytes.Repeat([]byte{1}, 9000), back.Data)
 			for _, value := range []any{nil, true, 1.5, "ü\u2028\x00", "", []any{}, args{"deep": []any{1.0, "x"}}} {
 				got, err := pypool.Call[any](ctx, caller, "echo", args{"value": value})
 				require.NoError(t, err)

@@ -254,6 +254,7 @@ func (c *Client) prepare(ctx context.Context, r *request, opts []pypool.CallOpti
 		return pypool.NewError(pypool.TypeUnknownCommand, pypool.NotExecuted, "", unknown)
 	}
 	ctl.Timeout, ctl.Checkout, ctl.Stall = o.Timeout, o.CheckoutTimeout, o.StallTimeout
+	ctl.Blobs = o.Blobs
 	ctl.Alive = c.o.lostAfter / patience
 	if c.nc != nil {
 		_, part := limits(c.nc, 0)

@@ -253,6 +253,9 @@ func (c *served) execute() error {
 }
 
 func (c *served) options() (opts []pypool.CallOption) {
+	if c.ctl.Blobs {
+		opts = append(opts, pypool.WithBlobs())
+	}
 	if trace := traceOf(c.header); trace != "" {
 		opts = append(opts, pypool.WithTraceParent(trace))
 	}

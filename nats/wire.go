@@ -50,6 +50,7 @@ type control struct {
 	Timeout  time.Duration `json:"timeout_ns,omitempty"`  // the options; negative: none
 	Checkout time.Duration `json:"checkout_ns,omitempty"`
 	Stall    time.Duration `json:"stall_ns,omitempty"`
+	Blobs    bool          `json:"blobs,omitempty"`
 	Alive    time.Duration `json:"alive_ns,omitempty"` // how often the caller wants to hear that it is being served
 	Items    int           `json:"items,omitempty"`    // how much of the answer may be on its way beyond what was credited
 	Bytes    int           `json:"bytes,omitempty"`    // the same of payload; in more and credit: what has been taken in
