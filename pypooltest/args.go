@@ -3,39 +3,190 @@ package pypooltest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/pypool/pypool"
-	"github.com/pypool/pypool/internal/wire"
 )
 
-// decodeArgs stores the arguments of a call in what in points to: see [Handle]. An error is a
-// *pypool.Error, as Python refuses arguments.
-func decodeArgs(args json.RawMessage, in any) error {
-	v := reflect.ValueOf(in).Elem()
-	switch {
-	case bytes.Equal(args, []byte("null")):
-		return nil
-	case args[0] == '[':
-		return decodePositional(args, v)
+// values are arguments, or a result, as they cross to another process: a line of JSON, and the bytes
+// and arrays that belong into it.
+type values struct {
+	line    []byte
+	payload struct {
+		Blobs []payload       `json:"blobs"`
+		Data  json.RawMessage `json:"data"`
 	}
-	if err := unmarshal(args, in); err != nil {
-		return refusedType(nil, err)
+}
+
+// payload is where something of its own form belongs.
+type payload struct {
+	At    any    `json:"at"` // in arguments a path of keys and indexes, in a result the null in the line
+	DType string `json:"dtype,omitempty"`
+	Shape []int  `json:"shape,omitempty"`
+	Kind  string `json:"kind,omitempty"`
+}
+
+// encode encodes what a call's arguments may be. An error is the call's.
+func encode(args any) (v values, err error) {
+	data, err := pypool.EncodeArgs(args)
+	if err != nil {
+		return v, err
 	}
-	names := argumentNames(v.Type())
-	if names == nil {
-		return nil
+	line, trailer, found := bytes.Cut(data, []byte{'\n'})
+	if v.line = line; found {
+		err = json.Unmarshal(trailer, &v.payload)
 	}
-	for quoted := range wire.Keys(args) {
-		var name string
-		_ = json.Unmarshal(quoted, &name) // it has been read as JSON
-		if !hasName(names, name) {
-			return refused("unknown argument '"+name+"'", pypool.FieldError{Loc: []any{name}, Msg: "unknown argument", Type: "unknown"})
+	return v, err
+}
+
+// encodeResult encodes what a function returns; struct{}{} is Python's None.
+func encodeResult(out any) (values, error) {
+	if _, nothing := out.(struct{}); nothing {
+		out = nil
+	}
+	v, err := encode([]any{out})
+	if err != nil {
+		cause := errors.Unwrap(err)
+		bad := &pypool.InvalidResultError{Path: "$", Reason: cause.Error()}
+		return v, pypool.NewError(pypool.TypeInvalidResult, pypool.Executed, "", bad)
+	}
+	v.line = v.line[1 : len(v.line)-1]
+	for i, p := range v.payload.Blobs {
+		v.payload.Blobs[i].At = p.At.([]any)[1:]
+	}
+	return v, nil
+}
+
+func (v values) result(info pypool.ResultInfo) pypool.Result {
+	if len(v.payload.Blobs) == 0 {
+		return pypool.NewResult(v.line, info)
+	}
+	out := v.payload
+	out.Blobs = slices.Clone(out.Blobs)
+	nulls := nullsOf(v.line)
+	for i, p := range out.Blobs {
+		out.Blobs[i].At = nulls[pathKey(p.At.([]any))]
+	}
+	trailer, err := json.Marshal(out)
+	if err != nil { // it was read as JSON
+		panic(err)
+	}
+	return pypool.DecodeResult(slices.Concat(v.line, []byte{'\n'}, trailer), info)
+}
+
+// nullsOf says where each null stands in a line of JSON, by the path that leads to it.
+func nullsOf(line []byte) map[string]int64 {
+	nulls := map[string]int64{}
+	dec := json.NewDecoder(bytes.NewReader(line))
+	var walk func(path []any)
+	walk = func(path []any) {
+		token, _ := dec.Token() // it was encoded as JSON
+		switch token {
+		case nil:
+			nulls[pathKey(path)] = dec.InputOffset() - int64(len("null"))
+		case json.Delim('['):
+			for i := 0; dec.More(); i++ {
+				walk(append(path[:len(path):len(path)], i))
+			}
+			_, _ = dec.Token()
+		case json.Delim('{'):
+			for dec.More() {
+				key, _ := dec.Token()
+				walk(append(path[:len(path):len(path)], key))
+			}
+			_, _ = dec.Token()
 		}
 	}
-	return nil
+	walk([]any{})
+	return nulls
+}
+
+func pathKey(path []any) string {
+	key, _ := json.Marshal(path) // of strings and numbers
+	return string(key)
+}
+
+// decode stores the arguments of a call in what in points to: see [Handle]. An error is a
+// *pypool.Error, as Python refuses arguments.
+func (v values) decode(in any) error {
+	target := reflect.ValueOf(in).Elem()
+	names := argumentNames(target.Type())
+	switch {
+	case bytes.Equal(v.line, []byte("null")):
+		return nil
+	case v.line[0] == '[':
+		return v.decodePositional(target, names)
+	}
+	if names != nil {
+		var object map[string]json.RawMessage
+		_ = json.Unmarshal(v.line, &object) // it was encoded as JSON
+		for name := range object {
+			if !slices.ContainsFunc(names, func(known string) bool { return strings.EqualFold(known, name) }) {
+				return refused("unknown argument '"+name+"'", pypool.FieldError{Loc: []any{name}, Msg: "unknown argument", Type: "unknown"})
+			}
+		}
+	}
+	return v.store(in)
+}
+
+// decodePositional takes arguments that are an array.
+func (v values) decodePositional(target reflect.Value, names []string) error {
+	var items []json.RawMessage
+	_ = json.Unmarshal(v.line, &items) // it was encoded as JSON
+	switch {
+	case len(items) == 0:
+		return nil
+	case names == nil && len(items) == 1:
+		one := reflect.New(reflect.ArrayOf(1, target.Type()))
+		if err := v.store(one.Interface()); err != nil {
+			return err
+		}
+		target.Set(one.Elem().Index(0))
+		return nil
+	case names == nil:
+		return v.store(target.Addr().Interface())
+	case len(items) > len(names):
+		message := fmt.Sprintf("it takes %d arguments, and got %d", len(names), len(items))
+		return refused(message, pypool.FieldError{Loc: []any{len(names)}, Msg: message, Type: "too_many"})
+	}
+	object := values{line: []byte{'{'}, payload: v.payload}
+	for i, item := range items {
+		if i > 0 {
+			object.line = append(object.line, ',')
+		}
+		key, _ := json.Marshal(names[i]) // a string always encodes
+		object.line = append(append(append(object.line, key...), ':'), item...)
+	}
+	object.line = append(object.line, '}')
+	object.payload.Blobs = slices.Clone(v.payload.Blobs)
+	for i, p := range object.payload.Blobs {
+		at := slices.Clone(p.At.([]any))
+		at[0] = names[int(at[0].(float64))] // an index
+		object.payload.Blobs[i].At = at
+	}
+	return object.store(target.Addr().Interface())
+}
+
+// store is encoding/json's, and knows payloads.
+func (v values) store(in any) error {
+	err := v.result(pypool.ResultInfo{}).Decode(in)
+	if err == nil {
+		return nil
+	}
+	if cause := errors.Unwrap(err); cause != nil {
+		err = cause
+	}
+	field := pypool.FieldError{Loc: []any{}, Msg: err.Error(), Type: "type"}
+	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) && wrong.Field != "" {
+		for part := range strings.SplitSeq(wrong.Field, ".") {
+			field.Loc = append(field.Loc, part)
+		}
+	}
+	return refused("the arguments do not fit: "+err.Error(), field)
 }
 
 // argumentNames are the names of the arguments, nil where they are not the fields of a struct.
@@ -43,7 +194,7 @@ func argumentNames(t reflect.Type) []string {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if t.Kind() != reflect.Struct || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
+	if t.Kind() != reflect.Struct || t == reflect.TypeFor[pypool.Array]() || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
 		return nil
 	}
 	return append([]string{}, fieldNames(t)...)
@@ -62,82 +213,6 @@ func fieldNames(t reflect.Type) (names []string) {
 		}
 	}
 	return names
-}
-
-func hasName(names []string, name string) bool {
-	for _, known := range names {
-		if strings.EqualFold(known, name) {
-			return true
-		}
-	}
-	return false
-}
-
-// decodePositional takes arguments that are an array.
-func decodePositional(args json.RawMessage, v reflect.Value) error {
-	var items []json.RawMessage
-	if err := json.Unmarshal(args, &items); err != nil {
-		return refusedType(nil, err)
-	}
-	names := argumentNames(v.Type())
-	switch {
-	case len(items) == 0:
-		return nil
-	case names == nil && len(items) == 1:
-		if err := unmarshal(items[0], v.Addr().Interface()); err != nil {
-			return refusedType([]any{0}, err)
-		}
-		return nil
-	case names == nil:
-		if err := unmarshal(args, v.Addr().Interface()); err != nil {
-			return refusedType(nil, err)
-		}
-		return nil
-	case len(items) > len(names):
-		message := fmt.Sprintf("it takes %d arguments, and got %d", len(names), len(items))
-		return refused(message, pypool.FieldError{Loc: []any{len(names)}, Msg: message, Type: "too_many"})
-	}
-	object := []byte{'{'}
-	for i, item := range items {
-		if i > 0 {
-			object = append(object, ',')
-		}
-		key, _ := json.Marshal(names[i]) // a string always encodes
-		object = append(append(append(object, key...), ':'), item...)
-	}
-	if err := unmarshal(append(object, '}'), v.Addr().Interface()); err != nil {
-		return refusedType(nil, err)
-	}
-	return nil
-}
-
-// unmarshal keeps large integers in interface values as they are.
-func unmarshal(raw []byte, v any) error {
-	if !wire.HasBigInt(raw) {
-		return json.Unmarshal(raw, v)
-	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	return dec.Decode(v)
-}
-
-func refusedType(loc []any, err error) error {
-	field := pypool.FieldError{Loc: loc, Msg: err.Error(), Type: "type"}
-	if wrong := (*json.UnmarshalTypeError)(nil); loc == nil && asType(err, &wrong) && wrong.Field != "" {
-		for part := range strings.SplitSeq(wrong.Field, ".") {
-			field.Loc = append(field.Loc, part)
-		}
-	}
-	if field.Loc == nil {
-		field.Loc = []any{}
-	}
-	return refused("the arguments do not fit: "+err.Error(), field)
-}
-
-func asType(err error, target **json.UnmarshalTypeError) bool {
-	wrong, ok := err.(*json.UnmarshalTypeError)
-	*target = wrong
-	return ok
 }
 
 // refused is the error of arguments that do not fit.

@@ -24,16 +24,14 @@ import (
 	"maps"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/pypool/pypool"
-	"github.com/pypool/pypool/internal/wire"
 )
 
 // Fake is a [pypool.Caller] whose commands are functions in Go. What it does with arguments,
-// options, contexts and errors is what a pool does: arguments cross as JSON; a call returns at the
+// options, contexts and errors is what a pool does: arguments and results cross as JSON, bytes and arrays beside it; a call returns at the
 // end of its context or of WithTimeout, whatever its function does; each error is a *pypool.Error
 // with its type, detail, delivery and context. What it has not is workers: nothing waits, there are
 // no timeouts but those that a call brings, and no circuits; such errors are provoked with
@@ -60,7 +58,7 @@ type Call struct {
 	Command string // empty for a program
 	Program string
 	Session string
-	Args    json.RawMessage    // an object, an array or null
+	Args    json.RawMessage    // an object, an array or null, with bytes as base64 text and arrays as lists
 	Options pypool.CallOptions // what its CallOptions said
 	Stream  bool               // Stream or Each made it
 
@@ -68,10 +66,20 @@ type Call struct {
 	Result json.RawMessage
 	Items  int   // that a stream's loop was given
 	Err    error // nil, or the *pypool.Error that the caller got
+
+	args *values // where Args does not hold all of them
 }
 
 // Decode stores the arguments in v, as the function of a command gets them: see [Handle].
-func (c Call) Decode(v any) error { return decodeArgs(c.Args, v) }
+func (c Call) Decode(v any) error {
+	switch {
+	case c.args != nil:
+		return c.args.decode(v)
+	case c.Args == nil: // they could not be encoded
+		return nil
+	}
+	return values{line: c.Args}.decode(v)
+}
 
 func (c *Call) key() string {
 	if c.Program != "" {
@@ -80,10 +88,10 @@ func (c *Call) key() string {
 	return c.Command
 }
 
-// handler runs a command: args is JSON, and yield takes its result, or its items.
+// handler runs a command: yield takes its result, or its items.
 type handler struct {
 	streams bool
-	run     func(ctx context.Context, args json.RawMessage, yield func(json.RawMessage) bool) error
+	run     func(ctx context.Context, args values, yield func(values) bool) error
 }
 
 // Handle has h serve the calls of a command. An earlier one of that name is replaced.
@@ -112,9 +120,9 @@ func HandleProgram[In, Out any](f *Fake, programID string, h func(ctx context.Co
 // context has ended, and has to look at that itself where it waits. An error ends it, behind the
 // items before it. WithTimeout and WithStallTimeout have no effect.
 func HandleStream[In, Out any](f *Fake, command string, h func(ctx context.Context, in In) iter.Seq2[Out, error]) {
-	run := func(ctx context.Context, args json.RawMessage, yield func(json.RawMessage) bool) error {
+	run := func(ctx context.Context, args values, yield func(values) bool) error {
 		var in In
-		if err := decodeArgs(args, &in); err != nil {
+		if err := args.decode(&in); err != nil {
 			return err
 		}
 		for out, err := range h(ctx, in) {
@@ -135,9 +143,9 @@ func HandleStream[In, Out any](f *Fake, command string, h func(ctx context.Conte
 }
 
 func plain[In, Out any](h func(context.Context, In) (Out, error)) handler {
-	return handler{false, func(ctx context.Context, args json.RawMessage, yield func(json.RawMessage) bool) error {
+	return handler{false, func(ctx context.Context, args values, yield func(values) bool) error {
 		var in In
-		if err := decodeArgs(args, &in); err != nil {
+		if err := args.decode(&in); err != nil {
 			return err
 		}
 		out, err := h(ctx, in)
@@ -239,11 +247,11 @@ func (f *Fake) Stream(ctx context.Context, command string, args any, opts ...pyp
 	return func(yield func(pypool.Result, error) bool) {
 		r := &running{f: f, call: &Call{Command: command, Stream: true}, begun: time.Now()}
 		left := false
-		err := r.do(ctx, args, opts, func(raw json.RawMessage) bool {
+		err := r.do(ctx, args, opts, func(v values) bool {
 			f.mu.Lock()
 			r.call.Items++
 			f.mu.Unlock()
-			left = !yield(result(raw, r.begun), nil)
+			left = !yield(result(v, r.begun), nil)
 			return !left
 		})
 		if err != nil && !left {
@@ -254,8 +262,8 @@ func (f *Fake) Stream(ctx context.Context, command string, args any, opts ...pyp
 
 func (f *Fake) execute(ctx context.Context, r *running, args any, opts []pypool.CallOption) (pypool.Result, error) {
 	r.f, r.begun = f, time.Now()
-	var out json.RawMessage
-	if err := r.do(ctx, args, opts, func(raw json.RawMessage) bool { out = raw; return false }); err != nil {
+	var out values
+	if err := r.do(ctx, args, opts, func(v values) bool { out = v; return false }); err != nil {
 		return pypool.Result{}, err
 	}
 	return result(out, r.begun), nil
@@ -263,8 +271,8 @@ func (f *Fake) execute(ctx context.Context, r *running, args any, opts []pypool.
 
 const worker = "fake" // the id of the only one
 
-func result(raw json.RawMessage, begun time.Time) pypool.Result {
-	return pypool.NewResult(raw, pypool.ResultInfo{Worker: worker, Ran: time.Since(begun)})
+func result(v values, begun time.Time) pypool.Result {
+	return v.result(pypool.ResultInfo{Worker: worker, Ran: time.Since(begun)})
 }
 
 // running is a call under way.
@@ -273,6 +281,7 @@ type running struct {
 	call    *Call // the Fake's mu guards what changes in it
 	fixed   bool  // its method has fixed the session
 	refused error // it does not begin
+	args    values
 	begun   time.Time
 	h       handler
 }
@@ -286,7 +295,7 @@ func CallFromContext(ctx context.Context) (call Call, ok bool) {
 }
 
 // do is the life of a call: its error is a *pypool.Error, or nil.
-func (r *running) do(ctx context.Context, args any, opts []pypool.CallOption, yield func(json.RawMessage) bool) (err error) {
+func (r *running) do(ctx context.Context, args any, opts []pypool.CallOption, yield func(values) bool) (err error) {
 	ended := false
 	defer func() {
 		r.f.mu.Lock()
@@ -295,13 +304,13 @@ func (r *running) do(ctx context.Context, args any, opts []pypool.CallOption, yi
 	}()
 	failed := r.begin(ctx, args, opts)
 	if failed == nil {
-		failed = r.run(ctx, func(raw json.RawMessage) bool {
+		failed = r.run(ctx, func(v values) bool {
 			if !r.call.Stream {
 				r.f.mu.Lock()
-				r.call.Result = raw
+				r.call.Result = v.result(pypool.ResultInfo{}).Raw()
 				r.f.mu.Unlock()
 			}
-			return yield(raw)
+			return yield(v)
 		})
 	}
 	ended = true
@@ -326,8 +335,13 @@ func (r *running) begin(ctx context.Context, args any, opts []pypool.CallOption)
 		wrong = r.refused
 	}
 	var encoded error
-	if c.Args, encoded = wire.EncodeArgs(nil, args); encoded != nil {
-		wrong = pypool.NewError(pypool.TypeInvalidArguments, pypool.NotExecuted, "the arguments cannot be sent: "+encoded.Error(), encoded)
+	if r.args, encoded = encode(args); encoded != nil {
+		wrong = encoded
+	} else {
+		c.Args = r.args.result(pypool.ResultInfo{}).Raw()
+		if len(r.args.payload.Blobs) > 0 {
+			c.args = &r.args
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -364,7 +378,7 @@ func (r *running) begin(ctx context.Context, args any, opts []pypool.CallOption)
 }
 
 // run runs the function: on a goroutine of its own where the call may end before it.
-func (r *running) run(parent context.Context, yield func(json.RawMessage) bool) error {
+func (r *running) run(parent context.Context, yield func(values) bool) error {
 	call := *r.call // its arguments and options change no more
 	ctx := context.WithValue(parent, callKey{}, call)
 	if limit := call.Options.Timeout; limit > 0 && !call.Stream {
@@ -383,9 +397,9 @@ func (r *running) run(parent context.Context, yield func(json.RawMessage) bool) 
 	var o outcome
 	if ctx.Done() == nil || r.h.streams {
 		ended := false // the context, while the function went on
-		o.err = r.h.run(ctx, call.Args, func(raw json.RawMessage) bool {
+		o.err = r.h.run(ctx, r.args, func(v values) bool {
 			ended = ctx.Err() != nil
-			return !ended && yield(raw)
+			return !ended && yield(v)
 		})
 		if ended {
 			return over()
@@ -393,7 +407,7 @@ func (r *running) run(parent context.Context, yield func(json.RawMessage) bool) 
 		o.ended = true
 	} else {
 		done := make(chan outcome, 1)
-		if !r.start(ctx, call.Args, done) {
+		if !r.start(ctx, r.args, done) {
 			return pypool.NewError(pypool.TypePoolNotAvailable, pypool.NotExecuted, "the pool is closed", nil)
 		}
 		select {
@@ -409,22 +423,22 @@ func (r *running) run(parent context.Context, yield func(json.RawMessage) bool) 
 		panic(o.value)
 	case o.err != nil && ctx.Err() != nil && errors.Is(o.err, ctx.Err()):
 		return over()
-	case o.err == nil && o.raw != nil:
-		yield(o.raw)
+	case o.err == nil && o.out.line != nil:
+		yield(o.out)
 	}
 	return o.err
 }
 
 // outcome is how a function ended.
 type outcome struct {
-	raw   json.RawMessage
+	out   values
 	err   error
 	value any  // of its panic
 	ended bool // else by that, or by runtime.Goexit
 }
 
 // start runs the function on a goroutine that Close joins; false: the Fake is closed.
-func (r *running) start(ctx context.Context, args json.RawMessage, done chan<- outcome) bool {
+func (r *running) start(ctx context.Context, args values, done chan<- outcome) bool {
 	f := r.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -439,7 +453,7 @@ func (r *running) start(ctx context.Context, args json.RawMessage, done chan<- o
 			}
 			done <- o
 		}()
-		o.err = r.h.run(ctx, args, func(raw json.RawMessage) bool { o.raw = raw; return false })
+		o.err = r.h.run(ctx, args, func(v values) bool { o.out = v; return false })
 		o.ended = true
 	})
 	return true
@@ -482,26 +496,12 @@ func (r *running) complete(err error) *pypool.Error {
 	return e
 }
 
-// Result makes the Result that a call of a command that returned v has. It panics when v is no JSON.
+// Result makes the Result that a call of a command that returned v has. It panics when v cannot be a
+// result.
 func Result(v any) pypool.Result {
-	raw, err := encodeResult(v)
+	out, err := encodeResult(v)
 	if err != nil {
 		panic(err)
 	}
-	return pypool.NewResult(raw, pypool.ResultInfo{Worker: worker})
-}
-
-// encodeResult encodes what a function returns; struct{}{} is Python's None.
-func encodeResult(v any) (json.RawMessage, error) {
-	if _, nothing := v.(struct{}); nothing {
-		v = nil
-	}
-	var b strings.Builder
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		bad := &pypool.InvalidResultError{Path: "$", Reason: err.Error()}
-		return nil, pypool.NewError(pypool.TypeInvalidResult, pypool.Executed, "", bad)
-	}
-	return json.RawMessage(strings.TrimSuffix(b.String(), "\n")), nil
+	return out.result(pypool.ResultInfo{Worker: worker})
 }

@@ -68,6 +68,14 @@ func twin() *Fake {
 	Handle(f, "wrong", func(context.Context, struct{}) (float64, error) { return math.NaN(), nil })
 	Handle(f, "nothing", func(context.Context, struct{}) (struct{}, error) { return struct{}{}, nil })
 	Handle(f, "same", func(_ context.Context, value any) (any, error) { return value, nil })
+	Handle(f, "array", func(_ context.Context, in struct {
+		Value pypool.Array `json:"value"`
+	}) (pypool.Array, error) {
+		return in.Value, nil
+	})
+	Handle(f, "parts", func(_ context.Context, in struct{ Value map[string][]byte }) (map[string][]byte, error) {
+		return in.Value, nil
+	})
 	HandleProgram(f, "total", func(_ context.Context, in struct{ Values []int }) (sum int, _ error) {
 		for _, v := range in.Values {
 			sum += v
@@ -149,6 +157,25 @@ func TestAFakeIsAsItsPool(t *testing.T) {
 		"no session":         call("session", nil),
 		"a session":          call("session", nil, pypool.WithSession("s")),
 		"no label":           call("session", nil, pypool.WithSession("a\nb")),
+		"bytes": func(ctx context.Context, c pypool.Caller) (any, error) {
+			return pypool.Call[[]byte](ctx, c, "same", []any{[]byte("\x00\xff")})
+		},
+		"bytes in a map": func(ctx context.Context, c pypool.Caller) (any, error) {
+			return pypool.Call[map[string][]byte](ctx, c, "parts", args{"value": args{"a": []byte("\x00\xff"), "b": []byte{}}})
+		},
+		"bytes as JSON": call("same", []any{[]byte("\x00\xff")}),
+		"an array": func(ctx context.Context, c pypool.Caller) (any, error) {
+			return pypool.Call[pypool.Array](ctx, c, "array", args{"value": pypool.ArrayOf([]float32{1, 2, 3, 4, 5, 6}, 2, 3)})
+		},
+		"an array by position": func(ctx context.Context, c pypool.Caller) (any, error) {
+			return pypool.Call[pypool.Array](ctx, c, "array", []any{pypool.ArrayOf([]int64{1, 2, 3})})
+		},
+		"an array as JSON": call("array", args{"value": pypool.ArrayOf([]int32{1, 2, 3})}),
+		"an array's JSON": func(ctx context.Context, c pypool.Caller) (any, error) {
+			res, err := c.ExecuteAnonymous(ctx, "array", args{"value": pypool.ArrayOf([]uint8{1, 2, 3})}, pypool.WithBlobs())
+			return string(res.Raw()), err
+		},
+		"a wrong array": call("array", args{"value": pypool.Array{DType: "float32", Shape: []int{7}, Data: []byte{1}}}),
 		"another Go type": func(ctx context.Context, c pypool.Caller) (any, error) {
 			return pypool.Call[int](ctx, c, "greet", args{"name": "Ann"}, pypool.WithSession("s"))
 		},
@@ -335,6 +362,16 @@ func TestCallsAreRecorded(t *testing.T) {
 	require.ErrorIs(t, calls[2].Err, pypool.ErrUnknownCommand)
 	require.Equal(t, "null", string(calls[2].Args))
 	require.True(t, calls[3].Ended)
+
+	image := pypool.ArrayOf([]uint8{1, 2, 3})
+	_, err = pypool.Call[pypool.Array](t.Context(), fake, "array", []any{image})
+	require.NoError(t, err)
+	call := fake.CallsOf("array")[0]
+	require.Equal(t, "[[1,2,3]]", string(call.Args))
+	require.Equal(t, "[1,2,3]", string(call.Result))
+	var got pypool.Array
+	require.NoError(t, call.Decode(&got))
+	require.Equal(t, image, got)
 }
 
 func TestAFakesFunctionThatIsLeft(t *testing.T) {

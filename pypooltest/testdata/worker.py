@@ -51,6 +51,16 @@ def same(value: object) -> object:
     return value
 
 
+@command
+def array(value):
+    return value
+
+
+@command
+def parts(value):
+    return value
+
+
 @program("total")
 def total(values: List[int]) -> int:
     return sum(values)
