@@ -228,3 +228,20 @@ func init() {
 		select {}
 	}
 }
+
+// A fork server imports them once, before it forks.
+func TestAForkServerImportsConfigFiles(t *testing.T) {
+	left := temporaries(t)
+	p := newPool(t, Config{Files: carried(t), Script: "worker.py", ForkServer: true, Python: realPython(), Size: 2, Overflow: -1})
+	at := decoded[place](t, executed(t, p, "where", nil))
+	require.Equal(t, "some data", at.Data)
+	require.Equal(t, filepath.Join(os.Getenv("TMPDIR"), left()[0], "worker.py"), at.File)
+	require.NoError(t, p.Reload(t.Context()))
+	require.Equal(t, 3, decoded[int](t, executed(t, p, "later", nil)))
+	require.NoError(t, p.Shutdown(t.Context()))
+	require.Empty(t, left())
+	p = newPool(t, Config{Files: carried(t), Module: "app.serve", ForkServer: true, Python: realPython(), Size: 1, Overflow: -1})
+	require.Equal(t, "app.serve", decoded[[]string](t, executed(t, p, "private", nil))[1])
+	require.NoError(t, p.Close())
+	require.Empty(t, left())
+}
