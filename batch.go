@@ -115,7 +115,7 @@ func (c *checkout) demand() int {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.idle) > 0 {
+	if c.readyLocked() {
 		return 0 // they wait for company
 	}
 	n := c.queue.length
@@ -139,7 +139,7 @@ func (c *checkout) nextLocked() *waiter {
 
 // dispatchLocked gives idle workers to those whose wait for company is over.
 func (c *checkout) dispatchLocked() {
-	for len(c.idle) > 0 {
+	for c.readyLocked() {
 		w := c.nextLocked()
 		if w == nil {
 			return
@@ -349,7 +349,7 @@ func (b *callBatch) exchange(w *worker) (answers []*batchOutcome, err error) {
 		return nil, err
 	}
 	b.line = nil
-	delivered := 0
+	delivered, charged := 0, false
 	for _, m := range b.members {
 		if !w.x.lineBuffered() {
 			for ; delivered < len(answers); delivered++ {
@@ -362,6 +362,10 @@ func (b *callBatch) exchange(w *worker) (answers []*batchOutcome, err error) {
 		}
 		o := &batchOutcome{}
 		o.rep, o.err = w.judge(b.ctx, &m.job, &f, nil)
+		if r := w.retirement.Load(); o.err != nil && r != nil && r.id == b.running() {
+			o.err.retiring(r)
+			o.spare, charged = charged, true // one of them is charged with the worker
+		}
 		answers = append(answers, o)
 	}
 	return answers, nil

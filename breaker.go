@@ -95,6 +95,10 @@ func (c *call) evidence(ctx context.Context, cfg *Config, err *Error) evidence {
 	switch {
 	case err == nil && c.stopped: // a stream whose loop was left
 		return noEvidence
+	case err != nil && err.stale:
+		return noEvidence
+	case err != nil && err.retires != "" && !c.spare:
+		return lostWorker
 	case err == nil || err.Delivery == Executed || err.Category == CategoryExecution:
 		return answered
 	case err.Delivery == NotExecuted || c.spare:

@@ -193,7 +193,7 @@ func (c *checkout) tryTake() *resource {
 
 func (c *checkout) popLocked() *resource {
 	last := len(c.idle) - 1
-	if last < 0 {
+	if last < 0 || c.sparedLocked(c.idle[last].Value()) { // those below it are to be spared, too
 		return nil
 	}
 	res := c.idle[last]
@@ -302,7 +302,7 @@ func (c *checkout) full() error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.idle) > 0 {
+	if c.readyLocked() {
 		return nil
 	}
 	return c.fullLocked(0)
@@ -365,9 +365,13 @@ func (c *checkout) handOver(res *resource) bool {
 	if c.closed {
 		return false
 	}
-	if first := c.nextLocked(); first != nil {
+	if c.sparedLocked(res.Value()) {
+		c.shelveLocked(res)
+	} else if first := c.nextLocked(); first != nil {
 		c.grantLocked(first, res)
 		c.reopenLocked()
+	} else if res.Value().retirement.Load() != nil {
+		c.shelveLocked(res)
 	} else {
 		c.idle = append(c.idle, res)
 	}

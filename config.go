@@ -124,8 +124,9 @@ type Config struct {
 	// StopGrace is how long each step of a worker's orderly stop may take before the next, harsher
 	// one. Default: 2 s.
 	StopGrace time.Duration
-	// HealthCheckInterval is how often workers that were idle since the last time are pinged.
-	// Default: 30 s.
+	// HealthCheckInterval is how often workers that were idle since the last time are pinged. Those
+	// whose script has @health functions are asked for them each time, a busy one when it next
+	// falls idle; one that is not healthy is replaced. Default: 30 s. Negative: never.
 	HealthCheckInterval time.Duration
 
 	// SessionCleanupInterval is how often sessions unused for SessionTTL are forgotten. Defaults: 5
@@ -152,7 +153,9 @@ type Config struct {
 	// s.
 	RestartBackoff Backoff
 	// MaxRestarts failing starts in a row within RestartWindow, with no worker ready, open the
-	// pool's circuit. Defaults: 5 and 30 s.
+	// pool's circuit; so do as many starts of no use, whose workers asked to be replaced before they
+	// had answered a call well. A ready worker that has asked for that does not count. Defaults: 5
+	// and 30 s.
 	MaxRestarts   int
 	RestartWindow time.Duration
 	// Breaker is the circuit breaker of each single command (and program). Default: 5 lost workers
@@ -203,9 +206,9 @@ type Backoff struct{ Min, Max time.Duration }
 // answer between, open it for OpenFor, then one call probes. So do four times as many workers that
 // ended by themselves (an exit, a crash) within OpenFor, whatever was answered between. A worker is
 // lost by a command when it ends, breaks the protocol or hangs until OperationTimeout in a call of
-// it, or ends by itself within a second after the answer. That a caller canceled, that its
-// context's deadline passed, or that it gave the call less time than OperationTimeout says nothing
-// of the command. Failures < 0 turns it off.
+// it, ends by itself within a second after the answer, or asks to be replaced in a call of it that
+// fails. That a caller canceled, that its context's deadline passed, or that it gave the call less
+// time than OperationTimeout says nothing of the command. Failures < 0 turns it off.
 type Breaker struct {
 	Failures int
 	OpenFor  time.Duration

@@ -210,6 +210,9 @@ type Error struct {
 	Context  ErrorContext
 	Delivery Delivery
 	Err      error // the detail and the cause, or nil
+
+	retires string // why its worker is replaced because of it; empty: it is not
+	stale   bool   // its worker had asked to be replaced before
 }
 
 // ErrorContext says where an error happened. Fields that do not apply are zero.
@@ -239,7 +242,11 @@ func (e *Error) clone() *Error {
 // Another's session, context and output are not theirs, and an errors.Is of theirs must not find
 // what happened to somebody else.
 func (e *Error) forStrangers() *Error {
-	c := newError(e.Type, e.Delivery, logCause(e, e.Message), nil)
+	text := logCause(e, e.Message)
+	if e.retires != "" { // what was raised may be about the call
+		text = "a worker has asked to be replaced: " + e.retires
+	}
+	c := newError(e.Type, e.Delivery, text, nil)
 	c.Context = ErrorContext{Pool: e.Context.Pool, Command: e.Context.Command, Program: e.Context.Program}
 	return c
 }
@@ -291,7 +298,7 @@ func (e *Error) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &in); err != nil {
 		return err
 	}
-	*e = Error{in.Category, in.Type, in.Message, in.Context, in.Delivery, nil}
+	*e = Error{Category: in.Category, Type: in.Type, Message: in.Message, Context: in.Context, Delivery: in.Delivery}
 	if in.Err != "" {
 		e.Err = errors.New(in.Err)
 	}
@@ -441,11 +448,12 @@ const (
 	stageImport = "import" // as the runtime says, and so is the next
 	stageSetup  = "setup"
 	stagePing   = "ping"
+	stageServe  = "serve" // it became ready, and was of no use
 )
 
 // StartError is the detail of a worker that never became ready.
 type StartError struct {
-	Stage  string // files (Config.Files could not be written), spawn, bootstrap (Python too old), hello, import, setup or ping
+	Stage  string // files (Config.Files could not be written), spawn, bootstrap (Python too old), hello, import, setup, health or ping; or serve: it became ready, and has asked to be replaced
 	Stderr string // its standard error, and the Python traceback when there is one
 	Python string // the interpreter, and its version when known
 	Err    error  // the cause: *PythonError, *ExitError, *HangError, *ProtocolError or an operating system error

@@ -41,6 +41,7 @@ type exchange struct {
 	contextOf func(id uint64) context.Context   // of a request, where ctx is that of many; nil: it is ctx
 	push      func(replies [][]byte) (all bool) // writes them between requests that are on their way, nil: there are none
 	running   func() uint64                     // the id that the handler runs under, where that of a batch runs; nil: that of the next to be answered
+	retires   func(id uint64, reason string)    // the worker asks to be replaced, in a line before that request's final one
 	left      bool                              // the caller of the request in hand has gone
 	called    uint64                            // the last request that has called a function: its handler has begun
 	owed      []byte                            // the rest of a reply to the last one, to be written before anything else
@@ -292,10 +293,12 @@ func (x *exchange) receiveWith(id uint64, f *wire.Frame, read func([]byte) (int,
 		err := x.receiveFrame(f, read)
 		switch {
 		case err != nil:
-		case f.ID != id && !(f.Kind == wire.KindFunction && x.running != nil && f.ID == x.running()):
+		case f.ID != id && !((f.Kind == wire.KindFunction || f.Kind == wire.KindRetire) && x.running != nil && f.ID == x.running()):
 			err = x.violation(fmt.Errorf("an answer to request %d, not %d", f.ID, id), f.Body)
 		case f.Kind == wire.KindFunction:
 			err = x.serve(f)
+		case f.Kind == wire.KindRetire:
+			err = x.retire(f)
 		case f.Kind == wire.KindStack:
 			err = x.violation(errors.New("a stack that nobody asked for"), f.Body)
 		case f.Kind != wire.KindItem:
@@ -304,10 +307,22 @@ func (x *exchange) receiveWith(id uint64, f *wire.Frame, read func([]byte) (int,
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			x.doubt(err)
 		}
-		if err != nil || f.Kind != wire.KindFunction {
+		if err != nil || f.Kind != wire.KindFunction && f.Kind != wire.KindRetire {
 			return err
 		}
 	}
+}
+
+// retire takes in that the worker asks to be replaced.
+func (x *exchange) retire(f *wire.Frame) error {
+	var reason string
+	if err := json.Unmarshal(f.Body, &reason); err != nil {
+		return x.violation(fmt.Errorf("an unreadable reason: %w", err), f.Body)
+	}
+	if x.retires != nil {
+		x.retires(f.ID, reason)
+	}
+	return nil
 }
 
 // receiveFinal is receive for a call that is no stream.

@@ -37,7 +37,7 @@ func (f *fleet) config(size int) Config {
 	return Config{Python: "/bin/sh", Size: size, Overflow: -1, Logger: quiet(), HealthCheckInterval: -1, spawn: f.spawn}
 }
 
-func (f *fleet) spawn(context.Context, *proc.Spawner, proc.Spec) (proc.Process, error) {
+func (f *fleet) spawn(_ context.Context, _ *proc.Spawner, spec proc.Spec) (proc.Process, error) {
 	f.mu.Lock()
 	f.spawns = append(f.spawns, time.Now())
 	n := len(f.spawns)
@@ -47,7 +47,7 @@ func (f *fleet) spawn(context.Context, *proc.Spawner, proc.Spec) (proc.Process, 
 			return nil, err
 		}
 	}
-	p := &fakeProcess{n: n, fleet: f, done: make(chan struct{}), requests: make(chan []byte, 64)}
+	p := &fakeProcess{n: n, fleet: f, env: spec.Env, done: make(chan struct{}), requests: make(chan []byte, 64)}
 	p.pipe.changed = make(chan struct{})
 	p.pipe.process = p
 	if f.setup != nil {
@@ -106,6 +106,7 @@ type fakeRequest struct {
 // fakeProcess is a process that answers from a goroutine of its own, one request at a time.
 type fakeProcess struct {
 	n        int // the nth of its fleet
+	env      []string
 	fleet    *fleet
 	pipe     fakePipe
 	requests chan []byte

@@ -56,7 +56,7 @@ type fault struct {
 
 func TestFault(t *testing.T) {
 	s := newStage(t)
-	rows := [][]fault{startFaults, callFaults, channelFaults, hostFaults, sessionFaults, securityFaults, blameFaults, outputFaults, closingFaults, callerFaults, processFaults, pairFaults, batchFaults, functionFaults, sharedFunctionFaults, sharedFaults, blobFaults, forkFaults}
+	rows := [][]fault{startFaults, callFaults, channelFaults, hostFaults, sessionFaults, securityFaults, blameFaults, outputFaults, closingFaults, callerFaults, processFaults, pairFaults, batchFaults, functionFaults, sharedFunctionFaults, sharedFaults, blobFaults, forkFaults, slotFaults}
 	seen := map[string]bool{}
 	for _, group := range rows {
 		for _, row := range group {
@@ -555,6 +555,12 @@ func misbehave(req wireRequest, out func(string, ...any)) {
 		out(`{"id":%d,"success":false,"error":{"kind":5}}`+"\n", id)
 	case "unknown kind":
 		out(`{"id":%d,"success":false,"error":{"kind":"martian","message":"hello"}}`+"\n", id)
+	case "bad reason":
+		out(`{"id":%d,"retire":{"why":"no text"}}`+"\n", id)
+	case "other reason":
+		out(`{"id":%d,"retire":"not mine"}`+"\n%s", id+1, good)
+	case "many reasons":
+		out(`{"id":%d,"retire":"the first"}`+"\n"+`{"id":%d,"retire":"the second"}`+"\n%s", id, id, good)
 	case "unasked item":
 		out(`{"id":%d,"item":1}`+"\n", id)
 	case "invalid UTF-8":

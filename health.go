@@ -2,6 +2,7 @@ package pypool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -14,7 +15,7 @@ const pingTimeout = 5 * time.Second
 type Health struct {
 	Healthy    bool // at least Size workers respond and the circuit is closed
 	Workers    int
-	Responsive int // idle ones that answered a ping, and busy ones, but for those that a stalled stream holds
+	Responsive int // idle ones that answered a ping, and busy ones, but for those that a stalled stream holds, or that have asked to be replaced
 	Breaker    string
 	LastError  error // the last failed start or lost worker since Size workers were last ready
 	Checks     []WorkerHealth
@@ -28,9 +29,10 @@ type WorkerHealth struct {
 	Err        error
 }
 
-// HealthCheck pings every idle worker, side by side; a busy one counts as responsive, unless the
-// loop over its stream has not come back to read on for more than 5 s. One that does not answer
-// within 5 s is replaced. The error is nil exactly when the pool can serve: Health.Healthy asks for
+// HealthCheck pings every idle worker, side by side, and has it run its @health functions; a busy one
+// counts as responsive, unless the loop over its stream has not come back to read on for more than 5
+// s. One that does not answer within 5 s is replaced, and so is one that is not healthy, or has
+// asked to be replaced otherwise: it does not count as responsive. The error is nil exactly when the pool can serve: Health.Healthy asks for
 // more, all of Size and a closed circuit.
 func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 	if !p.wasStarted() {
@@ -61,6 +63,8 @@ func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 	switch why := p.sup.circuit.refuses(); {
 	case why != nil:
 		e = why.error()
+	case failed != nil && errors.Is(failed, ErrWorkerStart):
+		e = newError(TypeWorkerStart, NotExecuted, "no worker is fit to serve: "+failed.Error(), failed)
 	case failed != nil:
 		e = newError(TypeOperationTimeout, NotExecuted, "no worker answers: "+failed.Error(), failed)
 	case h.LastError != nil:
@@ -107,6 +111,9 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 				h.Responsive = false
 				h.Err = newError(TypeStreamStalled, MaybeExecuted, fmt.Sprintf("a stalled stream of %v: the loop has not come back to read on", d.Round(time.Second)), nil)
 			}
+			if e := w.retirementError(); e != nil {
+				h.Responsive, h.Err = false, e
+			}
 			checks = append(checks, h)
 		}
 	}
@@ -123,8 +130,17 @@ func (s *supervisor) pingHeld(res *resource) WorkerHealth {
 		s.release(res)
 		return WorkerHealth{WorkerInfo: info, Err: newError(TypeWorkerExited, NotExecuted, "the worker has exited", nil)}
 	}
-	rtt, err := w.ping(s.ctx, pingTimeout)
+	var rtt time.Duration
+	var err error
+	if w.retirement.Load() == nil {
+		rtt, err = w.ping(s.ctx, pingTimeout)
+	}
+	unfit := w.retirementError()
 	s.release(res)
+	if unfit != nil && err == nil {
+		info.Retired = w.retirement.Load().reason
+		return WorkerHealth{WorkerInfo: info, RTT: rtt, Err: unfit}
+	}
 	if err == nil {
 		return WorkerHealth{WorkerInfo: info, Responsive: true, RTT: rtt}
 	}

@@ -162,5 +162,10 @@ func (w *worker) answered(j *job, f *wire.Frame, start time.Time) *Error {
 		w.x.doubt(e)
 		w.blame("its runtime failed")
 	}
+	if r := w.retirement.Load(); r != nil && r.id == j.id {
+		e.retiring(r)
+	} else {
+		e.stale = r != nil
+	}
 	return w.withContext(e, j, start)
 }

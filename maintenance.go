@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/pypool/pypool/internal/metrics"
@@ -66,15 +67,24 @@ func (s *supervisor) doChores(now time.Time) time.Time {
 	return next
 }
 
-// pingQuiet pings the idle workers that have served nothing since they were last looked at. Only
+// pingQuiet pings the idle workers that have served nothing since they were last looked at, and
+// asks those that have @health functions in any case: the busy ones when they next fall idle. Only
 // those are held meanwhile.
 func (s *supervisor) pingQuiet() {
+	var asked []*worker
 	for _, res := range s.checkout.inspect(func(res *resource) bool {
 		w := res.Value()
-		return w.pinged.Swap(w.calls.Load()) == w.calls.Load()
+		quiet := w.pinged.Swap(w.calls.Load()) == w.calls.Load()
+		asked = append(asked, w)
+		return w.retirement.Load() == nil && (quiet || w.checks)
 	}) {
 		if !s.goJob(func() { s.pingHeld(res) }) {
 			s.retire(res)
+		}
+	}
+	for w := range s.checkout.all() {
+		if w.checks && !slices.Contains(asked, w) {
+			w.due.Store(true)
 		}
 	}
 }
@@ -151,7 +161,7 @@ func share(part, whole int64) float64 {
 // worn reports whether the worker has done its share.
 func (w *worker) worn(generation int64, now time.Time) bool {
 	cfg := w.env.cfg
-	return w.generation < generation ||
+	return w.generation < generation || w.retirement.Load() != nil ||
 		cfg.MaxCalls > 0 && w.calls.Load() >= cfg.MaxCalls ||
 		w.lifetime > 0 && now.Sub(w.started) >= w.lifetime ||
 		cfg.MaxRSS > 0 && !w.heavy && w.rss.Load() > cfg.MaxRSS

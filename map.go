@@ -341,7 +341,7 @@ func (l *lane[Out]) begin() bool {
 		l.end(err)
 		return true
 	}
-	alone := m.p.sup.checkout.waiting.Load() == 0 && !res.Value().retired.Load() // else one item, or one batch, is its turn
+	alone := m.p.sup.checkout.waiting.Load() == 0 && !res.Value().leaves() // else one item, or one batch, is its turn
 	l.run = m.start(res, m.ring.looked(alone, slots))
 	return true
 }

@@ -82,7 +82,7 @@ func (f *pipeline[Out]) serve() (lost *Error) {
 		if f.late() {
 			f.stopOldest()
 		}
-		if f.err == nil && len(f.sent) < f.window/2+1 && m.p.sup.checkout.waiting.Load() == 0 && !f.w.retired.Load() {
+		if f.err == nil && len(f.sent) < f.window/2+1 && m.p.sup.checkout.waiting.Load() == 0 && !f.w.leaves() {
 			f.fresh = m.ring.more(len(f.sent), f.fresh[:0])
 			f.add(f.fresh)
 		}
@@ -589,7 +589,7 @@ func (f *pipeline[Out]) drain(violated *bool, d time.Duration) bool {
 		case err != nil:
 			*violated = true
 			return true
-		case f.whole > 0 && fr.ID == f.m.slot(f.sent[0]).call.id && fr.Kind == wire.KindFunction: // for nobody
+		case f.whole > 0 && fr.ID == f.m.slot(f.sent[0]).call.id && (fr.Kind == wire.KindFunction || fr.Kind == wire.KindRetire): // for nobody
 			continue
 		case f.whole == 0 || fr.ID != f.m.slot(f.sent[0]).call.id || fr.Kind == wire.KindItem:
 			*violated = true // an answer out of turn

@@ -117,6 +117,7 @@ type EventKind string
 const (
 	EventWorkerStarted EventKind = "worker_started" // a worker is ready
 	EventWorkerExited  EventKind = "worker_exited"  // a worker's process has ended, or never became ready; Cause says why
+	EventWorkerRetired EventKind = "worker_retired" // a worker has asked to be replaced; Cause says why
 	EventCircuit       EventKind = "circuit"        // a circuit changed its State; Command is empty for the pool's own
 	EventPoolState     EventKind = "pool_state"     // State is serving, degraded, unavailable, closing or closed
 	EventSessionEnded  EventKind = "session_ended"  // Cause says why
@@ -185,6 +186,10 @@ func (s *supervisor) reportExit(w *worker, call *CallInfo, wasReady, stopped boo
 		case ours:
 			ev.Cause = "killed by pypool: " + w.whyKilled()
 		}
+		attrs = append(attrs, slog.String("cause", ev.Cause))
+	}
+	if r := w.retirement.Load(); r != nil && stopped {
+		ev.Cause = "stopped: it had asked to be replaced: " + r.reason
 		attrs = append(attrs, slog.String("cause", ev.Cause))
 	}
 	if call != nil {

@@ -212,6 +212,8 @@ func replayAnswer(t *testing.T, path, line string) int {
 		assert.Equal(t, wire.KindFunction, f.Kind, line)
 	case strings.Contains(line, `"item":`):
 		assert.Equal(t, wire.KindItem, f.Kind, line)
+	case strings.Contains(line, `"retire":"`):
+		assert.Equal(t, wire.KindRetire, f.Kind, line)
 	case strings.Contains(line, `"stack":`):
 		assert.Equal(t, wire.KindStack, f.Kind, line)
 	case strings.Contains(line, `"success":true`):

@@ -97,7 +97,9 @@ func (p *Pool) isConcurrent(info *CallInfo) bool {
 // --- seats: the checkout's part ------------------------------------------------------------------------------------------
 
 // openLocked reports whether the worker takes newcomers.
-func (s *sharing) openLocked() bool { return !s.closed && s.w.reusable() }
+func (s *sharing) openLocked() bool {
+	return !s.closed && s.w.reusable() && !s.p.sup.checkout.sparedLocked(s.w)
+}
 
 // trySeat gives the call a seat if there is one, or else takes an idle worker if there is one, on
 // which it has a seat at once: calls that begin together do not take a worker each. share must
@@ -770,6 +772,8 @@ func (s *sharing) take(f *wire.Frame) (*seat, error) {
 			return nil, s.w.x.violation(errors.New("a stack that nobody asked for"), f.Body)
 		}
 		return nil, nil
+	case f.Kind == wire.KindRetire:
+		return nil, s.w.x.retire(f)
 	case f.Kind == wire.KindFunction:
 		return nil, t.serve(f)
 	case f.Kind != wire.KindItem:

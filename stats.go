@@ -19,6 +19,7 @@ type Stats struct {
 	ByType                                  map[ErrorType]int64     // Failed by error type
 	ByCommand                               map[string]CommandStats // by command; a program's key is "execute_program:" and its id
 	WorkersStarted, WorkersExited, Recycled int64
+	Retired                                 int64 // workers that have asked to be replaced: pypool.retire, retire_on, @health
 	Sessions                                int
 	CheckoutWait, Run                       Distribution
 	Batches                                 SizeDistribution // the batches of calls that were sent (one call alone counts), by how many they had
@@ -42,6 +43,7 @@ type WorkerInfo struct {
 	Python        string        // the version, like 3.11.7; empty until the worker is ready
 	Interpreter   string        // what runs it: Python's sys.executable, or the path that was started until the worker is ready
 	Overflow      bool
+	Retired       string // why it has asked to be replaced, while it still is there; empty: it has not
 }
 
 // CommandStats are the figures of one command, or of one program: those of a pool's that are about

@@ -46,12 +46,13 @@ type supervisor struct {
 	jobs   sync.WaitGroup
 	done   chan struct{}
 
-	canGrow    atomic.Bool // fewer than Size+Overflow workers: a waiting caller is worth a wake-up
-	dirty      atomic.Bool // a worker may stand idle that must not: dead, or retired
-	generation atomic.Int64
-	seq        atomic.Int64
-	target     atomic.Int64                   // how many workers are to be ready: see size
-	concurrent atomic.Pointer[map[string]int] // the concurrent commands, as the youngest worker has told; nil: there are none
+	canGrow     atomic.Bool  // fewer than Size+Overflow workers: a waiting caller is worth a wake-up
+	retirements atomic.Int64 // workers that have asked to be replaced
+	dirty       atomic.Bool  // a worker may stand idle that must not: dead, or retired
+	generation  atomic.Int64
+	seq         atomic.Int64
+	target      atomic.Int64                   // how many workers are to be ready: see size
+	concurrent  atomic.Pointer[map[string]int] // the concurrent commands, as the youngest worker has told; nil: there are none
 
 	heavyKnown bool // said that MaxRSS is too small; the goroutine's own
 
@@ -64,6 +65,7 @@ type supervisor struct {
 	building map[int]bool // their slots; true: for overflow
 	history  startHistory
 	broken   int64                       // with WatchScripts: one more than the last generation whose source files failed to start
+	delays   map[int]*slotDelay          // of the slots whose last worker was of no use
 	idleWait *backoff.ExponentialBackOff // after workers that ended idle, and young
 	notAgain time.Time                   // the next start, because of such workers
 	changed  chan struct{}               // closed and replaced whenever a construction has ended or a worker is gone
@@ -78,7 +80,7 @@ func newSupervisor(p *Pool, python interp.Interpreter, spec proc.Spec) (*supervi
 	s := &supervisor{
 		cfg: cfg, sessions: p.sessions, counters: p.counters,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}),
-		live: map[*worker]struct{}{}, building: map[int]bool{}, reached: cfg.Size, history: startHistory{wait: newBackoff(cfg.RestartBackoff)}, idleWait: newBackoff(cfg.RestartBackoff),
+		live: map[*worker]struct{}{}, building: map[int]bool{}, delays: map[int]*slotDelay{}, reached: cfg.Size, history: startHistory{wait: newBackoff(cfg.RestartBackoff)}, idleWait: newBackoff(cfg.RestartBackoff),
 	}
 	s.target.Store(int64(cfg.Size))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -87,7 +89,7 @@ func newSupervisor(p *Pool, python interp.Interpreter, spec proc.Spec) (*supervi
 	s.env = &workerEnv{
 		functions: &functions{cfg: cfg, reporter: p.reporter},
 		cfg:       cfg, size: s.size, python: python, spec: spec, spawner: p.spawner, reporter: p.reporter, ids: &p.ids, killing: p.killing, unreapable: &p.unreapable,
-		onSpawn: s.onSpawn, onReady: s.onReady, onExit: s.onExit, onEndBetween: s.onEndBetween, onStuck: s.onStuck,
+		onSpawn: s.onSpawn, onReady: s.onReady, onExit: s.onExit, onRetire: s.onRetire, onEndBetween: s.onEndBetween, onStuck: s.onStuck,
 	}
 	if cfg.ForkServer {
 		s.env.servers = newForkServers(s)
@@ -210,7 +212,11 @@ func (s *supervisor) onExit(w *worker) {
 	s.mu.Lock()
 	delete(s.live, w)
 	s.exited++
+	if w.calls.Load() > w.errs.Load() {
+		s.provedLocked(w)
+	}
 	switch now := time.Now(); {
+	case w.useless: // it has its own delay
 	case wasReady && now.Sub(w.readyAt) >= young:
 		s.idleWait.Reset()
 	case guilty || idle && w.calls.Load() == 0 && w.seq > int64(s.cfg.Size):
@@ -264,8 +270,11 @@ func (w *worker) chargeable(ended bool) (bool, CallInfo) {
 func (s *supervisor) release(res *resource) {
 	w := res.Value()
 	if w.reusable() {
+		if w.checks && w.due.Load() && w.due.Swap(false) && w.retirement.Load() == nil && s.goJob(func() { s.pingHeld(res) }) {
+			return
+		}
 		s.checkout.put(res)
-		if limit := s.cfg.MaxCalls; limit > 0 && w.calls.Load() >= limit {
+		if limit := s.cfg.MaxCalls; limit > 0 && w.calls.Load() >= limit || w.retirement.Load() != nil {
 			s.kick()
 		}
 		return
@@ -306,6 +315,7 @@ func (s *supervisor) reconcile(now time.Time) time.Time {
 		return time.Time{}
 	}
 	var again time.Time
+	s.bookRetirementsLocked(now)
 	if !s.frozenLocked() {
 		again = s.startMissingLocked(now)
 	}
@@ -369,7 +379,7 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 		atOnce = max(atOnce, surge)
 	}
 	s.canGrow.Store(ready+s.starting < ceiling)
-	if len(slots) == 0 {
+	if slots, again = s.dueLocked(slots, now); len(slots) == 0 {
 		return again
 	}
 	if wait := later(s.history.notBefore, s.notAgain); now.Before(wait) {
@@ -424,10 +434,13 @@ func (s *supervisor) announceLocked() {
 	}
 	ready := s.readyLocked()
 	if ready >= s.size() {
-		s.reached, s.history.mended = s.size(), true
+		s.reached = s.size()
+		s.history.mended = s.history.mended || s.soundLocked() >= s.size()
 	}
 	state := stateDegraded
 	switch {
+	case s.circuit.refuses() != nil:
+		state = stateUnavailable
 	case ready >= min(s.size(), s.reached): // while Resize adds some, nothing is amiss
 		state = stateServing
 	case ready == 0:
@@ -520,7 +533,7 @@ func (s *supervisor) snapshot(st *Stats) {
 			st.Starting++
 		}
 	}
-	st.WorkersStarted, st.WorkersExited, st.Recycled = s.spawned, s.exited, s.recycled
+	st.WorkersStarted, st.WorkersExited, st.Recycled, st.Retired = s.spawned, s.exited, s.recycled, s.retirements.Load()
 	st.Breaker = s.breakerLocked()
 }
 

@@ -119,7 +119,7 @@ func (s *supervisor) retireReplacedLocked(now time.Time) {
 			worn = w
 		}
 	}
-	if worn == nil || !s.cfg.BreakBeforeMake || s.brokenLocked() || s.starting > 0 || !s.circuit.closed() {
+	if worn == nil || !s.cfg.BreakBeforeMake || s.brokenLocked() || s.starting > 0 || !s.circuit.closed() && s.soundLocked() > 0 {
 		return
 	}
 	o := s.occupancyLocked(now)

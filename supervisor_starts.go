@@ -17,6 +17,7 @@ import (
 type startHistory struct {
 	failed    int         // since New
 	inARow    []time.Time // the latest MaxRestarts failures since a start went well, or since an edit
+	useless   []time.Time // the latest MaxRestarts starts that were of no use, since one was
 	last      error       // the last failure; nil: there was none
 	mended    bool        // Size workers have been ready since
 	told      toldStart   // what the log has said of it
@@ -33,6 +34,13 @@ func (h *startHistory) fail(err error, now time.Time, kept int) {
 	if !now.Before(h.notBefore) { // one step for starts that fail side by side
 		h.notBefore = now.Add(h.wait.NextBackOff())
 	}
+}
+
+// uselessStart books a start that went well, and whose worker then asked to be replaced.
+func (h *startHistory) uselessStart(err error, now time.Time, kept int) {
+	h.last, h.mended = err, false
+	h.useless = append(h.useless, now)
+	h.useless = h.useless[max(0, len(h.useless)-kept):]
 }
 
 // forgive has earlier failures delay the next start no more.
@@ -143,14 +151,22 @@ type toldStart struct {
 	cause      string
 }
 
-// tripLocked decides whether a failed start opens the circuit: MaxRestarts in a row, none too old,
-// and no worker ready.
+// tripLocked decides whether a failed start, or one of no use, opens the circuit: MaxRestarts of the
+// kind in a row, none too old, and no sound worker ready.
 func (s *supervisor) tripLocked() bool {
-	if len(s.history.inARow) < s.cfg.MaxRestarts || s.readyLocked() > 0 {
+	if s.soundLocked() > 0 {
 		return false
 	}
-	window := max(s.cfg.RestartWindow, time.Duration(s.cfg.MaxRestarts)*s.cfg.StartTimeout)
-	return time.Since(s.history.inARow[0]) <= window
+	for _, row := range [][]time.Time{s.history.inARow, s.history.useless} {
+		if len(row) < s.cfg.MaxRestarts {
+			continue
+		}
+		window := max(s.cfg.RestartWindow, time.Duration(s.cfg.MaxRestarts)*s.cfg.StartTimeout)
+		if time.Since(row[0]) <= window {
+			return true
+		}
+	}
+	return false
 }
 
 // publishLocked tells callers whether workers can be started.
@@ -160,7 +176,7 @@ func (s *supervisor) publishLocked() {
 	case s.frozen != nil && s.readyLocked() == 0:
 		why = &CircuitError{Cause: s.frozen}
 	case !s.circuit.closed():
-		why = &CircuitError{RetryAt: s.history.notBefore, Cause: s.history.last}
+		why = &CircuitError{RetryAt: later(s.history.notBefore, s.notAgain), Cause: s.history.last}
 	}
 	switch was := s.circuit.why.Swap(why); {
 	case why == nil && was != nil:

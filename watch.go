@@ -195,6 +195,8 @@ func (s *supervisor) sourcesChanged(files []string) {
 	s.generation.Add(1)
 	s.mu.Lock()
 	s.history.forgive()
+	s.history.useless, s.notAgain = nil, time.Time{}
+	clear(s.delays)
 	s.mu.Unlock()
 	s.kick()
 }

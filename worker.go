@@ -62,11 +62,16 @@ type worker struct {
 	forking    bool             // it is a fork server
 	forks      *proc.ForkServer // its socket then, once it is spawned
 	lifetime   time.Duration
-	canceling  atomic.Bool             // its caller has gone, and its call is to stop
-	sharing    atomic.Pointer[sharing] // it serves several calls; nil: one at most
-	retired    atomic.Bool             // nothing is wrong with it, and it is to end
-	blamed     atomic.Pointer[string]  // why pypool kills it: the first reason given
-	end        atomic.Int32            // endRunning and so on
+	canceling  atomic.Bool                // its caller has gone, and its call is to stop
+	sharing    atomic.Pointer[sharing]    // it serves several calls; nil: one at most
+	retired    atomic.Bool                // nothing is wrong with it, and it is to end
+	retirement atomic.Pointer[retirement] // it has asked to be replaced; nil: it has not
+	checks     bool                       // it has @health functions
+	due        atomic.Bool                // they are to be asked when it next falls idle
+	booked     bool                       // its retirement has been judged; the supervisor's mu guards this and the next
+	useless    bool                       // by which it was a start of no use
+	blamed     atomic.Pointer[string]     // why pypool kills it: the first reason given
+	end        atomic.Int32               // endRunning and so on
 	current    occupation
 	dumps      stackDumps
 	lease      atomic.Pointer[lease] // of a stream or a Map that has the worker; nil: no code of a caller can hold it
@@ -97,6 +102,8 @@ type workerEnv struct {
 	onSpawn func(*worker)
 	onReady func(*worker)
 	onExit  func(*worker)
+	// onRetire tells of a ready worker that has asked to be replaced.
+	onRetire func(*worker)
 	// onEndBetween tells of a worker that ended before it read the request of the call that it has.
 	onEndBetween func(*worker)
 	onStuck      func(*worker) // its process was given up; onExit may follow at last
@@ -197,11 +204,18 @@ const (
 	endReached
 )
 
+// healthQuestion has a ping ask the @health functions, too.
+var healthQuestion = map[string]bool{"health": true}
+
 // ping proves that an idle worker answers within d. The caller holds the worker.
 func (w *worker) ping(ctx context.Context, d time.Duration) (rtt time.Duration, err error) {
 	start := time.Now()
 	w.x.begin(ctx, start.Add(d), spin.Park)
-	err = w.exchangePing()
+	var args any
+	if w.checks {
+		args = healthQuestion
+	}
+	err = w.exchangePing(args)
 	w.x.end()
 	if err == nil {
 		return time.Since(start), nil
@@ -465,6 +479,9 @@ func (w *worker) info() WorkerInfo {
 		info.Running = s.running()
 	} else {
 		info.Running = w.current.running()
+	}
+	if r := w.retirement.Load(); r != nil {
+		info.Retired = r.reason
 	}
 	if isClosed(w.ready) {
 		info.Python, info.Interpreter = w.python, cmp.Or(w.runs, w.env.python.Path)

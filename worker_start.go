@@ -53,7 +53,7 @@ func (w *worker) start(ctx context.Context) *Error {
 	}
 	w.proc = process
 	w.x = newExchange(process.Transport(), env.cfg.MaxMessageBytes)
-	w.x.functions, w.x.caller = env.functions, w.current.now
+	w.x.functions, w.x.caller, w.x.retires = env.functions, w.current.now, w.asksToRetire
 	w.word = rand.Text()
 	w.log = newStderrLog(process.Stderr(), w.word, w.logLine)
 	env.onSpawn(w)
@@ -143,6 +143,7 @@ func (w *worker) greet() (stage string, err error) {
 
 		Batches    []batchRule    `json:"batches"`
 		Concurrent map[string]int `json:"concurrent"`
+		Health     bool           `json:"health"`
 	}
 	if err := w.sayHello(hello.Seal(0, 0, false), &answer); err != nil {
 		return stageHello, err
@@ -163,12 +164,19 @@ func (w *worker) greet() (stage string, err error) {
 	if slices.Contains(answer.Capabilities, "shared") {
 		w.concurrent = answer.Concurrent
 	}
+	if r := w.retirement.Load(); r != nil {
+		return stageHello, errors.New("it has asked to be replaced while it started: " + r.reason)
+	}
 	if w.forking {
 		return "", nil
 	}
-	if err := w.exchangePing(); err != nil {
+	if err := w.exchangePing(nil); err != nil {
 		return stagePing, err
 	}
+	if r := w.retirement.Load(); r != nil {
+		return stagePing, errors.New("it has asked to be replaced while it started: " + r.reason)
+	}
+	w.checks = answer.Health
 	return "", nil
 }
 
@@ -222,7 +230,7 @@ func (w *worker) part() helloPart {
 func (w *worker) helloRequest() (wire.Request, error) {
 	cfg, part := w.env.cfg, w.part()
 	hello := helloArgs{
-		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel", "batch", "functions", "shared"},
+		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel", "batch", "functions", "shared", "retire"},
 		Pool: cfg.Name, WorkerID: w.id, Slot: w.slot, PID: w.proc.PID(), MaxMessageBytes: cfg.MaxMessageBytes,
 		Functions: slices.Sorted(maps.Keys(cfg.Functions)), Args: append([]string{}, cfg.Args...), LogLevel: w.env.reporter.pythonLevel(), LogWord: w.word, Environ: w.hidden,
 		MinBlob: wire.SmallestBlob(),
@@ -270,11 +278,12 @@ func (w *worker) sayHello(line []byte, answer any) error {
 	return w.x.receiveInto(0, answer)
 }
 
-func (w *worker) exchangePing() error {
+// exchangePing pings the worker, with the question for its health if it is to be asked that.
+func (w *worker) exchangePing(args any) error {
 	var pong struct {
 		Status string `json:"status"`
 	}
-	if err := w.converse(commandPing, nil, &pong); err != nil {
+	if err := w.converse(commandPing, args, &pong); err != nil {
 		return err
 	}
 	if pong.Status != "ok" {

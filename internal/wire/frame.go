@@ -15,13 +15,14 @@ const (
 	KindItem
 	KindFunction // a call of a function of the host's
 	KindStack
+	KindRetire // the worker asks to be replaced
 )
 
 // Frame is one line from a worker. Body aliases the line.
 type Frame struct {
 	ID     uint64
 	Kind   Kind
-	Body   []byte // raw JSON: the result, the error, the item or the stack; of a function's call its arguments, nil: none
+	Body   []byte // raw JSON: the result, the error, the item, the stack or the reason; of a function's call its arguments, nil: none
 	BigInt bool   // an integer of more than 15 digits is in it
 	Blobs  []Blob // the payloads in it
 
@@ -46,6 +47,7 @@ func Parse(line []byte, f *Frame) error {
 		hasStack
 		hasTrace
 		hasBlobs
+		hasRetire
 	)
 	if !utf8.Valid(line) {
 		return errors.New("the line is not valid UTF-8")
@@ -105,6 +107,9 @@ func Parse(line []byte, f *Frame) error {
 		case "blobs":
 			bit, ok = hasBlobs, s.peek() == '[' && s.value(0)
 			blobs = s.b[start:s.i]
+		case "retire":
+			bit, ok = hasRetire, s.peek() == '"' && s.value(0)
+			f.Body = s.b[start:s.i]
 		default:
 			return fmt.Errorf("unknown envelope key at byte %d", s.i-len(key)-2)
 		}
@@ -147,6 +152,8 @@ func Parse(line []byte, f *Frame) error {
 		f.Kind = KindFunction
 	case seen == hasID|hasStack:
 		f.Kind = KindStack
+	case seen == hasID|hasRetire:
+		f.Kind = KindRetire
 	default:
 		return errors.New("the envelope is neither a result, an error, an item nor a function's call: " + whatLacks(seen&hasID != 0, seen&hasSuccess != 0, success))
 	}

@@ -22,12 +22,12 @@ from __future__ import annotations
 #   requests      _payloads _envelope _requests
 #   results       _convert_libraries _convert _keys _results _orjson
 #   channel       _page _cancel _channel
-#   commands      _callables _commands
+#   commands      _callables _commands _retire
 #   hints         _describe _schema_fields _hints_scalars _hints_arrays _refusal _hints_records _hints_unions
 #                 _hints_keys _hints_models _hints _hints_results _schema
 #   binding       _signatures _wrapped _columns _bind
 #   answers       _failure _answers _blobs
-#   calls         _async _stream _dispatch _batch _stats _builtins
+#   calls         _async _health _stream _dispatch _batch _stats _builtins
 #   the host      _replies _beside _host_calls _host
 #   the loop      _stacks _tasks _escaped _worker
 #   the start     __init__ _scripts _user _spawn _forkserver _start _boot
@@ -40,6 +40,7 @@ from ._call import current_worker as current_worker
 from ._cancel import Canceled as Canceled
 from ._cancel import shield as shield
 from ._commands import command as command
+from ._commands import health as health
 from ._commands import program as program
 from ._commands import setup as setup
 
@@ -51,20 +52,25 @@ if TYPE_CHECKING:
     from ._arrays import payload as payload
     from ._host import host as host
     from ._replies import HostError as HostError
+    from ._retire import retire as retire
 
 __all__ = [
     *("Array", "Call", "Canceled", "HostError", "Worker", "command", "current_call", "current_calls", "current_worker", "host"),
-    *("payload", "program", "setup", "shield"),
+    *("health", "payload", "program", "retire", "setup", "shield"),
 ]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`host`, `HostError` and `Array`, which few workers need."""
+    """What few workers need."""
     if name in ("Array", "payload"):
         from . import _arrays
 
         return getattr(_arrays, name)
+    if name == "retire":
+        from . import _retire
+
+        return _retire.retire
     if name not in ("host", "HostError"):
         raise AttributeError("module %r has no attribute %r" % (__name__, name))
     from . import _host, _replies

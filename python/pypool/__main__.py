@@ -27,10 +27,12 @@ from . import (
     _dispatch,
     _errors,
     _forms,
+    _health,
     _hints,
     _hints_scalars,
     _names,
     _packages,
+    _retire,
     _signatures,
     _user,
 )
@@ -142,6 +144,8 @@ def _run(entry: Any, args: Any) -> int:
     line = _dispatch.run(_answers.Answers(screen, {"max_message_bytes": sys.maxsize}), 1, entry, args, True)
     if screen.left:
         raise _Left
+    if _retire.RETIREMENT.reason is not None:
+        sys.stderr.write("a pool would replace this worker: %s\n" % _retire.RETIREMENT.reason)
     error = json.loads(line).get("error")
     if error is None:
         return 0
@@ -209,12 +213,37 @@ def _check(script: str) -> int:
     names = [*_commands.COMMANDS, *_commands.PROGRAMS]
     if names:
         print("commands      " + ", ".join(names))
+        ok = _check_health() and ok
         _check_hints()
     else:
         ok = False
         print("commands      none: decorate a function with @command")
     print("all is well" if ok else "there is trouble, see above")
     return 0 if ok else 1
+
+
+def _check_health() -> bool:
+    """Say what has a worker replaced, and whether this one would be."""
+    for entry in (*_commands.COMMANDS.values(), *_commands.PROGRAMS.values()):
+        if entry.retire_on:
+            kinds = ", ".join(kind.__name__ for kind in entry.retire_on)
+            print("retires       after %s in %s" % (kinds, entry.name))
+    fit = True
+    for func in _commands.HEALTH:
+        began = time.monotonic()
+        try:
+            _health.run(func)
+        except BaseException as error:
+            fit = False
+            trace = _errors.format_traceback(error).rstrip().splitlines()
+            print("health        %s fails, and no worker would become ready:" % _health.name_of(func))
+            print("".join("              %s\n" % line for line in trace), end="")
+            continue
+        seconds = time.monotonic() - began
+        print("health        %s is content, after %.0f ms" % (_health.name_of(func), seconds * 1000))
+        if seconds > 1:
+            print("              a worker serves nothing meanwhile, and is killed when it takes 5 s: ask less")
+    return fit
 
 
 def _check_hints() -> None:

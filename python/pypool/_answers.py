@@ -62,14 +62,30 @@ class Answers:
         """
         self._check_whole(error)
         self.errors += 1
+        fatal = entry is not None and entry.retire_on and not isinstance(error, ResultError)
+        if fatal and type(error) is not TypeError:
+            self.judge(entry, error)  # type: ignore[arg-type]
         try:
             from . import _failure  # takes 2 ms, and most workers never fail
 
-            return _failure.fitting_line(id, _failure.fields_of(error, entry, args), self.limit)
+            fields = _failure.fields_of(error, entry, args)
+            if fatal and type(error) is TypeError and fields["kind"] == "python_exception":
+                self.judge(entry, error)  # type: ignore[arg-type]
+            return _failure.fitting_line(id, fields, self.limit)
         except MemoryError:
             return OUT_OF_MEMORY % id
         except BaseException:
             return plain_line(id, error)
+
+    def judge(self, entry: Command, error: BaseException) -> None:
+        """Have the worker replaced, if its command says so of what a handler has raised."""
+        if entry.retire_on and not isinstance(error, ResultError):
+            try:
+                from . import _retire  # for few commands
+
+                _retire.judge(entry, error)
+            except BaseException:
+                pass  # no memory: the call has its answer all the same
 
     def refused(self, id: int, fields: Dict[str, Any]) -> str:
         """The final line for a call whose handler did not begin."""

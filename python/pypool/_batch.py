@@ -121,6 +121,8 @@ class _Batch:
                 failure = error
             if span is not None:
                 telemetry.leave_batch(span, failure)
+        if failure is not None:
+            self.answers.judge(self.entry, failure)
         self._answer(iter(found), failure)
 
     def _bound(self) -> Tuple[List[Request], List[Sequence[Any]]]:
@@ -171,6 +173,7 @@ class _Batch:
                                 flush()
                             line = self.answers.succeeded(id, text)
                     except BaseException as error:
+                        self.answers.judge(self.entry, error)
                         line = self.answers.failed(id, error)
             lines.append(line)
             size += len(line)

@@ -84,6 +84,10 @@ def _shutdown(answers: Answers, id: int) -> NoReturn:
 
 def _ping(answers: Answers, request: Request) -> Dict[str, Any]:
     session = request[3]
+    if _asked(request, "health"):
+        from . import _health  # few scripts have any
+
+        _health.examine()
     reply: Dict[str, Any] = {"status": "ok", "worker_id": answers.worker_id, "pid": os.getpid()}
     if session is not None:
         reply["session_id"] = session

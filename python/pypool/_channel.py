@@ -11,6 +11,7 @@ from _thread import allocate_lock
 from os import read, write
 
 from . import _life
+from ._call import RUNNING
 from ._page import Waiter
 from ._wire import RAW
 
@@ -45,6 +46,7 @@ class Channel:
         self.blob_functions: Sequence[str] = ()  # those that take payloads
         self.smallest = 4 << 10  # bytes that are a payload, when they may be one
         self.limit = 1 << 26  # of a line
+        self.retires = False  # the host knows what it is that a worker asks to be replaced
         #: Takes the replies out of the lines that are read, while functions of the host's run
         self.replies: Optional[Callable[[bytes], bool]] = None
         self.lock = allocate_lock()  # of what is written, where threads write too: see `_host_calls`
@@ -140,6 +142,8 @@ class Channel:
         """A final line whose result is too large to be copied into its envelope."""
         with self.lock:
             self.over = id
+            if OURS.notice is not None:
+                _tell_notice(b'{"id":%d,' % id)
             self.torn = True
             self._write_rest(memoryview(b'{"id":%d,"success":true,"result":' % id))
             self._write_rest(memoryview(text.encode("ascii")))
@@ -154,6 +158,8 @@ class Channel:
         with self.lock:
             if final:
                 self.over = final
+            if OURS.notice is not None:
+                _tell_notice(parts[-1])
             self.torn = True
             if sum([len(data) for data in payloads]) < _JOINED:
                 parts = [b"".join(parts)]
@@ -175,12 +181,51 @@ def ahead_of(payloads: Sequence[Any]) -> List[Any]:
 
 
 class _Ours:
-    """The channel of this worker, for what is called by handlers."""
+    """The channel of this worker, for what is called by handlers. `notice` is a frame that is to be
+    written before the next line of a call, with %d for that call's id; `about` is the call that has
+    caused it, or 0.
+    """
 
     channel: Optional[Channel] = None
+    notice: Optional[bytes] = None
+    about = 0
 
 
 OURS = _Ours()
+
+
+_plain_write = write
+
+
+def tell_first(notice: bytes, about: int) -> None:
+    """Have the frame written before the next line of a call, in whatever thread that is asked for."""
+    OURS.notice, OURS.about = notice, about
+    if globals()["write"] is _plain_write:  # else `write_whole` sees to it
+        globals()["write"] = _write_noticed
+
+
+def _write_noticed(fd: int, data: bytes) -> int:
+    """In place of `write` until the notice is told."""
+    if _tell_notice(data) and globals()["write"] is _write_noticed:
+        globals()["write"] = _plain_write
+    return _plain_write(fd, data)
+
+
+def _tell_notice(data: bytes) -> bool:
+    """Write the notice, if these are lines of a call. It names the call that has caused it, if that
+    has not ended before.
+    """
+    notice, channel, id = OURS.notice, OURS.channel, OURS.about
+    first = data[6:30].partition(b",")[0]
+    if notice is None or channel is None or not (data.startswith(b'{"id":') and first.isdigit()):
+        return False
+    OURS.notice = None
+    if b'{"id":%d,' % id not in data and id not in RUNNING.tasks:
+        id = int(first)
+    channel.torn = True
+    channel._write_rest(memoryview(notice % id))
+    channel.torn = False
+    return True
 
 
 def write_whole(fd: int, data: bytes) -> int:
@@ -189,6 +234,8 @@ def write_whole(fd: int, data: bytes) -> int:
     if channel is None:
         return os.write(fd, data)
     with channel.lock:
+        if OURS.notice is not None:
+            _tell_notice(data)
         id, _, rest = data[:48].partition(b",")
         if rest.startswith(b'"success":'):
             channel.over = int(id[6:])
@@ -201,5 +248,6 @@ def write_whole(fd: int, data: bytes) -> int:
 
 #: Where a line is written.
 WRITES = frozenset(
-    (Channel.write.__code__, Channel.write_success.__code__, Channel.write_laden.__code__, Channel._write_rest.__code__)
+    (Channel.write.__code__, Channel.write_success.__code__, Channel.write_laden.__code__)
+    + (Channel._write_rest.__code__, _write_noticed.__code__)
 )

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar, Union, overload
+    from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar, Union, overload
 
     F = TypeVar("F", bound=Callable[..., Any])
     T = TypeVar("T")
+    Exceptions = Union[Type[BaseException], Tuple[Type[BaseException], ...]]
 
 #: Names the runtime answers itself; `hello` and `shutdown` belong to the host.
 BUILTINS = ("hello", "ping", "get_stats", "list_commands", "list_programs", "execute_program", "shutdown")
@@ -30,7 +31,7 @@ class Command:
 
     __slots__ = (
         *("name", "what", "func", "streams", "adapt", "direct", "exact", "lacking", "outgoing", "interruptible"),
-        *("awaits", "batch", "columns", "concurrency"),
+        *("awaits", "batch", "columns", "concurrency", "retire_on"),
     )
 
     def __init__(self, name: str, what: str, func: Callable[..., Any]) -> None:
@@ -64,6 +65,8 @@ class Command:
         self.columns: Any = None
         #: How many of its calls a worker may serve side by side; 0: one at a time.
         self.concurrency = 0
+        #: Exceptions after which the worker is to be replaced.
+        self.retire_on: Tuple[Type[BaseException], ...] = ()
 
 
 COMMANDS: Dict[str, Command] = {}
@@ -72,6 +75,7 @@ COMMANDS: Dict[str, Command] = {}
 DIRECT: Dict[str, Callable[..., Any]] = {}
 PROGRAMS: Dict[str, Command] = {}
 SETUPS: List[Callable[[], Any]] = []
+HEALTH: List[Callable[[], Any]] = []
 
 
 if TYPE_CHECKING:
@@ -87,6 +91,7 @@ if TYPE_CHECKING:
         max_batch_size: Optional[int] = None,
         max_wait_ms: float = 0,
         concurrency: Optional[int] = None,
+        retire_on: Optional[Exceptions] = None,
     ) -> Callable[[F], F]: ...
 
 
@@ -99,6 +104,7 @@ def command(
     max_batch_size: Optional[int] = None,
     max_wait_ms: float = 0,
     concurrency: Optional[int] = None,
+    retire_on: Optional[Exceptions] = None,
 ) -> Union[F, Callable[[F], F]]:
     """Register a function as a command: ``@command``, or ``@command(name="other")``.
 
@@ -125,9 +131,13 @@ def command(
     for what waits (HTTP, databases, models behind an API), never for what computes, which holds up
     all of them.
 
+    With ``retire_on=(SomeError,)`` a worker in which the function raises such an exception is
+    replaced, as after `retire`: for errors behind which nothing works any more, such as a lost CUDA
+    context. The caller gets the exception like any other.
+
     Raises ValueError when the name is taken, is a built-in's, or is not 1 to 128 printable
     characters without white space, or for a max_batch_size or max_wait_ms that is none; TypeError
-    when what is decorated cannot be called.
+    when what is decorated cannot be called, or what is in retire_on is no exception class.
     """
 
     def register(target: F) -> F:
@@ -135,11 +145,11 @@ def command(
             raise TypeError("@command goes on a function, or as @command(name=...); got %r" % (target,))
         chosen = getattr(target, "__name__", None) if name is None else name
         entry = _add(COMMANDS, "command", chosen, target, batch)
-        entry.lacking, entry.interruptible = lacking, interruptible
+        entry.lacking, entry.interruptible, entry.retire_on = lacking, interruptible, fatal
         entry.concurrency = _concurrency(concurrency, entry)
         return target
 
-    lacking, batch = _lacking(nan), _batch(max_batch_size, max_wait_ms)
+    lacking, batch, fatal = _lacking(nan), _batch(max_batch_size, max_wait_ms), _exceptions(retire_on)
     _concurrency(concurrency, None)
     if batch is not None and concurrency is not None:
         raise ValueError("a command takes batches (max_batch_size) or is concurrent (concurrency), not both")
@@ -154,6 +164,7 @@ def program(
     interruptible: bool = True,
     max_batch_size: Optional[int] = None,
     max_wait_ms: float = 0,
+    retire_on: Optional[Exceptions] = None,
 ) -> Callable[[T], T]:
     """Register a program under an id, for ``execute_program``: ``@program("answer")``.
 
@@ -169,10 +180,10 @@ def program(
         elif not callable(target):
             raise TypeError("@program(%r): %r cannot be called" % (id, target))
         entry = _add(PROGRAMS, "program", id, target, batch)
-        entry.lacking, entry.interruptible = lacking, interruptible
+        entry.lacking, entry.interruptible, entry.retire_on = lacking, interruptible, fatal
         return target
 
-    lacking, batch = _lacking(nan), _batch(max_batch_size, max_wait_ms)
+    lacking, batch, fatal = _lacking(nan), _batch(max_batch_size, max_wait_ms), _exceptions(retire_on)
 
     if not isinstance(id, str):
         raise TypeError('@program needs an id: @program("answer")')
@@ -191,6 +202,21 @@ def setup(func: F) -> F:
     return func
 
 
+def health(func: F) -> F:
+    """Run a function without arguments to see whether this worker is still fit to serve; it may be
+    ``async def``. Returns it unchanged.
+
+    It runs when the worker is about to be ready, and from then on while it is idle: for each of the
+    host's HealthCheckIntervals, and for its HealthCheck. A worker in which it raises, or returns
+    False, is replaced, as after `retire`; one that is only starting does not become ready. It holds
+    the worker while it runs, and one that takes longer than 5 s is taken for a hang: be brief.
+    """
+    if not callable(func):
+        raise TypeError("@health goes on a function; got %r" % (func,))
+    HEALTH.append(func)
+    return func
+
+
 def instantiate_programs() -> None:
     """Replace program classes by their one object; called after the setups."""
     made: Dict[type, Any] = {}
@@ -201,12 +227,21 @@ def instantiate_programs() -> None:
                 made[kind] = kind()
             made_of = PROGRAMS[name] = Command(name, "program", made[kind])
             made_of.lacking, made_of.interruptible, made_of.batch = entry.lacking, entry.interruptible, entry.batch
+            made_of.retire_on = entry.retire_on
 
 
 def _lacking(nan: Optional[str]) -> str:
     if nan not in (None, "null"):
         raise ValueError('nan is "null", or left out: got %r' % (nan,))
     return nan or ""
+
+
+def _exceptions(kinds: Any) -> Tuple[Type[BaseException], ...]:
+    listed = () if kinds is None else kinds if type(kinds) is tuple else (kinds,)
+    for kind in listed:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError("retire_on is an exception class, or a tuple of such classes: got %r" % (kind,))
+    return listed
 
 
 def _batch(size: Any, wait: Any) -> Optional[Tuple[int, float]]:

@@ -69,7 +69,7 @@ def finish(answers: Answers, id: int, entry: Command, result: Any, how: int) -> 
     if how & STREAM:
         from . import _stream  # most commands are none
 
-        return _stream.run(answers, id, result, _sender(answers, id, entry, how))
+        return _stream.run(answers, id, entry, result, _sender(answers, id, entry, how))
     if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
         _discard(result)
         message = "%s %r returned a generator: call it with Stream or Each" % (entry.what, entry.name)

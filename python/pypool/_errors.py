@@ -23,7 +23,7 @@ def exception_fields(error: BaseException, whole: bool = False) -> Dict[str, Any
     """type, module, message, traceback, notes, and code for a SystemExit. Never raises, whatever
     the exception's methods do.
     """
-    module, name = _names(type(error))
+    module, name = names(type(error))
     fields: Dict[str, Any] = {
         "type": name,
         "module": module,
@@ -78,7 +78,7 @@ def _plain_traceback(error: BaseException, trace: Optional[TracebackType]) -> st
             at = at.tb_next
         if len(places) > 2 * SHOWN:
             places[SHOWN:-SHOWN] = ["  ... %d places left out ...\n" % (len(places) - 2 * SHOWN)]
-        module, name = _names(type(current))
+        module, name = names(type(current))
         name, text = name if module == "builtins" else module + "." + name, text_of(current)
         head = "Traceback (most recent call last):\n" if places else ""
         parts.append(head + "".join(places) + name + (": " + text if text else "") + "\n")
@@ -135,7 +135,7 @@ def _is_own(file: str) -> bool:
     return not (file.startswith(("<", STDLIB)) or any(part in file for part in _INSTALLED))
 
 
-def _names(kind: type) -> Tuple[str, str]:
+def names(kind: type) -> Tuple[str, str]:
     try:
         return str(kind.__module__), str(kind.__qualname__)
     except BaseException:  # a metaclass can do that

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
 PROTOCOL = 1
-CAPABILITIES = ("stream", "page", "log", "packed", "cancel", "batch", "functions", "shared")
+CAPABILITIES = ("stream", "page", "log", "packed", "cancel", "batch", "functions", "shared", "retire")
 
 
 def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
@@ -88,6 +88,11 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
             _life.watch_host(fds[0])
         stage = "setup"
         _user.run_setups()
+        if _commands.HEALTH:
+            from . import _health  # few scripts have any
+
+            stage = "health"
+            _health.check()
         _end_lines()
         result = _results.encode(_describe_self(args, able))
     except BaseException as error:
@@ -129,6 +134,7 @@ def _serve_on(channel: Channel, args: Dict[str, Any]) -> _worker.Worker:
     worker = _worker.Worker(channel, args)
     _channel.OURS.channel = channel
     channel.limit = args.get("max_message_bytes") or channel.limit
+    channel.retires = "retire" in (args.get("capabilities") or ())
     if "functions" in (args.get("capabilities") or ()):
         channel.functions = args.get("functions") or ()
         channel.blob_functions = args.get("blob_functions") or ()
@@ -162,6 +168,8 @@ def _describe_self(args: Dict[str, Any], able: Dict[str, bool]) -> Dict[str, Any
     ]
     concurrent = {entry.name: entry.concurrency for entry in _commands.COMMANDS.values() if entry.concurrency}
     facts: Dict[str, Any] = {"concurrent": concurrent} if concurrent and able["shared"] and "shared" in theirs else {}
+    if _commands.HEALTH and "retire" in theirs:
+        facts["health"] = True
     return {
         **facts,
         "protocol": PROTOCOL,

@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Iterator
 
     from ._answers import Answers
+    from ._commands import Command
 
 
-def run(answers: Answers, id: int, result: Any, send: Callable[[Any], None]) -> str:
+def run(answers: Answers, id: int, entry: Command, result: Any, send: Callable[[Any], None]) -> str:
     """Send what the handler yields, one by one; returns the final line. A plain command's result is its one
     item.
 
@@ -30,6 +31,7 @@ def run(answers: Answers, id: int, result: Any, send: Callable[[Any], None]) -> 
                 break
             send(item)
     except BaseException as error:
+        answers.judge(entry, error)
         answer = answers.failed(id, error)
         _close(items)
         return answer

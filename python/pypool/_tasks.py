@@ -308,6 +308,8 @@ class _Serving:
         error: BaseException = asyncio.CancelledError()
         if not task.cancelled():
             error = task.exception() or RuntimeError("the task ended without an answer")
+            if call.request[1] in COMMANDS:
+                self.answers.judge(COMMANDS[call.request[1]], error)
         self._end(call, self.answers.failed(call.request[0], error))
 
     # --- lines out --------------------------------------------------------------------------------

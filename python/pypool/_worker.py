@@ -184,6 +184,7 @@ class Worker:
 
             return _dispatch.finish(self.answers, id, COMMANDS[name], result, 0)
         except BaseException as failure:
+            self.answers.judge(COMMANDS[name], failure)
             return self.answers.failed(id, failure)
 
     def _other(self, request: Request) -> str:

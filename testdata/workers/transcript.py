@@ -3,7 +3,7 @@
 import time
 from typing import List
 
-from pypool import HostError, command, current_call, host, program
+from pypool import HostError, command, current_call, health, host, program, retire
 
 
 @command
@@ -70,6 +70,19 @@ def ask_host(name, keyword=None, positional=()):
         return repr(answer) if type(answer) is list else answer
     except HostError as error:
         return [error.type, error.message]
+
+
+@command(retire_on=KeyError)
+def withdraw(reason):
+    if reason is None:
+        raise KeyError
+    retire(reason)
+    return "done"
+
+
+@health
+def fit():
+    pass
 
 
 @program("double")
