@@ -245,7 +245,7 @@ func TestTestingPage(t *testing.T) {
 func TestPythonSnippets(t *testing.T) {
 	const compile = "import ast, json, sys\nfor name, code in json.load(sys.stdin):\n    ast.parse(code, name)\n"
 	var all [][2]string
-	for _, doc := range append([]string{"python/README.md", "uv/README.md"}, compiled...) {
+	for _, doc := range append([]string{"python/README.md", "uv/README.md", "docs/data.md"}, compiled...) {
 		for _, code := range blocks(readDoc(t, doc), "python") {
 			all = append(all, [2]string{doc, code})
 		}
@@ -366,7 +366,7 @@ func writeOverlay(t *testing.T, replace map[string]string) string {
 	return file
 }
 
-// fragment makes a program of a block: declarations as they are, statements in a function that has
+// fragment makes a package of a block: declarations as they are, statements in a function that has
 // the names which the documents use.
 func fragment(code string) string {
 	if !regexp.MustCompile(`(?m)^func \w`).MatchString(code) {
@@ -380,7 +380,7 @@ func snippet(ctx context.Context, pool *pypool.Pool, mux *http.ServeMux, text st
 }
 `
 	}
-	head := "package main\n"
+	head := "package snippet\n" // no main: nothing to link
 	for _, path := range []string{
 		"context", "encoding/json", "errors", "fmt", "log", "log/slog", "math/rand/v2", "net/http", "os", "os/signal", "slices", "syscall", "testing", "time",
 		"github.com/pypool/pypool", "github.com/pypool/pypool/pypooldebug", "github.com/pypool/pypool/pypooltest",
@@ -391,7 +391,7 @@ func snippet(ctx context.Context, pool *pypool.Pool, mux *http.ServeMux, text st
 			head += fmt.Sprintf("import %q\n", path)
 		}
 	}
-	return head + "func main() {}\n" + code
+	return head + code
 }
 
 func readDoc(t *testing.T, path string) string {
