@@ -6,7 +6,7 @@ SHELL       := bash
 MAKEFLAGS   += --no-print-directory
 .DEFAULT_GOAL := help
 
-NESTED      := $(patsubst %/go.mod,%,$(wildcard */go.mod */*/go.mod))
+NESTED      := $(patsubst %/go.mod,%,$(filter-out build/%,$(wildcard */go.mod */*/go.mod)))
 MODULES     := . $(NESTED)
 STATICCHECK := v0.7.0
 CORE        ?= TestSeed|TestCore
