@@ -29,8 +29,8 @@ type Caller interface {
 
 var _ Caller = (*Pool)(nil)
 
-// CallOptions is what a list of [CallOption] says. The durations are as in a Config: zero stands for
-// the pool's own, a negative one for none.
+// CallOptions is what a list of [CallOption] says. The durations are as in a Config: zero stands
+// for the pool's own, a negative one for none.
 type CallOptions struct {
 	Session         string        // WithSession; empty: it was not given
 	Timeout         time.Duration // WithTimeout

@@ -21,8 +21,8 @@ import (
 	"github.com/pypool/pypool/internal/wire"
 )
 
-// remote is a Caller as another module writes one: it has no more of a pool than bytes of arguments,
-// results and errors, and uses exported names alone.
+// remote is a Caller as another module writes one: it has no more of a pool than bytes of
+// arguments, results and errors, and uses exported names alone.
 type remote struct{ pool *Pool }
 
 func (r *remote) ExecuteInSession(ctx context.Context, sessionID, command string, args any, opts ...CallOption) (Result, error) {

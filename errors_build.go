@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// NewError makes an error as a pool's calls fail with, for who implements a [Caller] or provokes one
-// in a test. It has the category of its type; message is put into one line, and where it is empty
-// the detail's text takes its place. detail, which may be nil, is what errors.As finds, and errors.Is
-// in it: one of the detail types that docs/errors.md names for the type, or [errors.Join] of one and
-// a context's error. Context is to be filled in.
+// NewError makes an error as a pool's calls fail with, for who implements a [Caller] or provokes
+// one in a test. It has the category of its type; message is put into one line, and where it is
+// empty the detail's text takes its place. detail, which may be nil, is what errors.As finds, and
+// errors.Is in it: one of the detail types that docs/errors.md names for the type, or [errors.Join]
+// of one and a context's error. Context is to be filled in.
 func NewError(t ErrorType, delivery Delivery, message string, detail error) *Error {
 	if message == "" && detail != nil {
 		message = detail.Error()
@@ -21,8 +21,8 @@ func NewError(t ErrorType, delivery Delivery, message string, detail error) *Err
 	return newError(t, delivery, message, detail)
 }
 
-// EncodeError encodes an error for another process, where DecodeError makes an equal one of it: with
-// type, message, context and delivery; with its details, which errors.As finds; and with the
+// EncodeError encodes an error for another process, where DecodeError makes an equal one of it:
+// with type, message, context and delivery; with its details, which errors.As finds; and with the
 // context's errors, which errors.Is finds. Of other causes the text remains. It is for a peer that
 // is trusted: it holds tracebacks, stacks and stderr. Errors that are not pypool's become an
 // ErrInternal.

@@ -34,9 +34,9 @@ func mapCalls[Out, In any](ctx context.Context, c Caller, command string, items 
 	}
 }
 
-// callMapper is one such Map at work. The feeder begins the calls and puts them into order, where the
-// loop's goroutine takes them: as many as order has room for, and the one that is waited for, are
-// outstanding at most.
+// callMapper is one such Map at work. The feeder begins the calls and puts them into order, where
+// the loop's goroutine takes them: as many as order has room for, and the one that is waited for,
+// are outstanding at most.
 type callMapper[Out any] struct {
 	ctx      context.Context
 	c        Caller

@@ -10,7 +10,8 @@ import (
 )
 
 // Stats is a snapshot of a pool. Its counters add up: Started == Succeeded + Failed + InFlight,
-// ByType sums to Failed, ByCommand to the pool's own figures, WorkersStarted - WorkersExited is the number of live processes.
+// ByType sums to Failed, ByCommand to the pool's own figures, WorkersStarted - WorkersExited is the
+// number of live processes.
 type Stats struct {
 	Size, Overflow, MaxSize                 int                     // Size (as configured, or by Resize), Overflow, their sum
 	Workers, Idle, Busy, Starting           int                     // processes now; Busy: canceling ones too; the rest of Workers is stopping

@@ -7,10 +7,10 @@ import (
 	"github.com/pypool/pypool"
 )
 
-// Caller returns a Caller that makes calls of next, each with a span that goes along with it, and the
-// durations among the metrics. It is for one whose calls are served elsewhere, as the module nats
-// has: there the call's span is under this one if the pool is instrumented, too, and Python's are in
-// any case. A pool of this program's has an Observer.
+// Caller returns a Caller that makes calls of next, each with a span that goes along with it, and
+// the durations among the metrics. It is for one whose calls are served elsewhere, as the module
+// nats has: there the call's span is under this one if the pool is instrumented, too, and Python's
+// are in any case. A pool of this program's has an Observer.
 func (t *Telemetry) Caller(next pypool.Caller) pypool.Caller { return &caller{t, next} }
 
 type caller struct {

@@ -87,8 +87,8 @@ func New(opts ...Option) (*Telemetry, error) {
 	return t, nil
 }
 
-// Instrument returns cfg with Telemetry's Observer around the one that is there, and its log handler
-// around that of the Logger that is there, or of slog's default.
+// Instrument returns cfg with Telemetry's Observer around the one that is there, and its log
+// handler around that of the Logger that is there, or of slog's default.
 func (t *Telemetry) Instrument(cfg pypool.Config) pypool.Config {
 	cfg.Observer = t.Observer(cfg.Observer)
 	logger := cfg.Logger

@@ -34,8 +34,8 @@ func DefaultBuckets() []time.Duration {
 	}
 }
 
-// NewCollector returns a collector of a pool's figures, which are asked for when it is scraped: they
-// cost calls nothing. Each pool has a collector; of several in one registry each must have a
+// NewCollector returns a collector of a pool's figures, which are asked for when it is scraped:
+// they cost calls nothing. Each pool has a collector; of several in one registry each must have a
 // Config.Name of its own, which is the label pool.
 func NewCollector(pool *pypool.Pool, opts ...Option) prometheus.Collector {
 	c := &collector{pool: pool, bounds: DefaultBuckets(), descs: map[*family]*prometheus.Desc{}}

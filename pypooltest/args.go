@@ -12,8 +12,8 @@ import (
 	"github.com/pypool/pypool"
 )
 
-// values are arguments, or a result, as they cross to another process: a line of JSON, and the bytes
-// and arrays that belong into it.
+// values are arguments, or a result, as they cross to another process: a line of JSON, and the
+// bytes and arrays that belong into it.
 type values struct {
 	line    []byte
 	payload struct {

@@ -31,11 +31,12 @@ import (
 )
 
 // Fake is a [pypool.Caller] whose commands are functions in Go. What it does with arguments,
-// options, contexts and errors is what a pool does: arguments and results cross as JSON, bytes and arrays beside it; a call returns at the
-// end of its context or of WithTimeout, whatever its function does; each error is a *pypool.Error
-// with its type, detail, delivery and context. What it has not is workers: nothing waits, there are
-// no timeouts but those that a call brings, and no circuits; such errors are provoked with
-// [Fake.Fail]. It is safe for concurrent use. The zero Fake has no commands, and is ready.
+// options, contexts and errors is what a pool does: arguments and results cross as JSON, bytes and
+// arrays beside it; a call returns at the end of its context or of WithTimeout, whatever its
+// function does; each error is a *pypool.Error with its type, detail, delivery and context. What it
+// has not is workers: nothing waits, there are no timeouts but those that a call brings, and no
+// circuits; such errors are provoked with [Fake.Fail]. It is safe for concurrent use. The zero Fake
+// has no commands, and is ready.
 type Fake struct {
 	running sync.WaitGroup // functions whose callers have left them, or may
 
@@ -101,11 +102,11 @@ type handler struct {
 // fields in their order, where In is a struct, else the one argument is In itself, and several are
 // an array. What is not given stays zero: nothing is known of what Python requires.
 //
-// An error of h that is a *pypool.Error is the call's error, with the call in its Context. Any other
-// error is an exception that Python raised: a *pypool.PythonError as it is, else an Exception with
-// the error's text. h runs with the call's context, in which [CallFromContext] finds the call, on
-// the caller's goroutine, or on one of its own if the call can end before it. If h panics, or calls
-// t.FailNow, that happens on the caller's goroutine.
+// An error of h that is a *pypool.Error is the call's error, with the call in its Context. Any
+// other error is an exception that Python raised: a *pypool.PythonError as it is, else an Exception
+// with the error's text. h runs with the call's context, in which [CallFromContext] finds the call,
+// on the caller's goroutine, or on one of its own if the call can end before it. If h panics, or
+// calls t.FailNow, that happens on the caller's goroutine.
 func Handle[In, Out any](f *Fake, command string, h func(ctx context.Context, in In) (Out, error)) {
 	f.register(&f.commands, command, plain(h))
 }
@@ -116,9 +117,9 @@ func HandleProgram[In, Out any](f *Fake, programID string, h func(ctx context.Co
 }
 
 // HandleStream is Handle for a generator command, which Stream and Each call. The sequence that h
-// returns runs on the goroutine of the loop over the stream; it is stopped at its next item when the
-// context has ended, and has to look at that itself where it waits. An error ends it, behind the
-// items before it. WithTimeout and WithStallTimeout have no effect.
+// returns runs on the goroutine of the loop over the stream; it is stopped at its next item when
+// the context has ended, and has to look at that itself where it waits. An error ends it, behind
+// the items before it. WithTimeout and WithStallTimeout have no effect.
 func HandleStream[In, Out any](f *Fake, command string, h func(ctx context.Context, in In) iter.Seq2[Out, error]) {
 	run := func(ctx context.Context, args values, yield func(values) bool) error {
 		var in In
@@ -496,8 +497,8 @@ func (r *running) complete(err error) *pypool.Error {
 	return e
 }
 
-// Result makes the Result that a call of a command that returned v has. It panics when v cannot be a
-// result.
+// Result makes the Result that a call of a command that returned v has. It panics when v cannot be
+// a result.
 func Result(v any) pypool.Result {
 	out, err := encodeResult(v)
 	if err != nil {

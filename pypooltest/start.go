@@ -23,12 +23,13 @@ const (
 	startLook     = 2 * time.Millisecond
 )
 
-// Start opens a real pool of cfg for the test, or fails it, with what Python said. One worker and no
-// Overflow are the default here, and so is a log that goes to the test's.
+// Start opens a real pool of cfg for the test, or fails it, with what Python said. One worker and
+// no Overflow are the default here, and so is a log that goes to the test's.
 //
-// When the test and its subtests are over, and what it has registered with t.Cleanup since, the pool
-// is closed, and the test fails if something is left: a call that has not returned, a worker process, or
-// a goroutine of the pool's. So the code under test has to end what it does before its test does.
+// When the test and its subtests are over, and what it has registered with t.Cleanup since, the
+// pool is closed, and the test fails if something is left: a call that has not returned, a worker
+// process, or a goroutine of the pool's. So the code under test has to end what it does before its
+// test does.
 func Start(t testing.TB, cfg pypool.Config) *pypool.Pool {
 	t.Helper()
 	if cfg.Size == 0 {
