@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 #: it, so that no text of a result can be taken for it.
 _MARK = "pypool:" + urandom(16).hex()
 _QUOTED = '"%s"' % _MARK
+_PLAIN = frozenset((str, int, float, bool, bytes, type(None)))
 
 
 def encode(value: Any, smallest: int) -> Tuple[str, str, List[Any]]:
     """A value as JSON text, its descriptors, and the payloads. Raises ResultError."""
+    kind = type(value)
+    if kind is bytes and len(value) >= smallest:
+        return "null", '{"at":0}', [value]
+    if kind in _PLAIN:
+        return _results.encode(value), "", []
     found: List[Any] = []
 
     def default(item: Any) -> Any:
@@ -41,14 +47,14 @@ def encode(value: Any, smallest: int) -> Tuple[str, str, List[Any]]:
 
     try:
         text = "".join(make_encoder(default=default)(value, 0))
-        if not found:
-            return _results.encode(value), "", []
         if "{" in text and _results._coerced_key(value, text):
             _convert.check(value, leaf)
         if "\\ud" in text:
             _convert.check_surrogates(value, leaf)
     except BaseException as error:
         raise _convert.explain(value, error, leaf) from None
+    if not found:
+        return text, "", []
     parts = text.split(_QUOTED)
     if len(parts) != len(found) + 1:
         raise ResultError("invalid_result", message="the result changed while it was encoded", path="$")
