@@ -91,6 +91,30 @@ def length(text: str) -> int:
     return len(text)
 
 
+@command
+def bytes_in(data: bytes) -> int:
+    """Return how many bytes there are."""
+    return len(data)
+
+
+@lru_cache(maxsize=1)
+def zeros(size: int) -> bytes:
+    """Make so many bytes."""
+    return bytes(size)
+
+
+@command
+def bytes_out(size: int) -> bytes:
+    """Return so many bytes."""
+    return zeros(size)
+
+
+@command
+def bytes_echo(data):  # type: ignore[no-untyped-def]
+    """Return what came."""
+    return data
+
+
 TEXT = "a text of about eighty characters, as the arguments of many small functions are together"
 
 

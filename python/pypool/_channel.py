@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._wire import Line
 
 _RAW = RAW.encode()
+_readv: Any = getattr(os, "readv", None)
 
 #: Bytes of payloads up to which they are written with their line at once.
 _JOINED = 1 << 15
@@ -62,7 +63,13 @@ class Channel:
             waiter.wait()
             if lines:
                 break  # a thread that waited for a reply has read them meanwhile
-            size = 1 << 20 if parts else 1 << 16
+            size = 1 << 16
+            if parts:
+                size = 1 << 20
+                if self.ahead is not None and self.ahead.lacks and _readv is not None:
+                    if not self._fill(self.ahead):
+                        return None
+                    continue
             while True:
                 try:
                     chunk = read(self.fd_in, size)
@@ -77,6 +84,20 @@ class Channel:
                     return line  # one line, as a rule
             self.take(chunk)
         return lines.pop()
+
+    def _fill(self, ahead: Ahead) -> bool:
+        """Read payloads to their end, where they belong; False at the end of the host."""
+        view = memoryview(ahead.buffer)
+        while ahead.lacks:
+            try:
+                size = _readv(self.fd_in, [view[ahead.got :]])
+            except BlockingIOError:
+                self.waiter.park()
+                continue
+            if not size:
+                return False
+            ahead.got += size
+        return True
 
     def told(self, control: bytes) -> bool:
         """Whether the host has sent this control line by now. Never waits, and keeps what else has
