@@ -20,6 +20,7 @@ const (
 	prefix  = "pypool-files-" // of a folder that is locked for as long as it is in use
 	unready = ".pypool-new-"  // of one that is not locked yet
 	deepest = 64              // folders in each other: more than any source tree has, fewer than any system's path may be long
+	most    = 1 << 18         // files and folders: a tree that never ends is not walked for ever
 )
 
 // InvalidError says that a tree, or what was looked for in it, is not what can be written or run.
@@ -184,7 +185,10 @@ func (t *Tree) copy(ctx context.Context, root *os.Root, fsys fs.FS, name string,
 	if err != nil {
 		return err
 	}
-	n, err := io.Copy(to, untilDone{ctx, from})
+	n, err := io.Copy(to, io.LimitReader(untilDone{ctx, from}, info.Size()+1)) // a file that never ends fills no disk
+	if err == nil && n > info.Size() {
+		err = invalid("it is longer than the %d bytes that its size is said to be", info.Size())
+	}
 	if err := errors.Join(err, to.Close()); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -256,6 +260,7 @@ func removeAll(dir string) error {
 // fs.FS may be anybody's. Links to files are files. Python's own caches are left out: they belong
 // to files in another place.
 func walk(ctx context.Context, fsys fs.FS, visit func(name string, info fs.FileInfo) error) error {
+	entered := 0
 	var enter func(dir string, depth int) error
 	enter = func(dir string, depth int) error {
 		if depth > deepest {
@@ -264,6 +269,9 @@ func walk(ctx context.Context, fsys fs.FS, visit func(name string, info fs.FileI
 		entries, err := fs.ReadDir(fsys, dir)
 		if err != nil {
 			return err
+		}
+		if entered += len(entries); entered > most {
+			return invalid("there are more than %d files and folders", most)
 		}
 		for _, entry := range entries {
 			if err := context.Cause(ctx); err != nil {

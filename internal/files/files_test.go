@@ -203,3 +203,46 @@ func TestTheTreesOfDeadHostsAreRemoved(t *testing.T) {
 	require.NoError(t, alive.Remove())
 	require.NoError(t, third.Remove())
 }
+
+// forked has two folders in each folder, twenty-four levels of them: too many for anybody.
+type forked struct{ fs.FS }
+
+func (forked) ReadDir(dir string) ([]fs.DirEntry, error) {
+	if strings.Count(dir, "/") >= 24 {
+		return nil, nil
+	}
+	return []fs.DirEntry{
+		fs.FileInfoToDirEntry(info{name: "a", mode: fs.ModeDir | 0o755}), fs.FileInfoToDirEntry(info{name: "b", mode: fs.ModeDir | 0o755}),
+	}, nil
+}
+
+func (forked) Stat(name string) (fs.FileInfo, error) {
+	return info{name: name, mode: fs.ModeDir | 0o755}, nil
+}
+
+// endless has a file that never ends.
+type endless struct{ fstest.MapFS }
+
+func (e endless) Open(name string) (fs.File, error) {
+	f, err := e.MapFS.Open(name)
+	if name == "worker.py" {
+		return zeros{f}, err
+	}
+	return f, err
+}
+
+type zeros struct{ fs.File }
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+func TestTreesAndFilesWithoutEndAreRefused(t *testing.T) {
+	below := temp(t)
+	var refused *InvalidError
+	err := Check(t.Context(), forked{fstest.MapFS{}})
+	require.ErrorAs(t, err, &refused)
+	require.EqualError(t, err, "there are more than 262144 files and folders")
+	_, err = Write(t.Context(), endless{fstest.MapFS{"worker.py": file("x = 1\n")}})
+	require.ErrorAs(t, err, &refused)
+	require.EqualError(t, err, "worker.py: it is longer than the 6 bytes that its size is said to be")
+	assert.Empty(t, names(t, below))
+}
