@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -156,7 +157,17 @@ func values(list []attribute.KeyValue) map[string]any {
 // TestOneTrace: from an HTTP client through a handler in Go, a call, Python, a function in Go that
 // Python calls, and what that does. All under one trace, each under the one before.
 func TestOneTrace(t *testing.T) {
-	r := start(t, pypool.Config{})
+	t.Run("started", func(t *testing.T) { testOneTrace(t, pypool.Config{}) })
+	t.Run("forked", func(t *testing.T) {
+		if runtime.GOOS != "linux" {
+			t.Skip("a fork server needs Linux")
+		}
+		testOneTrace(t, pypool.Config{ForkServer: true})
+	})
+}
+
+func testOneTrace(t *testing.T, cfg pypool.Config) {
+	r := start(t, cfg)
 	propagator := propagation.TraceContext{}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		ctx := propagator.Extract(req.Context(), propagation.HeaderCarrier(req.Header))
