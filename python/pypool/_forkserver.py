@@ -161,6 +161,9 @@ def ready(socket_fd: Optional[int], own: Own, channel: Any) -> _Server:
             "Config.ForkServer: Python has not got its descriptors: "
             "is it started by a wrapper that closes those it does not know?"
         )
+    # What a worker needs for its first ping and call, or for its first failure: loaded once
+    from . import _builtins, _dispatch, _errors, _exit, _failure, _output  # noqa: F401
+
     pause_openmp()
     gc.collect()
     gc.freeze()  # so that a collection in a worker writes to none of it
