@@ -309,7 +309,7 @@ var processFaults = []fault{
 		require.NoError(t, os.Symlink(realPython(), filepath.Join(odd, "python")))
 		for _, python := range []string{realPython(), filepath.Join(odd, "python")} {
 			cfg := processConfig(t, r)
-			cfg.Python, cfg.Dir, cfg.Args = python, odd, []string{"-C", "x=y", "--"}
+			cfg.Python, cfg.Dir, cfg.Args, cfg.Threads = python, odd, []string{"-C", "x=y", "--"}, -1
 			cfg.Env = []string{"LD_LIBRARY_PATH=/nowhere", "LD_X=1", "GLIBC_TUNABLES=", "A=b=c", "EMPTY=", "TWICE=1", "TWICE=2", "PATH=/usr/bin:/bin", "HOME=/"}
 			cfg.ExtraEnv = []string{r.mark}
 			p := r.own(t, cfg)

@@ -25,7 +25,7 @@ var securityFaults = []fault{
 	{name: "F1_Env_is_all_that_a_worker_sees", run: func(t *testing.T, r *rig) {
 		t.Setenv("PYPOOL_HOST_SECRET", secret)
 		cfg := r.config(t)
-		cfg.Size = 1
+		cfg.Size, cfg.Threads = 1, -1
 		p := r.own(t, cfg)
 		require.Equal(t, secret, decoded[map[string]string](t, executed(t, p, "environment", nil))["PYPOOL_HOST_SECRET"], "nil inherits, as in os/exec")
 		cfg.Env = []string{"ONLY=this"}

@@ -34,7 +34,7 @@ def scribble(value: int) -> int:
     """Overwrite every word of every page that is mapped and can be found, as a wild write in C would."""
     words = 0
     for found in gc.get_objects():
-        if type(found).__name__ == "Worker":
+        if type(found).__name__ == "Worker" and hasattr(found, "channel"):
             page = found.channel.page
             for i in range(len(page)):
                 page[i] = value
