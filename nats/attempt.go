@@ -46,7 +46,11 @@ func (c *Client) attempt(ctx context.Context, r *request) (pypool.Result, *pypoo
 	if ctx.Err() != nil {
 		return pypool.Result{}, ended(ctx, pypool.NotExecuted)
 	}
-	p, err := c.open(maxFrames)
+	frames := maxFrames
+	if r.item == nil {
+		frames = maxCallFrames
+	}
+	p, err := c.open(frames)
 	if err != nil {
 		return pypool.Result{}, err
 	}

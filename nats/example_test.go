@@ -90,8 +90,7 @@ func ExampleClient_With() {
 	impatient := client.With(pypoolnats.WithRetry(pypoolnats.Retry{Attempts: 1}))
 	_, err := pypool.Call[int](ctx, impatient, "add", []int{40, 2})
 	fmt.Println(err, pypool.SafeToRetry(err))
-	// Output:
-	// pypool: pool_not_available: add: nobody serves "numbers" on NATS: nats: no responders available for request true
+	// Output: pypool: pool_not_available: add: nobody serves "numbers" on NATS: nats: no responders available for request true
 }
 
 func ExampleEnqueue() {

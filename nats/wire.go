@@ -187,7 +187,9 @@ const (
 	windowBytes = 2 << 20         // of payload, on their way to one side
 	partBytes   = 256 << 10       // of payload in one message, where it takes several
 	room        = 4 << 10         // in a message, for what is not its payload
-	maxFrames   = 4 * windowItems // messages that one call's client may have got and not looked at
+	maxFrames   = 4 * windowItems // messages that one stream's client may have got and not looked at
+
+	maxCallFrames = windowItems + 16 // the same of a call, whose window is windowItems parts at the most
 
 	defaultMaxMessage = 64 << 20  // bytes, as Config.MaxMessageBytes
 	maxHeld           = 256 << 20 // bytes of requests that a server has in hand
