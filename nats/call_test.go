@@ -137,7 +137,9 @@ func TestErrorsKeepTypeDetailAndDelivery(t *testing.T) {
 			_, err = pypool.Call[int](t.Context(), caller, "big", args{"n": 10})
 			require.Equal(t, pypool.Executed, failure(t, err, pypool.ErrDecode).Delivery)
 
-			_, err = caller.ExecuteAnonymous(t.Context(), "sleep", []any{60}, pypool.WithTimeout(100*time.Millisecond))
+			_, err = caller.ExecuteAnonymous(t.Context(), "sleep", []any{0}) // the worker is new
+			require.NoError(t, err)
+			_, err = caller.ExecuteAnonymous(t.Context(), "sleep", []any{60}, pypool.WithTimeout(300*time.Millisecond))
 			require.Equal(t, pypool.MaybeExecuted, failure(t, err, pypool.ErrOperationTimeout).Delivery)
 			require.NotErrorIs(t, err, context.DeadlineExceeded)
 			require.Contains(t, detail[*pypool.HangError](t, err).Stacks, "in sleep")

@@ -32,6 +32,11 @@ def size(data: bytes) -> int:
 
 
 @command
+def length(text: str) -> int:
+    return len(text)
+
+
+@command
 def big(n: int):
     return "x" * n
 
