@@ -130,8 +130,7 @@ var slotFaults = []fault{
 			return Result{}, nil
 		})
 		for range 3 {
-			kill(t, inSlot(t, p, 0).PID)
-			eventually(t, "it is replaced", func() bool { return serving(p) })
+			killIn(t, p, 0)
 		}
 		close(stop)
 		for _, out := range asked() {
@@ -184,8 +183,6 @@ var slotFaults = []fault{
 		before := pids(p)[0]
 		executed(t, p, "many reasons", nil)
 		eventually(t, "it is replaced", func() bool { return serving(p) && pids(p)[0] != before })
-		retired := events.of(EventWorkerRetired)
-		require.Len(t, retired, 1)
-		require.Equal(t, "the first", retired[0].Cause)
+		require.Equal(t, "the first", toldOf(t, events, EventWorkerRetired, 1)[0].Cause)
 	}},
 }

@@ -109,14 +109,12 @@ func TestADeadContextHasItsWorkerReplaced(t *testing.T) {
 		return serving(p) && !slices.ContainsFunc(p.Workers(), func(w WorkerInfo) bool { return w.ID == dead })
 	})
 	require.Equal(t, []int{0, 1}, slotsOf(p))
-	retired := events.of(EventWorkerRetired)
-	require.Len(t, retired, 1)
+	retired := toldOf(t, events, EventWorkerRetired, 1)
 	assert.Equal(t, dead, retired[0].Worker)
 	assert.Equal(t, reason, retired[0].Cause)
 	assert.Equal(t, "poison", retired[0].Command)
 	assert.Equal(t, e.Context.RequestID, retired[0].RequestID)
-	eventually(t, "its end is told", func() bool { return len(events.of(EventWorkerExited)) == 1 })
-	assert.Equal(t, "stopped: it had asked to be replaced: "+reason, events.of(EventWorkerExited)[0].Cause)
+	assert.Equal(t, "stopped: it had asked to be replaced: "+reason, toldOf(t, events, EventWorkerExited, 1)[0].Cause)
 	record := logs.with(t, "a worker asks to be replaced")
 	require.Len(t, record, 1)
 	assert.Equal(t, reason, record[0]["cause"])
@@ -269,8 +267,10 @@ func TestRetireLeavesTheAnswersAsTheyAre(t *testing.T) {
 			c.call(t)
 			eventually(t, "it is replaced", func() bool { return serving(p) && p.Workers()[0].ID != first && p.Workers()[0].Retired == "" })
 			require.Greater(t, p.Stats().Retired, before, "row %d", n)
-			told := events.of(EventWorkerRetired)
-			require.Equal(t, c.reason, told[len(told)-1].Cause)
+			eventually(t, "the reason is told", func() bool {
+				told := events.of(EventWorkerRetired)
+				return len(told) > 0 && told[len(told)-1].Cause == c.reason
+			})
 			require.Positive(t, pidNow(t, p)) // it serves well
 		})
 	}

@@ -47,6 +47,29 @@ func inSlot(t testing.TB, p *Pool, slot int) WorkerInfo {
 	return WorkerInfo{}
 }
 
+// toldOf waits for n events of the kind: they are told a moment later.
+func toldOf(t testing.TB, events *eventLog, kind EventKind, n int) (list []Event) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d events %s are told", n, kind), func() bool { list = events.of(kind); return len(list) >= n })
+	require.Len(t, list, n)
+	return list
+}
+
+// killIn kills the worker in the slot, and waits for its replacement to be ready.
+func killIn(t testing.TB, p *Pool, slot int) {
+	t.Helper()
+	victim := inSlot(t, p, slot)
+	kill(t, victim.PID)
+	eventually(t, "the replacement is in the same slot", func() bool { return replacedIn(p, slot, victim.ID) })
+}
+
+// replacedIn reports whether a worker is in the slot, ready, that is not the one of that name.
+func replacedIn(p *Pool, slot int, was string) bool {
+	return slices.ContainsFunc(p.Workers(), func(w WorkerInfo) bool {
+		return w.Slot == slot && w.ID != was && w.State != workerStarting && w.State != workerStopping
+	}) && !slices.ContainsFunc(p.Workers(), func(w WorkerInfo) bool { return w.ID == was })
+}
+
 type placeOf struct {
 	ID       string
 	Slot     int
@@ -72,6 +95,7 @@ func everyPlace(t testing.TB, p *Pool, size int) map[int]placeOf {
 }
 
 func TestASlotIsAWorkersPlaceAndItsReplacementInheritsIt(t *testing.T) {
+	executedOnly(t)
 	t.Parallel()
 	dir := t.TempDir()
 	events := &eventLog{}
@@ -91,18 +115,14 @@ func TestASlotIsAWorkersPlaceAndItsReplacementInheritsIt(t *testing.T) {
 		names[at.ID] = slot
 	}
 	for round := range 3 {
-		victim := inSlot(t, p, round)
-		kill(t, victim.PID)
-		eventually(t, "the replacement has the same slot", func() bool {
-			return serving(p) && slices.Equal(slotsOf(p), []int{0, 1, 2}) && inSlot(t, p, round).ID != victim.ID
-		})
+		killIn(t, p, round)
+		require.Equal(t, []int{0, 1, 2}, slotsOf(p))
 		names[inSlot(t, p, round).ID] = round
 	}
 	for _, w := range p.Workers() {
 		assert.False(t, w.Overflow)
 	}
-	started := events.of(EventWorkerStarted)
-	require.Len(t, started, 6)
+	started := toldOf(t, events, EventWorkerStarted, 6)
 	for _, e := range append(started, events.of(EventWorkerExited)...) {
 		assert.Equal(t, names[e.Worker], e.Slot, "%+v", e)
 	}
@@ -155,9 +175,7 @@ func TestOverflowHasSlotsBeyondSize(t *testing.T) {
 	}
 	regular := inSlot(t, p, 0)
 	kill(t, regular.PID)
-	eventually(t, "slot 0 is filled though overflow is there", func() bool {
-		return slices.Contains(slotsOf(p), 0) && inSlot(t, p, 0).ID != regular.ID
-	})
+	eventually(t, "slot 0 is filled though overflow is there", func() bool { return replacedIn(p, 0, regular.ID) })
 	lost := 0
 	for _, h := range []*held{a, b, c} {
 		select {
@@ -219,11 +237,12 @@ func TestBreakBeforeMakeHasOneProcessADevice(t *testing.T) {
 	for round := range 3 {
 		require.NoError(t, p.Reload(t.Context()))
 		require.Equal(t, []int{0, 1}, slotsOf(p))
-		kill(t, inSlot(t, p, round%2).PID)
-		eventually(t, "both serve", func() bool { return slices.Equal(slotsOf(p), []int{0, 1}) })
+		killIn(t, p, round%2)
+		require.Equal(t, []int{0, 1}, slotsOf(p))
 	}
-	kill(t, pids(p)...)
-	eventually(t, "both serve again", func() bool { return slices.Equal(slotsOf(p), []int{0, 1}) })
+	both := []WorkerInfo{inSlot(t, p, 0), inSlot(t, p, 1)}
+	kill(t, both[0].PID, both[1].PID)
+	eventually(t, "both serve again", func() bool { return replacedIn(p, 0, both[0].ID) && replacedIn(p, 1, both[1].ID) })
 	killed := 0
 	for _, err := range stop() {
 		require.ErrorIs(t, err, ErrWorkerExited)

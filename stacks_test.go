@@ -116,6 +116,7 @@ func TestStacksBesideTheEndOfAConcurrentCall(t *testing.T) {
 }
 
 func TestStacksOfAWorkerThatIsStarting(t *testing.T) {
+	executedOnly(t)
 	t.Parallel()
 	gate := newLatch(t)
 	p := newPool(t, Config{Script: script(t, "def load():\n    open("+strconv.Quote(gate.path)+").read()\nload()\n"), Python: realPython(), Size: 1, Overflow: -1, MinReady: -1, Logger: testLogger(t)})
@@ -163,4 +164,46 @@ func TestStacksOfAStoppedWorkerAreThoseOfWhereItWas(t *testing.T) {
 	require.NoError(t, syscall.Kill(pids(p)[0], syscall.SIGSTOP))
 	assert.Contains(t, stacksOf(t, p, p.Workers()[0].ID), "in hold")
 	h.finish(t)
+}
+
+// A forked worker is in its slot from its @setup on; the import is for all of them.
+func TestAForkedWorkerHasItsSlotFromItsSetupOn(t *testing.T) {
+	t.Parallel()
+	cfg := forkConfig(t, 2, `
+import os
+from pypool import command, current_worker, setup
+
+try:
+    AT_IMPORT = current_worker().slot
+except LookupError as error:
+    AT_IMPORT = str(error)
+IN_SETUP = []
+
+@setup
+def note():
+    IN_SETUP.extend([current_worker().slot, os.environ["DEVICE"]])
+
+@command
+def place():
+    return [AT_IMPORT, *IN_SETUP, current_worker().slot, os.environ["DEVICE"], current_worker().id]
+`)
+	cfg.WorkerEnv = func(slot int) []string { return []string{"DEVICE=" + strconv.Itoa(slot)} }
+	p := newPool(t, cfg)
+	seen := map[float64]bool{}
+	eventually(t, "both slots have answered", func() bool {
+		for _, out := range inBackground(2, func(int) (Result, error) { return p.ExecuteAnonymous(t.Context(), "place", nil) })() {
+			require.NoError(t, out.err)
+			got := decoded[[]any](t, out.res)
+			assert.Contains(t, got[0], "the script is imported once for all workers")
+			slot := got[1].(float64)
+			assert.Equal(t, []any{slot, strconv.Itoa(int(slot)), slot, strconv.Itoa(int(slot)), out.res.Worker()}, got[1:])
+			seen[slot] = true
+		}
+		return len(seen) == 2
+	})
+	for _, w := range p.Workers() {
+		assert.Contains(t, stacksOf(t, p, w.ID), "most recent call first")
+	}
+	require.NoError(t, p.Resize(t.Context(), 3))
+	hasSize(t, p, 3)
 }

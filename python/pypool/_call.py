@@ -80,9 +80,12 @@ class Worker:
 
 
 class _This:
-    """The worker that this process is, as far as that has been asked, or told."""
+    """The worker that this process is, as far as that has been asked, or told. `many`: it is a fork
+    server, which imports for workers that are still to come.
+    """
 
     worker: Optional[Worker] = None
+    many = False
 
 
 THIS = _This()
@@ -91,7 +94,12 @@ THIS = _This()
 def current_worker() -> Worker:
     """The worker that this is, also at import and in a setup: ``current_worker().slot`` is what the
     host's WorkerEnv was called with. Where there is no host, its slot is 0.
+
+    Raises LookupError at import in a fork server, which imports once for all workers: a setup runs
+    in each.
     """
+    if THIS.many:
+        raise LookupError("the script is imported once for all workers (Config.ForkServer): ask in a @setup, or in a command")
     if THIS.worker is None:
         finder = _finder.installed()  # multiprocessing's children have the worker's
         THIS.worker = Worker(*(finder.worker if finder is not None else ()))

@@ -46,6 +46,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         _life.watch_host(fds[0])  # a thread, which a fork server must not have; it has its leash
     worker = _serve_on(channel, args)
     _name_worker(args.get("worker_id") or "", args.get("slot") or 0)
+    _call.THIS.many = args.get("fork_fd") is not None
     _call.RUNNING.host = _host_of
     cancels = page is not None and _cancel.install(page)
     _stdio.install(args.pop("log_word", ""), fds[2], _print)
@@ -112,7 +113,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
 
 
 def _name_worker(id: str, slot: int) -> None:
-    _call.THIS.worker = _call.Worker(id, slot)
+    _call.THIS.worker, _call.THIS.many = _call.Worker(id, slot), False
     finder = _finder.installed()
     if finder is not None:
         finder.worker = id, slot
