@@ -95,11 +95,9 @@ func (s *supervisor) retireReplacedLocked(now time.Time) {
 	generation := s.generation.Load()
 	ready := s.readyWorkersLocked()
 	left := len(ready)
-	heirs := map[int]int64{} // by slot, the youngest that stays
+	heirs := map[int]int64{} // by slot, the youngest: it may be worn out itself by now, and is younger all the same
 	for _, w := range ready {
-		if !w.worn(generation, now) {
-			heirs[w.slot] = max(heirs[w.slot], w.seq)
-		}
+		heirs[w.slot] = max(heirs[w.slot], w.seq)
 	}
 	let := func(w *worker) {
 		left--
