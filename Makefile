@@ -20,7 +20,7 @@ LINTER := $(BUILD)/bin/staticcheck-$(STATICCHECK)
 APIDIFF := $(BUILD)/bin/apidiff
 # The examples' libraries; each story runs in its folder and looks for ../.venv.
 EXAMPLES := $(CURDIR)/examples/.venv
-STORIES  := dspy agent sklearn pandas
+STORIES  := dspy agent sklearn pandas documents
 
 # A PYTHON that was asked for is also the workers'.
 ifneq ($(origin PYTHON),undefined)
@@ -166,7 +166,7 @@ $(VENV)/ready: python/requirements-dev.txt
 	@touch $@
 
 $(EXAMPLES)/ready: examples/requirements.txt
-	@$(say) 'installing DSPy, scikit-learn, pandas and what they need into examples/.venv (a minute or two)'
+	@$(say) 'installing DSPy, scikit-learn, pandas, PDFium and what they need into examples/.venv (a minute or two)'
 	@$(INTERPRETER) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo '$(INTERPRETER) is missing or older than Python 3.11, which the libraries need: make PYTHON=/path/to/python3 examples'; exit 1; }
 	@$(INTERPRETER) -m venv --clear $(EXAMPLES) || \
