@@ -20,7 +20,7 @@ LINTER := $(BUILD)/bin/staticcheck-$(STATICCHECK)
 APIDIFF := $(BUILD)/bin/apidiff
 # The examples' libraries; each story runs in its folder and looks for ../.venv.
 EXAMPLES := $(CURDIR)/examples/.venv
-STORIES  := dspy agent sklearn pandas documents
+STORIES  := dspy agent sklearn pandas documents vision
 
 # A PYTHON that was asked for is also the workers'.
 ifneq ($(origin PYTHON),undefined)
