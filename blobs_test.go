@@ -754,3 +754,64 @@ func TestBytesOfForkedWorkers(t *testing.T) {
 		require.Equal(t, ArrayOf([]float32{1, 2}, 1, 2), a)
 	}
 }
+
+// Many small arrays are many payloads of one line.
+func TestManySmallArrays(t *testing.T) {
+	p, ctx := newPool(t, blobsConfig(t, 1)), t.Context()
+	var in []Array
+	for i := range 5000 {
+		in = append(in, ArrayOf([]int16{int16(i)}))
+	}
+	out, err := Call[[]Array](ctx, p, "echo", []any{in})
+	require.NoError(t, err)
+	require.Equal(t, in, out)
+}
+
+// What a handler keeps stays what it was, however many calls come after it.
+func TestKeptViewsStayAsTheyWere(t *testing.T) {
+	p, ctx := newPool(t, Config{Size: 2, Overflow: -1, Script: script(t, `
+import collections, random
+from pypool import command, Array
+kept = collections.deque(maxlen=300)
+@command
+def keep(data: memoryview, a: Array, n: int) -> bytes:
+    kept.append((data, a.data, n))
+    for view, numbers, byte in random.sample(list(kept), min(len(kept), 3)):
+        assert bytes(view) == bytes([byte]) * len(view) and bytes(numbers) == bytes([byte]) * len(numbers)
+    return bytes([n]) * len(data)
+@command
+def check() -> int:
+    for view, numbers, byte in kept:
+        assert bytes(view) == bytes([byte]) * len(view) and bytes(numbers) == bytes([byte]) * len(numbers)
+    return len(kept)
+`)}), t.Context()
+	type given struct {
+		Data []byte `json:"data"`
+		A    Array  `json:"a"`
+		N    byte   `json:"n"`
+	}
+	var work sync.WaitGroup
+	for caller := range 4 {
+		work.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(caller), 3))
+			scratch := make([]byte, 1<<17)
+			for i := range 250 {
+				n := byte(random.Uint32())
+				in := scratch[:random.IntN(1<<random.IntN(18))]
+				for k := range in {
+					in[k] = n
+				}
+				got, err := Call[[]byte](ctx, p, "keep", given{in, ArrayOf(in[:len(in)/2]), n})
+				if err != nil || !bytes.Equal(got, bytes.Repeat([]byte{n}, len(in))) {
+					t.Errorf("call %d: %d bytes, %v", i, len(got), err)
+					return
+				}
+			}
+		})
+	}
+	work.Wait()
+	for range 8 {
+		_, err := Call[int](ctx, p, "check", nil)
+		require.NoError(t, err)
+	}
+}

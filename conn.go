@@ -198,12 +198,14 @@ func (c *conn) receiveRaw(read func([]byte) (int, error)) error {
 			return nil
 		}
 		c.r, c.w = 0, 0
-		into := c.buf
-		if raw.at < len(raw.data) {
-			into = raw.data[raw.at][raw.filled:]
+		into, direct := c.buf, false
+		if raw.at < len(raw.data) { // a small one comes along with what is behind it
+			if rest := raw.data[raw.at][raw.filled:]; len(rest) >= len(c.buf) {
+				into, direct = rest, true
+			}
 		}
 		n, err := read(into)
-		if raw.at < len(raw.data) {
+		if direct {
 			raw.advance(n)
 		} else {
 			c.w = n

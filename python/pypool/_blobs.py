@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: it, so that no text of a result can be taken for it.
 _MARK = "pypool:" + urandom(16).hex()
 _QUOTED = '"%s"' % _MARK
+#: Of one line: what the host takes.
+MAX_PAYLOADS = 1 << 20
 _PLAIN = frozenset((str, int, float, bool, bytes, type(None)))
 
 
@@ -55,6 +57,9 @@ def encode(value: Any, smallest: int) -> Tuple[str, str, List[Any]]:
         raise _convert.explain(value, error, leaf) from None
     if not found:
         return text, "", []
+    if len(found) > MAX_PAYLOADS:
+        message = "there are %d arrays in the result, and %d may be: put them together" % (len(found), MAX_PAYLOADS)
+        raise ResultError("invalid_result", message=message, path="$")
     parts = text.split(_QUOTED)
     if len(parts) != len(found) + 1:
         raise ResultError("invalid_result", message="the result changed while it was encoded", path="$")
