@@ -204,8 +204,11 @@ func TestServeRefuses(t *testing.T) {
 	require.Error(t, err)
 	_, err = Serve(nil, "x", p)
 	require.Error(t, err)
-	_, err = Serve(nc, "x", nil)
-	require.Error(t, err)
+	var none *pypool.Pool
+	for _, pool := range []pypool.Caller{nil, none} {
+		_, err = Serve(nc, "x", pool)
+		require.ErrorContains(t, err, "there is no pool")
+	}
 	nc.Close()
 	_, err = Serve(nc, "x", p)
 	require.ErrorIs(t, err, nats.ErrConnectionClosed)

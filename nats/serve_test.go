@@ -3,6 +3,7 @@ package pypoolnats
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -254,6 +255,93 @@ func TestTheEndOfShutdownsContextStopsWhatRuns(t *testing.T) {
 	_, err := c.ExecuteAnonymous(t.Context(), "add", []any{1})
 	require.True(t, pypool.SafeToRetry(failure(t, err, pypool.ErrPoolClosed)))
 	accounted(t, p)
+}
+
+// A request whose parts have stopped coming holds up no Shutdown, and in the end is dropped.
+func TestARequestThatIsNotWhole(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	p := newPool(t, config(1))
+	s := serve(t, b, "test", p)
+	nc := b.connect(t)
+	first := func(alive time.Duration) (inbox *nats.Subscription, more control) {
+		t.Helper()
+		inbox, err := nc.SubscribeSync(nc.NewInbox())
+		require.NoError(t, err)
+		ctl := control{Command: "echo", Size: 1 << 20, Alive: alive, Items: 1, Bytes: 1}
+		require.NoError(t, nc.PublishMsg(ctl.message("pypool.test.call.echo", inbox.Subject, []byte("["))))
+		m, err := inbox.NextMsg(20 * time.Second)
+		require.NoError(t, err)
+		more, err = readControl(m.Header)
+		require.NoError(t, err)
+		require.Equal(t, []any{kindMore, 1}, []any{more.Kind, more.Bytes})
+		return inbox, more
+	}
+	refused := func(inbox *nats.Subscription) *pypool.Error {
+		t.Helper()
+		for {
+			m, err := inbox.NextMsg(20 * time.Second)
+			require.NoError(t, err)
+			if ctl, err := readControl(m.Header); err != nil || ctl.Kind != kindError {
+				continue // that it is alive, or takes more
+			}
+			e, err := pypool.DecodeError(m.Data)
+			require.NoError(t, err)
+			require.Equal(t, pypool.NotExecuted, e.Delivery)
+			return e
+		}
+	}
+	inbox, _ := first(20 * time.Millisecond)
+	require.Contains(t, refused(inbox).Message, "its parts have stopped coming")
+	inbox, more := first(time.Minute)
+	require.NoError(t, nc.PublishMsg((&control{Kind: kindPart, Seq: 2}).message(more.From, "", []byte("x"))))
+	require.Contains(t, refused(inbox).Message, "part 2 of the request came in the place of part 1")
+	inbox, more = first(time.Minute)
+	require.NoError(t, nc.PublishMsg((&control{Kind: kindPart, Seq: 1}).message(more.From, "", make([]byte, 1<<20-room))))
+	require.NoError(t, nc.PublishMsg((&control{Kind: kindPart, Seq: 2}).message(more.From, "", make([]byte, 1<<20-room))))
+	require.Contains(t, refused(inbox).Message, "the request's parts are not the 1048576 bytes that it has")
+	_, more = first(time.Minute)
+	require.NoError(t, nc.PublishMsg((&control{Kind: kindCancel}).message(more.From, "", nil)))
+	eventually(t, "it is canceled", func() bool { return s.stats().InFlight == 0 })
+	inbox, _ = first(time.Minute)
+	require.NoError(t, s.Close())
+	require.ErrorIs(t, refused(inbox), pypool.ErrPoolClosed)
+	require.Zero(t, p.Stats().Started)
+	require.Zero(t, s.held)
+}
+
+// A cancel that comes before its request has that refused.
+func TestACancelBeforeItsRequest(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	p := newPool(t, config(1))
+	s := serve(t, b, "test", p)
+	nc := b.connect(t)
+	inbox, err := nc.SubscribeSync(nc.NewInbox())
+	require.NoError(t, err)
+	require.NoError(t, nc.PublishMsg((&control{Kind: kindCancel, Call: inbox.Subject}).message(allSubject("test"), "", nil)))
+	for i := range 10_000 { // what is remembered is bounded
+		require.NoError(t, nc.PublishMsg((&control{Kind: kindCancel, Call: fmt.Sprint(i)}).message(allSubject("test"), "", nil)))
+		if i == maxDeparted/2 {
+			eventually(t, "it is remembered", func() bool {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return s.left.has(fmt.Sprint(i)) && s.left.has(inbox.Subject)
+			})
+			require.NoError(t, nc.PublishMsg((&control{}).message("pypool.test.call.meta", inbox.Subject, nil)))
+			m, err := inbox.NextMsg(20 * time.Second)
+			require.NoError(t, err)
+			e, err := pypool.DecodeError(m.Data)
+			require.NoError(t, err)
+			require.Equal(t, pypool.NotExecuted, failure(t, e, pypool.ErrCanceled).Delivery)
+		}
+	}
+	eventually(t, "it is forgotten", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return !s.left.has(inbox.Subject) && len(s.left.known) <= maxDeparted+1
+	})
+	require.Zero(t, p.Stats().Started)
 }
 
 // What a pool refuses another may take: the client asks again.

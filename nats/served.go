@@ -164,7 +164,7 @@ func lostRequest(reason string) *pypool.Error {
 	return pypool.NewError(pypool.TypePoolNotAvailable, pypool.NotExecuted, "the request was lost on the way: "+reason, nil)
 }
 
-// refuse is the end of a call that has not begun. Whoever calls it has set over.
+// refuse is the end of a call that has not begun. Who calls it has set over.
 func (c *served) refuse(err *pypool.Error) {
 	c.quiet()
 	c.answerError(err)
@@ -187,19 +187,29 @@ func (c *served) begin() {
 	go c.run()
 }
 
+// abandon ends a call that has not begun to run, and reports whether it was one: whoever is told so
+// has to take leave of it.
+func (c *served) abandon() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running || c.over {
+		return false
+	}
+	c.over = true
+	return true
+}
+
 // cancel ends the call for its client.
 func (c *served) cancel(why error) {
-	c.mu.Lock()
-	stop, idle := c.stop, !c.running && !c.over
-	if idle {
-		c.over = true
-	}
-	c.mu.Unlock()
-	switch {
-	case idle: // the rest of its request has not come
+	if c.abandon() { // the rest of its request has not come
 		c.quiet()
 		c.s.leave(c)
-	case stop != nil:
+		return
+	}
+	c.mu.Lock()
+	stop := c.stop
+	c.mu.Unlock()
+	if stop != nil {
 		stop(why)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -109,7 +111,7 @@ func Serve(nc *nats.Conn, name string, pool pypool.Caller, opts ...ServeOption) 
 	switch {
 	case nc == nil:
 		return nil, errors.New("pypoolnats: there is no connection")
-	case pool == nil:
+	case isNone(pool):
 		return nil, errors.New("pypoolnats: there is no pool")
 	case o.maxSize < 0:
 		return nil, fmt.Errorf("pypoolnats: WithMaxRequestBytes(%d) is negative", o.maxSize)
@@ -133,6 +135,12 @@ func Serve(nc *nats.Conn, name string, pool pypool.Caller, opts ...ServeOption) 
 		return nil, fmt.Errorf("pypoolnats: %w", err)
 	}
 	return s, nil
+}
+
+// isNone reports whether there is no pool, or a nil one.
+func isNone(c pypool.Caller) bool {
+	p, ok := c.(*pypool.Pool)
+	return c == nil || ok && p == nil
 }
 
 // start subscribes to what the service listens to, requests last.
@@ -181,8 +189,22 @@ func (s *Service) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.cancel(errShutDown)
+	s.refuseIncomplete()
 	<-s.done
 	return ctx.Err()
+}
+
+// refuseIncomplete ends the calls whose requests have not come whole. No others come: enter sees
+// that the base context has ended.
+func (s *Service) refuseIncomplete() {
+	s.mu.Lock()
+	calls := slices.Collect(maps.Values(s.byID))
+	s.mu.Unlock()
+	for _, c := range calls {
+		if c.abandon() {
+			c.refuse(pypool.NewError(pypool.TypePoolNotAvailable, pypool.NotExecuted, "the service is shut down", nil))
+		}
+	}
 }
 
 // Close ends the service now: what runs is stopped, and its clients get an ErrPoolClosed. It

@@ -59,7 +59,7 @@ func Work(ctx context.Context, js jetstream.JetStream, name string, pool pypool.
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("pypoolnats: %w", err)
 	}
-	if pool == nil {
+	if isNone(pool) {
 		return errors.New("pypoolnats: there is no pool")
 	}
 	if o.concurrency <= 0 {
