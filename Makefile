@@ -33,7 +33,7 @@ RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 say = printf '\n== %s\n'
 
-.PHONY: help demo cluster test test-go test-python test-core lint lint-go lint-python examples chaos pythons bench bench-compare apidiff clean
+.PHONY: help demo cluster gpu test test-go test-python test-core lint lint-go lint-python examples chaos pythons bench bench-compare apidiff clean
 
 help: ## Show this list
 	@echo 'usage: make TARGET [PYTHON=/path/to/python3]'
@@ -52,6 +52,13 @@ cluster: ## Run three services behind a nats-server, kill one, and watch its loa
 	@cd examples && go build -o $(BUILD)/bin/nats-server github.com/nats-io/nats-server/v2 && go build -o $(BUILD)/bin/cluster ./cluster
 	@$(say) 'running it; Ctrl-C ends it'
 	@cd examples/cluster && exec $(BUILD)/bin/cluster -nats-server $(BUILD)/bin/nats-server $(ARGS)
+
+gpu: ## Ask resnet50 on an NVIDIA GPU from 64 callers, beside the model alone (PYTHON with torch and torchvision)
+	@if ! nvidia-smi -L >/dev/null 2>&1; then \
+		echo 'gpu: this machine has no NVIDIA GPU that nvidia-smi can see, so nothing is measured; examples/vision is the same on a CPU'; exit 0; fi; \
+	if ! $(INTERPRETER) -c 'import numpy, torch, torchvision' >/dev/null 2>&1; then \
+		echo 'gpu: $(INTERPRETER) cannot import numpy, torch and torchvision: make gpu PYTHON=/path/to/python3 names one that can (examples/gpu/requirements.txt)'; exit 1; fi; \
+	mkdir -p $(BUILD)/bin && cd examples/gpu && go build -o $(BUILD)/bin/gpu . && exec $(BUILD)/bin/gpu -python $(INTERPRETER) -least 0.8 $(ARGS)
 
 test: test-go test-python ## Run all tests, Go (with the race detector) and Python
 
