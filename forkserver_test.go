@@ -82,6 +82,39 @@ def what():
 	}
 }
 
+// A slot's variables are set before the setups, and the limits of threads before the import.
+func TestForkedWorkersHaveTheEnvironmentOfTheirSlots(t *testing.T) {
+	cfg := forkConfig(t, 3, `
+from pypool import current_worker
+threads = os.environ["OMP_NUM_THREADS"]
+imported = os.environ.get("DEVICE")
+@setup
+def one():
+    global device
+    device = os.environ["DEVICE"]
+@command
+def what():
+    return [imported, device, threads, str(current_worker().slot)]
+@command
+def leave():
+    os._exit(1)
+`)
+	cfg.WorkerEnv, cfg.Threads = func(slot int) []string { return []string{fmt.Sprint("DEVICE=", slot)} }, 7
+	p := newPool(t, cfg)
+	_, err := p.ExecuteAnonymous(t.Context(), "leave", nil)
+	failure(t, err, ErrWorkerExited)
+	eventually(t, "it is replaced", func() bool { return serving(p) })
+	slots := map[int]bool{}
+	for _, w := range p.Workers() {
+		slots[w.Slot] = true
+	}
+	require.Len(t, slots, 3)
+	for range 6 {
+		got := decoded[[]any](t, executed(t, p, "what", nil))
+		require.Equal(t, []any{nil, got[1], "7", got[1]}, got)
+	}
+}
+
 func TestAReplacementIsForked(t *testing.T) {
 	p := newPool(t, forkConfig(t, 2, whoImported+"@command\ndef leave(code):\n    os._exit(code)\n"))
 	server := theServer(t, p)
