@@ -701,7 +701,7 @@ var pairFaults = []fault{
 			failsWith(t, err, ErrMessageTooLarge, NotExecuted)
 			return false
 		}
-		low, high := (1<<20)*3/4-256, (1<<20)*3/4 // the largest that fits
+		low, high := (1<<20)-1024, 1<<20 // the largest that fits: payloads count, and so does the line
 		require.True(t, fits(low))
 		require.False(t, fits(high))
 		for high-low > 1 {
