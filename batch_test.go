@@ -108,7 +108,7 @@ func TestCallsThatWaitAreServedTogether(t *testing.T) {
 		require.Equal(t, []int{i, 4}, decoded[[]int](t, o.res))
 	}
 	require.Equal(t, []int{7, 1}, decoded[[]int](t, executed(t, p, "sizes", []any{7})), "who finds a worker idle does not wait for others")
-	require.Equal(t, SizeDistribution{Count: 2, P50: 4, P95: 4, P99: 4, Max: 4}, p.Stats().Batches)
+	require.Equal(t, SizeDistribution{Count: 2, Sum: 5, P50: 4, P95: 4, P99: 4, Max: 4}, p.Stats().Batches)
 }
 
 func TestABatchIsCutAtItsSize(t *testing.T) {
