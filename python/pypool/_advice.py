@@ -6,10 +6,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+#: What takes a table as one.
+_IN_GO = "; or have Go ask for a pypoolarrow.Table"
+
 #: By library (the first name of the class's module) and class; "" stands for any class of the
 #: library.
 _INSTEAD = {
-    ("pandas", "DataFrame"): 'return df.to_dict("records"), or df.to_dict("list") by columns',
+    ("pandas", "DataFrame"): 'return df.to_dict("records"), or df.to_dict("list") by columns' + _IN_GO,
     ("pandas", "Series"): "return series.tolist(), or series.to_dict()",
     ("pandas", "Index"): "return index.tolist()",
     ("pandas", "RangeIndex"): "return index.tolist()",
@@ -17,11 +20,11 @@ _INSTEAD = {
     ("pandas", "MultiIndex"): "return index.tolist()",
     ("pandas", "Categorical"): "return categorical.tolist()",
     ("pandas", "Interval"): "return [interval.left, interval.right]",
-    ("polars", "DataFrame"): "return df.to_dicts(), or df.to_dict(as_series=False) by columns",
-    ("polars", "LazyFrame"): "return lf.collect().to_dicts()",
+    ("polars", "DataFrame"): "return df.to_dicts(), or df.to_dict(as_series=False) by columns" + _IN_GO,
+    ("polars", "LazyFrame"): "return lf.collect().to_dicts()" + _IN_GO,
     ("polars", "Series"): "return series.to_list()",
-    ("pyarrow", "Table"): "return table.to_pylist(), or table.to_pydict() by columns",
-    ("pyarrow", "RecordBatch"): "return batch.to_pylist()",
+    ("pyarrow", "Table"): "return table.to_pylist(), or table.to_pydict() by columns" + _IN_GO,
+    ("pyarrow", "RecordBatch"): "return batch.to_pylist()" + _IN_GO,
     ("pyarrow", ""): "return value.to_pylist(), or .as_py() of one value",
     ("duckdb", ""): "return relation.fetchall()",
     ("xarray", ""): "return value.to_dict()",

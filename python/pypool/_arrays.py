@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from ._forms import is_one
+from ._forms import is_one, text_of
 from ._json import escape
 
 TYPE_CHECKING = False
@@ -49,8 +49,8 @@ _FORMATS = {
     "float32": "f",
     "float64": "d",
 }
-#: Kinds of tables: what becomes an array of one loses its names.
-_TABLES = ("DataFrame", "LazyFrame", "Table", "RecordBatch")
+#: Names of what _tables.CLASSES are.
+TABLES = ("DataFrame", "LazyFrame", "Table", "RecordBatch", "RecordBatchReader")
 
 
 class Array:
@@ -112,14 +112,6 @@ def _nested(elements: Iterator[Any], shape: Sequence[int]) -> Any:
 Array.__module__ = __package__  # where everybody finds it
 
 
-def text_of(error: BaseException) -> str:
-    """What an exception says, on one line; never raises."""
-    try:
-        return "%s: %s" % (type(error).__name__, " ".join(str(error).split())[:300])
-    except BaseException:
-        return type(error).__name__
-
-
 def flat(view: memoryview, form: str = "B") -> memoryview:
     """A view of the bytes in C order, as elements of a format."""
     if view.nbytes == 0:
@@ -171,13 +163,19 @@ def value_of(blob: Dict[str, Any], view: memoryview) -> Any:
     kind = blob.get("kind")
     if kind is None:
         return bytes(view)
-    load = KINDS.load.get(kind)
+    load = KINDS.load.get(kind) or _load_table(kind)
     if load is None:
         raise Unloadable("nothing here knows payloads of the kind %.40r: see pypool.payload" % (kind,))
     try:
         return load(view)
     except Exception as error:
         raise Unloadable("a payload of the kind %.40r cannot be read: %s" % (kind, text_of(error))) from error
+
+
+def _load_table(kind: str) -> Optional[Callable[[memoryview], Any]]:
+    from . import _tables  # for tables alone
+
+    return (lambda view: _tables.load(kind, view)) if kind in _tables.KINDS else None
 
 
 def array_of(dtype: str, shape: Any, view: memoryview) -> Any:
@@ -222,7 +220,7 @@ def export(value: Any, smallest: int = 0) -> Optional[Export]:
         return _described(value.dtype, value.shape), flat(value.data)
     if is_one(value, "numpy", "ndarray"):
         return _of_numpy(value)
-    if is_one(value, "numpy", "generic") or kind.__name__ in _TABLES:
+    if is_one(value, "numpy", "generic") or kind.__name__ in TABLES:
         return _of_kind(value)
     if is_one(value, "torch", "Tensor"):
         return _of_torch(value)
@@ -244,7 +242,29 @@ def _of_kind(value: Any) -> Optional[Export]:
         data = dump(value)
         if data is not None:
             return ',"kind":' + escape(kind), flat(memoryview(data))
+    if _may_be_table(type(value)):
+        from . import _tables  # for tables alone
+
+        if _tables.is_table(value):
+            kind, data = _tables.dump(value)
+            return ',"kind":' + escape(kind), flat(memoryview(data))
     return None
+
+
+def _may_be_table(kind: type) -> bool:
+    return kind.__name__ in TABLES or hasattr(kind, "__arrow_c_stream__")
+
+
+def travels(value: Any) -> bool:
+    """Whether export makes something of a value, of whatever size it is. A table is not written for
+    it.
+    """
+    if _may_be_table(type(value)):
+        from . import _tables  # for tables alone
+
+        if _tables.is_table(value):
+            return True
+    return export(value) is not None
 
 
 def _of_numpy(value: Any) -> Optional[Export]:

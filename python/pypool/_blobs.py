@@ -7,7 +7,7 @@ from __future__ import annotations
 from os import urandom
 
 from . import _convert, _results
-from ._arrays import export
+from ._arrays import export, travels
 from ._bind import outgoing
 from ._json import make_encoder
 from ._wire import SPLIT_WRITE, ResultError
@@ -81,7 +81,7 @@ def prepared(entry: Command, value: Any) -> Any:
     change = outgoing(entry)
     if not change:
         return value
-    _convert.LEAVE.leaf = lambda item: export(item) is not None
+    _convert.LEAVE.leaf = travels
     try:
         return change(value)
     finally:

@@ -71,6 +71,14 @@ def base64_text(data: bytes) -> str:
     return b2a_base64(data, newline=False).decode("ascii")
 
 
+def text_of(error: BaseException) -> str:
+    """What an exception says, on one line; never raises."""
+    try:
+        return "%s: %s" % (type(error).__name__, " ".join(str(error).split())[:300])
+    except BaseException:
+        return type(error).__name__
+
+
 def loaded(module: str, name: str) -> Any:
     """A module's attribute, () where there is none. Libraries that are not loaded are not asked."""
     modules: Any = getattr(sys, "modules", None)  # a script may have put anything in its place

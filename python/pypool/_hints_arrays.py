@@ -1,4 +1,4 @@
-"""Conversions into arrays: numpy.ndarray and pypool.Array."""
+"""Conversions into arrays, numpy.ndarray and pypool.Array, and into tables, where there are any."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import typing
 
 from . import _hints_scalars
-from ._arrays import Array, to_numpy
+from ._arrays import TABLES, Array, to_numpy
 from ._forms import is_a, is_one
 from ._hints_scalars import ConversionError
 
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 
 def scalar(kind: Any, args: Any = ()) -> Optional[Converter]:
-    """The converter of a class of arrays, None for any other. args are those of
+    """The converter of a class of arrays or tables, None for any other. args are those of
     numpy.ndarray[Any, numpy.dtype[...]].
     """
+    if kind.__name__ in TABLES:
+        from . import _hints_tables  # for tables alone
+
+        return _hints_tables.converter(kind)
     if kind is not Array and not is_a(kind, "numpy", "ndarray"):
         return None
     elements = typing.get_args(args[1]) if len(args) == 2 else ()

@@ -313,7 +313,8 @@ def test_tables_are_no_arrays() -> None:
     pandas = pytest.importorskip("pandas")
     with pytest.raises(ResultError) as error:
         _blobs.encode([b"x", pandas.DataFrame({"a": [1]})], 0)
-    assert "to_dict" in error.value.fields["message"]
+    message = error.value.fields["message"]
+    assert "install pyarrow" in message and "to_dict" in message and error.value.fields["path"] == "$[1]"
     assert sent([pandas.Series([1.5])])[1] == [{"at": 1, "dtype": "float64", "shape": [1]}]
 
 

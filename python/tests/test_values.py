@@ -433,7 +433,7 @@ def test_pandas_values() -> None:
     rows.append({"a": pd.NA, "t": pd.NaT})
     assert _convert.without_nan(rows) == [{"a": 1.0, "t": "2026-01-02T00:00:00"}, {"a": None, "t": None}, {"a": None, "t": None}]
     for value, words in (
-        (pd.DataFrame(), 'DataFrame is not JSON: return df.to_dict("records"), or df.to_dict("list") by columns'),
+        (pd.DataFrame(), 'DataFrame is not JSON: return df.to_dict("records"), or df.to_dict("list") by columns; or have Go ask for a pypoolarrow.Table'),
         (pd.Series([1]), "Series is not JSON: return series.tolist()"),
         (pd.Index([1]), "return index.tolist()"),
         (pd.date_range("2026-01-02", periods=2), "return index.tolist()"),
