@@ -18,6 +18,8 @@ VENV  := $(BUILD)/venv
 TOOLS := $(VENV)/bin/python -m
 LINTER := $(BUILD)/bin/staticcheck-$(STATICCHECK)
 APIDIFF := $(BUILD)/bin/apidiff
+# The libraries of tables, for the tests of the module arrow.
+TABLES := $(BUILD)/arrow
 # The examples' libraries; each story runs in its folder and looks for ../.venv.
 EXAMPLES := $(CURDIR)/examples/.venv
 STORIES  := dspy agent sklearn pandas documents vision
@@ -62,11 +64,11 @@ gpu: ## Ask resnet50 on an NVIDIA GPU from 64 callers, beside the model alone (P
 
 test: test-go test-python ## Run all tests, Go (with the race detector) and Python
 
-test-go: $(VENV)/ready
+test-go: $(VENV)/ready $(TABLES)/ready
 	@[ -n "$(RACE)" ] || echo 'no C compiler: the tests run without the race detector'
 	@failed=; for module in $(MODULES); do \
 		$(say) "go test $(RACE) ./... in $$module (the first run compiles everything; the tests take minutes)"; \
-		(cd $$module && PYPOOL_UV=$${PYPOOL_UV:-$(VENV)/bin/uv} PYPOOL_OTEL_PYTHON=$(VENV)/bin/python go test $(RACE) ./...) || failed="$$failed $$module"; \
+		(cd $$module && PYPOOL_UV=$${PYPOOL_UV:-$(VENV)/bin/uv} PYPOOL_OTEL_PYTHON=$(VENV)/bin/python PYPOOL_ARROW_PYTHON=$(TABLES)/bin/python go test $(RACE) ./...) || failed="$$failed $$module"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "tests failed in:$$failed"; exit 1; fi
 
@@ -135,7 +137,7 @@ bench-compare: ## Compare the newest results with the last committed ones
 	@$(MAKE) -C bench compare
 
 # What users import, by module and package. BASE names another commit to compare with.
-API  := .:. .:pypooltest .:pypooldebug uv:. nats:. otel:. prometheus:.
+API  := .:. .:pypooltest .:pypooldebug arrow:. uv:. nats:. otel:. prometheus:.
 BASE ?= $(shell git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null)
 
 apidiff: ## Compare the exported API with the last release's (BASE=commit for another)
@@ -170,6 +172,12 @@ $(VENV)/ready: python/requirements-dev.txt
 	@$(INTERPRETER) -m venv --clear $(VENV) || \
 		{ echo '$(INTERPRETER) cannot make a virtual environment: is its venv module installed (python3-venv)?'; exit 1; }
 	@$(TOOLS) pip install --quiet --disable-pip-version-check --only-binary :all: -r $<
+	@touch $@
+
+$(TABLES)/ready: arrow/requirements.txt
+	@$(say) 'installing pyarrow, pandas and polars into build/arrow (500 MB)'
+	@$(INTERPRETER) -m venv --clear $(TABLES)
+	@$(TABLES)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r $<
 	@touch $@
 
 $(EXAMPLES)/ready: examples/requirements.txt

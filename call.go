@@ -149,7 +149,7 @@ func undecodable(v any, err error) error {
 // struct of zeros would look like a result.
 func takesNull(v any) bool {
 	t := reflect.TypeOf(v)
-	if t == nil || t.Kind() != reflect.Pointer || t.Implements(reflect.TypeFor[json.Unmarshaler]()) {
+	if t == nil || t.Kind() != reflect.Pointer || t.Implements(unmarshalerType) && !t.Implements(setterType) {
 		return true
 	}
 	t = t.Elem()

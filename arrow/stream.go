@@ -1,0 +1,202 @@
+package pypoolarrow
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"unsafe"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/ipc"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+)
+
+// --- out --------------------------------------------------------------------------------------------------------------------
+
+// written is a stream, of which write writes all but its frame. A stream's length is known only when it
+// has been written: the first time nothing is kept of it.
+func written(schema *arrow.Schema, write func(*ipc.Writer) error) (data []byte, err error) {
+	defer func() {
+		if r := recover(); r != nil { // arrow-go panics upon columns that contradict their schema
+			data, err = nil, fmt.Errorf("it cannot be written: %v", r)
+		}
+	}()
+	var size counter
+	if err := writeStream(&size, schema, write); err != nil {
+		return nil, err
+	}
+	out := bytes.NewBuffer(make([]byte, 0, int(size)))
+	if err := writeStream(out, schema, write); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+func writeStream(to io.Writer, schema *arrow.Schema, write func(*ipc.Writer) error) error {
+	w := ipc.NewWriter(to, ipc.WithSchema(schema))
+	if err := write(w); err != nil {
+		return errors.Join(err, w.Close())
+	}
+	return w.Close()
+}
+
+// counter is an io.Writer that keeps nothing.
+type counter int
+
+func (c *counter) Write(b []byte) (int, error) {
+	*c += counter(len(b))
+	return len(b), nil
+}
+
+// --- in ---------------------------------------------------------------------------------------------------------------------
+
+// aligned is how a stream's buffers are to lie in memory, in bytes: they do so where the stream does.
+const aligned = 8
+
+// read reads a stream, whose batches refer to data. Nothing in them points elsewhere.
+func read(data []byte) (schema *arrow.Schema, batches []arrow.RecordBatch, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			schema, batches, err = nil, nil, fmt.Errorf("the Arrow stream is malformed: %v", r)
+		}
+	}()
+	if len(data) > 0 && uintptr(unsafe.Pointer(unsafe.SliceData(data)))%aligned != 0 {
+		data = bytes.Clone(data)
+	}
+	r, err := ipc.NewReaderFromMessageReader(&messages{data: data}, ipc.WithAllocator(&bounded{left: 8 * len(data)}))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, field := range r.Schema().Fields() {
+		if err := checkType(field.Type); err != nil {
+			return nil, nil, fmt.Errorf("the column %q is malformed: %w", field.Name, err)
+		}
+	}
+	for r.Next() {
+		batch := r.RecordBatch()
+		for i, column := range batch.Columns() {
+			if err := array.ValidateFull(array.MakeFromData(withBuffers(column.Data()))); err != nil {
+				return nil, nil, fmt.Errorf("the column %q is malformed: %w", batch.ColumnName(i), err)
+			}
+		}
+		batch.Retain()
+		batches = append(batches, batch)
+	}
+	if err := r.Err(); err != nil {
+		return nil, nil, err
+	}
+	return r.Schema(), batches, nil
+}
+
+// checkType refuses a type of whose values arrow-go cannot make text.
+func checkType(t arrow.DataType) error {
+	switch t := t.(type) {
+	case arrow.DecimalType:
+		most := int32((t.BitWidth() - 1) * 30103 / 100000) // digits: a bit is log10(2) of one, and one bit the sign
+		if t.GetPrecision() < 1 || t.GetPrecision() > most || t.GetScale() > most || t.GetScale() < -most {
+			return fmt.Errorf("there is no %s", t)
+		}
+	case *arrow.DictionaryType:
+		return checkType(t.ValueType)
+	case arrow.ExtensionType:
+		return checkType(t.StorageType())
+	case arrow.NestedType:
+		for _, field := range t.Fields() {
+			if err := checkType(field.Type); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// withBuffers is a column as array.ValidateFull knows it: of type null, which has none, it asks for a
+// buffer that is nil.
+func withBuffers(d arrow.ArrayData) *array.Data {
+	buffers := d.Buffers()
+	if layout := d.DataType().Layout().Buffers; len(buffers) == 0 && len(layout) == 1 && layout[0].Kind == arrow.KindAlwaysNull {
+		buffers = []*memory.Buffer{nil}
+	}
+	if dictionary, ok := d.Dictionary().(*array.Data); ok && dictionary != nil {
+		return array.NewDataWithDictionary(d.DataType(), d.Len(), buffers, d.NullN(), d.Offset(), withBuffers(dictionary))
+	}
+	children := make([]arrow.ArrayData, len(d.Children()))
+	for i, child := range d.Children() {
+		children[i] = withBuffers(child)
+	}
+	return array.NewData(d.DataType(), d.Len(), buffers, children, d.NullN(), d.Offset())
+}
+
+// messages are those of a stream in memory, which it does not copy, as ipc.NewReader would.
+type messages struct {
+	data     []byte
+	metadata metadata
+}
+
+var errCutOff = errors.New("the Arrow stream was cut off")
+
+// Message is for [ipc.MessageReader]: the next one, io.EOF where the stream says that it ends.
+func (m *messages) Message() (*ipc.Message, error) {
+	const prefix = 8
+	if len(m.data) < prefix {
+		return nil, errCutOff
+	}
+	if binary.LittleEndian.Uint32(m.data) != 0xffffffff {
+		return nil, errors.New("this is no Arrow stream")
+	}
+	size := int64(int32(binary.LittleEndian.Uint32(m.data[4:])))
+	rest := m.data[prefix:]
+	switch {
+	case size == 0 && len(rest) > 0:
+		return nil, fmt.Errorf("%d bytes follow the end of the Arrow stream", len(rest))
+	case size == 0:
+		return nil, io.EOF
+	case size < 4 || size > int64(len(rest)):
+		return nil, errCutOff
+	}
+	if err := m.metadata.check(rest[:size]); err != nil {
+		return nil, err
+	}
+	meta := memory.NewBufferBytes(rest[:size])
+	rest = rest[size:]
+	length := ipc.NewMessage(meta, memory.NewBufferBytes(nil)).BodyLen()
+	if length < 0 || length > int64(len(rest)) {
+		return nil, errCutOff
+	}
+	m.data = rest[length:]
+	return ipc.NewMessage(meta, memory.NewBufferBytes(rest[:length:length])), nil
+}
+
+// Retain is for [ipc.MessageReader].
+func (*messages) Retain() {}
+
+// Release is for [ipc.MessageReader].
+func (*messages) Release() {}
+
+// bounded is memory for what a stream has not as it is: dictionaries that came in parts, buffers that were
+// compressed. What says that it is much more than its bytes is refused: it may be a lie of terabytes.
+type bounded struct {
+	memory.GoAllocator
+	left int
+}
+
+// Allocate is for [memory.Allocator].
+func (b *bounded) Allocate(size int) []byte {
+	b.take(size)
+	return b.GoAllocator.Allocate(size)
+}
+
+// Reallocate is for [memory.Allocator].
+func (b *bounded) Reallocate(size int, old []byte) []byte {
+	b.take(size - len(old))
+	return b.GoAllocator.Reallocate(size, old)
+}
+
+func (b *bounded) take(size int) {
+	if b.left -= max(size, 0); b.left < 0 {
+		panic("it asks for more than eight times its own size of memory")
+	}
+}
