@@ -7,8 +7,8 @@ import (
 	flatbuffers "github.com/google/flatbuffers/go"
 )
 
-// A message's metadata is a flatbuffer, of whose vectors arrow-go believes how long they are: one that
-// lies would have it ask for terabytes, which ends the process. So that is looked at before.
+// A message's metadata is a flatbuffer, of whose vectors arrow-go believes how long they are: one
+// that lies would have it ask for terabytes, which ends the process. So that is looked at before.
 
 // Kinds of messages, and where things stand in tables, by Arrow's Message.fbs and Schema.fbs.
 const (
@@ -41,8 +41,8 @@ type metadata struct {
 	inIDs map[int64]int // those in dictionaries, by their ids
 }
 
-// check refuses a message that claims to be more than it is. Offsets that lead out of it panic, here as
-// there.
+// check refuses a message that claims to be more than it is. Offsets that lead out of it panic,
+// here as there.
 func (m *metadata) check(meta []byte) error {
 	message := flatbuffers.Table{Bytes: meta, Pos: flatbuffers.GetUOffsetT(meta)}
 	kind := message.GetByteSlot(slotHeaderType, 0)

@@ -16,8 +16,8 @@ import (
 
 // --- out --------------------------------------------------------------------------------------------------------------------
 
-// written is a stream, of which write writes all but its frame. A stream's length is known only when it
-// has been written: the first time nothing is kept of it.
+// written is a stream, of which write writes all but its frame. A stream's length is known only
+// when it has been written: the first time nothing is kept of it.
 func written(schema *arrow.Schema, write func(*ipc.Writer) error) (data []byte, err error) {
 	defer func() {
 		if r := recover(); r != nil { // arrow-go panics upon columns that contradict their schema
@@ -53,7 +53,8 @@ func (c *counter) Write(b []byte) (int, error) {
 
 // --- in ---------------------------------------------------------------------------------------------------------------------
 
-// aligned is how a stream's buffers are to lie in memory, in bytes: they do so where the stream does.
+// aligned is how a stream's buffers are to lie in memory, in bytes: they do so where the stream
+// does.
 const aligned = 8
 
 // read reads a stream, whose batches refer to data. Nothing in them points elsewhere.
@@ -113,8 +114,8 @@ func checkType(t arrow.DataType) error {
 	return nil
 }
 
-// withBuffers is a column as array.ValidateFull knows it: of type null, which has none, it asks for a
-// buffer that is nil.
+// withBuffers is a column as array.ValidateFull knows it: of type null, which has none, it asks for
+// a buffer that is nil.
 func withBuffers(d arrow.ArrayData) *array.Data {
 	buffers := d.Buffers()
 	if layout := d.DataType().Layout().Buffers; len(buffers) == 0 && len(layout) == 1 && layout[0].Kind == arrow.KindAlwaysNull {
@@ -176,8 +177,9 @@ func (*messages) Retain() {}
 // Release is for [ipc.MessageReader].
 func (*messages) Release() {}
 
-// bounded is memory for what a stream has not as it is: dictionaries that came in parts, buffers that were
-// compressed. What says that it is much more than its bytes is refused: it may be a lie of terabytes.
+// bounded is memory for what a stream has not as it is: dictionaries that came in parts, buffers
+// that were compressed. What says that it is much more than its bytes is refused: it may be a lie
+// of terabytes.
 type bounded struct {
 	memory.GoAllocator
 	left int

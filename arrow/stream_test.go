@@ -15,7 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// streamOf is a stream of two batches in which there is whatever has offsets, indices, views, children.
+// streamOf is a stream of two batches in which there is whatever has offsets, indices, views,
+// children.
 func streamOf(t *testing.T, opts ...ipc.Option) []byte {
 	t.Helper()
 	types := []arrow.DataType{

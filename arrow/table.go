@@ -22,14 +22,14 @@ const (
 )
 
 // Table is a table, as an argument of a call or a part of one, and where a result has one. Its zero
-// value, without a table, cannot be sent: a nil *Table is Python's None. None in the place of a Table in a
-// result leaves it without one; a *Table is nil then.
+// value, without a table, cannot be sent: a nil *Table is Python's None. None in the place of a
+// Table in a result leaves it without one; a *Table is nil then.
 //
 // A chunk of it is a batch in Python, and the other way round.
 type Table struct{ arrow.Table }
 
-// RecordBatch is a batch of rows, otherwise as [Table]. It takes a table of several batches, too, which
-// are put together then.
+// RecordBatch is a batch of rows, otherwise as [Table]. It takes a table of several batches, too,
+// which are put together then.
 type RecordBatch struct{ arrow.RecordBatch }
 
 var (
@@ -46,9 +46,9 @@ func Call(ctx context.Context, c pypool.Caller, command string, args any, opts .
 	return found.Table, err
 }
 
-// Each calls a generator command that yields tables, and gives their batches one by one, as they come;
-// it is otherwise [pypool.Each]. A table of several batches is as many, and one without rows is one
-// without rows. A command that is no generator gives the batches of its table.
+// Each calls a generator command that yields tables, and gives their batches one by one, as they
+// come; it is otherwise [pypool.Each]. A table of several batches is as many, and one without rows
+// is one without rows. A command that is no generator gives the batches of its table.
 func Each(ctx context.Context, c pypool.Caller, command string, args any, opts ...pypool.CallOption) iter.Seq2[arrow.RecordBatch, error] {
 	return func(yield func(arrow.RecordBatch, error) bool) {
 		for found, err := range pypool.Each[batches](ctx, c, command, args, opts...) {

@@ -106,7 +106,8 @@ func TestWhatPythonGets(t *testing.T) {
 	}
 }
 
-// There and back through each library, what comes is what was sent; types may be others of the same kind.
+// There and back through each library, what comes is what was sent; types may be others of the same
+// kind.
 func TestThereAndBack(t *testing.T) {
 	p := pool(t)
 	table := sample(t)
