@@ -83,7 +83,7 @@ func TestNoStreamPanics(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, seed))
 	data := streamOf(t)
 	refused := 0
-	for round := range 20000 {
+	for round := range 3000 {
 		bad := append([]byte(nil), data...)
 		for range 1 + r.IntN(3) {
 			at := r.IntN(len(bad))
@@ -111,7 +111,7 @@ func TestNoStreamPanics(t *testing.T) {
 			}
 		}()
 	}
-	require.Greater(t, refused, 2000)
+	require.Greater(t, refused, 300)
 }
 
 func TestCompressedStreams(t *testing.T) {
