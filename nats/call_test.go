@@ -73,6 +73,23 @@ func TestACallIsAsOneOfThePool(t *testing.T) {
 			require.Equal(t, vectors.Data, back.Value.Data)
 			require.Equal(t, vectors.Shape, back.Value.Shape)
 			require.Equal(t, bytes.Repeat([]byte{1}, 9000), back.Data)
+			for _, size := range []int{0, 3, 100_000} { // small ones travel as text, large ones beside the line
+				data := slices.Repeat([]byte{0, 1, 255}, size)
+				back, err := pypool.Call[[]byte](ctx, caller, "reverse", args{"data": data})
+				require.NoError(t, err)
+				slices.Reverse(data)
+				require.True(t, slices.Equal(data, back), "%d bytes, want %d", len(back), len(data))
+				array := pypool.ArrayOf(make([]float32, size+1))
+				got, err := pypool.Call[pypool.Array](ctx, caller, "echo", args{"value": array})
+				require.NoError(t, err)
+				require.True(t, got.DType == "float32" && slices.Equal(array.Data, got.Data), "%s, %d bytes", got.DType, len(got.Data))
+			}
+			var pieces [][]byte
+			for piece, err := range pypool.Each[[]byte](ctx, caller, "pieces", args{"data": []byte("abcde")}) {
+				require.NoError(t, err)
+				pieces = append(pieces, piece)
+			}
+			require.Equal(t, [][]byte{[]byte("ab"), []byte("cd"), []byte("e")}, pieces)
 			for _, value := range []any{nil, true, 1.5, "ü\u2028\x00", "", []any{}, args{"deep": []any{1.0, "x"}}} {
 				got, err := pypool.Call[any](ctx, caller, "echo", args{"value": value})
 				require.NoError(t, err)

@@ -148,7 +148,7 @@ func enqueue(ctx context.Context, js jetstream.JetStream, name string, ctl contr
 	case ctl.Command == commandProgram && ctl.Program == "":
 		return fail(invalid("the program id is empty"))
 	}
-	ctl.Session, ctl.Timeout, ctl.Checkout = call.Session, call.Timeout, call.CheckoutTimeout
+	ctl.Session, ctl.Timeout, ctl.Checkout, ctl.Blobs = call.Session, call.Timeout, call.CheckoutTimeout, call.Blobs
 	ctl.Attempts = o.attempts
 	payload, err := pypool.EncodeArgs(args)
 	if err != nil {

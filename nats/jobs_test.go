@@ -114,6 +114,14 @@ func TestJobs(t *testing.T) {
 	require.NoError(t, err)
 	require.JSONEq(t, "4", string(res.Raw()))
 
+	job, err = Enqueue(ctx, js, "test", "reverse", args{"data": []byte("raw")}, WithCallOptions(pypool.WithBlobs()))
+	require.NoError(t, err)
+	res, err = job.Wait(ctx)
+	require.NoError(t, err)
+	var back []byte
+	require.NoError(t, res.Decode(&back))
+	require.Equal(t, "war", string(back))
+
 	for _, c := range []struct {
 		command  string
 		args     any

@@ -32,6 +32,17 @@ def size(data: bytes) -> int:
 
 
 @command
+def reverse(data: bytes) -> bytes:
+    return bytes(reversed(data))
+
+
+@command
+def pieces(data: bytes):
+    for i in range(0, len(data), 2):
+        yield data[i : i + 2]
+
+
+@command
 def length(text: str) -> int:
     return len(text)
 
