@@ -147,8 +147,8 @@ var forkFaults = []fault{
 	}},
 }
 
-// TestFaultForkHostDeath kills a host with SIGKILL whose workers a fork server makes, in the midst of
-// its forks, too.
+// TestFaultForkHostDeath kills a host with SIGKILL whose workers a fork server makes, in the midst
+// of its forks, too.
 func TestFaultForkHostDeath(t *testing.T) {
 	for _, state := range []string{"idle", "busy in C that holds the GIL", "starting", "forking"} {
 		t.Run(state, func(t *testing.T) {

@@ -401,7 +401,7 @@ func TestAForkServerThatDiesIsReplacedAtOnce(t *testing.T) {
 	require.Zero(t, p.Stats().WorkersExited)
 }
 
-// An end of its children that the script does not want to hear of, or reaps itself, is the server's.
+// The end of its children that a script does not want to hear of, or reaps, is the server's.
 func TestAScriptThatReapsDoesNotReapWorkers(t *testing.T) {
 	for _, handler := range []string{"signal.SIG_IGN", "lambda *_: os.waitpid(-1, 0)"} {
 		p := newPool(t, forkConfig(t, 2, "import signal\nsignal.signal(signal.SIGCHLD, "+handler+")\n@command\ndef leave(code):\n    os._exit(code)\n"))

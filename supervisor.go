@@ -399,10 +399,10 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 	return again
 }
 
-// startsAtOnce is how many starts run side by side: as many as there are processors, since an import
-// keeps one busy and callers are served beside it, but a quarter of Size at least, since many a setup
-// waits for something else than a processor. When fewer workers serve than are missing, and no start
-// has failed, those that are missing come up as New starts them: all.
+// startsAtOnce is how many starts run side by side: as many as there are processors, since an
+// import keeps one busy and callers are served beside it, but a quarter of Size at least, since
+// many a setup waits for something else than a processor. When fewer workers serve than are
+// missing, and no start has failed, those that are missing come up as New starts them: all.
 func (s *supervisor) startsAtOnce(ready, want int) int {
 	if s.cfg.ForkServer || ready < want-ready && len(s.history.inARow) == 0 { // a fork imports nothing
 		return want
