@@ -64,7 +64,7 @@ func TestArgumentsThatCannotBeRelayed(t *testing.T) {
 		require.Contains(t, e.Message, "the arguments cannot be sent: ")
 	}
 	for _, bad := range []string{
-		"{}\n{\"bytes\":[[]]}", "{}\n{\"bytes\":[[7]]}", "{\"a\":1}\n{\"bytes\":[[\"a\"]]}", "{\"a\":\"!\"}\n{\"bytes\":[[\"a\"]]}", "{}\n{\"bytes\":7}",
+		"{}\n{\"bytes\":[[]]}", "{}\n{\"bytes\":[[7]]}", "{\"a\":1}\n{\"bytes\":[[\"a\"]]}", "{\"a\":\"!\"}\n{\"bytes\":[[\"a\"]]}",
 		"[\"\"]\n{\"bytes\":[[1]]}", "[\"\"]\n{\"bytes\":[[-1]]}", "[\"\"]\n{\"bytes\":[[0.5]]}", "[\"\"]\n{\"bytes\":[[null]]}", "{}\n{\"bytes\":[[\"a\",\"b\"]]}",
 	} {
 		_, err := DecodeArgs([]byte(bad))
@@ -74,7 +74,7 @@ func TestArgumentsThatCannotBeRelayed(t *testing.T) {
 	require.NoError(t, err)
 	require.IsType(t, relayedArgs{}, got)
 	p := corePool(t, 1, 0)
-	for _, bad := range []string{"7", "{", "{}\n{}", "{\n{\"bytes\":[]}"} { // the pool says what is wrong with them
+	for _, bad := range []string{"7", "{", "{}\n{\"bytes\":7}", "{}\n{}", "{\n{\"bytes\":[]}"} { // the pool says what is wrong with them
 		got, err := DecodeArgs([]byte(bad))
 		require.NoError(t, err)
 		_, err = p.ExecuteAnonymous(t.Context(), "echo", got)
