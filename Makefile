@@ -35,7 +35,7 @@ RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 say = printf '\n== %s\n'
 
-.PHONY: help demo cluster gpu test test-go test-python test-core lint lint-go lint-python examples chaos pythons bench bench-compare apidiff clean
+.PHONY: help demo cluster gpu test test-go test-root test-modules test-python test-core lint lint-go lint-python examples chaos pythons bench bench-compare apidiff clean
 
 help: ## Show this list
 	@echo 'usage: make TARGET [PYTHON=/path/to/python3]'
@@ -62,12 +62,26 @@ gpu: ## Ask resnet50 on an NVIDIA GPU from 64 callers, beside the model alone (P
 		echo 'gpu: $(INTERPRETER) cannot import numpy, torch and torchvision: make gpu PYTHON=/path/to/python3 names one that can (examples/gpu/requirements.txt)'; exit 1; fi; \
 	mkdir -p $(BUILD)/bin && cd examples/gpu && go build -o $(BUILD)/bin/gpu . && exec $(BUILD)/bin/gpu -python $(INTERPRETER) -least 0.8 $(ARGS)
 
-test: test-go test-python ## Run all tests, Go (with the race detector) and Python
+# The root module's tests wait more than they work: the others run beside them, and yield to them.
+test: $(VENV)/ready $(TABLES)/ready ## Run all tests, Go (with the race detector) and Python
+	@mkdir -p $(BUILD); failed=; nice -n 10 $(MAKE) test-modules test-python >$(BUILD)/beside.log 2>&1 & beside=$$!; \
+	trap "kill $$beside 2>/dev/null || true" INT TERM; \
+	$(say) 'the other modules and pytest run beside this; what they say comes afterwards, and is in build/beside.log'; \
+	$(MAKE) test-root || failed="$$failed test-root"; \
+	wait $$beside || failed="$$failed test-modules-or-test-python"; \
+	cat $(BUILD)/beside.log; \
+	if [ -n "$$failed" ]; then echo "tests failed in:$$failed"; exit 1; fi
 
-test-go: $(VENV)/ready $(TABLES)/ready
+test-go: test-root test-modules
+
+test-root: $(VENV)/ready
 	@[ -n "$(RACE)" ] || echo 'no C compiler: the tests run without the race detector'
-	@failed=; for module in $(MODULES); do \
-		$(say) "go test $(RACE) ./... in $$module (the first run compiles everything; the tests take minutes)"; \
+	@$(say) 'go test $(RACE) ./... in . (the first run compiles everything; the tests take minutes)'
+	@PYPOOL_UV=$${PYPOOL_UV:-$(VENV)/bin/uv} go test $(RACE) ./...
+
+test-modules: $(VENV)/ready $(TABLES)/ready
+	@failed=; for module in $(NESTED); do \
+		$(say) "go test $(RACE) ./... in $$module"; \
 		(cd $$module && PYPOOL_UV=$${PYPOOL_UV:-$(VENV)/bin/uv} PYPOOL_OTEL_PYTHON=$(VENV)/bin/python PYPOOL_ARROW_PYTHON=$(TABLES)/bin/python go test $(RACE) ./...) || failed="$$failed $$module"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "tests failed in:$$failed"; exit 1; fi
