@@ -63,7 +63,7 @@ gpu: ## Ask resnet50 on an NVIDIA GPU from 64 callers, beside the model alone (P
 	mkdir -p $(BUILD)/bin && cd examples/gpu && go build -o $(BUILD)/bin/gpu . && exec $(BUILD)/bin/gpu -python $(INTERPRETER) -least 0.8 $(ARGS)
 
 # The root module's tests wait more than they work: the others run beside them, and yield to them.
-test: $(VENV)/ready $(TABLES)/ready ## Run all tests, Go (with the race detector) and Python
+test: $(VENV)/ready ## Run all tests, Go (with the race detector) and Python
 	@mkdir -p $(BUILD); failed=; nice -n 10 $(MAKE) test-modules test-python >$(BUILD)/beside.log 2>&1 & beside=$$!; \
 	trap "kill $$beside 2>/dev/null || true" INT TERM; \
 	$(say) 'the other modules and pytest run beside this; what they say comes afterwards, and is in build/beside.log'; \
