@@ -16,6 +16,7 @@ import (
 
 	"github.com/pypool/pypool"
 	pypoolarrow "github.com/pypool/pypool/arrow"
+	"github.com/pypool/pypool/pypooltest"
 )
 
 // described is what a handler tells of a table.
@@ -510,4 +511,13 @@ func TestAnyCaller(t *testing.T) {
 	for _, err := range pypoolarrow.Each(t.Context(), nil, "back", nil) {
 		require.ErrorIs(t, err, pypool.ErrPoolClosed)
 	}
+	fake := pypooltest.New()
+	pypooltest.Handle(fake, "double", double)
+	pypooltest.Handle(fake, "back", func(_ context.Context, in struct{ Table pypoolarrow.Table }) (pypoolarrow.Table, error) { return in.Table, nil })
+	doubled, err := pypool.Call[struct{ Table pypoolarrow.Table }](t.Context(), fake, "double", args{"table": pypoolarrow.Table{Table: numbers("n", 1, 2)}})
+	require.NoError(t, err)
+	require.Equal(t, []string{"2", "4"}, texts(doubled.Table.Column(0)))
+	got, err = pypoolarrow.Call(t.Context(), fake, "back", args{"table": pypoolarrow.Table{Table: table}})
+	require.NoError(t, err)
+	require.True(t, array.TableEqual(table, got))
 }
