@@ -513,7 +513,9 @@ func TestAnyCaller(t *testing.T) {
 	}
 	fake := pypooltest.New()
 	pypooltest.Handle(fake, "double", double)
-	pypooltest.Handle(fake, "back", func(_ context.Context, in struct{ Table pypoolarrow.Table }) (pypoolarrow.Table, error) { return in.Table, nil })
+	pypooltest.Handle(fake, "back", func(_ context.Context, in struct{ Table pypoolarrow.Table }) (pypoolarrow.Table, error) {
+		return in.Table, nil
+	})
 	doubled, err := pypool.Call[struct{ Table pypoolarrow.Table }](t.Context(), fake, "double", args{"table": pypoolarrow.Table{Table: numbers("n", 1, 2)}})
 	require.NoError(t, err)
 	require.Equal(t, []string{"2", "4"}, texts(doubled.Table.Column(0)))
