@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 
@@ -33,7 +34,12 @@ var bootstrap = sync.OnceValue(func() string {
 // packedRuntime is the other modules' sources, ready to be sent: no file is ever written. They are
 // packed, so that the line fits into the pipe (internal/proc, RequestRoom). That takes 5 to 15 ms,
 // once, and is done while the first interpreter comes up.
-var packedRuntime = sync.OnceValue(func() string {
+var packedRuntime = sync.OnceValue(func() string { return packRuntime("_forkserver") })
+
+// packedServer is packedRuntime with what a fork server alone needs.
+var packedServer = sync.OnceValue(func() string { return packRuntime() })
+
+func packRuntime(without ...string) string {
 	modules := map[string]string{}
 	_ = fs.WalkDir(pythonFiles, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -43,6 +49,9 @@ var packedRuntime = sync.OnceValue(func() string {
 		switch name := strings.TrimSuffix(d.Name(), ".py"); name {
 		case "_boot", "__main__", "_packages": // the latter two: the command line, which runs from files, and what it and Check know
 		default:
+			if slices.Contains(without, name) {
+				break
+			}
 			modules[name] = withoutNotes(string(source))
 		}
 		return err
@@ -52,7 +61,7 @@ var packedRuntime = sync.OnceValue(func() string {
 	_ = json.NewEncoder(w).Encode(modules)
 	_ = w.Close()
 	return base64.StdEncoding.EncodeToString(buf.Bytes())
-})
+}
 
 // withoutNotes leaves comments, docstrings, and what is for type checkers alone out of a module, so
 // that hello fits into a pipe and each start compiles less. Every line keeps its number.

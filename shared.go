@@ -67,7 +67,8 @@ type seat struct {
 	calls    *calls        // the functions it calls; nil: the pool has none, or its request is not written
 	deadline time.Time     // theirs; zero: limit from when they begin, or none
 	limit    time.Duration // of a stream's items
-	stacks   []chan string // who has asked where its task stands, and gets the next answers; each has room for one
+	stacks   []chan string // who has asked where its task stands, and gets the next answer; each has room for one
+	asked    int           // answers to that which are on their way
 	gone     bool          // its caller has left
 	why      revocation
 	overdue  bool        // it has not ended within its grace
@@ -503,7 +504,7 @@ func (s *sharing) depart(t *seat, c *call, why revocation, charge *Error) bool {
 		t.timer = time.AfterFunc(t.grace, t.expire)
 	}
 	if why == revokedEnded {
-		t.stacks = append(t.stacks, t.stack)
+		t.stacks, t.asked = append(t.stacks, t.stack), t.asked+1
 	}
 	mu.Unlock()
 	s.out.control(wire.AppendCancel(nil, t.id, why == revokedEnded))

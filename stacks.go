@@ -136,7 +136,7 @@ func (s *sharing) taskStacks(d time.Duration) string {
 	mu.Lock()
 	for id, t := range s.calls {
 		a := asked{id, t.info, make(chan string, 1)}
-		t.stacks = append(t.stacks, a.told)
+		t.stacks, t.asked = append(t.stacks, a.told), t.asked+1
 		calls = append(calls, a)
 	}
 	mu.Unlock()
@@ -160,21 +160,21 @@ func (s *sharing) taskStacks(d time.Duration) string {
 	return text.String()
 }
 
-// tellStackLocked gives a stack to the first who has asked for that of the call; false: nobody has.
+// tellStackLocked gives a stack to all who have asked for that of the call: which of their lines is
+// the first on its way nobody knows, and a canceled call answers no later one. False: nobody has.
 func (t *seat) tellStackLocked(body []byte) bool {
-	if len(t.stacks) == 0 {
-		return false
-	}
 	var text string
-	if json.Unmarshal(body, &text) != nil {
+	if t.asked == 0 || json.Unmarshal(body, &text) != nil {
 		return false
 	}
-	first := t.stacks[0]
-	t.stacks = t.stacks[1:]
-	select {
-	case first <- text:
-	default:
+	t.asked--
+	for _, told := range t.stacks {
+		select {
+		case told <- text:
+		default:
+		}
 	}
+	t.stacks = nil
 	return true
 }
 

@@ -31,7 +31,9 @@ func TestStacksOfAnIdleAndABusyWorker(t *testing.T) {
 		for _, w := range p.Workers() {
 			text := stacksOf(t, p, w.ID)
 			assert.Equal(t, w.State == workerBusy, strings.Contains(text, "in hold"), "%s: %s", w.State, text)
-			assert.Equal(t, w.State == workerIdle, strings.Contains(text, `File "<pypool>/_page.py"`) && !strings.Contains(text, "in hold"), "%s: %s", w.State, text)
+			if w.State == workerIdle { // its answer may still be on its way out of write(2)
+				assert.Contains(t, text, "in serve\n")
+			}
 		}
 		executed(t, p, "echo", args{"value": 1}) // on the idle one
 	}
@@ -78,7 +80,7 @@ func TestStacksOfAWorkerWithConcurrentCalls(t *testing.T) {
 	for range 5 {
 		text := stacksOf(t, p, id)
 		assert.Equal(t, 8, strings.Count(text, ", hold:\nTask of the call"), text)
-		assert.Equal(t, 8, strings.Count(text, "in hold"), text)
+		assert.Contains(t, []int{8, 9}, strings.Count(text, "in hold"), text) // one of them may be what the loop runs
 	}
 	// Calls that come and go meanwhile: whoever ends has no stack.
 	stop := traffic(t, p, 8, "nap", args{"seconds": 0})

@@ -248,6 +248,9 @@ func (w *worker) helloRequest() (wire.Request, error) {
 	}
 	if part != helloForked {
 		hello.Runtime = packedRuntime()
+		if part == helloServer {
+			hello.Runtime = packedServer()
+		}
 		if proc.ExtraFiles {
 			hello.StackFD, hello.PageFD, hello.LeashFD = proc.StackFD, proc.PageFD, proc.LeashFD
 		}

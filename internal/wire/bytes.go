@@ -41,20 +41,24 @@ var (
 )
 
 // mayHaveBytes reports whether it takes a search to tell.
-func mayHaveBytes(v any) bool {
+func mayHaveBytes(v any) bool { return mayHaveBytesIn(v, 0) }
+
+// mayHaveBytesIn looks at what has not been encoded yet, and may contain itself: the search knows
+// what to do with that.
+func mayHaveBytesIn(v any, depth int) bool {
 	switch v := v.(type) {
 	case nil, string, bool, int, int64, float64, json.RawMessage, json.Number:
 		return false
 	case map[string]any:
 		for _, item := range v {
-			if mayHaveBytes(item) {
+			if depth > maxNesting || mayHaveBytesIn(item, depth+1) {
 				return true
 			}
 		}
 		return false
 	case []any:
 		for _, item := range v {
-			if mayHaveBytes(item) {
+			if depth > maxNesting || mayHaveBytesIn(item, depth+1) {
 				return true
 			}
 		}
