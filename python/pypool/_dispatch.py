@@ -23,7 +23,7 @@ def run(answers: Answers, id: int, entry: Command, args: Any, how: int) -> str:
     answers.calls += 1
     try:
         if entry.streams and not how & STREAM:
-            raise BindError("%s %r is a generator: call it with Stream or Each" % (entry.what, entry.name))
+            raise needs_stream(entry)
         positional, keyword = _bind.bind(entry, args)
     except BindError as error:
         return answers.refused(id, error.fields())
@@ -72,14 +72,22 @@ def finish(answers: Answers, id: int, entry: Command, result: Any, how: int) -> 
         return _stream.run(answers, id, entry, result, _sender(answers, id, entry, how))
     if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
         _discard(result)
-        message = "%s %r returned a generator: call it with Stream or Each" % (entry.what, entry.name)
-        raise ResultError("invalid_result", message=message, path="$")
+        raise gave_items(entry)
     if how & BLOBS:
         from . import _blobs  # many callers take none
 
         return _blobs.succeeded(answers, id, _blobs.prepared(entry, result))
     outgoing = _bind.outgoing(entry)
     return answers.succeeded(id, encode(outgoing(result) if outgoing else result))
+
+
+def needs_stream(entry: Command) -> BindError:
+    return BindError("%s %r is a generator: call it with Stream or Each" % (entry.what, entry.name))
+
+
+def gave_items(entry: Command) -> ResultError:
+    message = "%s %r returned a generator: call it with Stream or Each" % (entry.what, entry.name)
+    return ResultError("invalid_result", message=message, path="$")
 
 
 def _sender(answers: Answers, id: int, entry: Command, how: int) -> Callable[[Any], None]:

@@ -194,7 +194,7 @@ def call(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str, Any]) -> 
 
 def _call_alone(channel: Channel, id: int, name: str, args: Any) -> Any:
     """`call` in the loop's thread, where nobody else waits for anything: the same in half the time."""
-    waits, state = WAITS, STATE
+    waits = WAITS
     text = ',"args":' + _encoded(name, args) if args else ""
     if RUNNING.telemetry is not None:
         text += RUNNING.telemetry.outgoing()
@@ -216,13 +216,7 @@ def _call_alone(channel: Channel, id: int, name: str, args: Any) -> Any:
     reading = False
     try:
         channel.write(line)
-        poll = getattr(channel.waiter, "inner", channel.waiter).poll
-        state.waiting = True
-        try:
-            if not soon(poll):
-                poll()
-        finally:
-            state.waiting = False
+        main_wait(channel)
         reading = True
         with waits.reading:
             try:
@@ -314,11 +308,7 @@ def _wait(pending: Pending) -> None:
 def _read(pending: Pending, main: bool) -> None:
     """Read until the reply is there, or the loop wants to read itself."""
     channel: Any = _channel.OURS.channel
-    wait: Callable[[], None]
-    if main:
-        wait = main_wait(channel)
-    else:
-        wait = thread_wait(channel)
+    wait: Callable[[], None] = (lambda: main_wait(channel)) if main else thread_wait(channel)
     reading = False
     try:
         while pending.reply is None and not WAITS.stop:

@@ -278,15 +278,12 @@ def step_back(loop: Any) -> None:
         loop.remove_reader(_channel.OURS.channel.fd_in)  # type: ignore[union-attr]
 
 
-def main_wait(channel: Channel) -> Callable[[], None]:
+def main_wait(channel: Channel) -> None:
+    """Wait in the loop's thread until something is there."""
     poll = getattr(channel.waiter, "inner", channel.waiter).poll
-
-    def wait() -> None:
-        STATE.waiting = True
-        try:
-            if not soon(poll):
-                poll()
-        finally:
-            STATE.waiting = False
-
-    return wait
+    STATE.waiting = True
+    try:
+        if not soon(poll):
+            poll()
+    finally:
+        STATE.waiting = False

@@ -15,12 +15,13 @@ from time import monotonic_ns
 from . import _async, _bind, _builtins, _cancel, _life, _replies
 from ._call import RUNNING, SHARED_REQUEST, TaskCall, enter_task
 from ._commands import COMMANDS
+from ._dispatch import gave_items, needs_stream
 from ._json import escape, scan
 from ._requests import parse_request
 from ._results import encode
 from ._stacks import stack_of
 from ._stdio import LOG, OPEN
-from ._wire import BLOBS, SHARED, SPLIT_WRITE, STREAM, BindError, Control, Packed, RequestError, ResultError
+from ._wire import BLOBS, SHARED, SPLIT_WRITE, STREAM, BindError, Control, Packed, RequestError
 from ._wire import Shared as _Shared
 
 TYPE_CHECKING = False
@@ -235,7 +236,7 @@ class _Serving:
         answers, id = self.answers, call.request[0]
         try:
             if entry.streams and not how & STREAM:
-                raise BindError("%s %r is a generator: call it with Stream or Each" % (entry.what, entry.name))
+                raise needs_stream(entry)
             positional, keyword = _bind.bind(entry, args)
         except BindError as error:
             return answers.refused(id, error.fields())
@@ -251,8 +252,7 @@ class _Serving:
                 text = "null"
             else:
                 if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
-                    message = "%s %r returned a generator: call it with Stream or Each" % (entry.what, entry.name)
-                    raise ResultError("invalid_result", message=message, path="$")
+                    raise gave_items(entry)
                 if how & BLOBS:
                     from . import _blobs  # many callers take none
 
