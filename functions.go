@@ -14,9 +14,8 @@ import (
 )
 
 // Functions that Python calls in the host. A call of one comes as a frame while a request is served
-// (docs/protocol.md, "Functions of the host"): whoever waits for that request's answer has the
-// function run on a goroutine of its own, and goes on waiting. He alone writes to the worker, the
-// replies too.
+// (docs/protocol.md, "Functions of the host"): whoever reads the request's answer has the function
+// run on a goroutine of its own, and goes on reading.
 
 // Functions are what workers may call in the host, by the names that they have in Python: ASCII
 // letters, digits and underscores, the first of them a letter; not aio.

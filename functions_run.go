@@ -12,9 +12,9 @@ import (
 	"github.com/pypool/pypool/internal/wire"
 )
 
-// A function of the host runs on a goroutine of its own, on behalf of a request that is served. How its
-// reply gets to the worker is the business of whoever holds that: of an exchange (replies.go), or of
-// all who share it (shared.go).
+// A function of the host runs on a goroutine of its own, on behalf of a request that is served. How
+// its reply gets to the worker is the business of whoever holds that: of an exchange, whose holder
+// alone writes (replies.go), or of all who share it (shared.go).
 
 // functions is what all workers of a pool may call, and what they have called.
 type functions struct {

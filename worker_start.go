@@ -247,10 +247,11 @@ func (w *worker) helloRequest() (wire.Request, error) {
 		hello.Module, hello.ModuleDir = &cfg.Module, cfg.filesDir
 	}
 	if part != helloForked {
-		hello.Runtime = packedRuntime()
+		pack := packedRuntime
 		if part == helloServer {
-			hello.Runtime = packedServer()
+			pack = packedServer
 		}
+		hello.Runtime = pack()
 		if proc.ExtraFiles {
 			hello.StackFD, hello.PageFD, hello.LeashFD = proc.StackFD, proc.PageFD, proc.LeashFD
 		}
