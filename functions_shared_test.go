@@ -5,11 +5,9 @@ package pypool
 import (
 	"bytes"
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,22 +21,6 @@ func sharedFunctions(t testing.TB, functions Functions) Config {
 	cfg := functionsConfig(t, functions)
 	cfg.Script, cfg.CheckoutTimeout = workerScript(t, "concurrent_host.py"), 20*time.Second
 	return cfg
-}
-
-// atOnce makes n calls at once; wait returns what they return.
-func atOnce[T any](t *testing.T, n int, call func(i int) (T, error)) (wait func() []T) {
-	t.Helper()
-	outs, errs := make([]T, n), make([]error, n)
-	var all sync.WaitGroup
-	for i := range n {
-		all.Go(func() { outs[i], errs[i] = call(i) })
-	}
-	return func() []T {
-		t.Helper()
-		all.Wait()
-		require.NoError(t, errors.Join(errs...))
-		return outs
-	}
 }
 
 func TestConcurrentCommandsCallFunctions(t *testing.T) {
@@ -63,15 +45,16 @@ func TestConcurrentCommandsCallFunctions(t *testing.T) {
 	} {
 		assert.Equal(t, want, askHost(t, p, name, args{"id": "9"}), name)
 	}
-	wait := atOnce(t, 32, func(i int) ([]int, error) { return Call[[]int](t.Context(), p, "many", args{"n": 20 + i}) })
+	wait := inBackground(32, func(i int) ([]int, error) { return Call[[]int](t.Context(), p, "many", args{"n": 20 + i}) })
 	for i, out := range wait() {
+		require.NoError(t, out.err)
 		want := make([]int, 20+i)
 		for n := range want {
 			want[n] = n
 		}
-		require.Equal(t, append(want, want...), out)
+		require.Equal(t, append(want, want...), out.res)
 	}
-	streams := atOnce(t, 8, func(int) (sum int, err error) {
+	streams := inBackground(8, func(int) (sum int, err error) {
 		for i, err := range Each[int](t.Context(), p, "items", args{"n": 50}) {
 			if err != nil {
 				return sum, err
@@ -80,14 +63,16 @@ func TestConcurrentCommandsCallFunctions(t *testing.T) {
 		}
 		return sum, nil
 	})
-	threads := atOnce(t, 4, func(int) ([][]int, error) { return Call[[][]int](t.Context(), p, "threads", args{"n": 20}) })
-	large := atOnce(t, 2, func(int) (int, error) { return Call[int](t.Context(), p, "big", args{"size": 1 << 20}) })
+	threads := inBackground(4, func(int) ([][]int, error) { return Call[[][]int](t.Context(), p, "threads", args{"n": 20}) })
+	large := inBackground(2, func(int) (int, error) { return Call[int](t.Context(), p, "big", args{"size": 1 << 20}) })
 	for _, out := range streams() {
-		require.Equal(t, 1225, out)
+		require.NoError(t, out.err)
+		require.Equal(t, 1225, out.res)
 	}
 	for _, out := range threads() {
-		require.Len(t, out, 3)
-		for _, list := range out {
+		require.NoError(t, out.err)
+		require.Len(t, out.res, 3)
+		for _, list := range out.res {
 			require.Len(t, list, 20)
 			for i, n := range list {
 				require.Equal(t, i, n)
@@ -95,7 +80,8 @@ func TestConcurrentCommandsCallFunctions(t *testing.T) {
 		}
 	}
 	for _, out := range large() {
-		require.Equal(t, 8<<20, out)
+		require.NoError(t, out.err)
+		require.Equal(t, 8<<20, out.res)
 	}
 	for _, size := range []int{0, 1, 4096} {
 		same, err := Call[bool](t.Context(), p, "bytes_of", args{"size": size})

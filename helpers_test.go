@@ -72,8 +72,10 @@ func pids(p *Pool) (list []int) {
 }
 
 // outcome is how a call on another goroutine ended.
-type outcome struct {
-	res Result
+type outcome = outcomeOf[Result]
+
+type outcomeOf[T any] struct {
+	res T
 	err error
 }
 
@@ -131,13 +133,13 @@ func (h *held) finish(t testing.TB) int {
 }
 
 // inBackground starts n calls side by side; wait returns their outcomes in the order of the calls.
-func inBackground(n int, call func(i int) (Result, error)) (wait func() []outcome) {
-	outs := make([]outcome, n)
+func inBackground[T any](n int, call func(i int) (T, error)) (wait func() []outcomeOf[T]) {
+	outs := make([]outcomeOf[T], n)
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() { outs[i].res, outs[i].err = call(i) })
 	}
-	return func() []outcome {
+	return func() []outcomeOf[T] {
 		wg.Wait()
 		return outs
 	}
