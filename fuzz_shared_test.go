@@ -1,8 +1,6 @@
 package pypool
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -114,34 +112,12 @@ func playShared(t *testing.T, program []byte, size int) {
 	p, err := New(t.Context(), cfg)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, p.Close()) }()
-	var callers sync.WaitGroup
-	for c := range 6 * size {
-		callers.Go(func() {
-			for i := range len(program)/(6*size) + 1 {
-				command := "task"
-				if c == 0 {
-					command = "work"
-				}
-				begun, nonce := time.Now(), c*1000+i
-				res, err := p.ExecuteAnonymous(context.Background(), command, []any{nonce}, WithTimeout(time.Second), WithCheckoutTimeout(time.Minute))
-				if took := time.Since(begun); took > 2*time.Minute {
-					t.Errorf("a call took %v", took)
-				}
-				var e *Error
-				switch {
-				case err == nil:
-					if string(res.Raw()) != fmt.Sprintf("[%d]", nonce) {
-						t.Errorf("call %d got %s", nonce, res.Raw())
-					}
-				case !errors.As(err, &e):
-					t.Errorf("%T %v", err, err)
-				case e.Delivery == Executed:
-					t.Errorf("no answer, and yet executed: %v", err)
-				}
-			}
-		})
-	}
-	callers.Wait()
+	callScripted(t, p, 6*size, len(program)/(6*size)+1, 2*time.Minute, func(caller int) string {
+		if caller == 0 {
+			return "work"
+		}
+		return "task"
+	})
 	mu.Lock()
 	program = nil // from here on they are well
 	mu.Unlock()

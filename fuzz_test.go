@@ -244,6 +244,35 @@ func FuzzFakeWorkerScript(f *testing.F) {
 
 const scriptOps = 19
 
+// callScripted has callers call commands of a worker that answers with its arguments, if it does: n
+// calls each, none of which may take longer than the bound.
+func callScripted(t *testing.T, p *Pool, callers, n int, bound time.Duration, command func(caller int) string) {
+	var all sync.WaitGroup
+	for c := range callers {
+		all.Go(func() {
+			for i := range n {
+				begun, nonce := time.Now(), c*1000+i
+				res, err := p.ExecuteAnonymous(context.Background(), command(c), []any{nonce}, WithTimeout(time.Second), WithCheckoutTimeout(time.Minute))
+				if took := time.Since(begun); took > bound {
+					t.Errorf("a call took %v", took)
+				}
+				var e *Error
+				switch {
+				case err == nil:
+					if string(res.Raw()) != fmt.Sprintf("[%d]", nonce) {
+						t.Errorf("call %d got %s", nonce, res.Raw())
+					}
+				case !errors.As(err, &e):
+					t.Errorf("%T %v", err, err)
+				case e.Delivery == Executed:
+					t.Errorf("no answer, and yet executed: %v", err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
 func playScript(t *testing.T, program []byte, size int) {
 	var mu sync.Mutex
 	next := 0
@@ -326,30 +355,8 @@ func playScript(t *testing.T, program []byte, size int) {
 	p, err := New(t.Context(), cfg)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, p.Close()) }()
-	var callers sync.WaitGroup
-	for c := range size + 1 {
-		callers.Go(func() {
-			for i := range len(program)/(size+1) + 1 {
-				begun, nonce := time.Now(), c*1000+i
-				res, err := p.ExecuteAnonymous(context.Background(), "work", []any{nonce}, WithTimeout(time.Second), WithCheckoutTimeout(time.Minute))
-				if took := time.Since(begun); took > time.Minute+time.Duration(size+2)*(time.Second+cfg.KillGrace+time.Second) {
-					t.Errorf("a call took %v", took)
-				}
-				var e *Error
-				switch {
-				case err == nil:
-					if string(res.Raw()) != fmt.Sprintf("[%d]", nonce) {
-						t.Errorf("call %d got %s", nonce, res.Raw())
-					}
-				case !errors.As(err, &e):
-					t.Errorf("%T %v", err, err)
-				case e.Delivery == Executed:
-					t.Errorf("no answer, and yet executed: %v", err)
-				}
-			}
-		})
-	}
-	callers.Wait()
+	bound := time.Minute + time.Duration(size+2)*(time.Second+cfg.KillGrace+time.Second)
+	callScripted(t, p, size+1, len(program)/(size+1)+1, bound, func(int) string { return "work" })
 	mu.Lock()
 	program = nil // from here on they are well
 	mu.Unlock()
