@@ -257,6 +257,21 @@ func TestTheEndOfShutdownsContextStopsWhatRuns(t *testing.T) {
 	accounted(t, p)
 }
 
+// The calls that are made once Serve has returned reach the instance.
+func TestServeReturnsWhenTheServerKnowsTheInstance(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	p := newPool(t, config(1))
+	c := client(t, b, "test", WithRetry(Retry{Attempts: 1}))
+	for range 200 {
+		s, err := Serve(b.connect(t), "test", p)
+		require.NoError(t, err)
+		_, err = c.ExecuteAnonymous(t.Context(), "add", []any{1, 2})
+		require.NoError(t, err)
+		require.NoError(t, s.Close())
+	}
+}
+
 // A request whose parts have stopped coming holds up no Shutdown, and in the end is dropped.
 func TestARequestThatIsNotWhole(t *testing.T) {
 	t.Parallel()

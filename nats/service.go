@@ -98,7 +98,8 @@ var (
 // Serve makes pool a service of that name on NATS: one instance of it, which shares the calls of
 // the name's clients with the other instances, as NATS's queue groups do. It is a service of
 // nats.go's package micro, which answers its discovery and statistics ($SRV.PING, .INFO, .STATS,
-// and `nats micro`). Any [pypool.Caller] can be served.
+// and `nats micro`). Any [pypool.Caller] can be served. When Serve returns, the NATS server knows of
+// the instance, unless nc has no connection just then.
 //
 // name is of letters, digits, - and _. It works with the subjects pypool.NAME.>. nc must not be
 // drained or closed before [Service.Shutdown]; when it is, what runs is stopped. An error is one of
@@ -167,8 +168,14 @@ func (s *Service) start() (err error) {
 		return err
 	}
 	// The limits are the calls': of pending messages micro would make an end of the service.
-	return s.micro.AddEndpoint("call", micro.HandlerFunc(s.onRequest),
-		micro.WithEndpointSubject("pypool."+s.name+".call.*"), micro.WithEndpointPendingLimits(-1, -1))
+	if err := s.micro.AddEndpoint("call", micro.HandlerFunc(s.onRequest),
+		micro.WithEndpointSubject("pypool."+s.name+".call.*"), micro.WithEndpointPendingLimits(-1, -1)); err != nil {
+		return err
+	}
+	if s.nc.IsConnected() { // else the subscriptions are sent when it is
+		_ = s.nc.FlushTimeout(flushTimeout) // lost with its connection, they are sent to the next one
+	}
+	return nil
 }
 
 // ID is the instance's id, as discovery shows it.
