@@ -10,13 +10,13 @@ import (
 )
 
 // bytesGroup is bytes in, out and both ways, and an array, against as many copies of memory, and
-// against FastAPI with octet-stream bodies.
+// against what else carries bytes.
 func bytesGroup() group {
 	g := group{name: "bytes", title: "Bytes in, out and both ways (echo), one caller, one process; float32 numbers to NumPy-less Python and back (array)"}
 	for _, s := range []struct {
 		name string
 		size int
-	}{{"100KB", 100_000}, {"1MB", 1_000_000}, {"10MB", 10_000_000}} {
+	}{{"10KB", 10_000}, {"100KB", 100_000}, {"1MB", 1_000_000}, {"10MB", 10_000_000}} {
 		for _, way := range []struct {
 			name   string
 			copies int
@@ -32,7 +32,7 @@ func bytesGroup() group {
 						return nil
 					})
 				}},
-				cell{name + "fastapi", []reference{{"memcpy", name + "memcpy"}}, func(b *bench, d time.Duration) (round, error) {
+				cell{name + "fastapi", []reference{{"memcpy", name + "memcpy"}, {"pool", name + "pool"}}, func(b *bench, d time.Duration) (round, error) {
 					h, err := share(b, "fastapi", func() (*peers.HTTP, error) { return peers.NewFastAPI(b.Env, 1) })
 					if err != nil {
 						return nil, err
@@ -43,6 +43,7 @@ func bytesGroup() group {
 				cell{name + "pool", []reference{{"memcpy", name + "memcpy"}, {"fastapi", name + "fastapi"}}, func(b *bench, d time.Duration) (round, error) {
 					return b.bytesCalls(way.name, b.size(s.size), d)
 				}})
+			g.cells = append(g.cells, bytesPeers(name, way.name, s.size)...)
 		}
 		array := s.name + "/array/"
 		g.cells = append(g.cells, cell{array + "pool", []reference{{"memcpy", s.name + "/echo/memcpy"}}, func(b *bench, d time.Duration) (round, error) {

@@ -22,6 +22,9 @@ type machine struct {
 	Revision   string `json:"revision,omitempty"` // of this repository
 }
 
+// clients are the peers' halves in Go, by the paths of their modules.
+var clients = map[string]string{"google.golang.org/grpc": "grpc-go", "github.com/go-zeromq/zmq4": "zmq4"}
+
 // revision is set when the Makefile builds this program.
 var revision string
 
@@ -58,15 +61,15 @@ func (b *bench) machine(ctx context.Context) (machine, error) {
 	m.Python = python
 	if _, err := os.Stat(b.Venv); b.Venv != "" && err == nil {
 		m.Peers, err = ask(ctx, b.Venv, `from importlib.metadata import version
-print(*(f"{name} {version(name)}" for name in ("fastapi", "uvicorn", "grpcio")), sep=", ")`)
+print(*(f"{name} {version(name)}" for name in ("fastapi", "uvicorn", "grpcio", "pyzmq")), sep=", ")`)
 		if err != nil {
 			return m, err
 		}
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, dep := range info.Deps {
-			if dep.Path == "google.golang.org/grpc" && m.Peers != "" {
-				m.Peers += ", grpc-go " + dep.Version
+			if name := clients[dep.Path]; name != "" && m.Peers != "" {
+				m.Peers += ", " + name + " " + dep.Version
 			}
 		}
 	}

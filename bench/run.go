@@ -54,7 +54,7 @@ func (b *bench) measureGroup(ctx context.Context, g group, rounds int, d time.Du
 			}
 			got, err := c.measure(b, d)
 			switch {
-			case errors.Is(err, peers.ErrNoVenv), errors.Is(err, errNoProc):
+			case errors.Is(err, peers.ErrNoVenv), errors.Is(err, errNoProc), errors.Is(err, errNoMemory):
 				done.Cells[i].Note = err.Error()
 			case err != nil:
 				return done, fmt.Errorf("%s/%s: %w", g.name, c.name, err)

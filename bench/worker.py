@@ -115,6 +115,30 @@ def bytes_echo(data):  # type: ignore[no-untyped-def]
     return data
 
 
+@command
+def file_in(path: str) -> int:
+    """Return how many bytes the file has."""
+    with open(path, "rb") as file:
+        return len(file.read())
+
+
+@command
+def file_out(path: str, size: int) -> str:
+    """Write so many bytes to the file."""
+    with open(path, "wb") as file:
+        file.write(zeros(size))
+    return path
+
+
+@command
+def file_echo(path: str) -> str:
+    """Write what is in the file to another one."""
+    back = path + ".back"
+    with open(path, "rb") as file, open(back, "wb") as out:
+        out.write(file.read())
+    return back
+
+
 TEXT = "a text of about eighty characters, as the arguments of many small functions are together"
 
 

@@ -29,7 +29,7 @@ func NewGRPC(env Env, n int) (*GRPC, error) {
 	g := &GRPC{servers: servers}
 	for _, address := range addresses {
 		conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithNoProxy(), grpc.WithDefaultCallOptions(grpc.ForceCodec(jsonCodec{})))
+			grpc.WithNoProxy(), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
 		if err != nil {
 			return nil, errors.Join(err, g.Close())
 		}
@@ -40,11 +40,20 @@ func NewGRPC(env Env, n int) (*GRPC, error) {
 
 func (g *GRPC) Call(caller int, text string) error {
 	var got message
-	err := g.conns[caller%len(g.conns)].Invoke(context.Background(), "/bench.Echo/Echo", message{text}, &got)
+	err := g.conns[caller%len(g.conns)].Invoke(context.Background(), "/bench.Echo/Echo", message{text}, &got, grpc.ForceCodec(jsonCodec{}))
 	if err != nil {
 		return err
 	}
 	return got.check(text)
+}
+
+// Bytes is for [Octets]: a message is the bytes and no more, without protobuf's own copy of them.
+func (g *GRPC) Bytes(way string, body []byte) error {
+	var got []byte
+	if err := g.conns[0].Invoke(context.Background(), "/bench.Octets/"+way, asked(way, body), &got, grpc.ForceCodec(octetCodec{})); err != nil {
+		return err
+	}
+	return answered(way, body, got)
 }
 
 func (g *GRPC) Close() error {
@@ -55,8 +64,20 @@ func (g *GRPC) Close() error {
 	return errors.Join(append(errs, closeAll(g.servers))...)
 }
 
+// maxMessage is how many bytes a message may have; 4 MiB is gRPC's own limit.
+const maxMessage = 64 << 20
+
 type jsonCodec struct{}
 
 func (jsonCodec) Name() string                       { return "json" }
 func (jsonCodec) Marshal(v any) ([]byte, error)      { return json.Marshal(v) }
 func (jsonCodec) Unmarshal(data []byte, v any) error { return json.Unmarshal(data, v) }
+
+type octetCodec struct{}
+
+func (octetCodec) Name() string                  { return "octets" }
+func (octetCodec) Marshal(v any) ([]byte, error) { return v.([]byte), nil }
+func (octetCodec) Unmarshal(data []byte, v any) error {
+	*v.(*[]byte) = data
+	return nil
+}

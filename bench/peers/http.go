@@ -3,10 +3,8 @@ package peers
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
-	"strconv"
 )
 
 // HTTP posts JSON to Python web servers over connections that are kept alive. Caller i talks to
@@ -61,31 +59,22 @@ func (h *HTTP) Call(caller int, text string) error {
 	return got.check(text)
 }
 
-// Bytes posts octets to the first server's path: in, which answers with their number, out, which
-// answers with as many, or echo.
-func (h *HTTP) Bytes(path string, body []byte) error {
-	url, send := "http://"+h.addresses[0]+"/"+path, body
-	if path == "out" {
-		send = []byte(strconv.Itoa(len(body)))
-	}
-	resp, err := h.client.Post(url, "application/octet-stream", bytes.NewReader(send))
+// Bytes is for [Octets]: it posts them to the first server.
+func (h *HTTP) Bytes(way string, body []byte) error {
+	url := "http://" + h.addresses[0] + "/" + way
+	resp, err := h.client.Post(url, "application/octet-stream", bytes.NewReader(asked(way, body)))
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	if path == "in" {
-		data, err := io.ReadAll(resp.Body)
-		if err == nil && string(data) != strconv.Itoa(len(body)) {
-			err = errors.New("another number of bytes: " + string(data))
-		}
-		return err
-	}
-	data := make([]byte, len(body))
+	data := make([]byte, max(resp.ContentLength, 0)) // both servers say how long an answer is
 	if _, err := io.ReadFull(resp.Body, data); err != nil {
 		return err
 	}
-	_, err = io.Copy(io.Discard, resp.Body)
-	return err
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	return answered(way, body, data)
 }
 
 func (h *HTTP) Close() error {
