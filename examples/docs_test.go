@@ -189,7 +189,7 @@ func occupy(t *testing.T, p *pypool.Pool) (wait func()) {
 // compiled are the documents whose code is tried.
 var compiled = []string{
 	"README.md", "docs/errors.md", "docs/operations.md", "docs/testing.md", "docs/containers.md", "docs/http.md", "docs/streaming.md", "docs/agents.md", "docs/batching.md",
-	"docs/observability.md",
+	"docs/observability.md", "docs/files.md", "docs/gpus.md", "docs/machines.md", "docs/comparison.md",
 }
 
 // TestSnippets compiles every Go block of the documents. A block is a whole program, or the inside
@@ -382,17 +382,24 @@ func snippet(ctx context.Context, pool *pypool.Pool, mux *http.ServeMux, text st
 	}
 	head := "package snippet\n" // no main: nothing to link
 	for _, path := range []string{
-		"context", "encoding/json", "errors", "fmt", "log", "log/slog", "math/rand/v2", "net/http", "os", "os/signal", "slices", "syscall", "testing", "time",
+		"context", "encoding/json", "errors", "fmt", "io", "log", "log/slog", "math/rand/v2", "net/http", "os", "os/signal", "slices", "syscall", "testing", "time",
 		"github.com/pypool/pypool", "github.com/pypool/pypool/pypooldebug", "github.com/pypool/pypool/pypooltest",
+		"github.com/nats-io/nats.go", "github.com/pypool/pypool/nats",
 	} {
-		name := strings.TrimSuffix(path, "/v2")
-		name = name[strings.LastIndex(name, "/")+1:]
+		name, known := packageNames[path]
+		if !known {
+			name = strings.TrimSuffix(path, "/v2")
+			name = name[strings.LastIndex(name, "/")+1:]
+		}
 		if regexp.MustCompile(`\b` + name + `\.[A-Z]`).MatchString(code) {
 			head += fmt.Sprintf("import %q\n", path)
 		}
 	}
 	return head + code
 }
+
+// packageNames are those that are not the last part of the path.
+var packageNames = map[string]string{"github.com/nats-io/nats.go": "nats", "github.com/pypool/pypool/nats": "pypoolnats"}
 
 func readDoc(t *testing.T, path string) string {
 	data, err := os.ReadFile(filepath.Join("..", path))
