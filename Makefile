@@ -35,7 +35,7 @@ RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 say = printf '\n== %s\n'
 
-.PHONY: help demo cluster gpu test test-go test-root test-modules test-python test-core lint lint-go lint-python examples chaos pythons bench bench-compare apidiff clean
+.PHONY: help demo cluster gpu test test-go test-root test-modules test-python test-core lint lint-go lint-python examples chaos pythons bench bench-compare apidiff release-check clean
 
 help: ## Show this list
 	@echo 'usage: make TARGET [PYTHON=/path/to/python3]'
@@ -173,6 +173,12 @@ apidiff: ## Compare the exported API with the last release's (BASE=commit for an
 $(APIDIFF):
 	@$(say) 'building apidiff'
 	@GOBIN=$(BUILD)/bin go install golang.org/x/exp/cmd/apidiff@v0.0.0-20261113113407-e3970619a1a4
+
+release-check: ## See whether everything that has a version has this one (VERSION=0.2.0)
+	@[ -n "$(VERSION)" ] || { echo 'release-check: make release-check VERSION=0.2.0'; exit 1; }
+	@if git rev-parse -q --verify 'refs/tags/v$(VERSION)' >/dev/null; then echo 'release-check: v$(VERSION) is tagged already'; exit 1; fi
+	@PYPOOL_RELEASE='$(VERSION)' go test -count=1 -run TestVersionsAgree .
+	@$(MAKE) apidiff
 
 clean: ## Remove what the other targets made
 	rm -rf $(BUILD) $(EXAMPLES) bench/.venv

@@ -15,7 +15,7 @@ import (
 )
 
 // Version is the version of this library and of the Python runtime that it embeds.
-const Version = "0.1.0"
+const Version = "0.2.0"
 
 // The glob, not the folder: go:embed leaves out files that begin with an underscore when it is
 // given a folder.

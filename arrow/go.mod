@@ -7,7 +7,7 @@ replace github.com/pypool/pypool => ../
 require (
 	github.com/apache/arrow-go/v18 v18.8.0
 	github.com/google/flatbuffers v25.12.19+incompatible
-	github.com/pypool/pypool v0.0.0-00010101000000-000000000000
+	github.com/pypool/pypool v0.2.0
 	github.com/stretchr/testify v1.12.1
 	go.uber.org/goleak v1.3.0
 )

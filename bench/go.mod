@@ -6,7 +6,7 @@ replace github.com/pypool/pypool => ../
 
 require (
 	github.com/go-zeromq/zmq4 v0.17.0
-	github.com/pypool/pypool v0.0.0-00010101000000-000000000000
+	github.com/pypool/pypool v0.2.0
 	github.com/stretchr/testify v1.11.1
 	golang.org/x/sync v0.22.0
 	gonum.org/v1/plot v0.17.0

@@ -12,8 +12,8 @@ tool github.com/nats-io/nats-server/v2
 require (
 	github.com/jedib0t/go-pretty/v6 v6.8.3
 	github.com/nats-io/nats.go v1.53.1
-	github.com/pypool/pypool v0.0.0-00010101000000-000000000000
-	github.com/pypool/pypool/nats v0.0.0-00010101000000-000000000000
+	github.com/pypool/pypool v0.2.0
+	github.com/pypool/pypool/nats v0.2.0
 	github.com/schollz/progressbar/v3 v3.19.1
 	github.com/stretchr/testify v1.11.1
 	go.uber.org/goleak v1.3.0

@@ -8,7 +8,7 @@ require (
 	github.com/nats-io/nats-server/v2 v2.12.15
 	github.com/nats-io/nats.go v1.53.1
 	github.com/nats-io/nuid v1.0.1
-	github.com/pypool/pypool v0.0.0-00010101000000-000000000000
+	github.com/pypool/pypool v0.2.0
 	github.com/stretchr/testify v1.11.1
 	go.uber.org/goleak v1.3.0
 )

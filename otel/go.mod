@@ -5,7 +5,7 @@ go 1.25.0
 replace github.com/pypool/pypool => ../
 
 require (
-	github.com/pypool/pypool v0.0.0-00010101000000-000000000000
+	github.com/pypool/pypool v0.2.0
 	github.com/stretchr/testify v1.11.1
 	go.opentelemetry.io/otel v1.43.0
 	go.opentelemetry.io/otel/metric v1.43.0

@@ -7,7 +7,7 @@ replace github.com/pypool/pypool => ../
 require (
 	github.com/prometheus/client_golang v1.23.2
 	github.com/prometheus/client_model v0.6.2
-	github.com/pypool/pypool v0.0.0-00010101000000-000000000000
+	github.com/pypool/pypool v0.2.0
 	github.com/stretchr/testify v1.11.1
 	go.uber.org/goleak v1.3.0
 )

@@ -3,7 +3,7 @@ module github.com/pypool/pypool/uv
 go 1.25.0
 
 require (
-	github.com/pypool/pypool v0.0.0-00010101000000-000000000000
+	github.com/pypool/pypool v0.2.0
 	github.com/stretchr/testify v1.11.1
 	golang.org/x/sys v0.40.0
 )

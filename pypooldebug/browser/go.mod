@@ -5,7 +5,7 @@ go 1.25.0
 require (
 	github.com/chromedp/cdproto v0.159.3
 	github.com/chromedp/chromedp v0.23.0
-	github.com/pypool/pypool v0.0.0
+	github.com/pypool/pypool v0.2.0
 	github.com/stretchr/testify v1.11.1
 )
 

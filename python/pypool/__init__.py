@@ -58,7 +58,7 @@ __all__ = [
     *("Array", "Call", "Canceled", "HostError", "Worker", "command", "current_call", "current_calls", "current_worker", "host"),
     *("health", "payload", "program", "retire", "setup", "shield"),
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

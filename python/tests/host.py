@@ -7,6 +7,7 @@ import base64
 import fcntl
 import json
 import os
+import re
 import select
 import signal
 import struct
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pypool"
+VERSION = re.findall(r'__version__ = "(.*)"', (PACKAGE / "__init__.py").read_text())[0]
 TIMEOUT = 30.0
 #: The word of the records on stderr. A real host takes a fresh one for each worker.
 WORD = "SECRETWORD"
@@ -106,7 +108,7 @@ class Host:
         self.hello: Dict[str, Any] = {}
         self.hello_args: Dict[str, Any] = {
             "protocol": [1],
-            "version": "0.1.0",
+            "version": VERSION,
             "capabilities": ["stream", "page", "log", "packed"],
             "pool": "pypool",
             "worker_id": "w1",

@@ -11,7 +11,7 @@ from typing import Any, Dict
 
 import pytest
 from conftest import WITH_ORJSON, Start
-from host import PACKAGE, Host
+from host import PACKAGE, VERSION, Host
 
 
 def fields(hello: Dict[str, Any], stage: str) -> Dict[str, Any]:
@@ -28,7 +28,7 @@ def test_hello(start: Start) -> None:
         "success": True,
         "result": {
             "protocol": 1,
-            "runtime": "0.1.0",
+            "runtime": VERSION,
             "python": "%d.%d.%d" % sys.version_info[:3],
             "implementation": sys.implementation.name,
             "executable": sys.executable,
@@ -281,7 +281,7 @@ def test_an_installed_pypool_never_shadows(start: Start, tmp_path: Path) -> None
     (site / "pypool.py").write_text("raise RuntimeError('the installed one')")
     (site / "early.pth").write_text("import sys; sys.modules['pypool'] = sys.modules['pypool._worker'] = sys\n")
     host = start("import pypool\n@command\ndef f(): return pypool.__version__", python=str(home / "bin" / "python"))
-    assert host.result("f") == "0.1.0"
+    assert host.result("f") == VERSION
     assert host.hello["result"]["executable"] == str(home / "bin" / "python")
 
 
