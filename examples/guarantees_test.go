@@ -31,7 +31,9 @@ func TestGuaranteesNameTestsThatExist(t *testing.T) {
 		}
 		return nil
 	}))
-	all := func(pattern, text string) [][]string { return regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) }
+	all := func(pattern, text string) [][]string {
+		return regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1)
+	}
 	exist := map[string]bool{}
 	for _, found := range all(`(?m)^func ((?:Test|Fuzz)\w+)\(|"([A-P]\d+[a-z]?)_`, source.String()) {
 		exist[found[1]+found[2]] = true
