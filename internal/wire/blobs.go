@@ -185,13 +185,16 @@ func appendValue(b []byte, v any, root, what string, smallest int) (out []byte, 
 			f.path = append(f.path, bytesStep{key: root})
 		}
 		f.any(v)
+		if f.deep { // encoding/json would follow what is a million deep until the stack ends, and the host with it
+			return nil, nil, false, fmt.Errorf("it is nested more than %d deep, or contains itself in a cycle", maxNesting)
+		}
 	}
 	at := len(b)
 	if isProgram {
 		b = append(appendString(append(b, `{"program_id":`...), program.ID), `,"inputs":`...)
 		at = len(b)
 	}
-	if f.large && !f.deep {
+	if f.large {
 		e := spine{b: b, what: what, root: len(f.path), bytesFinder: bytesFinder{smallest: smallest, path: f.path}}
 		if err := e.any(v); err != nil {
 			return nil, nil, false, err

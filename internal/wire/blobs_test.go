@@ -312,3 +312,19 @@ func FuzzDescriptors(f *testing.F) {
 		_ = fmt.Sprint(frame.Blobs)
 	})
 }
+
+// What is nested deeper than encoding/json reads is refused: it would follow it to the end of the
+// stack, which ends the process.
+func TestWhatIsNestedAMillionDeepIsRefused(t *testing.T) {
+	t.Parallel()
+	type node struct{ Next *node }
+	var slices, maps any = 1, 1
+	var list *node
+	for range 1_000_000 {
+		slices, maps, list = []any{slices}, map[string]any{"a": maps}, &node{list}
+	}
+	for name, v := range map[string]any{"slices": slices, "maps": maps, "structs": list} {
+		_, _, _, err := AppendArgs(nil, []any{v})
+		require.ErrorContains(t, err, "nested more than 10000 deep", name)
+	}
+}

@@ -80,7 +80,7 @@ type bytesFinder struct {
 	out   []byte
 	path  []bytesStep
 	large bool // there are payloads, too, or bytes that are not to be written as text
-	deep  bool // it is nested too deeply, or contains itself: encoding/json says so
+	deep  bool // it is nested too deeply, or contains itself
 	depth int
 
 	smallest int // bytes that are no text
@@ -275,11 +275,14 @@ func mayHoldBytes(t reflect.Type) bool {
 	return holds
 }
 
+// reachesBytes says yes for a type that leads to itself, too: its values may be of any depth, and the
+// search is what sees that. seen has the types that were begun, with true for those not ended.
 func reachesBytes(t reflect.Type, seen map[reflect.Type]bool) bool {
-	if seen[t] {
-		return false
+	if open, begun := seen[t]; begun {
+		return open
 	}
 	seen[t] = true
+	defer func() { seen[t] = false }()
 	if t == ArrayType || t.Implements(payloadType) || t.Kind() != reflect.Pointer && reflect.PointerTo(t).Implements(payloadType) {
 		return true
 	}
