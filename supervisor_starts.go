@@ -86,15 +86,17 @@ type slotKey struct{}
 func (s *supervisor) startLocked(slot int, done func(error)) {
 	s.starting++
 	s.building[slot] = slot >= s.size()
+	generation := s.generation.Load()
 	s.jobs.Go(func() {
 		err := s.checkout.create(context.WithValue(s.ctx, slotKey{}, slot))
-		s.started(slot, err, done)
+		s.started(slot, generation, err, done)
 		s.kick()
 	})
 }
 
-// started books the end of a construction.
-func (s *supervisor) started(slot int, err error, done func(error)) {
+// started books the end of a construction that was begun for the generation. One that went well
+// forgives no failure of a later generation, which may have been booked before it.
+func (s *supervisor) started(slot int, generation int64, err error, done func(error)) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +108,9 @@ func (s *supervisor) started(slot int, err error, done func(error)) {
 		done(errNoOutcome)
 	case err == nil:
 		done(nil)
-		s.history.forgive()
+		if generation == s.generation.Load() {
+			s.history.forgive()
+		}
 		s.publishLocked()
 	case errors.Is(err, puddle.ErrNotAvailable):
 		done(errNoOutcome) // workers on their way out still hold their slots
