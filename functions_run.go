@@ -142,11 +142,31 @@ func (c *calls) run(f Function, number uint64, info FunctionInfo, args arguments
 	ctx := c.ctx
 	if !deadline.IsZero() {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline)
+		ctx, cancel = untilDeadline(ctx, deadline)
 		defer cancel()
 	}
 	line = c.answer(ctx, f, number, info, args)
 	ended = true
+}
+
+// untilDeadline is ctx with the deadline of its call. Once that has passed it is what has ended the context:
+// the call ends in the same instant, and would else say first that it was canceled.
+func untilDeadline(ctx context.Context, deadline time.Time) (context.Context, context.CancelFunc) {
+	if end, ok := ctx.Deadline(); ok && end.Before(deadline) {
+		deadline = end
+	}
+	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	limited, release := context.WithDeadline(inner, deadline)
+	stop := context.AfterFunc(ctx, func() {
+		if time.Now().Before(deadline) {
+			cancel(context.Cause(ctx))
+		}
+	})
+	return limited, func() {
+		stop()
+		release()
+		cancel(nil)
+	}
 }
 
 // observed runs the function, and tells the observer.
