@@ -186,7 +186,7 @@ func appendValue(b []byte, v any, root, what string, smallest int) (out []byte, 
 		}
 		f.any(v)
 		if f.deep { // encoding/json would follow what is a million deep until the stack ends, and the host with it
-			return nil, nil, false, fmt.Errorf("it is nested more than %d deep, or contains itself in a cycle", maxNesting)
+			return nil, nil, false, errTooDeep
 		}
 	}
 	at := len(b)
@@ -336,7 +336,7 @@ func (e *spine) any(v any) error {
 
 func (e *spine) value(v reflect.Value) error {
 	if e.depth++; e.depth > maxNesting {
-		return errors.New("it is nested too deeply, or contains itself")
+		return errTooDeep
 	}
 	defer func() { e.depth-- }()
 	t, kind := v.Type(), v.Kind()

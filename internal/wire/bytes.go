@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding"
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"slices"
 	"strconv"
@@ -103,6 +104,8 @@ func (f *bytesFinder) foundBytes(size int) {
 		f.found()
 	}
 }
+
+var errTooDeep = fmt.Errorf("it is nested more than %d deep, or contains itself in a cycle", maxNesting)
 
 // appendPath appends the way to the place in hand.
 func (f *bytesFinder) appendPath(b []byte) []byte {
