@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -11,8 +10,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/pypool/pypool/bench/peers"
 )
 
 func newTestBench(t *testing.T) *bench {
@@ -33,7 +30,7 @@ func TestCells(t *testing.T) {
 			for _, c := range g.cells {
 				t.Run(c.name, func(t *testing.T) {
 					got, err := c.measure(b, 3*time.Millisecond)
-					if errors.Is(err, peers.ErrNoVenv) || errors.Is(err, errNoProc) || errors.Is(err, errNoMemory) {
+					if isMissing(err) {
 						t.Skip(err)
 					}
 					require.NoError(t, err)

@@ -54,7 +54,7 @@ func (b *bench) measureGroup(ctx context.Context, g group, rounds int, d time.Du
 			}
 			got, err := c.measure(b, d)
 			switch {
-			case errors.Is(err, peers.ErrNoVenv), errors.Is(err, errNoProc), errors.Is(err, errNoMemory):
+			case isMissing(err):
 				done.Cells[i].Note = err.Error()
 			case err != nil:
 				return done, fmt.Errorf("%s/%s: %w", g.name, c.name, err)
@@ -67,4 +67,9 @@ func (b *bench) measureGroup(ctx context.Context, g group, rounds int, d time.Du
 		}
 	}
 	return done, nil
+}
+
+// isMissing reports whether a cell lacks something that not every machine has: it is skipped.
+func isMissing(err error) bool {
+	return errors.Is(err, peers.ErrNoVenv) || errors.Is(err, errNoProc) || errors.Is(err, errNoMemory)
 }
