@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -107,7 +108,9 @@ func TestConfigFilesAreRefusedInWords(t *testing.T) {
 		{Config{Files: one("worker.py"), Script: "worker.py", Module: "m"}, "Script and Module are both set"},
 		{Config{Files: one("worker.py"), Script: "worker.py", WatchScripts: true}, "Config.WatchScripts: Files are written once"},
 		{Config{Files: escaping{one("worker.py")}, Script: "worker.py"}, `Config.Files: the name "../../escaped.py" in "." is a path`},
-		{Config{Files: panickingFS{}, Module: "m"}, "Config.Files: it panicked: not today"},
+		{Config{Files: badFS(func() { panic("not today") }), Module: "m"}, "Config.Files: it panicked: not today"},
+		{Config{Files: badFS(func() { panic(containsItself()) }), Module: "m"}, "Config.Files: it panicked: a value of type []interface {}"},
+		{Config{Files: badFS(runtime.Goexit), Module: "m"}, "Config.Files: it called runtime.Goexit"},
 	} {
 		_, err := New(t.Context(), c.cfg)
 		failure(t, err, ErrInvalidArguments)
@@ -130,9 +133,10 @@ func (escapingInfo) Name() string      { return "../../escaped.py" }
 func (escapingInfo) Mode() fs.FileMode { return 0o644 }
 func (escapingInfo) IsDir() bool       { return false }
 
-type panickingFS struct{}
+// badFS never opens anything: it panics, or ends its goroutine.
+type badFS func()
 
-func (panickingFS) Open(string) (fs.File, error) { panic("not today") }
+func (f badFS) Open(string) (fs.File, error) { f(); return nil, fs.ErrNotExist }
 
 // hanging never opens its script, as a dead network mount would.
 type hanging struct {

@@ -195,16 +195,11 @@ func (f Function) observed(ctx context.Context, o *Observer, info FunctionInfo, 
 var errFunctionFailed = errors.New("it has panicked, or called runtime.Goexit")
 
 // told is the reply for a function that has ended its goroutine.
-func (c *calls) told(number uint64, t *trouble) (line []byte) {
+func (c *calls) told(number uint64, t *trouble) []byte {
 	kind := hostPanic
 	if t.value == nil {
 		kind = hostGoexit
 	}
-	defer func() {
-		if recover() != nil { // a method of the value
-			line = wire.ReplyError(c.id, number, kind, "panicked with a value that cannot be told")
-		}
-	}()
 	return wire.ReplyError(c.id, number, kind, strings.TrimPrefix(t.describe(), "panicked: "))
 }
 

@@ -56,6 +56,11 @@ type tricky struct{}
 
 func (tricky) Error() string { panic("Error panics") }
 
+// exiting has no text.
+type exiting struct{}
+
+func (exiting) String() string { runtime.Goexit(); return "" }
+
 func TestPythonCallsFunctionsOfTheHosts(t *testing.T) {
 	t.Parallel()
 	p := newPool(t, functionsConfig(t, Functions{
@@ -70,6 +75,8 @@ func TestPythonCallsFunctionsOfTheHosts(t *testing.T) {
 		"plain":   Func(func(context.Context, any) (int, error) { return 0, errors.New("just text") }),
 		"gone":    Func(func(context.Context, any) (int, error) { return 0, fmt.Errorf("db: %w", context.DeadlineExceeded) }),
 		"panics":  Func(func(context.Context, any) (int, error) { panic("no such thing") }),
+		"endless": Func(func(context.Context, any) (int, error) { panic(containsItself()) }),
+		"worst":   Func(func(context.Context, any) (int, error) { panic(exiting{}) }),
 		"exits":   Func(func(context.Context, any) (int, error) { runtime.Goexit(); return 0, nil }),
 		"tricky":  Func(func(context.Context, any) (int, error) { return 0, tricky{} }),
 		"channel": Func(func(context.Context, any) (any, error) { return make(chan int), nil }),
@@ -87,6 +94,8 @@ func TestPythonCallsFunctionsOfTheHosts(t *testing.T) {
 		"plain":   {Type: "error", Message: "just text"},
 		"gone":    {Type: "deadline_exceeded", Message: "db: context deadline exceeded"},
 		"panics":  {Type: "panic", Message: "no such thing"},
+		"endless": {Type: "panic", Message: "a value of type []interface {}, which cannot be told"},
+		"worst":   {Type: "panic", Message: "a value of type pypool.exiting, which cannot be told"},
 		"exits":   {Type: "goexit", Message: "called runtime.Goexit"},
 		"tricky":  {Type: "panic", Message: "Error panics"},
 		"lookupp": {Type: "unknown_function", Message: "the host has no function 'lookupp', did you mean 'lookup'?", Attribute: true},

@@ -2,11 +2,12 @@ package pypool
 
 import (
 	"context"
-	"fmt"
 	"runtime"
 	"runtime/debug"
 	"strings"
 	"time"
+
+	"github.com/pypool/pypool/internal/foreign"
 )
 
 // How code of the caller's (iterators, marshalers, observers, log handlers, contexts) is run on
@@ -25,13 +26,8 @@ func (t *trouble) raise() {
 	panic(t.value)
 }
 
-// describe puts it into one line. It may call methods of the value.
-func (t *trouble) describe() string {
-	if t.value == nil {
-		return "called runtime.Goexit"
-	}
-	return oneLine(fmt.Sprint("panicked: ", t.value))
-}
+// describe puts it into one line.
+func (t *trouble) describe() string { return oneLine(foreign.Cause(t.value)) }
 
 const maxStack = 8 << 10
 
@@ -40,17 +36,6 @@ const maxStack = 8 << 10
 func stackHere() string {
 	stack := debug.Stack()
 	return strings.ToValidUTF8(string(stack[:min(len(stack), maxStack)]), "")
-}
-
-// apart runs f on a goroutine of its own and waits for it: code of the caller's that calls
-// runtime.Goexit ends nothing else there.
-func apart(f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	<-done
 }
 
 // guardedContext is a caller's context, made fit for derivation: package context asks the parent of

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pypool/pypool/internal/foreign"
 	"github.com/pypool/pypool/internal/wire"
 )
 
@@ -367,7 +368,7 @@ func (m *mapper[Out]) apart(f func()) {
 	if m.p.cfg.Observer.CallEnd == nil {
 		f()
 	} else {
-		apart(f)
+		foreign.Apart(f)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pypool/pypool/internal/foreign"
 	"github.com/pypool/pypool/internal/spin"
 	"github.com/pypool/pypool/internal/wire"
 )
@@ -479,7 +480,7 @@ func (f *pipeline[Out]) book(s *mapSlot[Out], fr *wire.Frame, failed *Error, now
 }
 
 func (f *pipeline[Out]) bookApart(s *mapSlot[Out], fr wire.Frame, failed *Error, now time.Time) {
-	apart(func() { f.book(s, &fr, failed, now) })
+	foreign.Apart(func() { f.book(s, &fr, failed, now) })
 }
 
 // commit hands the answered slots over and learns how long an item takes.

@@ -274,6 +274,7 @@ func TestTroubleInWorkerEnvFailsTheStart(t *testing.T) {
 		want string
 	}{
 		"panic":         {func(int) []string { panic("no such GPU") }, "Config.WorkerEnv(0) panicked: no such GPU"},
+		"endless":       {func(int) []string { panic(containsItself()) }, "Config.WorkerEnv(0) panicked: a value of type []interface {}, which cannot be told"},
 		"Goexit":        {func(int) []string { runtime.Goexit(); return nil }, "Config.WorkerEnv(0) called runtime.Goexit"},
 		"no KEY=value":  {func(int) []string { return []string{"A=1", "no_value"} }, `Config.WorkerEnv: the entry that begins with "no_value" is not KEY=value without NUL`},
 		"a secret, NUL": {func(int) []string { return []string{"PASSWORD_OF_SOMETHING=hidden\x00"} }, `Config.WorkerEnv: the entry that begins with "PASSWORD_OF_SOME" is not`},

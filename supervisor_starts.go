@@ -9,6 +9,8 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/puddle/v2"
+
+	"github.com/pypool/pypool/internal/foreign"
 )
 
 // How the supervisor has workers constructed, and what it makes of constructions that fail.
@@ -53,7 +55,7 @@ func (h *startHistory) forgive() {
 func (s *supervisor) construct(ctx context.Context) (w *worker, err error) {
 	defer func() {
 		if r := recover(); r != nil { // puddle calls this; a panic would end the host
-			err = newError(TypeInternal, NotExecuted, fmt.Sprint("panic while starting a worker: ", r), nil)
+			err = newError(TypeInternal, NotExecuted, "panic while starting a worker: "+oneLine(foreign.Describe(r)), nil)
 		}
 	}()
 	seq, generation := s.seq.Add(1), s.generation.Load()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/pypool/pypool"
+	"github.com/pypool/pypool/internal/foreign"
 )
 
 // served is one call on its server: from its request to the last message of its answer. Once its
@@ -218,18 +218,12 @@ func (c *served) run() {
 	defer c.s.leave(c)
 	defer c.quiet()
 	defer c.stop(nil)
-	ended := false
-	defer func() {
-		if ended {
-			return
-		}
-		value := recover() // of the pool's Observer, or whatever else the pool is; nil: it has called runtime.Goexit
-		c.s.o.logger.Error("a call's server panicked", "service", c.s.name, "command", c.ctl.Command, "cause", value, "stack", string(debug.Stack()))
+	err := foreign.Try(c.execute) // the pool has an Observer, or is the caller's own
+	switch fault, ended := err.(*foreign.Failure); {
+	case ended:
+		c.s.o.logger.Error("a call's server panicked", "service", c.s.name, "command", c.ctl.Command, "cause", fault.Cause, "stack", string(fault.Stack))
 		c.answerError(pypool.NewError(pypool.TypeInternal, pypool.MaybeExecuted, "the call's server panicked", nil))
-	}()
-	err := c.execute()
-	ended = true
-	if err != nil {
+	case err != nil:
 		c.answerError(c.explain(err))
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/pypool/pypool"
+	"github.com/pypool/pypool/internal/foreign"
 )
 
 // ServeOption is an option of [Serve].
@@ -123,6 +124,7 @@ func Serve(nc *nats.Conn, name string, pool pypool.Caller, opts ...ServeOption) 
 	if o.logger == nil {
 		o.logger = slog.Default()
 	}
+	o.logger = foreign.Logger(o.logger)
 	if o.maxSize == 0 {
 		o.maxSize = defaultMaxMessage
 	}

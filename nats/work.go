@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/pypool/pypool"
+	"github.com/pypool/pypool/internal/foreign"
 )
 
 // WorkOption is an option of [Work].
@@ -52,13 +52,17 @@ func WithWorkLogger(l *slog.Logger) WorkOption { return func(o *workOptions) { o
 // MaybeExecuted as its outcome; with [WithAttempts] it is run again instead. What the call itself
 // comes to is the outcome: its result, an exception, bad arguments, a timeout.
 func Work(ctx context.Context, js jetstream.JetStream, name string, pool pypool.Caller, opts ...WorkOption) error {
-	o := workOptions{grace: 30 * time.Second, ackWait: 30 * time.Second, logger: slog.Default()}
+	o := workOptions{grace: 30 * time.Second, ackWait: 30 * time.Second}
 	for _, opt := range opts {
 		opt(&o)
 	}
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("pypoolnats: %w", err)
 	}
+	if o.logger == nil {
+		o.logger = slog.Default()
+	}
+	o.logger = foreign.Logger(o.logger)
 	if isNone(pool) {
 		return errors.New("pypoolnats: there is no pool")
 	}
@@ -412,22 +416,19 @@ func (w *jobWorker) outcome(ctl *control, res pypool.Result, failed *pypool.Erro
 
 // call makes the job's call.
 func (w *jobWorker) call(ctx context.Context, ctl *control, header nats.Header, payload []byte) (res pypool.Result, failed *pypool.Error) {
-	ended := false
-	defer func() {
-		if !ended {
-			value := recover() // of the pool's Observer, or whatever else the pool is; nil: it has called runtime.Goexit
-			w.o.logger.Error("a job's call panicked", "service", w.name, "command", ctl.Command, "cause", value, "stack", string(debug.Stack()))
-			failed = pypool.NewError(pypool.TypeInternal, pypool.MaybeExecuted, "the job's call panicked", nil)
+	c := &served{ctl: *ctl, header: header, s: &Service{pool: w.pool}, ctx: ctx}
+	err := foreign.Try(func() error { // the pool has an Observer, or is the caller's own
+		args, err := pypool.DecodeArgs(payload)
+		if err == nil {
+			res, err = c.call(ctx, args, c.options())
 		}
-	}()
-	c := &served{ctl: *ctl, header: header, s: &Service{pool: w.pool}}
-	args, err := pypool.DecodeArgs(payload)
-	if err == nil {
-		res, err = c.call(ctx, args, c.options())
-	}
-	ended = true
-	if err != nil {
-		c.ctx = ctx
+		return err
+	})
+	switch fault, ended := err.(*foreign.Failure); {
+	case ended:
+		w.o.logger.Error("a job's call panicked", "service", w.name, "command", ctl.Command, "cause", fault.Cause, "stack", string(fault.Stack))
+		return res, pypool.NewError(pypool.TypeInternal, pypool.MaybeExecuted, "the job's call panicked", nil)
+	case err != nil:
 		return res, c.explain(err)
 	}
 	return res, nil

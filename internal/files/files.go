@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/pypool/pypool/internal/foreign"
 )
 
 const (
@@ -45,7 +47,14 @@ type Tree struct {
 // Script finds the file that is called name in the tree, and returns its clean name. The error is
 // an *InvalidError, which says what else there is, or what fsys itself says.
 func Script(fsys fs.FS, name string) (clean string, err error) {
-	defer recovered(&err)
+	err = foreign.Try(func() (err error) {
+		clean, err = script(fsys, name)
+		return err
+	})
+	return clean, err
+}
+
+func script(fsys fs.FS, name string) (clean string, err error) {
 	clean = path.Clean(strings.ReplaceAll(name, string(filepath.Separator), "/"))
 	if clean == "." || !fs.ValidPath(clean) {
 		return clean, invalid("%q is not the path of a file in Files: it has slashes between names, and begins with none", name)
@@ -92,17 +101,25 @@ func listed(names []string) string {
 }
 
 // Check looks at the names of the whole tree, and at what they stand for.
-func Check(ctx context.Context, fsys fs.FS) (err error) {
-	defer recovered(&err)
-	return walk(ctx, fsys, func(string, fs.FileInfo) error { return nil })
+func Check(ctx context.Context, fsys fs.FS) error {
+	return foreign.Try(func() error {
+		return walk(ctx, fsys, func(string, fs.FileInfo) error { return nil })
+	})
 }
 
 // Write writes the tree below os.TempDir, and removes what hosts that were killed have left there
 // of theirs. Remove must be called on what it returns. It ends when ctx does, unless fsys hangs,
 // and then has left nothing behind. What a host's end leaves, when there is no time for Remove, the
 // next Write removes.
-func Write(ctx context.Context, fsys fs.FS) (_ *Tree, err error) {
-	defer recovered(&err)
+func Write(ctx context.Context, fsys fs.FS) (t *Tree, err error) {
+	err = foreign.Try(func() (err error) {
+		t, err = write(ctx, fsys)
+		return err
+	})
+	return t, err
+}
+
+func write(ctx context.Context, fsys fs.FS) (*Tree, error) {
 	sweep(os.TempDir())
 	t, err := newTree(os.TempDir())
 	if err != nil {
@@ -320,12 +337,4 @@ func hostile(name string) string {
 		return "has a control character in it"
 	}
 	return ""
-}
-
-// recovered makes an error of a panic in somebody's fs.FS, which may be on a goroutine of the
-// pool's.
-func recovered(err *error) {
-	if r := recover(); r != nil {
-		*err = fmt.Errorf("it panicked: %v", r)
-	}
 }

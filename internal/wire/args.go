@@ -120,7 +120,8 @@ func invalidUTF8In(v reflect.Value, path string, depth int) (string, bool) {
 		}
 	case reflect.Map:
 		for it := v.MapRange(); it.Next(); {
-			at := fmt.Sprintf("%s[%q]", path, fmt.Sprint(it.Key()))
+			key, _ := keyText(it.Key())
+			at := fmt.Sprintf("%s[%q]", path, key)
 			if it.Key().Kind() == reflect.String && !utf8.ValidString(it.Key().String()) {
 				return at, true
 			}
