@@ -136,16 +136,20 @@ func TestStacksOfAWorkerThatIsStarting(t *testing.T) {
 
 func TestStacksThatDoNotCome(t *testing.T) {
 	t.Parallel()
-	p := newPool(t, Config{
-		Script: script(t, "import signal\nfor s in (signal.SIGUSR1, 62):\n    signal.signal(s, signal.SIG_IGN)\n"), Python: realPython(), Size: 1, Overflow: -1, Logger: testLogger(t),
-	})
+	p := newPool(t, Config{Script: script(t, deafWorker), Python: realPython(), Size: 1, Overflow: -1, Logger: testLogger(t)})
 	id := p.Workers()[0].ID
+	gate, begun := newLatch(t), newNotes(t)
+	done := inBackground(1, func(int) (Result, error) {
+		return p.ExecuteAnonymous(context.Background(), "hold_gil", args{"gate": gate.path, "mark": begun.path})
+	})
+	eventually(t, "it runs", func() bool { return len(begun.read()) == 1 })
 	_, err := p.Stacks(t.Context(), id)
 	e := failure(t, err, ErrOperationTimeout)
 	assert.Equal(t, id, e.Context.Worker)
 	assert.Contains(t, e.Message, "no stacks: code in the worker ignores the signals for a stack dump")
 	assert.NotEmpty(t, detail[*HangError](t, err).NoStacks)
-	executed(t, p, "ping", nil)
+	gate.release(t)
+	allWell(t, done())
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -208,4 +212,111 @@ def place():
 	}
 	require.NoError(t, p.Resize(t.Context(), 3))
 	hasSize(t, p, 3)
+}
+
+// deafWorker ignores the signals for a stack dump.
+const deafWorker = `
+import ctypes, os, signal, threading
+from pypool import command
+
+for number in (signal.SIGUSR1, 62):
+    signal.signal(number, signal.SIG_IGN)
+
+@command
+def hold_gil(gate: str, mark: str):
+    "Wait for the gate, a FIFO, in C code that does not give the GIL back."
+    with open(mark, "a") as out:
+        out.write("begun\n")
+    os.close(ctypes.PyDLL(None).open(gate.encode(), os.O_RDONLY))
+
+@command
+def spin(gate: str, mark: str):
+    with open(mark, "a") as out:
+        out.write("begun\n")
+    while not os.path.exists(gate):
+        pass
+
+@command
+def spread(threads: int, depth: int):
+    "Threads that are this deep each, and end when the process does."
+    begun = threading.Barrier(threads + 1)
+    def down(left: int):
+        if left:
+            return down(left - 1)
+        begun.wait()
+        threading.Event().wait()
+    for _ in range(threads):
+        threading.Thread(target=down, args=(depth,), daemon=True).start()
+    begun.wait()
+
+@command
+def take_asks():
+    "Put a pipe of the handler's own in the place of the runtime's."
+    import fcntl, stat
+    from pypool._channel import OURS
+    mine, out = os.pipe()
+    os.write(out, b"kept")
+    for number in map(int, os.listdir("/dev/fd")):
+        try:
+            pipe = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY and stat.S_ISFIFO(os.fstat(number).st_mode)
+            event = os.path.exists("/proc") and "eventfd" in os.readlink("/proc/self/fd/%d" % number)
+            if number >= 100 and (pipe or event) and number != OURS.channel.fd_in:
+                os.dup2(mine, number)
+                return number
+        except OSError:
+            pass
+
+@command
+def read(number: int):
+    return os.read(number, 100).decode()
+`
+
+// A thread of the runtime writes them, which has the GIL: code that has taken the signals does not
+// hinder it, and the frames of the others stand still.
+func TestStacksNeedNoSignal(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, Config{Script: script(t, deafWorker), Python: realPython(), Size: 1, Overflow: -1, Logger: testLogger(t)})
+	id := p.Workers()[0].ID
+	gate, begun := newLatchFile(t), newNotes(t)
+	done := inBackground(1, func(int) (Result, error) {
+		return p.ExecuteAnonymous(context.Background(), "spin", args{"gate": string(gate), "mark": begun.path})
+	})
+	eventually(t, "it runs", func() bool { return len(begun.read()) == 1 })
+	for range 20 {
+		text := stacksOf(t, p, id)
+		require.Contains(t, text, "in spin")
+		require.Equal(t, 1, strings.Count(text, "Current thread"), text)
+		current := text[strings.Index(text, "Current thread"):]
+		require.Contains(t, current, "in spin", "the main thread is called so")
+		require.NotContains(t, text, "in watch", "the thread that writes them is left out")
+	}
+	gate.open(t)
+	allWell(t, done())
+}
+
+func TestStacksOfManyDeepThreadsHoldNobodyUp(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, Config{Script: script(t, deafWorker), Python: realPython(), Size: 1, Overflow: -1, Logger: testLogger(t)})
+	id := p.Workers()[0].ID
+	executed(t, p, "spread", args{"threads": 90, "depth": 90})
+	for range 5 {
+		require.GreaterOrEqual(t, strings.Count(stacksOf(t, p, id), "hread 0x"), 20)
+		require.Equal(t, id, p.Workers()[0].ID)
+		executed(t, p, "ping", nil)
+	}
+}
+
+// The runtime reads nothing that is a handler's.
+func TestStacksWhenTheirPipeIsAnotherFile(t *testing.T) {
+	executedOnly(t)
+	t.Parallel()
+	listening := strings.Replace(deafWorker, "in (signal.SIGUSR1, 62)", "in ()", 1)
+	p := newPool(t, Config{Script: script(t, listening), Python: realPython(), Size: 1, Overflow: -1, Logger: testLogger(t)})
+	id := p.Workers()[0].ID
+	number := decoded[int](t, executed(t, p, "take_asks", nil))
+	require.GreaterOrEqual(t, number, 100)
+	for range 2 {
+		stacksOf(t, p, id)
+	}
+	require.Equal(t, "kept", decoded[string](t, executed(t, p, "read", []any{number})))
 }

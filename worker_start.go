@@ -198,6 +198,7 @@ type helloArgs struct {
 	StackFD         int      `json:"stack_fd,omitempty"`
 	PageFD          int      `json:"page_fd,omitempty"`
 	LeashFD         int      `json:"leash_fd,omitempty"`
+	AskFD           int      `json:"ask_fd,omitempty"`
 	Functions       []string `json:"functions,omitempty"`
 	BlobFunctions   []string `json:"blob_functions,omitempty"`
 	MinBlob         int      `json:"min_blob"`
@@ -253,7 +254,7 @@ func (w *worker) helloRequest() (wire.Request, error) {
 		}
 		hello.Runtime = pack()
 		if proc.ExtraFiles {
-			hello.StackFD, hello.PageFD, hello.LeashFD = proc.StackFD, proc.PageFD, proc.LeashFD
+			hello.StackFD, hello.PageFD, hello.LeashFD, hello.AskFD = proc.StackFD, proc.PageFD, proc.LeashFD, proc.AskFD
 		}
 	}
 	if part == helloServer {

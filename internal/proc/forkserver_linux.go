@@ -96,7 +96,7 @@ func (f *ForkServer) Fork(ctx context.Context) (Process, error) {
 	}
 	defer t.close()
 	var files []int
-	for _, file := range []*os.File{t.stdin, t.stdout, t.stderr, t.stacks, t.leash, t.page} {
+	for _, file := range t.all() {
 		if file != nil {
 			files = append(files, int(file.Fd()))
 		}

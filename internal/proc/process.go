@@ -112,7 +112,8 @@ const (
 	StackFD = 3 // stack dumps, written by it
 	PageFD  = 4 // the shared page; closed where there is none
 	LeashFD = 5 // a pipe that is never used: docs/protocol.md, leash_fd
-	ForkFD  = 6 // the socket of a fork server
+	AskFD   = 6 // by which it is asked for stack dumps
+	ForkFD  = 7 // the socket of a fork server
 )
 
 // process is a Process: the host's ends of what it was given, and a handle.
@@ -159,15 +160,20 @@ type endpoints struct {
 	pipes *pipes
 	errs  *os.File // our end of stderr
 	stack *os.File // our end of the stack dump pipe, or nil
+	asks  *os.File // by which they are asked for, or nil
 	leash *os.File // our end of a pipe that is never used: its closing, at the host's death, is what it is for
 	page  *shm.Page
 }
 
 // theirs are the worker's ends, in the order of docs/protocol.md, "Fork server".
-type theirs struct{ stdin, stdout, stderr, stacks, leash, page *os.File }
+type theirs struct{ stdin, stdout, stderr, stacks, asks, leash, page *os.File }
+
+func (t *theirs) all() []*os.File {
+	return []*os.File{t.stdin, t.stdout, t.stderr, t.stacks, t.asks, t.leash, t.page}
+}
 
 func (t *theirs) close() {
-	for _, f := range []*os.File{t.stdin, t.stdout, t.stderr, t.stacks, t.leash, t.page} {
+	for _, f := range t.all() {
 		if f != nil {
 			f.Close() // the worker has them; ours would keep the pipes open after its end
 		}
@@ -195,6 +201,13 @@ func newEndpoints() (_ *endpoints, _ *theirs, err error) {
 	if e.stack, t.stacks, err = newPipe("stacks", false); err != nil {
 		return nil, nil, err
 	}
+	widen(e.stack, maxDump)
+	if err = setNonblock(t.stacks); err != nil { // what nobody reads must not hold the worker up
+		return nil, nil, err
+	}
+	if e.asks, t.asks, err = newAsks(); err != nil {
+		return nil, nil, err
+	}
 	if e.leash, t.leash, err = newPipe("leash", false); err != nil {
 		return nil, nil, err
 	}
@@ -207,7 +220,7 @@ func (e *endpoints) close() {
 	if e.pipes != nil {
 		_ = e.pipes.Close()
 	}
-	for _, f := range []*os.File{e.errs, e.stack, e.leash} {
+	for _, f := range []*os.File{e.errs, e.stack, e.asks, e.leash} {
 		if f != nil {
 			_ = f.Close()
 		}
@@ -265,7 +278,7 @@ func start(ctx context.Context, sp *Spawner, spec Spec, fork *os.File) (_ Proces
 	p = newProcess(ends, exe)
 	exe.cmd.Stdin, exe.cmd.Stdout, exe.cmd.Stderr = t.stdin, t.stdout, t.stderr
 	if ExtraFiles {
-		exe.cmd.ExtraFiles = []*os.File{t.stacks, t.page, t.leash} // StackFD, PageFD, LeashFD; nil leaves a number closed
+		exe.cmd.ExtraFiles = []*os.File{t.stacks, t.page, t.leash, t.asks} // from StackFD to AskFD; nil leaves a number closed
 		if fork != nil {
 			exe.cmd.ExtraFiles = append(exe.cmd.ExtraFiles, fork) // ForkFD
 		}
@@ -433,54 +446,6 @@ func (p *process) Cancel(id uint64) {
 
 func (p *process) Shielded() bool { return p.ends.page != nil && p.ends.page.Shielded() }
 
-func (p *process) Stacks(d time.Duration) (text, why string) {
-	if p.ends.stack == nil {
-		return "", "this platform has no stack dumps"
-	}
-	if d <= 0 {
-		return "", "KillGrace leaves no time for them"
-	}
-	buf := make([]byte, 4<<10)
-	_ = p.ends.stack.SetReadDeadline(time.Now().Add(time.Millisecond))
-	for err := error(nil); err == nil; { // what came too late for a stream that was only asked to stop
-		_, err = p.ends.stack.Read(buf)
-	}
-	end := time.Now().Add(d)
-	why = "the process has ended"
-	for n := range stackSignals { // of the first nobody else should know; the second is a popular one
-		sent := false
-		p.Signal(func(leader int) { sent, why = signalStacks(n, leader, int(p.python.Load())) })
-		if !sent {
-			continue
-		}
-		if text = p.readStacks(end.Add(-time.Duration(stackSignals-1-n) * d / 2)); text != "" {
-			return text, ""
-		}
-	}
-	return "", why
-}
-
-// readStacks reads one dump, as far as it comes before end.
-func (p *process) readStacks(end time.Time) string {
-	var text []byte
-	buf := make([]byte, 16<<10)
-	for len(text) < 256<<10 {
-		// Once something has come, a pause means that the dump is complete: faulthandler writes it
-		// in one go.
-		wait := end
-		if quiet := time.Now().Add(30 * time.Millisecond); len(text) > 0 && quiet.Before(end) {
-			wait = quiet
-		}
-		_ = p.ends.stack.SetReadDeadline(wait)
-		n, err := p.ends.stack.Read(buf)
-		text = append(text, buf[:n]...)
-		if err != nil {
-			break
-		}
-	}
-	return string(text)
-}
-
 func (p *process) Terminate() {
 	p.Signal(func(int) {
 		p.ours = true
@@ -523,7 +488,7 @@ func (p *process) Release() {
 // Descriptors are the numbers of what the host holds of the process.
 func (p *process) Descriptors() (numbers []uintptr) {
 	e := p.ends
-	for _, f := range []syscall.Conn{e.pipes.in, e.pipes.out, e.errs, e.stack, e.leash} {
+	for _, f := range []syscall.Conn{e.pipes.in, e.pipes.out, e.errs, e.stack, e.asks, e.leash} {
 		if raw, err := f.SyscallConn(); err == nil {
 			_ = raw.Control(func(n uintptr) { numbers = append(numbers, n) })
 		}

@@ -3,6 +3,7 @@ package proc
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -71,6 +72,40 @@ const stackSignals = 2
 // stackSignal is the nth of them: SIGRTMAX-2, which the runtime registers because nobody else is
 // likely to, and SIGUSR1, which programs like to use for themselves.
 func stackSignal(n int) syscall.Signal { return []syscall.Signal{62, syscall.SIGUSR1}[n] }
+
+// newAsks makes both ends of what a process is asked for its stacks by: two descriptors of one
+// eventfd, so that a question that nobody has read can be taken back.
+func newAsks() (ours, theirs *os.File, err error) {
+	our, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("eventfd", err)
+	}
+	their, err := unix.FcntlInt(uintptr(our), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, errors.Join(os.NewSyscallError("dup", err), unix.Close(our))
+	}
+	return os.NewFile(uintptr(our), "asks"), os.NewFile(uintptr(their), "asks"), nil
+}
+
+func ask(asks *os.File) {
+	one := binary.NativeEndian.AppendUint64(nil, 1)
+	onDescriptor(asks, func(fd int) { _, _ = unix.Write(fd, one) })
+}
+
+// takeBack reports whether nobody has read the question.
+func takeBack(asks *os.File) (unread bool) {
+	onDescriptor(asks, func(fd int) {
+		n, _ := unix.Read(fd, make([]byte, 8))
+		unread = n == 8
+	})
+	return unread
+}
+
+func onDescriptor(f *os.File, do func(fd int)) {
+	if raw, err := f.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { do(int(fd)) })
+	}
+}
 
 // signalStacks asks the interpreter for its stacks by the nth signal. It sends none that the
 // process does not catch: that would end it, and all that a slow start has to tell. python is 0

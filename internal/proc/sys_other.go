@@ -33,6 +33,17 @@ func (*Spawner) Close() {}
 func awaitExit(int) bool { return false }
 
 // widen: a pipe's size is not to be set.
+// newAsks makes both ends of what a process is asked for its stacks by.
+func newAsks() (ours, theirs *os.File, err error) { return newPipe("asks", true) }
+
+func ask(asks *os.File) {
+	_ = asks.SetWriteDeadline(time.Now().Add(time.Millisecond))
+	_, _ = asks.Write([]byte{1})
+}
+
+// takeBack: what has been written cannot be taken back.
+func takeBack(*os.File) (unread bool) { return false }
+
 func widen(*os.File, int) {}
 
 // unreadIn: whether a request had been read when its worker died is not known.

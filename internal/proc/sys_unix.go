@@ -57,6 +57,16 @@ func newPipe(name string, writes bool) (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(our), name), os.NewFile(uintptr(their), name), nil
 }
 
+func setNonblock(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = unix.SetNonblock(int(fd), true) })
+	return errors.Join(err, failed)
+}
+
 func killGroup(pid int)        { _ = syscall.Kill(-pid, syscall.SIGKILL) }
 func killProcess(pid int)      { _ = syscall.Kill(pid, syscall.SIGKILL) }
 func terminateGroup(pid int)   { _ = syscall.Kill(-pid, syscall.SIGTERM) }

@@ -38,6 +38,8 @@ func newPipe(_ string, writes bool) (ours, theirs *os.File, err error) {
 	return r, w, err
 }
 
+func setNonblock(*os.File) error { return nil }
+
 // childHandle: what a launcher such as a virtual environment's python.exe has started is not known.
 type childHandle struct{}
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from typing import Any, List, NoReturn, Optional
 
 #: What the host sends with "fork", in this order; the page where there is one.
-STDIN, STDOUT, STDERR, STACKS, LEASH, PAGE = range(6)
-MOST = 6
+STDIN, STDOUT, STDERR, STACKS, ASKS, LEASH, PAGE = range(7)
+MOST = 7
 #: Seconds that threads which end by themselves are given to do so.
 PATIENCE = 0.5
 
@@ -33,9 +33,12 @@ PATIENCE = 0.5
 class Own:
     """The descriptors of this process, by the numbers that they keep in each worker."""
 
-    def __init__(self, channel: List[int], stacks: Optional[int], leash: Optional[int], second: Optional[int]) -> None:
+    def __init__(
+        self, channel: List[int], stacks: Optional[int], asks: Optional[int], leash: Optional[int], second: Optional[int]
+    ) -> None:
         self.channel = channel  # in, out and the private copy of stderr
         self.stacks = stacks
+        self.asks = asks
         self.leash = leash
         self.second = second  # of the leash
 
@@ -156,7 +159,7 @@ def ready(socket_fd: Optional[int], own: Own, channel: Any) -> _Server:
     why = refusal()
     if why:
         raise RuntimeError(why)
-    if socket_fd is None or own.stacks is None or own.leash is None:
+    if socket_fd is None or own.stacks is None or own.asks is None or own.leash is None:
         raise RuntimeError(
             "Config.ForkServer: Python has not got its descriptors: "
             "is it started by a wrapper that closes those it does not know?"
@@ -309,7 +312,7 @@ class _Server:
         own = self.own
         _life.become(os.getpid())
         server = os.fstat(own.channel[STDERR])
-        for new, old in zip(fds, [*own.channel, own.stacks, own.leash]):
+        for new, old in zip(fds, [*own.channel, own.stacks, own.asks, own.leash]):
             os.dup2(new, old, inheritable=False)  # type: ignore[arg-type]
         for fd in (1, 2):
             if _is_same(fd, server):  # else the script has put another file there

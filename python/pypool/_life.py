@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from _thread import start_new_thread
+from _thread import get_ident, start_new_thread
 from time import sleep
 
 from ._call import RUNNING
@@ -11,7 +11,7 @@ from ._stdio import LOG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, NoReturn, Optional
+    from typing import Any, Callable, List, NoReturn, Optional
 
 _SIGKILL = 9
 #: Kept: a script may put something else in its place.
@@ -122,8 +122,10 @@ def host_gone(why: str = "") -> NoReturn:
     end(1)
 
 
-def watch_host(fd: int) -> None:
-    """Start the thread that notices the host's end while the loop's thread is busy with a call."""
+def watch_host(fd: int, stacks: Optional[int] = None, asks: Optional[int] = None) -> None:
+    """Start the thread that notices the host's end while the loop's thread is busy with a call, and
+    that writes all threads' stacks when it is asked to. Must be called in the main thread.
+    """
     try:
         import select
 
@@ -132,10 +134,17 @@ def watch_host(fd: int) -> None:
         return  # Windows: the end of file in the loop has to do
     # Hang-up only: asking for readable data as well would wake this thread for each request.
     poll.register(fd, select.POLLHUP)
+    dump = None
+    if stacks is not None and asks is not None:
+        dump = _dump_for(stacks, asks)
+        poll.register(asks, select.POLLIN)
 
     def watch() -> None:
         while True:
             events = poll.poll()
+            if dump is not None and events and events[-1][0] == asks:
+                if events.pop()[1] != select.POLLIN or not dump():
+                    poll.unregister(asks)
             if events:
                 break
         # A handler has closed it before this thread came to wait
@@ -150,6 +159,37 @@ def watch_host(fd: int) -> None:
             sleep(0.005)
 
     start_new_thread(watch, ())
+
+
+def _dump_for(stacks: int, asks: int) -> Callable[[], bool]:
+    """What writes the stacks, while this thread has the GIL and the others stand still; it returns
+    False once it cannot any more.
+    """
+    import faulthandler
+
+    main, own, write = get_ident(), get_ident, _write
+    read, fstat, traceback = os.read, os.fstat, faulthandler.dump_traceback
+
+    def identity() -> List[Any]:
+        return [(found.st_dev, found.st_ino) for found in (fstat(stacks), fstat(asks))]
+
+    files = identity()
+
+    def dump() -> bool:
+        try:
+            if identity() != files:
+                return False  # a handler has closed one, and its number is another file's
+            read(asks, 64)  # who asks again before the answer is meant by it, too
+            write(stacks, b"asked %x %x\n" % (own(), main))
+            traceback(stacks, True)
+            write(stacks, b"\0")
+        except BlockingIOError:
+            pass  # the host has taken the question back, or has not read the last answer
+        except OSError:
+            return False
+        return True
+
+    return dump
 
 
 def leash(fd: Optional[int]) -> Optional[int]:

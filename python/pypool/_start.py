@@ -37,13 +37,14 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         os._exit(1)
     stack_fd = _life.private(args.get("stack_fd"))
     leash_fd = _life.private(args.get("leash_fd"))
+    ask_fd = _life.private(args.get("ask_fd"))
     fork_fd = _life.private(args.get("fork_fd"))
     _life.close_inherited()
     second_leash = _life.leash(leash_fd)
     _life.guard_process(fds[2], stack_fd)
-    _guard_forks(channel, stack_fd, leash_fd, second_leash, fork_fd)
+    _guard_forks(channel, stack_fd, ask_fd, leash_fd, second_leash, fork_fd)
     if args.get("fork_fd") is None:
-        _life.watch_host(fds[0])  # a thread, which a fork server must not have; it has its leash
+        _life.watch_host(fds[0], stack_fd, ask_fd)  # a thread, which a fork server must not have; it has its leash
     worker = _serve_on(channel, args)
     _name_worker(args.get("worker_id") or "", args.get("slot") or 0)
     _call.THIS.many = args.get("fork_fd") is not None
@@ -72,7 +73,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         if args.get("fork_fd") is not None:
             from . import _forkserver
 
-            own = _forkserver.Own(fds, stack_fd, leash_fd, second_leash)
+            own = _forkserver.Own(fds, stack_fd, ask_fd, leash_fd, second_leash)
             server = _forkserver.ready(fork_fd, own, channel)
             _end_lines()
             result = _results.encode(_describe_self(args, able))
@@ -86,7 +87,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
             worker = _serve_on(channel, args)
             _name_worker(args.get("worker_id") or "", args.get("slot") or 0)
             os.environ.update(args.get("environ") or {})
-            _life.watch_host(fds[0])
+            _life.watch_host(fds[0], stack_fd, ask_fd)
         stage = "setup"
         _user.run_setups()
         if _commands.HEALTH:
@@ -148,7 +149,7 @@ def _hello_of(args: Dict[str, Any], fds: List[int], own: Any, page: Any) -> Tupl
     from ._json import scan
 
     channel = Channel(fds[0], fds[1], b"", page)
-    _guard_forks(channel, own.stacks, own.leash, own.second)
+    _guard_forks(channel, own.stacks, own.asks, own.leash, own.second)
     line = channel.next_line()
     if line is None:
         _life.host_gone()

@@ -1,0 +1,113 @@
+package proc
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// How a process is asked for its Python stacks. A thread of the runtime writes them when it is asked
+// through a pipe: it has the GIL then, so that nobody's frames change meanwhile. It cannot have that
+// while C code holds it; then a signal's handler writes them. That reads the frames as they are,
+// and one that it finds half made ends the process, once in some ten thousand dumps of a busy
+// worker: so it comes second.
+
+// maxDump is how much of a dump is read, in bytes: faulthandler tells at most 100 threads.
+const maxDump = 256 << 10
+
+func (p *process) Stacks(d time.Duration) (text, why string) {
+	if p.ends.stack == nil {
+		return "", "this platform has no stack dumps"
+	}
+	if d <= 0 {
+		return "", "KillGrace leaves no time for them"
+	}
+	buf := make([]byte, 4<<10)
+	_ = p.ends.stack.SetReadDeadline(time.Now().Add(time.Millisecond))
+	for err := error(nil); err == nil; { // what came too late for a stream that was only asked to stop
+		_, err = p.ends.stack.Read(buf)
+	}
+	end := time.Now().Add(d)
+	ask(p.ends.asks)
+	text = p.readStacks(end.Add(-d / 2))
+	if text == "" && !takeBack(p.ends.asks) { // else the thread would write beside a signal's handler
+		text = p.readStacks(end.Add(-d / 4))
+	}
+	if text = ownThread(text); text != "" {
+		return text, ""
+	}
+	why = "the process has ended"
+	for n := range stackSignals { // of the first nobody else should know; the second is a popular one
+		sent := false
+		p.Signal(func(leader int) { sent, why = signalStacks(n, leader, int(p.python.Load())) })
+		if !sent {
+			continue
+		}
+		if text = ownThread(p.readStacks(end.Add(-time.Duration(stackSignals-1-n) * d / 8))); text != "" {
+			return text, ""
+		}
+	}
+	return "", why
+}
+
+// readStacks reads one dump, as far as it comes before end, and keeps maxDump of it: what it left
+// unread would be taken for the next one.
+func (p *process) readStacks(end time.Time) string {
+	var text []byte
+	buf := make([]byte, 16<<10)
+	for {
+		// Once something has come from a signal's handler, which says nothing at its end, a pause
+		// means that the dump is complete: faulthandler writes it in one go.
+		wait := end
+		if quiet := time.Now().Add(30 * time.Millisecond); len(text) > 0 && quiet.Before(end) {
+			wait = quiet
+		}
+		_ = p.ends.stack.SetReadDeadline(wait)
+		n, err := p.ends.stack.Read(buf)
+		text = append(text, buf[:min(n, maxDump-len(text))]...)
+		switch {
+		case err != nil:
+			return string(text)
+		case n == 0 || buf[n-1] != dumpEnd[0]:
+		case n > 1 || len(text) > 1:
+			return string(text)
+		default:
+			text = nil // the end of one before
+		}
+	}
+}
+
+// What the runtime's thread puts around its dump (python/pypool/_life.py).
+const (
+	dumpBegin = "asked %x %x\n" // its own thread's number, and the main thread's
+	dumpEnd   = "\x00"
+)
+
+// ownThread is what is read, as if the main thread had written it: the runtime's thread, which
+// faulthandler calls the current one, is left out.
+func ownThread(text string) string {
+	begin := strings.Index(text, "asked ")
+	if begin < 0 {
+		return text
+	}
+	if begin > 0 && !strings.Contains(text, dumpEnd) { // late, and behind a signal's
+		return text[:begin]
+	}
+	text, _, _ = strings.Cut(text[begin:], dumpEnd) // one of more than maxDump has no end
+	var own, main uint64
+	if _, err := fmt.Sscanf(text, dumpBegin, &own, &main); err != nil {
+		return text
+	}
+	_, text, _ = strings.Cut(text, "\n")
+	var threads []string
+	for thread := range strings.SplitSeq(text, "\n\n") {
+		if strings.HasPrefix(thread, fmt.Sprintf("Current thread 0x%016x", own)) {
+			continue
+		}
+		if at := fmt.Sprintf("hread 0x%016x", main); strings.HasPrefix(thread, "T"+at) {
+			thread = "Current t" + strings.TrimPrefix(thread, "T")
+		}
+		threads = append(threads, strings.TrimSuffix(thread, "\n"))
+	}
+	return strings.Join(threads, "\n\n") + "\n"
+}
