@@ -4,6 +4,9 @@ package pypool
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -168,8 +171,20 @@ func TestStacksOfAStoppedWorkerAreThoseOfWhereItWas(t *testing.T) {
 	p := corePool(t, 1, 0)
 	h := hold(t, t.Context(), p, "")
 	require.NoError(t, syscall.Kill(pids(p)[0], syscall.SIGSTOP))
+	eventually(t, "each of its threads has stopped", func() bool { return allThreadsAre("T", pids(p)[0]) })
 	assert.Contains(t, stacksOf(t, p, p.Workers()[0].ID), "in hold")
 	h.finish(t)
+}
+
+func allThreadsAre(state string, pid int) bool {
+	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range stats {
+		stat, _ := os.ReadFile(path)
+		if _, after, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(after, state) {
+			return false
+		}
+	}
+	return len(stats) > 0
 }
 
 // A forked worker is in its slot from its @setup on; the import is for all of them.

@@ -106,7 +106,7 @@ func TestWhatNobodyHasReadIsCounted(t *testing.T) {
 func TestEveryDescriptorOfAProcessIsTold(t *testing.T) {
 	p := started(t, "read line").(*process)
 	numbers := p.Descriptors()
-	assert.Len(t, numbers, 6, "stdin, stdout and its set, stderr, stacks, leash")
+	assert.Len(t, numbers, 7, "stdin, stdout and its set, stderr, stacks and what asks for them, leash")
 	for _, n := range numbers {
 		assert.Greater(t, n, uintptr(2))
 	}
