@@ -77,10 +77,13 @@ func stackSignal(n int) syscall.Signal { return []syscall.Signal{62, syscall.SIG
 // eventfd, so that a question that nobody has read can be taken back.
 func newAsks() (ours, theirs *os.File, err error) {
 	our, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err == nil {
+		our, err = fd.AboveStderr(our)
+	}
 	if err != nil {
 		return nil, nil, os.NewSyscallError("eventfd", err)
 	}
-	their, err := unix.FcntlInt(uintptr(our), unix.F_DUPFD_CLOEXEC, 0)
+	their, err := unix.FcntlInt(uintptr(our), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return nil, nil, errors.Join(os.NewSyscallError("dup", err), unix.Close(our))
 	}
