@@ -203,6 +203,7 @@ type callBatch struct {
 	given    time.Time
 	info     CallInfo // of all of them: it names no session and no request
 	line     []byte
+	lent     []int           // slots of the worker's memory that its payloads are in
 	ctx      context.Context // ends when all have left
 	leave    context.CancelFunc
 
@@ -275,7 +276,7 @@ func (b *callBatch) encode() {
 	for _, m := range b.members {
 		blobs = append(blobs, m.job.req.Blobs...)
 	}
-	b.line = wire.AppendRaw(b.line, blobs)
+	b.line, b.lent = wire.AppendRaw(b.line, blobs, b.res.Value().x.lender())
 	for i, m := range b.members {
 		j := &m.job
 		left, limited := j.timeout, j.timeout > 0
@@ -318,6 +319,7 @@ func (b *callBatch) run() {
 		b.giveBack(time.Now())
 		b.end(answers, nil)
 	case nothingWritten(err): // all have left before
+		w.x.takeBack(b.lent)
 		b.giveBack(time.Time{})
 		b.end(answers, nil)
 	case b.ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded):

@@ -46,6 +46,13 @@ def seen(*args, **kwargs): return kinds(list(args) if args else kwargs)
 @command
 def echo(x=None): return x
 @command
+def size(x): return len(x)
+@command
+def asize(x: pypool.Array): return x.data.nbytes
+GIVEN = {}
+@command
+def gives(n: int): return GIVEN.setdefault(n, b"x" * n)
+@command
 async def aecho(x=None):
     await asyncio.sleep(0)
     return x

@@ -215,6 +215,7 @@ type call struct {
 	detached bool            // whoever winds it up ends admitted
 	lineup   *lineup         // of a batch command; nil: it is none
 	member   *member         // of a batch that has been made, until it waits for that one's outcome
+	lent     []int           // slots of its worker's memory that its line's payloads are in, of an item of a Map
 	spare    bool            // another call is charged with the worker that it lost
 	shares   bool            // its command is concurrent
 	leaving  <-chan struct{} // that its context has ended, of a concurrent command

@@ -9,6 +9,7 @@ import (
 	"math"
 
 	"github.com/pypool/pypool/internal/proc"
+	"github.com/pypool/pypool/internal/shm"
 	"github.com/pypool/pypool/internal/wire"
 )
 
@@ -20,11 +21,14 @@ type conn struct {
 	buf   []byte
 	r, w  int      // buf[r:w] is read and not yet consumed
 	raw   payloads // that have come before the frame in hand
+
+	memory *shm.Memory // that the worker may put payloads into, and has them in; nil: there is none
 }
 
 // payloads are those that are being read, each into memory of its own: whoever gets one owns it.
 type payloads struct {
 	data   [][]byte // nil: there are none
+	whole  []bool   // those that have come by memory; nil: none has
 	at     int      // the first that is not whole
 	filled int      // bytes of that
 	ended  bool     // the newline behind them has come
@@ -168,27 +172,41 @@ func (c *conn) beginRaw(line []byte) error {
 	if c.raw.data != nil {
 		return errors.New("payloads behind payloads")
 	}
-	sizes, err := wire.ParseRaw(line, c.max)
+	raws, err := wire.ParseRaw(line, c.max)
 	if err != nil {
 		return err
 	}
-	c.raw.data = make([][]byte, len(sizes))
-	for i, size := range sizes {
-		c.raw.data[i] = make([]byte, size)
+	data := make([][]byte, len(raws))
+	for i, raw := range raws {
+		if !raw.Lent {
+			data[i] = make([]byte, raw.Size)
+			continue
+		}
+		if c.memory == nil {
+			return errors.New("a payload in memory, and there is none")
+		}
+		if data[i], err = c.memory.Take(raw.Slot, raw.At, raw.Size); err != nil {
+			return err
+		}
+		if c.raw.whole == nil {
+			c.raw.whole = make([]bool, len(raws))
+		}
+		c.raw.whole[i] = true
 	}
+	c.raw.data = data
 	return nil
 }
 
 // receiveRaw reads payloads up to their end. What has come stays when read fails.
 func (c *conn) receiveRaw(read func([]byte) (int, error)) error {
 	raw := &c.raw
+	raw.advance(0)
 	for {
 		for raw.at < len(raw.data) && c.r < c.w {
 			n := copy(raw.data[raw.at][raw.filled:], c.buf[c.r:c.w])
 			c.r += n
 			raw.advance(n)
 		}
-		raw.advance(0)
 		if raw.at == len(raw.data) && c.r < c.w {
 			if c.buf[c.r] != '\n' {
 				return c.violation(errors.New("no newline behind payloads"), c.buf[c.r:c.w])
@@ -222,7 +240,7 @@ func (c *conn) receiveRaw(read func([]byte) (int, error)) error {
 // advance takes in so many bytes more.
 func (r *payloads) advance(n int) {
 	r.filled += n
-	for r.at < len(r.data) && r.filled == len(r.data[r.at]) {
+	for r.at < len(r.data) && (r.filled == len(r.data[r.at]) || r.whole != nil && r.whole[r.at]) {
 		r.at, r.filled = r.at+1, 0
 	}
 }

@@ -218,25 +218,36 @@ func (x *exchange) sendRequest(req *wire.Request, line []byte, look bool) error 
 	}
 	x.behind = 0
 	owed, total := x.owed, 0
-	head := append(owed[:len(owed):len(owed)], wire.AppendRawHead(nil, req.Blobs)...)
+	parts, lent := wire.AppendRawParts(owed[:len(owed):len(owed)], req.Blobs, x.lender())
+	last := len(parts) - 1
+	parts[last] = append(parts[last], line...)
 	x.owed = nil
-	for i := -1; i <= len(req.Blobs); i++ {
-		part := head
-		switch {
-		case i == len(req.Blobs):
-			part = append([]byte{'\n'}, line...)
-		case i >= 0:
-			part = req.Blobs[i].Data
-		}
+	for _, part := range parts {
 		n, err := x.writeAll(part)
 		if total += n; err != nil {
 			if total == 0 {
 				x.owed = owed
+				x.takeBack(lent)
 			}
 			return x.failed(&errShortWrite{total, err})
 		}
 	}
 	return nil
+}
+
+// lender is the worker's memory, nil where it has none.
+func (c *conn) lender() wire.Memory {
+	if c.memory == nil {
+		return nil
+	}
+	return c.memory
+}
+
+// takeBack takes payloads out of the worker's memory of which it has not been told.
+func (c *conn) takeBack(lent []int) {
+	if len(lent) > 0 {
+		c.memory.TakeBack(lent)
+	}
 }
 
 // writeAll writes all of p, at once as far as the pipe takes it.

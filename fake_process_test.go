@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pypool/pypool/internal/proc"
+	"github.com/pypool/pypool/internal/shm"
 )
 
 // fleet spawns scripted processes in place of Python's, so that a synctest bubble can decide what
@@ -240,6 +241,7 @@ func (p *fakeProcess) Terminate() {
 }
 
 func (p *fakeProcess) Spin(time.Duration, bool)   {}
+func (p *fakeProcess) Memory() *shm.Memory        { return nil }
 func (p *fakeProcess) Cancel(uint64)              {}
 func (p *fakeProcess) Shielded() bool             { return false }
 func (p *fakeProcess) ServiceTime() time.Duration { return time.Microsecond }

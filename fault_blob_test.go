@@ -30,6 +30,11 @@ func (r *rig) bytesPool(t *testing.T, size int) *Pool {
 	return r.own(t, cfg)
 }
 
+// onThePipe has the payloads of workers that start from now on take the pipe, to the test's end.
+func onThePipe(t *testing.T) {
+	t.Cleanup(func(was bool) func() { return func() { pipeOnly.Store(was) } }(pipeOnly.Swap(true)))
+}
+
 var blobFaults = []fault{
 	saysWrong("M1_payloads_that_no_line_has_a_place_for", "{\"raw\":[3]}\nabc\n{\"id\":%,\"success\":true,\"result\":1}\n", "1 payloads came, and the line has places for 0"),
 	saysWrong("M1b_places_for_payloads_that_have_not_come", "{\"id\":%,\"success\":true,\"result\":null,\"blobs\":[{\"at\":0}]}\n", "0 payloads came, and the line has places for 1"),
@@ -78,6 +83,7 @@ var blobFaults = []fault{
 		}
 	}},
 	{name: "M5_a_worker_is_killed_while_a_payload_is_on_its_way", run: func(t *testing.T, r *rig) {
+		onThePipe(t)
 		p := r.bytesPool(t, 1)
 		pid := p.Workers()[0].PID
 		require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
@@ -95,6 +101,7 @@ var blobFaults = []fault{
 		}
 	}},
 	{name: "M6_a_caller_leaves_while_its_payload_is_on_its_way", run: func(t *testing.T, r *rig) {
+		onThePipe(t)
 		p := r.bytesPool(t, 1)
 		pid := p.Workers()[0].PID
 		require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))

@@ -135,6 +135,9 @@ func (s *supervisor) pingHeld(res *resource) WorkerHealth {
 	if w.retirement.Load() == nil {
 		rtt, err = w.ping(s.ctx, pingTimeout)
 	}
+	if err == nil && w.x.memory != nil {
+		w.x.memory.Rest() // it is held, and has answered all
+	}
 	unfit := w.retirementError()
 	s.release(res)
 	if unfit != nil && err == nil {

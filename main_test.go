@@ -33,6 +33,7 @@ func TestMain(m *testing.M) {
 		helper()
 		os.Exit(0)
 	}
+	pipeOnly.Store(os.Getenv("PYPOOL_TEST_PAYLOADS") == "pipe")
 	goleak.VerifyTestMain(m)
 }
 

@@ -175,6 +175,9 @@ func (f *pipeline[Out]) stopAll() (unsent []int) {
 			return nil // half of a line is out
 		}
 		unsent = f.sent[f.whole:]
+		for _, i := range unsent {
+			f.w.x.takeBack(f.m.slot(i).call.lent)
+		}
 		f.sent, f.ends, f.out = f.sent[:f.whole:f.whole], f.ends[:f.whole], f.out[:max(f.replied-f.written, 0)]
 		f.frames = slices.DeleteFunc(f.frames, func(end int) bool { return end > f.replied })
 	}
@@ -230,18 +233,23 @@ func (f *pipeline[Out]) add(batch []int) {
 	room := min(mapLine, f.m.p.cfg.MaxMessageBytes)
 	for len(batch) > 0 {
 		n := 1
+		var lent []int
 		if f.batch > 1 {
-			n = f.appendBatch(batch)
+			n, lent = f.appendBatch(batch)
 		} else if f.w.packs && len(batch) > 1 && f.alike(batch[0], batch[1]) && len(f.args(batch[0]))+len(f.args(batch[1])) < room/2 {
 			n = f.appendPacked(batch, room)
 		} else {
 			c := &f.m.slot(batch[0]).call
-			f.out = append(wire.AppendRaw(f.out, c.req.Blobs), c.req.Seal(c.id, timeout, timeout > 0)...)
+			if len(c.req.Blobs) > 0 {
+				f.out, lent = wire.AppendRaw(f.out, c.req.Blobs, f.w.x.lender())
+			}
+			f.out = append(f.out, c.req.Seal(c.id, timeout, timeout > 0)...)
 		}
 		f.frames = append(f.frames, f.written+len(f.out))
 		for _, i := range batch[:n] {
 			c := &f.m.slot(i).call
-			c.worker, c.pid = f.w.id, f.w.proc.PID()
+			c.worker, c.pid, c.lent = f.w.id, f.w.proc.PID(), lent
+			lent = nil
 			f.sent = append(f.sent, i)
 			f.ends = append(f.ends, f.written+len(f.out))
 		}
@@ -280,7 +288,7 @@ func (f *pipeline[Out]) appendPacked(batch []int, room int) (n int) {
 
 // appendBatch appends one line with the first of the slots' requests, as many as may be served
 // together.
-func (f *pipeline[Out]) appendBatch(batch []int) (n int) {
+func (f *pipeline[Out]) appendBatch(batch []int) (n int, lent []int) {
 	timeout := f.m.template.timeout
 	var blobs []wire.Blob
 	for size := batchEnds; n < min(len(batch), f.batch); n++ {
@@ -290,14 +298,14 @@ func (f *pipeline[Out]) appendBatch(batch []int) (n int) {
 		}
 		blobs = append(blobs, c.req.Blobs...)
 	}
-	f.out = wire.AppendRaw(f.out, blobs)
+	f.out, lent = wire.AppendRaw(f.out, blobs, f.w.x.lender())
 	for i, slot := range batch[:n] {
 		c := &f.m.slot(slot).call
 		f.out = wire.AppendBatch(f.out, i > 0, c.req.Seal(c.id, timeout, timeout > 0))
 	}
 	f.out = wire.EndBatch(f.out)
 	f.m.p.counters.batches.Add(time.Duration(n))
-	return n
+	return n, lent
 }
 
 // write writes without waiting while an answer is due; else to the end of the first request.

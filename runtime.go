@@ -57,7 +57,7 @@ func packRuntime(without ...string) string {
 		return err
 	})
 	var buf bytes.Buffer
-	w := zlib.NewWriter(&buf) // into memory: nothing here can fail
+	w, _ := zlib.NewWriterLevel(&buf, zlib.BestCompression) // into memory: nothing here can fail
 	_ = json.NewEncoder(w).Encode(modules)
 	_ = w.Close()
 	return base64.StdEncoding.EncodeToString(buf.Bytes())
@@ -81,6 +81,11 @@ func withoutNotes(source string) string {
 			lines[i] = line[:strings.Index(line, quotes)] + `""` // it may be all that a class has
 		case checking, strings.HasPrefix(text, "#"):
 			lines[i] = ""
+		default:
+			code, note, found := strings.Cut(line, "  # ")
+			if found && !strings.ContainsAny(note, quotes+"'") { // else it may be in a string
+				lines[i] = code
+			}
 		}
 	}
 	return strings.Join(lines, "\n")

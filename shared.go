@@ -970,7 +970,8 @@ func (o *outbox) request(t *seat, blobs []wire.Blob, line []byte) {
 		return
 	}
 	before := len(o.lines)
-	o.lines = wire.AppendShared(wire.AppendRaw(o.lines, blobs), line)
+	o.lines, _ = wire.AppendRaw(o.lines, blobs, o.w.x.lender()) // what is added is written, or the worker lost
+	o.lines = wire.AppendShared(o.lines, line)
 	t.end = o.queued + len(o.lines) - before
 	if t.items != nil {
 		o.lines = wire.AppendCredit(o.lines, t.id, streamCredit)

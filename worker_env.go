@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/pypool/pypool/internal/interp"
 )
@@ -67,6 +68,19 @@ func (w *worker) environment(ctx context.Context) ([]string, error) {
 	return append(env, cfg.threadVariables(env, w.env.size())...), nil
 }
 
+// pipeOnly: payloads take the pipe alone. Tests set it.
+var pipeOnly atomic.Bool
+
+// payloadMemory is how much memory payloads may have each way, for messages of so many bytes: it is
+// there only as far as it is used.
+func payloadMemory(maxMessage int) int {
+	if pipeOnly.Load() {
+		return 0
+	}
+	const least, most, step = 1 << 20, 1 << 30, 64 << 10
+	return (min(max(maxMessage, least), most) + step - 1) &^ (step - 1)
+}
+
 // prepare makes the command line that starts this worker. One that is forked has its server's
 // environment, and is told what to add to it.
 func (w *worker) prepare(ctx context.Context) error {
@@ -89,6 +103,7 @@ func (w *worker) prepare(ctx context.Context) error {
 		return err
 	}
 	w.spec = w.env.spec
+	w.spec.Memory = payloadMemory(w.env.cfg.MaxMessageBytes)
 	w.spec.Args, w.spec.Env, w.hidden = interp.Command(bootstrap(), env, w.env.cfg.WatchScripts)
 	return nil
 }

@@ -101,12 +101,17 @@ func (w *worker) spawn(ctx context.Context) (p proc.Process, err error) {
 	return cfg.spawn(ctx, w.env.spawner, w.spec)
 }
 
-// memory is what of the worker's memory counts for MaxRSS: of a forked one what is its own.
+// memory is what of the worker's memory counts for MaxRSS: of a forked one what is its own, and never
+// what payloads lie in, which the pool uses again and again.
 func (w *worker) memory() int64 {
 	if w.server != nil {
 		return proc.PrivateBytes(w.proc.PID())
 	}
-	return proc.ResidentBytes(w.proc.PID())
+	resident := proc.ResidentBytes(w.proc.PID())
+	if m := w.x.memory; m != nil {
+		resident -= int64(m.Size())
+	}
+	return resident
 }
 
 // watch tells the pool of the process's end. stop joins it.
@@ -158,6 +163,9 @@ func (w *worker) greet() (stage string, err error) {
 	w.paged = slices.Contains(answer.Capabilities, "page")
 	w.cancelable = slices.Contains(answer.Capabilities, "cancel")
 	w.packs = slices.Contains(answer.Capabilities, "packed")
+	if slices.Contains(answer.Capabilities, "memory") {
+		w.x.memory = w.proc.Memory()
+	}
 	if slices.Contains(answer.Capabilities, "batch") {
 		w.batches = batchRules(answer.Batches)
 	}
@@ -202,6 +210,7 @@ type helloArgs struct {
 	Functions       []string `json:"functions,omitempty"`
 	BlobFunctions   []string `json:"blob_functions,omitempty"`
 	MinBlob         int      `json:"min_blob"`
+	MinLent         int      `json:"min_lent"`
 	ForkFD          int      `json:"fork_fd,omitempty"`
 	Runtime         string   `json:"runtime,omitempty"`
 	LogWord         string   `json:"log_word"` // behind the sources, so that no sample of this line has it
@@ -231,10 +240,10 @@ func (w *worker) part() helloPart {
 func (w *worker) helloRequest() (wire.Request, error) {
 	cfg, part := w.env.cfg, w.part()
 	hello := helloArgs{
-		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel", "batch", "functions", "shared", "retire"},
+		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel", "batch", "functions", "shared", "retire", "memory"},
 		Pool: cfg.Name, WorkerID: w.id, Slot: w.slot, PID: w.proc.PID(), MaxMessageBytes: cfg.MaxMessageBytes,
 		Functions: slices.Sorted(maps.Keys(cfg.Functions)), Args: append([]string{}, cfg.Args...), LogLevel: w.env.reporter.pythonLevel(), LogWord: w.word, Environ: w.hidden,
-		MinBlob: wire.SmallestBlob(),
+		MinBlob: wire.SmallestBlob(), MinLent: wire.SmallestLent(),
 	}
 	for _, name := range hello.Functions {
 		if cfg.Functions[name].takes {

@@ -39,6 +39,7 @@ const (
 // concurrent use.
 type ForkServer struct {
 	process Process
+	memory  int // of each worker: see Spec
 	sock    *os.File
 	raw     syscall.RawConn
 	turn    chan struct{} // who has taken its element may ask
@@ -61,7 +62,7 @@ func StartServer(ctx context.Context, sp *Spawner, spec Spec) (Process, *ForkSer
 	if err := unix.SetNonblock(ends[0], true); err != nil {
 		return nil, nil, errors.Join(err, unix.Close(ends[0]), unix.Close(ends[1]))
 	}
-	f := &ForkServer{sock: os.NewFile(uintptr(ends[0]), "fork server"), turn: make(chan struct{}, 1), lost: make(chan struct{})}
+	f := &ForkServer{memory: spec.Memory, sock: os.NewFile(uintptr(ends[0]), "fork server"), turn: make(chan struct{}, 1), lost: make(chan struct{})}
 	f.turn <- struct{}{}
 	if f.raw, err = f.sock.SyscallConn(); err != nil {
 		return nil, nil, errors.Join(err, f.sock.Close(), unix.Close(ends[1]))
@@ -90,7 +91,7 @@ func (f *ForkServer) Close() {
 // reaped: it ends with the process, and is joined by waiting for Exited. When ctx ends the server
 // has little time left to answer.
 func (f *ForkServer) Fork(ctx context.Context) (Process, error) {
-	ends, t, err := newEndpoints()
+	ends, t, err := newEndpoints(f.memory)
 	if err != nil {
 		return nil, err
 	}

@@ -45,6 +45,8 @@ type Process interface {
 	// ServiceTime is how long the runtime took for its last request; 0 where there is no page. It
 	// is stored a moment after the answer, and costs the transfer of a cache line.
 	ServiceTime() time.Duration
+	// Memory is what payloads travel by, with the page; nil: there is none.
+	Memory() *shm.Memory
 	// Cancel asks the runtime to stop the request if that is what it runs; it may have to be asked
 	// again, and needs the page. 0 takes that back.
 	Cancel(id uint64)
@@ -101,6 +103,8 @@ type Spec struct {
 	Env  []string
 
 	DirIsHosts bool // Dir is where the host was, and was not asked for
+
+	Memory int // bytes of payloads that can travel by memory at a time, each way; 0: none
 }
 
 // SpawnFunc starts a process. ctx bounds only the start itself.
@@ -180,8 +184,8 @@ func (t *theirs) close() {
 	}
 }
 
-// newEndpoints makes both sides. The caller closes both.
-func newEndpoints() (_ *endpoints, _ *theirs, err error) {
+// newEndpoints makes both sides; see Spec for memory. The caller closes both.
+func newEndpoints(memory int) (_ *endpoints, _ *theirs, err error) {
 	e, t := &endpoints{}, &theirs{}
 	defer func() {
 		if err != nil {
@@ -211,7 +215,7 @@ func newEndpoints() (_ *endpoints, _ *theirs, err error) {
 	if e.leash, t.leash, err = newPipe("leash", false); err != nil {
 		return nil, nil, err
 	}
-	e.page, t.page = shm.New()
+	e.page, t.page = shm.New(memory)
 	e.pipes.page = e.page
 	return e, t, nil
 }
@@ -269,7 +273,11 @@ func start(ctx context.Context, sp *Spawner, spec Spec, fork *os.File) (_ Proces
 	if err != nil {
 		return nil, err
 	}
-	ends, t, err := newEndpoints()
+	memory := spec.Memory
+	if fork != nil {
+		memory = 0 // it serves nobody
+	}
+	ends, t, err := newEndpoints(memory)
 	if err != nil {
 		return nil, err
 	}
@@ -442,6 +450,13 @@ func (p *process) Cancel(id uint64) {
 	if id != 0 {
 		p.Signal(func(leader int) { interruptProcess(cmp.Or(int(p.python.Load()), leader)) })
 	}
+}
+
+func (p *process) Memory() *shm.Memory {
+	if p.ends.page == nil {
+		return nil
+	}
+	return p.ends.page.Memory()
 }
 
 func (p *process) Shielded() bool { return p.ends.page != nil && p.ends.page.Shielded() }

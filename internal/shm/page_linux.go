@@ -12,14 +12,25 @@ import (
 )
 
 // Page is the host's view of the page. Its methods are safe for concurrent use, but for Close.
-type Page struct{ mem []byte }
+type Page struct {
+	mem    []byte
+	memory *Memory
+}
 
 const maxServed = 24 * time.Hour // of one request: more is nonsense
 
 // New returns a page and the file to hand to the child; nil when the kernel has no memfd, or does
 // not seal it: whoever has the descriptor could take the memory away, and the host would die of
-// SIGBUS when it next looks at it. The caller closes both.
-func New() (*Page, *os.File) {
+// SIGBUS when it next looks at it. half is how many bytes of Memory there are to be each way; there are
+// none where that is refused. The caller closes both.
+func New(half int) (*Page, *os.File) {
+	if page, file := newPage(fileSize(half)); page != nil {
+		return page, file
+	}
+	return newPage(os.Getpagesize())
+}
+
+func newPage(size int) (*Page, *os.File) {
 	n, err := unix.MemfdCreate("pypool-page", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, nil
@@ -28,7 +39,6 @@ func New() (*Page, *os.File) {
 		return nil, nil
 	}
 	file := os.NewFile(uintptr(n), "pypool-page")
-	size := os.Getpagesize()
 	if err := unix.Ftruncate(n, int64(size)); err != nil {
 		file.Close()
 		return nil, nil
@@ -42,8 +52,13 @@ func New() (*Page, *os.File) {
 		file.Close()
 		return nil, nil
 	}
-	return &Page{mem}, file
+	p := &Page{mem: mem}
+	p.memory = newMemory(p)
+	return p, file
 }
+
+// Memory is what payloads travel by; nil: there is none.
+func (p *Page) Memory() *Memory { return p.memory }
 
 func (p *Page) word(i int) *uint64 { return (*uint64)(unsafe.Pointer(&p.mem[8*i])) }
 
@@ -91,5 +106,11 @@ func (p *Page) tell(i int, value uint64) {
 	}
 }
 
-// Close takes the page out of the host's memory. No method may be called during it, or after it.
-func (p *Page) Close() { _ = unix.Munmap(p.mem) }
+// Close takes the page out of the host's memory. No method may be called during it, or after it, but for
+// those of Memory.
+func (p *Page) Close() {
+	if p.memory != nil {
+		p.memory.close()
+	}
+	_ = unix.Munmap(p.mem)
+}

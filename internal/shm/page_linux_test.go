@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func newPage(t *testing.T) *Page {
-	page, file := New()
+func aPage(t *testing.T) *Page {
+	page, file := New(0)
 	require.NotNil(t, page)
 	t.Cleanup(func() {
 		page.Close()
@@ -19,7 +19,7 @@ func newPage(t *testing.T) *Page {
 }
 
 func TestDoorbellRingsForAWorkerThatListens(t *testing.T) {
-	page := newPage(t)
+	page := aPage(t)
 	bell := page.word(doorbell)
 	page.Ring()
 	page.Spin(time.Microsecond, false)
@@ -32,7 +32,7 @@ func TestDoorbellRingsForAWorkerThatListens(t *testing.T) {
 
 // The runtime shares its process with code that may store anything.
 func TestWhatCannotBeAServiceTimeIsNone(t *testing.T) {
-	page := newPage(t)
+	page := aPage(t)
 	for value, want := range map[uint64]time.Duration{
 		0: 0, 1: 1, uint64(maxServed): maxServed, uint64(maxServed) + 1: 0, math.MaxInt64: 0, math.MaxInt64 + 1: 0, math.MaxUint64: 0,
 	} {
@@ -44,7 +44,7 @@ func TestWhatCannotBeAServiceTimeIsNone(t *testing.T) {
 // Whoever has the descriptor may neither shrink the page, which would end the host by SIGBUS, nor
 // grow it.
 func TestThePageIsSealed(t *testing.T) {
-	page, file := New()
+	page, file := New(0)
 	require.NotNil(t, page)
 	defer page.Close()
 	defer file.Close()
@@ -56,5 +56,5 @@ func TestThePageIsSealed(t *testing.T) {
 }
 
 func TestTheRuntimeMapsNoMoreThanAPage(t *testing.T) {
-	require.LessOrEqual(t, 8*words, len(newPage(t).mem))
+	require.LessOrEqual(t, 8*words, len(aPage(t).mem))
 }

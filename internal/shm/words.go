@@ -18,11 +18,20 @@ const (
 	alone    = 9
 	doorbell = 10
 	canceled = 11
+	emptied  = 12
 
-	// words is how many the runtime maps. What one side writes in each call has a cache line of its
-	// own, which is eight of them.
-	words = 16
+	// What one side writes in each call has a cache line of its own, which is eight words. Those of
+	// the places of Memory stand behind all others: by them the reader tells that it has let go.
+	lentWords = 64  // of what the host has lent to the worker
+	tookWords = 256 // of what the worker has put there for the host
+
+	// words is how many the runtime uses.
+	words = 512
 )
+
+// Slots is how many places of Memory the other side may have at a time, each way: beyond that the
+// pipe is taken.
+const Slots = 192
 
 // Words is the table of them all.
 var Words = []Word{
@@ -32,4 +41,5 @@ var Words = []Word{
 	{alone, "KEEP_CPU", "host", "1 while calls run one at a time, else 0"},
 	{doorbell, "DOORBELL", "host", "a number that changes just before a request is written, while KEEP_CPU is 1"},
 	{canceled, "CANCELED", "host", "the id of the request that is to stop; 0: none"},
+	{emptied, "EMPTIED", "host", "a number that changes when the memory of payloads was given back"},
 }

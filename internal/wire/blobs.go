@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -56,6 +57,19 @@ func SetMinBlob(n int) int {
 	minBlob = n
 	return old
 }
+
+// minLent is MinLent, but in tests.
+var minLent = MinLent
+
+// SetMinLent changes MinLent for a test, as SetMinBlob does.
+func SetMinLent(n int) int {
+	old := minLent
+	minLent = n
+	return old
+}
+
+// SmallestLent is MinLent, or what SetMinLent has made of it.
+func SmallestLent() int { return minLent }
 
 // ArrayType is pypool.Array: a struct of DType, Shape and Data. The package that has it sets this.
 var ArrayType reflect.Type
@@ -537,29 +551,63 @@ func BlobsSize(blobs []Blob) (size int) {
 	return size
 }
 
-// AppendRawHead appends the line that says how long the payloads are that follow it.
-func AppendRawHead(b []byte, blobs []Blob) []byte {
+// Memory is where payloads may be put instead of on the pipe, internal/shm's. TakeBack is for
+// those that are not sent.
+type Memory interface {
+	Lend(data []byte) (slot, at int, ok bool)
+	TakeBack(slots []int)
+}
+
+// MinLent is the number of bytes from which on a payload is put into memory, where there is some.
+const MinLent = 16 << 10
+
+// AppendRaw appends payloads as they stand before the line that they belong to; nothing, where
+// there are none. Those that memory takes (nil: there is none) are copied there; lent are their
+// slots.
+func AppendRaw(b []byte, blobs []Blob, memory Memory) (_ []byte, lent []int) {
+	if len(blobs) == 0 {
+		return b, nil
+	}
+	parts, lent := AppendRawParts(b, blobs, memory)
+	b = parts[0]
+	for _, part := range parts[1:] {
+		b = append(b, part...)
+	}
+	return b, lent
+}
+
+// AppendRawParts is AppendRaw, of one payload at least, in parts that are to be written one after the
+// other: payloads are their callers' memory in there.
+func AppendRawParts(b []byte, blobs []Blob, memory Memory) (parts [][]byte, lent []int) {
+	parts = make([][]byte, 1, 2)
 	b = append(b, rawKey...)
 	for i := range blobs {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = strconv.AppendInt(b, int64(len(blobs[i].Data)), 10)
+		data := blobs[i].Data
+		if memory != nil && len(data) >= minLent {
+			if slot, at, ok := memory.Lend(data); ok {
+				lent = append(lent, slot)
+				b = append(b, '[')
+				for _, n := range [...]int{slot, at, len(data)} {
+					b = append(strconv.AppendInt(b, int64(n), 10), ',')
+				}
+				b[len(b)-1] = ']'
+				continue
+			}
+		}
+		b = strconv.AppendInt(b, int64(len(data)), 10)
+		parts = append(parts, data)
 	}
-	return append(b, "]}\n"...)
-}
-
-// AppendRaw appends payloads as they stand before the line that they belong to; nothing, where
-// there are none.
-func AppendRaw(b []byte, blobs []Blob) []byte {
-	if len(blobs) == 0 {
-		return b
+	b = append(b, "]}\n"...)
+	if len(parts) == 1 {
+		b = append(b, '\n')
+	} else {
+		parts = append(parts, []byte{'\n'})
 	}
-	b = AppendRawHead(b, blobs)
-	for i := range blobs {
-		b = append(b, blobs[i].Data...)
-	}
-	return append(b, '\n')
+	parts[0] = b
+	return parts, lent
 }
 
 // IsRaw reports whether a line says that payloads follow.
@@ -568,28 +616,85 @@ func IsRaw(line []byte) bool { return bytes.HasPrefix(line, []byte(rawKey)) }
 // maxBlobs is how many payloads one line may have.
 const maxBlobs = 1 << 20
 
-// ParseRaw reads a line that says how long the payloads are that follow it, most at most together.
-func ParseRaw(line []byte, most int) (sizes []int, err error) {
+// Raw says where a payload is: it follows on the pipe, or lies in memory.
+type Raw struct {
+	Size     int
+	Lent     bool
+	Slot, At int // in memory
+}
+
+// ParseRaw reads a line that says how long the payloads are that follow it, most at most together,
+// and where in memory others are: none of these overlap.
+func ParseRaw(line []byte, most int) (raws []Raw, err error) {
 	s := scanner{b: line, i: len(rawKey)}
-	total := 0
+	total, lent := 0, 0
 	for {
-		n, ok := s.uint()
-		if !ok || len(sizes) == maxBlobs {
+		var raw Raw
+		n, ok := uint64(0), len(raws) < maxBlobs
+		if ok && s.literal("[") {
+			var slot, at uint64
+			slot, at, n, ok = s.place()
+			raw = Raw{Lent: true, Slot: int(slot), At: int(at)}
+			lent++
+		} else if ok {
+			n, ok = s.uint()
+		}
+		if !ok {
 			return nil, fmt.Errorf("malformed sizes of payloads at byte %d", s.i)
 		}
 		if n > uint64(most-total) {
 			return nil, fmt.Errorf("payloads of more than %d bytes", most)
 		}
 		total += int(n)
-		sizes = append(sizes, int(n))
+		raw.Size = int(n)
+		raws = append(raws, raw)
 		if s.literal(",") {
 			continue
 		}
 		if s.literal("]}") && s.i == len(line) {
-			return sizes, nil
+			if lent > 1 && overlap(raws) {
+				return nil, errors.New("payloads that share their memory")
+			}
+			return raws, nil
 		}
 		return nil, fmt.Errorf("malformed sizes of payloads at byte %d", s.i)
 	}
+}
+
+// place reads the rest of `[slot,at,size]`. The first two are no more than what any memory has.
+func (s *scanner) place() (slot, at, size uint64, ok bool) {
+	const most = math.MaxInt32
+	if slot, ok = s.uint(); !ok || slot > most || !s.literal(",") {
+		return 0, 0, 0, false
+	}
+	if at, ok = s.uint(); !ok || at > most || !s.literal(",") {
+		return 0, 0, 0, false
+	}
+	if size, ok = s.uint(); !ok || !s.literal("]") {
+		return 0, 0, 0, false
+	}
+	return slot, at, size, true
+}
+
+func overlap(raws []Raw) bool {
+	lent := make([]Raw, 0, len(raws))
+	slots := map[int]bool{}
+	for _, raw := range raws {
+		if raw.Lent {
+			if slots[raw.Slot] {
+				return true
+			}
+			slots[raw.Slot] = true
+			lent = append(lent, raw)
+		}
+	}
+	slices.SortFunc(lent, func(a, b Raw) int { return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.Size, b.Size)) })
+	for i := 1; i < len(lent); i++ {
+		if lent[i].At-lent[i-1].At < lent[i-1].Size {
+			return true
+		}
+	}
+	return false
 }
 
 // --- results in -------------------------------------------------------------------------------------------------------------

@@ -272,8 +272,8 @@ func TestSizesOfPayloads(t *testing.T) {
 		sizes, err := ParseRaw([]byte(line), 100)
 		if wrong == "" {
 			require.NoError(t, err)
-			require.Equal(t, []int{5, 0, 7}, sizes)
-			require.Equal(t, line+"\n", string(AppendRawHead(nil, []Blob{{Data: make([]byte, 5)}, {}, {Data: make([]byte, 7)}})))
+			require.Equal(t, []Raw{{Size: 5}, {}, {Size: 7}}, sizes)
+			require.Equal(t, line+"\n", string(rawHead([]Blob{{Data: make([]byte, 5)}, {}, {Data: make([]byte, 7)}})))
 		} else {
 			require.ErrorContains(t, err, wrong, line)
 		}
@@ -313,6 +313,41 @@ func FuzzDescriptors(f *testing.F) {
 	})
 }
 
+// FuzzRaw: whatever a worker says of places in memory, none that is read overlaps another, or is of
+// more bytes than are allowed.
+func FuzzRaw(f *testing.F) {
+	for _, head := range []string{"5,[3,8192,100],0]}", "[0,0,5],[1,4096,5]]}", "[0,0,5],[1,4,5]]}", "[0,0,5],[0,4096,5]]}", "[191,2147483647,9]]}", "[-1,0,5]]}", "[0,0", "[[0,0,5]]]}", "[0,0,99999999999999999999]]}"} {
+		f.Add([]byte(head))
+	}
+	f.Fuzz(func(t *testing.T, head []byte) {
+		const most = 1 << 20
+		raws, err := ParseRaw(append([]byte(rawKey), head...), most)
+		if err != nil {
+			return
+		}
+		total := 0
+		slots, taken := map[int]bool{}, map[int]bool{}
+		for _, raw := range raws {
+			if total += raw.Size; raw.Size < 0 || raw.At < 0 || raw.Slot < 0 || total > most {
+				t.Fatalf("%+v", raws)
+			}
+			if !raw.Lent {
+				continue
+			}
+			if slots[raw.Slot] {
+				t.Fatalf("a slot twice: %+v", raws)
+			}
+			slots[raw.Slot] = true
+			for at := raw.At; at < raw.At+raw.Size; at++ {
+				if taken[at] {
+					t.Fatalf("byte %d twice: %+v", at, raws)
+				}
+				taken[at] = true
+			}
+		}
+	})
+}
+
 // What is nested deeper than encoding/json reads is refused: it would follow it to the end of the
 // stack, which ends the process.
 func TestWhatIsNestedAMillionDeepIsRefused(t *testing.T) {
@@ -327,4 +362,9 @@ func TestWhatIsNestedAMillionDeepIsRefused(t *testing.T) {
 		_, _, _, err := AppendArgs(nil, []any{v})
 		require.ErrorContains(t, err, "nested more than 10000 deep", name)
 	}
+}
+
+func rawHead(blobs []Blob) []byte {
+	b, _ := AppendRaw(nil, blobs, nil)
+	return b[:bytes.IndexByte(b, '\n')+1]
 }

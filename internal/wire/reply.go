@@ -14,7 +14,8 @@ func Reply(id, number uint64, result any) ([]byte, error) {
 	}
 	b = append(b, '}', '\n')
 	if len(blobs) > 0 {
-		b = append(AppendRaw(make([]byte, 0, len(b)+BlobsSize(blobs)+20*len(blobs)+16), blobs), b...)
+		raw, _ := AppendRaw(make([]byte, 0, len(b)+BlobsSize(blobs)+20*len(blobs)+16), blobs, nil)
+		b = append(raw, b...)
 	}
 	return b, nil
 }

@@ -18,10 +18,11 @@ from __future__ import annotations
 #
 #   in memory     _finder
 #   values        _wire _fallback _json _forms _tables _arrays _names _advice
+#   shared        _page _memory
 #   process       _call _stdio _life _errors _exit _output _logging _telemetry
 #   requests      _payloads _envelope _requests
 #   results       _convert_libraries _convert _keys _results _orjson
-#   channel       _page _cancel _channel
+#   channel       _cancel _channel
 #   commands      _callables _commands _retire
 #   hints         _describe _schema_fields _hints_scalars _hints_tables _hints_arrays _refusal _hints_records
 #                 _hints_unions _hints_keys _hints_models _hints _hints_results _schema

@@ -153,11 +153,15 @@ class Unloadable(ValueError):
     """A payload of a kind that nothing here knows, or that is none of its kind."""
 
 
-def value_of(blob: Dict[str, Any], view: memoryview) -> Any:
+def value_of(blob: Dict[str, Any], view: Any) -> Any:
     """What a payload is for a handler: bytes, an array that is read-only, an object of its kind.
     Raises ValueError where it is none.
     """
     dtype = blob.get("dtype")
+    if type(view) is not memoryview:  # it is in memory
+        if dtype is None and blob.get("kind") is None:
+            return view.copy()
+        view = view.view()
     if dtype is not None:
         return array_of(dtype, blob.get("shape"), view)
     kind = blob.get("kind")

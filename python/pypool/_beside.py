@@ -62,7 +62,7 @@ def write_beside(channel: Channel, id: int, line: str, payloads: Sequence[Any] =
         request = RUNNING.request
         if request is None or request[0] != id or channel.over == id or _is_answering(sys._current_frames().get(LOG.thread)):
             raise LookupError("the call is over: its functions cannot be called any more")
-        for part in [*_channel.ahead_of(payloads), line.encode()]:
+        for part in [*channel.ahead_of(payloads), line.encode()]:
             data = memoryview(part)
             while data:
                 data = data[os.write(channel.fd_out, data) :]

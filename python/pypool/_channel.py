@@ -47,6 +47,7 @@ class Channel:
         self.blob_functions: Sequence[str] = ()  # those that take payloads
         self.smallest = 4 << 10  # bytes that are a payload, when they may be one
         self.limit = 1 << 26  # of a line
+        self.memory = 0  # bytes from which on a payload lies in the page's file; 0: none does
         self.retires = False  # the host knows what it is that a worker asks to be replaced
         #: Takes the replies out of the lines that are read, while functions of the host's run
         self.replies: Optional[Callable[[bytes], bool]] = None
@@ -175,30 +176,39 @@ class Channel:
         """A line and the payloads that belong to it. `final` is the call whose final line it is, 0 if
         it is none.
         """
-        parts = [*ahead_of(payloads), line.encode("ascii")]
         with self.lock:
+            parts = [*self.ahead_of(payloads), line.encode("ascii")]
             if final:
                 self.over = final
             if OURS.notice is not None:
                 _tell_notice(parts[-1])
             self.torn = True
-            if sum([len(data) for data in payloads]) < _JOINED:
+            if sum([len(data) for data in parts]) < _JOINED:
                 parts = [b"".join(parts)]
             for part in parts:
                 self._write_rest(memoryview(part))
             self.torn = False
 
+    def ahead_of(self, payloads: Sequence[Any]) -> List[Any]:
+        """What stands before a line that has payloads. With the lock held."""
+        if not payloads:
+            return []
+        parts, sizes = [], []
+        for data in payloads:
+            text = ""
+            if self.memory and len(data) >= self.memory:
+                from ._memory import put  # few workers have any
+
+                text = put(self.page, data)
+            if not text:
+                text = "%d" % len(data)
+                parts.append(data)
+            sizes.append(text)
+        return [b'{"raw":[%s]}\n' % ",".join(sizes).encode(), *parts, b"\n"]
+
     def _write_rest(self, data: memoryview) -> None:
         while data:
             data = data[os.write(self.fd_out, data) :]
-
-
-def ahead_of(payloads: Sequence[Any]) -> List[Any]:
-    """What stands before a line that has payloads."""
-    if not payloads:
-        return []
-    sizes = ",".join(["%d" % len(data) for data in payloads])
-    return [b'{"raw":[%s]}\n' % sizes.encode(), *payloads, b"\n"]
 
 
 class _Ours:

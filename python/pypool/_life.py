@@ -7,6 +7,7 @@ from _thread import get_ident, start_new_thread
 from time import sleep
 
 from ._call import RUNNING
+from ._page import MEMORY
 from ._stdio import LOG
 
 TYPE_CHECKING = False
@@ -348,6 +349,7 @@ def guard_forks(channel: List[int], lines: List[Any]) -> None:
 
     def after_in_child() -> None:
         forks.lines.clear()
+        MEMORY.half = 0  # it is the parent's: this one's payloads go nowhere, as its lines do
         null = os.open(os.devnull, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
         for fd in forks.channel:
             try:

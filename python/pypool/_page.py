@@ -11,13 +11,27 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
 #: The page's 64-bit words: docs/protocol.md, page_fd.
-WORDS = 16
+WORDS = 512
 WORKED, SHIELDED = 0, 1  # written here
-SPIN_NS, KEEP_CPU, DOORBELL, CANCELED = 8, 9, 10, 11  # written by the host
+SPIN_NS, KEEP_CPU, DOORBELL, CANCELED, EMPTIED = 8, 9, 10, 11, 12  # written by the host
 
 #: Doorbell reads (50 ns) per pipe poll (500 ns). 24 cover the host's 1 us between answer and next
 #: call.
 LOOKS = range(24)
+
+#: Where payloads lie in the page's file, if it is as long: in two halves, of which the host writes
+#: the first.
+MEMORY_AT = 1 << 16
+
+
+class _Memory:
+    """The page's file, where payloads can be in it, and the bytes of each half."""
+
+    map: Any = None
+    half = 0
+
+
+MEMORY = _Memory()
 
 
 def shared(fd: Optional[int], used: bool = True) -> Any:
@@ -32,7 +46,12 @@ def shared(fd: Optional[int], used: bool = True) -> Any:
     try:
         import mmap  # where there is a page
 
-        page = memoryview(mmap.mmap(fd, 8 * WORDS)).cast("Q")
+        MEMORY.half = max(os.fstat(fd).st_size - MEMORY_AT, 0) // 2
+        try:
+            MEMORY.map = mmap.mmap(fd, MEMORY_AT + 2 * MEMORY.half if MEMORY.half else 8 * WORDS)
+        except (OSError, ValueError):  # RLIMIT_AS
+            MEMORY.map, MEMORY.half = mmap.mmap(fd, 8 * WORDS), 0
+        page = memoryview(MEMORY.map)[: 8 * WORDS].cast("Q")
     except (ImportError, OSError, ValueError):
         return None
     os.close(fd)

@@ -43,9 +43,9 @@ def payloads_of(line: bytes) -> Sequence[memoryview]:
 class Ahead:
     """Payloads that are being read, and their line, which is still to come."""
 
-    def __init__(self, sizes: List[int]) -> None:
-        self.sizes = sizes
-        self.buffer = bytearray(sum(sizes) + 1)  # with the newline behind them
+    def __init__(self, sizes: List[Any]) -> None:
+        self.sizes = sizes  # of those that are in memory the payload itself
+        self.buffer = bytearray(sum([size for size in sizes if type(size) is int]) + 1)  # with the newline behind them
         self.got = 0
 
     @property
@@ -64,18 +64,38 @@ class Ahead:
         if self.buffer[-1:] != b"\n" or b'"blobs":[' not in line:
             return BROKEN
         view, at = memoryview(self.buffer).toreadonly(), 0
-        payloads = []
+        payloads: List[Any] = []
         for size in self.sizes:
-            payloads.append(view[at : at + size])
-            at += size
+            if type(size) is int:
+                payloads.append(view[at : at + size])
+                at += size
+            else:
+                payloads.append(size)
         return laden(line, payloads)
 
 
-def begun(line: bytes, limit: int) -> Optional[Ahead]:
+def begun(line: bytes, limit: int, page: Any = None) -> Optional[Ahead]:
     """The payloads that a line announces; None where it does not do so as it should."""
     try:
         sizes, end = scan(line.decode("ascii"), len(RAW) - 1)
-        if line[end:] != b"}" or not sizes or any(type(size) is not int or size < 0 for size in sizes) or sum(sizes) > limit:
+        if line[end:] != b"}" or not sizes:
+            return None
+        total = 0
+        places = []
+        for index, size in enumerate(sizes):
+            if type(size) is list and page is not None:
+                if [type(n) for n in size] != [int, int, int]:
+                    return None
+                from ._memory import Lent  # where the host has memory
+
+                places.append(size[1:])
+                sizes[index] = Lent(page, *size)
+                size = size[2]
+            if type(size) is not int or size < 0:
+                return None
+            total += size
+        places.sort()
+        if total > limit or any([a + size > b for (a, size), (b, _) in zip(places, places[1:])]):
             return None
         return Ahead(sizes)
     except (ValueError, StopIteration, RecursionError, MemoryError):
@@ -103,7 +123,7 @@ def cut(channel: Any, chunk: bytes) -> List[bytes]:
             channel.ahead = None
             lines.append(BROKEN if line.startswith(RAW.encode()) else ahead.of(line))
         elif line.startswith(RAW.encode()):
-            channel.ahead = begun(line, channel.limit)
+            channel.ahead = begun(line, channel.limit, channel.page if channel.memory else None)
             if channel.ahead is None:
                 lines.append(BROKEN)
         else:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
 PROTOCOL = 1
-CAPABILITIES = ("stream", "page", "log", "packed", "cancel", "batch", "functions", "shared", "retire")
+CAPABILITIES = ("stream", "page", "log", "packed", "cancel", "batch", "functions", "shared", "retire", "memory")
 
 
 def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
@@ -63,7 +63,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     _finder.when_imported("orjson", _use_orjson)
     _finder.when_imported("opentelemetry.trace", _use_telemetry)
 
-    able = {"page": page is not None, "cancel": cancels, "shared": channel.waiter.polls}
+    able = {"page": page is not None, "cancel": cancels, "shared": channel.waiter.polls, "memory": bool(channel.memory)}
     stage = "import"
     try:
         os.environ.update(args.get("environ") or {})
@@ -85,6 +85,7 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
             channel, args = _hello_of(args, fds, own, page)
             able["page"], able["cancel"] = page is not None, cancels and page is not None
             worker = _serve_on(channel, args)
+            able["memory"] = bool(channel.memory)
             _name_worker(args.get("worker_id") or "", args.get("slot") or 0)
             os.environ.update(args.get("environ") or {})
             _life.watch_host(fds[0], stack_fd, ask_fd)
@@ -140,6 +141,8 @@ def _serve_on(channel: Channel, args: Dict[str, Any]) -> _worker.Worker:
     if "functions" in (args.get("capabilities") or ()):
         channel.functions = args.get("functions") or ()
         channel.blob_functions = args.get("blob_functions") or ()
+    if _page.MEMORY.half and "memory" in (args.get("capabilities") or ()):
+        channel.memory = args.get("min_lent", 1) or 1
     channel.smallest = args.get("min_blob", channel.smallest)
     return worker
 
