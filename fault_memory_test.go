@@ -86,9 +86,10 @@ var memoryFaults = []fault{
 		random := rand.New(rand.NewPCG(5, 5))
 		for range 25 {
 			want := pattern(100_000 + random.IntN(1<<20))
+			pid, wait := pids(p)[0], time.Duration(random.IntN(1500))*time.Microsecond
 			killed := inBackground(1, func(int) (Result, error) {
-				time.Sleep(time.Duration(random.IntN(1500)) * time.Microsecond)
-				return Result{}, syscall.Kill(pids(p)[0], syscall.SIGKILL)
+				time.Sleep(wait)
+				return Result{}, syscall.Kill(pid, syscall.SIGKILL)
 			})
 			for range 3 {
 				got, err := Call[Array](context.Background(), p, "array", []any{ArrayOf(want)})
@@ -98,7 +99,7 @@ var memoryFaults = []fault{
 					require.ErrorIs(t, err, ErrWorkerExited)
 				}
 			}
-			killed()
+			allWell(t, killed())
 			eventually(t, "it is replaced", func() bool { return serving(p) })
 		}
 	}},
