@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pypool/pypool"
@@ -19,8 +22,9 @@ func bytesGroup() group {
 	}{{"10KB", 10_000}, {"100KB", 100_000}, {"1MB", 1_000_000}, {"10MB", 10_000_000}} {
 		for _, way := range []struct {
 			name   string
-			copies int
-		}{{"in", 1}, {"out", 2}, {"echo", 3}} {
+			copies int // on one processor
+			turns  int // from one processor to another
+		}{{"in", 1, 1}, {"out", 2, 1}, {"echo", 3, 2}} {
 			name := s.name + "/" + way.name + "/"
 			g.cells = append(g.cells,
 				cell{name + "memcpy", nil, func(b *bench, d time.Duration) (round, error) {
@@ -32,6 +36,9 @@ func bytesGroup() group {
 						return nil
 					})
 				}},
+				cell{name + "handover", []reference{{"memcpy", name + "memcpy"}}, func(b *bench, d time.Duration) (round, error) {
+					return handOver(b.size(s.size), way.turns, d)
+				}},
 				cell{name + "fastapi", []reference{{"memcpy", name + "memcpy"}, {"pool", name + "pool"}}, func(b *bench, d time.Duration) (round, error) {
 					h, err := share(b, "fastapi", func() (*peers.HTTP, error) { return peers.NewFastAPI(b.Env, 1) })
 					if err != nil {
@@ -40,7 +47,7 @@ func bytesGroup() group {
 					body := make([]byte, b.size(s.size))
 					return drive(1, d, func(int) error { return h.Bytes(way.name, body) })
 				}},
-				cell{name + "pool", []reference{{"memcpy", name + "memcpy"}, {"fastapi", name + "fastapi"}}, func(b *bench, d time.Duration) (round, error) {
+				cell{name + "pool", []reference{{"memcpy", name + "memcpy"}, {"handover", name + "handover"}, {"fastapi", name + "fastapi"}}, func(b *bench, d time.Duration) (round, error) {
 					return b.bytesCalls(way.name, b.size(s.size), d)
 				}})
 			g.cells = append(g.cells, bytesPeers(name, way.name, s.size)...)
@@ -51,6 +58,39 @@ func bytesGroup() group {
 		}})
 	}
 	return g
+}
+
+// handOver is what two processes on two processors would take at the least: one copies to memory
+// that both have, and the other from there, in turns. Whoever waits polls.
+func handOver(size, turns int, d time.Duration) (round, error) {
+	from, shared, to := make([]byte, size), make([]byte, size), make([]byte, size)
+	var turn atomic.Int32 // 1: the other one's; -1: it is over
+	var other sync.WaitGroup
+	other.Go(func() {
+		runtime.LockOSThread()
+		for {
+			switch turn.Load() {
+			case 1:
+				copy(to, shared)
+				turn.Store(0)
+			case -1:
+				return
+			}
+		}
+	})
+	defer func() {
+		turn.Store(-1)
+		other.Wait()
+	}()
+	return drive(1, d, func(int) error {
+		for range turns {
+			copy(shared, from)
+			turn.Store(1)
+			for turn.Load() != 0 {
+			}
+		}
+		return nil
+	})
 }
 
 var errShort = errors.New("not what was sent came back")
