@@ -41,10 +41,10 @@ func octetsCell(name, way string, size int, open func(*bench) (peers.Octets, err
 	}}
 }
 
-// memory is a file system that is memory.
-const memory = "/dev/shm"
+// memoryFolder is a file system that is memory.
+const memoryFolder = "/dev/shm"
 
-var errNoMemory = errors.New("skipped: this system has no " + memory)
+var errNoMemory = errors.New("skipped: this system has no " + memoryFolder)
 
 type fileArgs struct {
 	Path string `json:"path"`
@@ -54,7 +54,7 @@ type fileArgs struct {
 // byFile is what one writes who has a pool that carries text: each call has files of its own, and
 // leaves none behind.
 func byFile(p *pypool.Pool, way string, body []byte) (err error) {
-	file, err := os.CreateTemp(memory, "pypool-bench-")
+	file, err := os.CreateTemp(memoryFolder, "pypool-bench-")
 	if errors.Is(err, fs.ErrNotExist) {
 		return errNoMemory
 	}
