@@ -23,7 +23,7 @@ type machine struct {
 }
 
 // clients are the peers' halves in Go, by the paths of their modules.
-var clients = map[string]string{"google.golang.org/grpc": "grpc-go", "github.com/go-zeromq/zmq4": "zmq4", "github.com/apache/arrow-go/v18": "arrow-go"}
+var clients = map[string]string{"google.golang.org/grpc": "grpc-go", "github.com/nats-io/nats-server/v2": "nats-server", "github.com/go-zeromq/zmq4": "zmq4", "github.com/apache/arrow-go/v18": "arrow-go"}
 
 // revision is set when the Makefile builds this program.
 var revision string
@@ -61,7 +61,7 @@ func (b *bench) machine(ctx context.Context) (machine, error) {
 	m.Python = python
 	if _, err := os.Stat(b.Venv); b.Venv != "" && err == nil {
 		m.Peers, err = ask(ctx, b.Venv, `from importlib.metadata import version
-print(*(f"{name} {version(name)}" for name in ("fastapi", "uvicorn", "grpcio", "pyzmq", "pyarrow")), sep=", ")`)
+print(*(f"{name} {version(name)}" for name in ("fastapi", "uvicorn", "grpcio", "pyzmq", "pyarrow", "celery", "dramatiq", "ray")), sep=", ")`)
 		if err != nil {
 			return m, err
 		}

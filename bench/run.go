@@ -71,5 +71,5 @@ func (b *bench) measureGroup(ctx context.Context, g group, rounds int, d time.Du
 
 // isMissing reports whether a cell lacks something that not every machine has: it is skipped.
 func isMissing(err error) bool {
-	return errors.Is(err, peers.ErrNoVenv) || errors.Is(err, errNoProc) || errors.Is(err, errNoMemory)
+	return errors.Is(err, peers.ErrNoVenv) || errors.Is(err, errNoProc) || errors.Is(err, errNoMemory) || errors.Is(err, peers.ErrNoRedis)
 }

@@ -19,6 +19,8 @@ type Env struct {
 	Python string // the interpreter of the pool's workers
 	Venv   string // the interpreter that has the packages of requirements.txt; empty: there is none
 	Dir    string // holds Scripts
+
+	environ []string // of a process; nil: this one's
 }
 
 // ErrNoVenv is why a peer cannot be measured.

@@ -3,6 +3,7 @@ package peers
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -19,6 +20,8 @@ type process struct {
 	in, out *os.File
 	errs    bytes.Buffer // complete once the process has ended
 	wait    func() error
+
+	patience time.Duration // after the end of its stdin it is killed; 0: 2 s
 }
 
 func (e Env) start(python, script string, args ...string) (*process, error) {
@@ -36,6 +39,7 @@ func (e Env) start(python, script string, args ...string) (*process, error) {
 	defer outW.Close()
 	p.in, p.out = inW, outR
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = inR, outW, &p.errs
+	p.cmd.Env = e.environ
 	p.wait = sync.OnceValue(p.cmd.Wait)
 	if err := p.cmd.Start(); err != nil {
 		inW.Close()
@@ -68,7 +72,7 @@ func closeAll(all []*process) error {
 // Close ends the process. Its error says what a script that failed has written.
 func (p *process) Close() error {
 	p.in.Close()
-	impatient := time.AfterFunc(2*time.Second, func() { _ = p.cmd.Process.Kill() })
+	impatient := time.AfterFunc(cmp.Or(p.patience, 2*time.Second), func() { _ = p.cmd.Process.Kill() })
 	defer impatient.Stop()
 	err := p.wait()
 	p.out.Close()
