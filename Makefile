@@ -22,7 +22,7 @@ APIDIFF := $(BUILD)/bin/apidiff
 TABLES := $(BUILD)/arrow
 # The examples' libraries; each story runs in its folder and looks for ../.venv.
 EXAMPLES := $(CURDIR)/examples/.venv
-STORIES  := dspy agent sklearn pandas documents vision
+STORIES  := dspy agent sklearn pandas documents vision tables
 
 # A PYTHON that was asked for is also the workers'.
 ifneq ($(origin PYTHON),undefined)
@@ -115,7 +115,7 @@ lint-python: $(VENV)/ready
 	@if [ -x $(VENV)/bin/hadolint ]; then $(VENV)/bin/hadolint examples/container/Dockerfile; fi
 	@for worker in $(filter-out %/broken.py,$(wildcard examples/*/*.py)); do MYPYPATH=python $(TOOLS) mypy --strict --ignore-missing-imports --allow-subclassing-any --no-warn-unused-ignores --cache-dir $(BUILD)/mypy $$worker || exit 1; done
 
-examples: $(EXAMPLES)/ready ## Test the examples with their real libraries and run each once (the first run installs 600 MB)
+examples: $(EXAMPLES)/ready ## Test the examples with their real libraries and run each once (the first run installs 650 MB)
 	@$(say) 'go test ./... in examples'
 	@cd examples && PYPOOL_EXAMPLES=1 go test -timeout 5m ./...
 	@mkdir -p $(BUILD)/bin
