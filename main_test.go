@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/pypool/pypool/internal/wire"
 )
 
 // helperEnv names the helper that a re-executed test binary plays instead of running tests: a
@@ -33,7 +35,13 @@ func TestMain(m *testing.M) {
 		helper()
 		os.Exit(0)
 	}
-	pipeOnly.Store(os.Getenv("PYPOOL_TEST_PAYLOADS") == "pipe")
+	switch os.Getenv("PYPOOL_TEST_PAYLOADS") {
+	case "pipe":
+		pipeOnly.Store(true)
+	case "memory": // all of them, small ones too
+		wire.SetMinBlob(1)
+		wire.SetMinLent(1)
+	}
 	goleak.VerifyTestMain(m)
 }
 
