@@ -77,7 +77,7 @@ test-go: test-root test-modules
 test-root: $(VENV)/ready
 	@[ -n "$(RACE)" ] || echo 'no C compiler: the tests run without the race detector'
 	@$(say) 'go test $(RACE) ./... in . (the first run compiles everything; the tests take minutes)'
-	@PYPOOL_UV=$${PYPOOL_UV:-$(VENV)/bin/uv} go test $(RACE) ./...
+	@PYPOOL_UV=$${PYPOOL_UV:-$(VENV)/bin/uv} go test $(RACE) -timeout 30m ./...
 
 test-modules: $(VENV)/ready $(TABLES)/ready
 	@failed=; for module in $(NESTED); do \

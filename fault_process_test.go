@@ -257,12 +257,15 @@ var processFaults = []fault{
 		}
 	}},
 	{name: "G18_a_host_without_stdin_stdout_and_stderr", run: func(t *testing.T, r *rig) {
-		for _, closed := range []string{"012", "1", "2", "02", "12"} {
-			report := filepath.Join(t.TempDir(), "report")
-			cmd := helperCommand(t, "host that has closed its descriptors", r.mark, "PYPOOL_HOST_REPORT="+report, "PYPOOL_HOST_CLOSED="+closed)
-			err := cmd.Run()
-			text, _ := os.ReadFile(report)
-			require.NoError(t, err, "%s: %s", closed, text)
+		which := []string{"012", "1", "2", "02", "12"}
+		cmds, reports := make([]*exec.Cmd, len(which)), make([]string, len(which))
+		for i, closed := range which {
+			reports[i] = filepath.Join(t.TempDir(), "report")
+			cmds[i] = helperCommand(t, "host that has closed its descriptors", r.mark, "PYPOOL_HOST_REPORT="+reports[i], "PYPOOL_HOST_CLOSED="+closed)
+		}
+		for i, out := range inBackground(len(which), func(i int) (struct{}, error) { return struct{}{}, cmds[i].Run() })() {
+			text, _ := os.ReadFile(reports[i])
+			require.NoError(t, out.err, "%s: %s", which[i], text)
 			require.Equal(t, "well", string(text))
 		}
 	}},
