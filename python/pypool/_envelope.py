@@ -79,10 +79,11 @@ def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
             raise RequestError("invalid_request", str(error), id) from None
     if "blobs" in fields:
         from ._arrays import Unloadable  # for few requests
-        from ._payloads import place_all
+        from ._payloads import place_all, used
 
         try:
             place_all(fields.get("args"), fields["blobs"], line)
+            used(line)
         except Unloadable as error:
             raise RequestError("invalid_arguments", str(error), id) from None
         except ValueError as error:
@@ -116,7 +117,12 @@ def batch(text: str, scanner_for: Callable[[str], Scanner], line: bytes) -> Batc
         if text[end:] != "}":
             raise ValueError
         _place(found, line)
-        return Batch([_request(fields, command) for fields in found])
+        requests = [_request(fields, command) for fields in found]
+        if type(line) is not bytes:
+            from ._payloads import used  # for few batches
+
+            used(line)
+        return Batch(requests)
     except (LookupError, TypeError, AttributeError):
         raise ValueError from None
 

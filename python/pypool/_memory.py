@@ -62,14 +62,15 @@ def _free(slot: int) -> None:
 
 
 class Lent:
-    """A payload in. It has its place until it is copied, or nothing refers to its view any more; else
-    as long as it lives.
+    """A payload in. It has its place as long as this object lives, or anything refers to its view: a
+    line may be read again, when something else in it is wrong.
     """
 
-    __slots__ = ("slot", "at", "size")
+    __slots__ = ("slot", "at", "size", "holder")
 
     def __init__(self, page: Any, slot: int, at: int, size: int) -> None:
         self.slot = -1
+        self.holder: Any = None  # what its views look at
         if not (0 <= slot < SLOTS and 0 <= at <= MEMORY.half and 0 <= size <= MEMORY.half - at) or slot in STATE.live:
             raise ValueError("no place in memory")
         self.slot, self.at, self.size = slot, MEMORY_AT + at, size
@@ -85,29 +86,29 @@ class Lent:
 
     def copy(self) -> bytes:
         data: bytes = MEMORY.map[self.at : self.at + self.size]
-        slot, self.slot = self.slot, -1
-        _free(slot)
         return data
 
     def view(self) -> memoryview:
         """It, to be read only."""
-        try:
-            import ctypes  # for arrays and views alone
-        except Exception:
-            ctypes = None  # type: ignore[assignment]
-        if ctypes is None or not self.size:
-            return memoryview(self.copy())
-        kind = _CLASSES.get(self.size)
-        if kind is None:
-            kind = ctypes.c_char * self.size
-            if len(_CLASSES) < _MANY:
-                _CLASSES[self.size] = kind
-        # Not from_buffer: nothing that a handler can reach leads to the map itself
-        holder = kind.from_address(ctypes.addressof(ctypes.c_char.from_buffer(MEMORY.map)) + self.at)
-        slot, self.slot = self.slot, -1
-        if slot in STATE.live:  # else a fork has come between
-            STATE.live[slot] = ref(holder, lambda _: _free(slot))
-        return memoryview(holder).cast("B").toreadonly()
+        if self.holder is None:
+            try:
+                import ctypes  # for arrays and views alone
+            except Exception:
+                ctypes = None  # type: ignore[assignment]
+            if ctypes is None or not self.size:
+                return memoryview(self.copy())
+            kind = _CLASSES.get(self.size)
+            if kind is None:
+                kind = ctypes.c_char * self.size
+                if len(_CLASSES) < _MANY:
+                    _CLASSES[self.size] = kind
+            # Not from_buffer: nothing that a handler can reach leads to the map itself
+            base = ctypes.addressof(ctypes.c_char.from_buffer(MEMORY.map))
+            self.holder = holder = kind.from_address(base + self.at)
+            slot, self.slot = self.slot, -1
+            if slot in STATE.live:  # else a fork has come between
+                STATE.live[slot] = ref(holder, lambda _: _free(slot))
+        return memoryview(self.holder).cast("B").toreadonly()
 
 
 def put(page: Any, data: Any) -> str:

@@ -40,6 +40,12 @@ def payloads_of(line: bytes) -> Sequence[memoryview]:
     return line.payloads if isinstance(line, Laden) else ()
 
 
+def used(line: bytes) -> None:
+    """A line will not be read again: what its payloads have become is what keeps them from now on."""
+    if isinstance(line, Laden):
+        line.payloads = ()
+
+
 class Ahead:
     """Payloads that are being read, and their line, which is still to come."""
 
@@ -177,6 +183,7 @@ def apart(lines: Sequence[bytes], line: bytes) -> List[bytes]:
         at += count
     if at != len(payloads):
         raise RequestError("invalid_request", "%d payloads came, and there are places for %d" % (len(payloads), at), None)
+    used(line)
     return found
 
 

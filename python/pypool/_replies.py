@@ -200,10 +200,11 @@ def deliver(line: bytes) -> bool:
             set_bytes(reply, reply["bytes"])
         if "blobs" in reply:
             from ._arrays import Unloadable  # likewise
-            from ._payloads import place_all
+            from ._payloads import place_all, used
 
             try:
                 place_all(reply, reply["blobs"], line)
+                used(line)
             except Unloadable as error:
                 reply.update(success=False, error={"type": "invalid_result", "message": str(error)})
         pending.reply = reply

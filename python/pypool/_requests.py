@@ -144,8 +144,9 @@ def _tail(text: str, at: int, args: Any, line: bytes) -> Tuple[Optional[str], Op
 
         paths, at = scan(text, at + 9)
         set_bytes(args, paths)
+    blobs = None
     if text.startswith(',"blobs":', at):
-        from ._payloads import place_all  # likewise
+        from ._payloads import place_all, used  # likewise
 
         blobs, at = scan(text, at + 9)
         place_all(args, blobs, line)
@@ -170,6 +171,8 @@ def _tail(text: str, at: int, args: Any, line: bytes) -> Tuple[Optional[str], Op
         trace, at = scan(text, at + 9)
     if text[at:] != "}":
         raise ValueError
+    if blobs is not None:
+        used(line)
     rest = (session, timeout, how, trace)
     if session is None and trace is None and len(_TAILS) < REMEMBERED:
         _TAILS[text[start:]] = rest

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
 
-from pypool import _life, _memory, _page
+from pypool import _life, _memory, _page, _payloads, _requests, _wire
 from pypool._memory import LENT_WORDS, SLOTS, TOOK_WORDS, Lent, put
 from pypool._page import MEMORY, MEMORY_AT
 from pypool._payloads import begun
@@ -39,7 +39,9 @@ def test_a_place_is_let_go_of_when_nothing_refers_to_it(page: Any) -> None:
     before = page[word]
     lent = Lent(page, 7, 4096, 5)
     assert len(lent) == 5
-    assert (lent.copy(), page[word]) == (b"given", before + 1)
+    assert (lent.copy(), page[word]) == (b"given", before)
+    del lent
+    assert page[word] == before + 1
 
     view = Lent(page, 7, 4096, 5).view()
     part = view[1:3]
@@ -58,6 +60,40 @@ def test_a_place_is_let_go_of_when_nothing_refers_to_it(page: Any) -> None:
     Lent(page, 7, 4096, 5)  # never looked at
     assert page[word] == before + 3
     assert not _memory.STATE.live
+
+
+def test_a_payload_may_be_looked_at_again(page: Any) -> None:
+    MEMORY.map[MEMORY_AT + 4096 : MEMORY_AT + 4101] = b"given"
+    word = LENT_WORDS + 7
+    before = page[word]
+    lent = Lent(page, 7, 4096, 5)
+    assert lent.copy() == lent.view().tobytes() == lent.view().tobytes() == lent.copy() == b"given"
+    view = lent.view()
+    del lent
+    gc.collect()
+    assert (page[word], view.tobytes()) == (before, b"given"), "who has a view keeps the place, whichever it is"
+    del view
+    gc.collect()
+    assert page[word] == before + 1
+
+
+def test_a_line_that_is_used_up_keeps_no_place(page: Any) -> None:
+    for line in (
+        b'{"id":1,"command":"f","args":[null],"blobs":[{"at":[0]}]}',
+        b'{"command":"f","id":1,"args":[null],"blobs":[{"at":[0]}]}',
+        b'{"batch":[{"id":1,"command":"f","args":[null],"blobs":[{"at":[0]}]}]}',
+    ):
+        word = LENT_WORDS + 7
+        before = page[word]
+        payloads: List[Any] = [Lent(page, 7, 4096, 5)]
+        laden = _payloads.laden(line, payloads)
+        del payloads
+        try:
+            _requests.parse_request(laden)
+        except _wire.Batch:
+            pass
+        gc.collect()
+        assert page[word] == before + 1, line
 
 
 @pytest.mark.parametrize(
