@@ -126,7 +126,8 @@ type Config struct {
 	StopGrace time.Duration
 	// HealthCheckInterval is how often workers that were idle since the last time are pinged. Those
 	// whose script has @health functions are asked for them each time, a busy one when it next
-	// falls idle; one that is not healthy is replaced. Default: 30 s. Negative: never.
+	// falls idle, which one that shares concurrent calls does when the last of them has ended; one
+	// that is not healthy is replaced. Default: 30 s. Negative: never.
 	HealthCheckInterval time.Duration
 
 	// SessionCleanupInterval is how often sessions unused for SessionTTL are forgotten. Defaults: 5

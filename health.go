@@ -29,11 +29,12 @@ type WorkerHealth struct {
 	Err        error
 }
 
-// HealthCheck pings every idle worker, side by side, and has it run its @health functions; a busy one
-// counts as responsive, unless the loop over its stream has not come back to read on for more than 5
-// s. One that does not answer within 5 s is replaced, and so is one that is not healthy, or has
-// asked to be replaced otherwise: it does not count as responsive. The error is nil exactly when the pool can serve: Health.Healthy asks for
-// more, all of Size and a closed circuit.
+// HealthCheck pings every idle worker, side by side, and has it run its @health functions. A busy one,
+// which runs a call of its own or shares concurrent ones, is not pinged and counts as responsive,
+// unless the loop over its stream has not come back to read on for more than 5 s: a hang is found by
+// the timeouts of its calls. One that does not answer within 5 s is replaced, and so is one that is
+// not healthy, or has asked to be replaced otherwise: it does not count as responsive. The error is
+// nil exactly when the pool can serve: Health.Healthy asks for more, all of Size and a closed circuit.
 func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 	if !p.wasStarted() {
 		return Health{Breaker: circuitClosed}, neverStarted(CallInfo{})
