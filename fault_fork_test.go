@@ -165,7 +165,7 @@ func TestFaultForkHostDeath(t *testing.T) {
 			if state == "forking" {
 				time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
 			} else {
-				require.Len(t, marked(mark), 3, "the workers and their server")
+				require.Contains(t, []int{3, 4}, len(marked(mark)), "the workers, their server, and what that has forked ahead")
 			}
 			begun := time.Now()
 			require.NoError(t, cmd.Process.Kill())

@@ -270,7 +270,7 @@ func (s *stage) strangers() (pids []int) {
 		for _, w := range p.Workers() {
 			workers[w.PID] = true
 		}
-		for _, pid := range serversOf(p) {
+		for _, pid := range append(serversOf(p), sparesOf(p)...) {
 			workers[pid] = true
 		}
 	}

@@ -2,8 +2,12 @@ package pypool
 
 import (
 	"cmp"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -30,6 +34,25 @@ func serversOf(p *Pool) []int {
 		return servers.pids()
 	}
 	return nil
+}
+
+// sparesOf are what the pool's fork servers have forked ahead: as long as they are no workers, they are
+// in their servers' groups.
+func sparesOf(p *Pool) (pids []int) {
+	servers := serversOf(p)
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		stat, _ := os.ReadFile(path)
+		_, after, _ := strings.Cut(string(stat), ") ")
+		var state string
+		var parent, group int
+		_, _ = fmt.Sscan(after, &state, &parent, &group)
+		if parent == group && slices.Contains(servers, group) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // executedOnly skips what is about the start of each worker's interpreter, which those of a fork

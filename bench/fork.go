@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -122,7 +123,8 @@ func (b *bench) replaced(forks bool) (round, error) {
 	return round{ms: millis(took[len(took)/2])}, nil
 }
 
-// held is what the workers hold together, their fork server included, for each of them.
+// held is what the workers hold together, their fork server and what that has forked ahead included,
+// for each of them.
 func (b *bench) held(forks bool) (round, error) {
 	p, err := b.importers(forks, forkWorkers, nil)
 	if err != nil {
@@ -143,6 +145,10 @@ func (b *bench) held(forks bool) (round, error) {
 		if err != nil {
 			return nil, errNoProc
 		}
+		time.Sleep(100 * time.Millisecond) // until it has forked ahead
+		if pids, err = childrenOf(server); err != nil {
+			return nil, errNoProc
+		}
 		pids = append(pids, server)
 	}
 	r, err := resident(pids)
@@ -150,6 +156,17 @@ func (b *bench) held(forks bool) (round, error) {
 		r[metric] *= float64(len(pids)) / forkWorkers
 	}
 	return r, err
+}
+
+func childrenOf(parent int) (pids []int, err error) {
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if of, err := parentOf(pid); err == nil && of == parent { // else it has gone
+			pids = append(pids, pid)
+		}
+	}
+	return pids, err
 }
 
 func parentOf(pid int) (parent int, err error) {

@@ -5,9 +5,13 @@
          ---- "reap PID", once the group has been killed ------> waitpid
          <--- "reaped PID STATUS USER_US SYSTEM_US" -----------
 
-It serves nobody, has one thread, and runs no code of the script's any more. What a worker has of its
-own (pipes, page, leash) takes the numbers that the server's have: whatever knows those, as
-faulthandler does, writes to the worker's from then on.
+To fork a process with large libraries takes milliseconds, most of them for its page tables. So the
+server forks one ahead when nobody asks: the spare, which becomes the next worker. Until then it waits
+for its descriptors as a part of the server, in the server's group, and ends with it.
+
+The server serves nobody, has one thread, and runs no code of the script's any more. What a worker
+has of its own (pipes, page, leash) takes the numbers that the server's have: whatever knows those,
+as faulthandler does, writes to the worker's from then on.
 """
 
 from __future__ import annotations
@@ -21,13 +25,16 @@ from . import _finder, _life, _stdio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, NoReturn, Optional
+    from typing import Any, Callable, List, NoReturn, Optional
 
 #: What the host sends with "fork", in this order; the page where there is one.
 STDIN, STDOUT, STDERR, STACKS, ASKS, LEASH, PAGE = range(7)
 MOST = 7
 #: Seconds that threads which end by themselves are given to do so.
 PATIENCE = 0.5
+#: Seconds without a question after which the spare is forked: the workers that a pool wants are asked
+#: for in a row, and the spare is not to be in their way.
+QUIET = 0.01
 
 
 class Own:
@@ -190,6 +197,8 @@ class _Server:
         self.poll = select.poll()
         self.poll.register(socket_fd, select.POLLIN)
         self.poll.register(channel.fd_in, select.POLLIN)
+        self.spare: Optional[_Spare] = None
+        self.quiet: Optional[float] = QUIET  # after that the spare is forked; None: not now
         self.ignore_warnings: Any = None
         if sys.version_info >= (3, 12):
             # It warns of native threads, too: those are their libraries' business.
@@ -201,15 +210,20 @@ class _Server:
         """Serve until the host leaves. Returns in each worker, with its page, and nowhere else."""
         while True:
             try:
-                ready = [fd for fd, _ in self.poll.poll()]
+                ready = [fd for fd, _ in self.poll.poll(None if self.quiet is None else self.quiet * 1000)]
+                page = STILL_SERVER
                 if self.channel.fd_in in ready:
                     self._leave_if_told()
                 if self.socket.fileno() in ready:
                     page = self._answer()
-                    if page is not STILL_SERVER:
-                        return page
+                elif not ready:
+                    page = self._fork_ahead()
+                elif self.spare is not None and self.spare.fd in ready:
+                    self._lose_spare()  # it has ended: no other one until a worker is asked for
+                if page is not STILL_SERVER:
+                    return page
             except OSError:
-                _leave(0)  # the host is gone
+                self._leave()  # the host is gone
 
     def _leave_if_told(self) -> None:
         from ._json import scan
@@ -217,21 +231,23 @@ class _Server:
 
         line = self.channel.next_line()
         if line is None:
-            _leave(0)
+            self._leave()
         request, _ = scan(line.decode(), 0)
         self.channel.write(SUCCESS % (request["id"], "null"))
         if request.get("command") == "shutdown":
-            _leave(0)
+            self._leave()
+
+    def _leave(self) -> NoReturn:
+        self._lose_spare()
+        _leave(0)
 
     def _answer(self) -> Any:
         """Do one thing that the host asks for."""
         size = self.lib.CMSG_SPACE(4 * MOST)
         data, ancillary, flags, _ = self.socket.recvmsg(256, size, getattr(self.lib, "MSG_CMSG_CLOEXEC", 0))
         if not data:
-            _leave(0)
-        fds: List[int] = []
-        for _, _, packed in ancillary:
-            fds += [int.from_bytes(packed[at : at + 4], sys.byteorder) for at in range(0, len(packed) - 3, 4)]
+            self._leave()
+        fds = descriptors(ancillary)
         word, _, number = data.decode().partition(" ")
         try:
             if word == "reap":
@@ -260,26 +276,21 @@ class _Server:
         self._say("reaped %d %d %d %d" % (pid, status, usage.ru_utime * 1e6, usage.ru_stime * 1e6))
 
     def _fork(self, fds: List[int]) -> Any:
-        threads = _threads()
-        if threads:
-            self._say("failed " + _refused_for(threads))
-            return STILL_SERVER
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except Exception:
-                pass  # closed, or some other object
-        try:
-            pid = self._plain_fork()
-        except OSError as error:
-            self._say("failed fork: %s" % error)
-            return STILL_SERVER
+        """Make a worker: of the spare if there is one that lives."""
+        self.quiet = QUIET
+        pid = self._take_spare(fds)
         if not pid:
+            why = self._why_not()
+            if why:
+                self._say("failed " + why)
+                return STILL_SERVER
             try:
-                return self._become(fds)
-            except BaseException as error:
-                _life.note("the forked worker cannot begin: %s: %s" % (type(error).__name__, error))
-                _life.end(1)
+                pid = self._plain_fork()
+            except OSError as error:
+                self._say("failed fork: %s" % error)
+                return STILL_SERVER
+            if not pid:
+                return _begin(lambda: self._become_at_once(fds))
         pidfd = -1
         try:
             os.setpgid(pid, pid)  # as it does itself: whoever comes first
@@ -300,12 +311,103 @@ class _Server:
                 os.close(pidfd)
         return STILL_SERVER
 
+    def _why_not(self) -> str:
+        """Why nothing can be forked now; empty: it can. What is buffered is written, once."""
+        threads = _threads()
+        if threads:
+            return _refused_for(threads)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:
+                pass  # closed, or some other object
+        return ""
+
     def _plain_fork(self) -> int:
         if self.ignore_warnings is None:
             return os.fork()
         with self.ignore_warnings.catch_warnings():
             self.ignore_warnings.simplefilter("ignore")
             return os.fork()
+
+    def _fork_ahead(self) -> Any:
+        """Fork the spare. It returns in the worker that this becomes, with its page."""
+        self.quiet = None
+        if self._why_not():
+            return STILL_SERVER  # which whoever asks for a worker is told
+        ours = theirs = None
+        try:
+            ours, theirs = self.lib.socketpair(self.lib.AF_UNIX, self.lib.SOCK_SEQPACKET)
+            ours.setblocking(True)  # whatever the script has made of socket.setdefaulttimeout
+            theirs.setblocking(True)
+            pid = self._plain_fork()
+        except OSError:
+            pid = -1  # no process or descriptor left: whoever asks for a worker is told
+        if pid > 0:
+            self.spare = _Spare(pid, ours)
+            self.poll.register(self.spare.fd, 0)  # its end
+        elif ours is not None and pid < 0:
+            ours.close()
+        if pid and theirs is not None:
+            theirs.close()
+        if pid:
+            return STILL_SERVER
+        return _begin(lambda: self._wait_for_a_life(ours, theirs))
+
+    def _wait_for_a_life(self, ours: Any, theirs: Any) -> Any:
+        """In the spare: do what can be done beforehand, and wait for the descriptors of a worker."""
+        ours.close()
+        self._prepare()
+        size = self.lib.CMSG_SPACE(4 * MOST)
+        data, ancillary, flags, _ = theirs.recvmsg(1, size, getattr(self.lib, "MSG_CMSG_CLOEXEC", 0))
+        if not data:
+            _life.end(0)  # the server has ended
+        fds = descriptors(ancillary)
+        if flags & self.lib.MSG_CTRUNC:
+            raise OSError("no descriptor left (RLIMIT_NOFILE)")
+        theirs.close()
+        page = self._become(fds)
+        for fd in fds:
+            os.close(fd)
+        return page
+
+    def _take_spare(self, fds: List[int]) -> int:
+        """Make the spare the worker that has these descriptors; its pid, or 0: there is none."""
+        spare = self.spare
+        if spare is None:
+            return 0
+        packed = b"".join([fd.to_bytes(4, sys.byteorder) for fd in fds])
+        try:
+            spare.socket.sendmsg([b"!"], [(self.lib.SOL_SOCKET, self.lib.SCM_RIGHTS, packed)], self.lib.MSG_NOSIGNAL)
+        except OSError:
+            self._lose_spare()  # it has ended
+            return 0
+        self._forget_spare(spare)
+        return spare.pid
+
+    def _lose_spare(self) -> None:
+        spare = self.spare
+        if spare is not None:
+            self._forget_spare(spare)
+            _life._kill(spare.pid, _life._SIGKILL)
+            os.waitpid(spare.pid, 0)
+
+    def _forget_spare(self, spare: _Spare) -> None:
+        self.spare = None
+        self.poll.unregister(spare.fd)
+        spare.socket.close()
+
+    def _prepare(self) -> None:
+        """Do in a child that is to be a worker what needs none of its descriptors."""
+        _life.WATCH.pid, _life.WATCH.group = os.getpid(), None
+        self.socket.close()
+        self.signal.signal(self.signal.SIGCHLD, self.sigchld if self.sigchld is not None else self.signal.SIG_DFL)
+        _forget_server()
+        reseed()
+
+    def _become_at_once(self, fds: List[int]) -> Any:
+        self._prepare()
+        return self._become(fds)
 
     def _become(self, fds: List[int]) -> Any:
         """Make a worker of this child; its page."""
@@ -319,18 +421,41 @@ class _Server:
                 os.dup2(own.channel[STDERR], fd)
         if own.second is not None:
             os.close(own.second)
-        self.socket.close()
         own.second = _life.leash(own.leash)
         _life.hold_leash(own.leash)
-        self.signal.signal(self.signal.SIGCHLD, self.sigchld if self.sigchld is not None else self.signal.SIG_DFL)
-        page = None
-        if len(fds) > PAGE:
-            from . import _page
+        if len(fds) <= PAGE:
+            return None
+        from . import _page
 
-            page = _page.shared(os.dup(fds[PAGE]))
-        _forget_server()
-        reseed()
-        return page
+        return _page.shared(os.dup(fds[PAGE]))
+
+
+class _Spare:
+    """A child that was forked ahead, and the server's end of the socket by which it gets its
+    descriptors.
+    """
+
+    def __init__(self, pid: int, socket: Any) -> None:
+        self.pid = pid
+        self.socket = socket
+        self.fd = socket.fileno()
+
+
+def descriptors(ancillary: Any) -> List[int]:
+    """Those that have come with a message."""
+    fds: List[int] = []
+    for _, _, packed in ancillary:
+        fds += [int.from_bytes(packed[at : at + 4], sys.byteorder) for at in range(0, len(packed) - 3, 4)]
+    return fds
+
+
+def _begin(become: Callable[[], Any]) -> Any:
+    """What `become` returns, in a child; else its end."""
+    try:
+        return become()
+    except BaseException as error:
+        _life.note("the forked worker cannot begin: %s: %s" % (type(error).__name__, error))
+        _life.end(1)
 
 
 def _is_same(fd: int, file: Any) -> bool:
