@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -100,7 +101,7 @@ var memoryFaults = []fault{
 				}
 			}
 			allWell(t, killed())
-			eventually(t, "it is replaced", func() bool { return serving(p) })
+			eventually(t, "it is replaced", func() bool { return serving(p) && !slices.Contains(pids(p), pid) })
 		}
 	}},
 	{name: "Q6_callers_that_leave_while_their_payloads_are_in_use", run: func(t *testing.T, r *rig) {
