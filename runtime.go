@@ -34,7 +34,7 @@ var bootstrap = sync.OnceValue(func() string {
 // packedRuntime is the other modules' sources, ready to be sent: no file is ever written. They are
 // packed, so that the line fits into the pipe (internal/proc, RequestRoom). That takes 5 to 15 ms,
 // once, and is done while the first interpreter comes up.
-var packedRuntime = sync.OnceValue(func() string { return packRuntime("_forkserver") })
+var packedRuntime = sync.OnceValue(func() string { return packRuntime("_forkserver", "_forkable") })
 
 // packedServer is packedRuntime with what a fork server alone needs.
 var packedServer = sync.OnceValue(func() string { return packRuntime() })

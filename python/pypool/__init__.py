@@ -31,7 +31,7 @@ from __future__ import annotations
 #   calls         _async _health _stream _dispatch _batch _stats _builtins
 #   the host      _replies _beside _host_calls _host
 #   the loop      _stacks _tasks _escaped _worker
-#   the start     __init__ _scripts _user _spawn _forkserver _start _boot
+#   the start     __init__ _scripts _user _spawn _forkable _forkserver _start _boot
 #   by hand       _packages __main__
 from ._call import Call as Call
 from ._call import Worker as Worker

@@ -19,9 +19,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from time import monotonic, sleep
 
-from . import _finder, _life, _stdio
+from . import _finder, _forkable, _life, _stdio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 #: What the host sends with "fork", in this order; the page where there is one.
 STDIN, STDOUT, STDERR, STACKS, ASKS, LEASH, PAGE = range(7)
 MOST = 7
-#: Seconds that threads which end by themselves are given to do so.
-PATIENCE = 0.5
 #: Seconds without a question after which the spare is forked: the workers that a pool wants are asked
 #: for in a row, and the spare is not to be in their way.
 QUIET = 0.01
@@ -50,120 +47,13 @@ class Own:
         self.second = second  # of the leash
 
 
-#: How threads are called that others in the process wait for, and that nobody starts again after a
-#: fork: those of polars (once something was computed), tokio, and XLA (jax, TensorFlow).
-POOLS = ("polars-0", "tokio-r", "async-executor-", "tf_XLA")
-#: OpenMP's omp_pause_soft.
-_SOFT = 1
 #: What `_answer` returns in the server itself.
 STILL_SERVER: Any = object()
 
 
-def refusal() -> str:
-    """Why this process cannot be forked; empty: it can."""
-    sleep(0.005)  # one that was started last may not have begun
-    threads = _threads()
-    end = monotonic() + PATIENCE
-    while threads and monotonic() < end:
-        sleep(0.01)
-        threads = _threads()
-    if threads:
-        return _refused_for(threads)
-    pools = _pools()
-    if pools:
-        return (
-            "Config.ForkServer: the import has started native threads that a forked worker would wait for in vain: %s. "
-            "Import the library, and compute in a @setup function or in commands only" % ", ".join(pools)
-        )
-    device = _device()
-    if device:
-        return (
-            "Config.ForkServer: the import has initialised CUDA (%s), which does not work in a forked worker. "
-            "Use the device in a @setup function, which runs in each worker" % device
-        )
-    return ""
-
-
-def _refused_for(threads: List[str]) -> str:
-    return (
-        "Config.ForkServer: Python threads run after the import, and a forked worker would not have them: %s. "
-        "Start them in a @setup function, which runs in each worker" % "; ".join(threads)
-    )
-
-
-def _threads() -> List[str]:
-    """The other threads of Python, by name and place."""
-    from _thread import get_ident
-
-    frames = {ident: frame for ident, frame in sys._current_frames().items() if ident != get_ident()}
-    active: Any = getattr(sys.modules.get("threading"), "_active", None) or {}
-    named: List[str] = []
-    for ident, frame in frames.items():
-        thread = active.get(ident)
-        name = "a thread" if thread is None else "%r" % (thread.name,)
-        code = frame.f_code
-        named.append("%s in %s (%s:%d)" % (name, code.co_name, code.co_filename, frame.f_lineno))
-    return sorted(named)
-
-
-def _pools() -> List[str]:
-    """The native threads by name whose libraries are known not to handle forks."""
-    found = set()
-    try:
-        for task in os.listdir("/proc/self/task"):
-            with open("/proc/self/task/%s/comm" % task) as comm:
-                name = comm.read().strip()
-            if name.startswith(POOLS):
-                found.add(name)
-    except OSError:
-        pass  # no /proc, or one that has ended meanwhile
-    return sorted(found)
-
-
-def pause_openmp() -> None:
-    """End the threads that GNU's OpenMP (scikit-learn, torch) keeps for the next computation: in a
-    forked worker it would wait for them for ever. It makes others when it needs them. Other OpenMPs
-    handle forks.
-    """
-    try:
-        with open("/proc/self/maps") as maps:
-            mapped = {line.split(None, 5)[5].rstrip("\n") for line in maps if "libgomp" in line}
-    except OSError:
-        return
-    for path in sorted(mapped):
-        import ctypes  # where there is such a library
-
-        try:
-            ctypes.CDLL(path).omp_pause_resource_all(_SOFT)
-        except (OSError, AttributeError):
-            pass  # older than GCC 9: it cannot be asked to
-
-
-def _device() -> str:
-    """What shows that CUDA is in use; empty: nothing does."""
-    cuda = getattr(sys.modules.get("torch"), "cuda", None)
-    try:
-        if cuda is not None and cuda.is_initialized():
-            return "torch.cuda.is_initialized()"
-    except Exception:
-        pass  # some other module of that name
-    try:
-        names = os.listdir("/proc/self/fd")
-    except OSError:
-        return ""
-    for name in names:
-        try:
-            # Of the device's files the one that managing it alone does not open
-            if os.readlink("/proc/self/fd/" + name) == "/dev/nvidia-uvm":
-                return "/dev/nvidia-uvm is open"
-        except OSError:
-            pass
-    return ""
-
-
 def ready(socket_fd: Optional[int], own: Own, channel: Any) -> _Server:
     """The server of this process, once the script is imported. Raises where that cannot be one."""
-    why = refusal()
+    why = _forkable.refusal()
     if why:
         raise RuntimeError(why)
     if socket_fd is None or own.stacks is None or own.asks is None or own.leash is None:
@@ -174,7 +64,7 @@ def ready(socket_fd: Optional[int], own: Own, channel: Any) -> _Server:
     # What a worker needs for its first ping and call, or for its first failure: loaded once
     from . import _builtins, _dispatch, _errors, _exit, _failure, _output  # noqa: F401
 
-    pause_openmp()
+    _forkable.pause_openmp()
     gc.collect()
     gc.freeze()  # so that a collection in a worker writes to none of it
     return _Server(socket_fd, own, channel)
@@ -313,9 +203,9 @@ class _Server:
 
     def _why_not(self) -> str:
         """Why nothing can be forked now; empty: it can. What is buffered is written, once."""
-        threads = _threads()
+        threads = _forkable.threads()
         if threads:
-            return _refused_for(threads)
+            return _forkable.refused_for(threads)
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
@@ -403,7 +293,7 @@ class _Server:
         self.socket.close()
         self.signal.signal(self.signal.SIGCHLD, self.sigchld if self.sigchld is not None else self.signal.SIG_DFL)
         _forget_server()
-        reseed()
+        _forkable.reseed()
 
     def _become_at_once(self, fds: List[int]) -> Any:
         self._prepare()
@@ -480,20 +370,6 @@ def _forget_server() -> None:
     registry: Any = getattr(getattr(sys.modules.get("weakref"), "finalize", None), "_registry", None)
     for info in list((registry or {}).values()):
         info.atexit = False
-
-
-def reseed() -> None:
-    """Have the generators of the process differ from those of its siblings. That of `random` does by
-    itself.
-    """
-    numpy: Any = sys.modules.get("numpy.random")
-    torch: Any = sys.modules.get("torch")
-    for seed in (getattr(numpy, "seed", None), getattr(torch, "seed", None)):
-        if seed is not None:
-            try:
-                seed()
-            except Exception as error:
-                _life.note("a forked worker's generator was not seeded: %s: %s" % (type(error).__name__, error))
 
 
 def _leave(code: int) -> NoReturn:
