@@ -48,7 +48,7 @@ var targets = []target{
 	{"10 MB of bytes there and back: p50 / copies on two processors", false, 1.5, over("bytes/10MB/echo/pool", "bytes/10MB/echo/handover", p50)},
 	{"10 MB of bytes there and back: p50 / FastAPI", false, 1, over("bytes/10MB/echo/pool", "bytes/10MB/echo/fastapi", p50)},
 	{"a million rows, grouped: p50 / the group-by alone and Arrow written in Go", false, 1.3, over("table/pool", "table/alone", p50)},
-	{"a million rows, grouped: p50 / Arrow Flight", false, 1, over("table/pool", "table/flight", p50)},
+	{"a million rows, grouped: p50 / Arrow Flight", false, 0.5, over("table/pool", "table/flight", p50)},
 	{"10 MB result: time / dumps + Unmarshal", false, 1.3, over("large/pool", "large/dumps+Unmarshal", ms)},
 	{"63 MB result, decoded: peak of the host / message", false, 4, of("peak/result/decoded", hostPeak)},
 	{"63 MB result: peak of the worker / message", false, 4, of("peak/result/raw", workPeak)},
