@@ -773,10 +773,3 @@ func (hostileError) Error() string   { panic("Error") }
 func (hostileError) Is(error) bool   { panic("Is") }
 func (hostileError) As(any) bool     { panic("As") }
 func (hostileError) Unwrap() []error { panic("Unwrap") }
-
-// containsItself is a value that package fmt would print until the stack overflows.
-func containsItself() any {
-	value := []any{nil}
-	value[0] = value
-	return value
-}

@@ -222,3 +222,10 @@ func detail[E error](t testing.TB, err error) E {
 
 // jsonNumber is a number of any length.
 func jsonNumber(digits string) json.Number { return json.Number(digits) }
+
+// containsItself is a value that package fmt would print until the stack overflows.
+func containsItself() any {
+	value := []any{nil}
+	value[0] = value
+	return value
+}
