@@ -380,6 +380,7 @@ func TestThreadsAreTheWorkersShare(t *testing.T) {
 
 func TestWhatWorkerEnvSetsOfPythonsVariablesCounts(t *testing.T) {
 	t.Parallel()
+	executedOnly(t) // an interpreter reads them when it starts
 	cfg := slotsConfig(t, 1)
 	cfg.WorkerEnv = func(int) []string { return []string{"PYTHONHASHSEED=7", "PYTHONWARNINGS=error"} }
 	p := newPool(t, cfg)

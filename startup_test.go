@@ -258,6 +258,7 @@ func TestThePoolOutlivesTheContextOfNewAndOfItsCalls(t *testing.T) {
 
 func TestOneBadStartOfSeveralFailsNewAndEndsTheOthers(t *testing.T) {
 	t.Parallel()
+	executedOnly(t) // each start is an import
 	path := script(t, fmt.Sprintf("import os\nos.close(os.open(%q, os.O_CREAT | os.O_EXCL))\n", filepath.Join(t.TempDir(), "only")))
 	log := &eventLog{}
 	_, err := New(t.Context(), Config{Script: path, Python: realPython(), Size: 3, Overflow: -1, Logger: quiet(), Observer: &Observer{Event: log.add}})

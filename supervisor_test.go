@@ -136,6 +136,7 @@ func TestAScriptThatAlwaysDiesFailsCallsFastAndHealsWhenItIsMended(t *testing.T)
 
 func TestWithOneReadyWorkerThePoolServesThoughOthersCannotStart(t *testing.T) {
 	t.Parallel()
+	executedOnly(t) // each start is an import
 	only := filepath.Join(t.TempDir(), "only")
 	path := script(t, fmt.Sprintf("import os\nos.close(os.open(%q, os.O_CREAT | os.O_EXCL))\n", only))
 	p := newPool(t, Config{
@@ -172,6 +173,7 @@ func TestCoreMinReadyNegativeReturnsAtOnceAndTheWorkersComeUpBehind(t *testing.T
 
 func TestMinReadyReturnsWhenSoManyAreReady(t *testing.T) {
 	t.Parallel()
+	executedOnly(t) // each start is an import
 	dir := t.TempDir()
 	gate := newLatch(t)
 	path := script(t, fmt.Sprintf(`import os

@@ -22,6 +22,7 @@ func failedStarts(t *testing.T, logs *logBuffer) []map[string]any {
 // One report for each edit, with the place and the traceback; and no second try of the same files,
 // though a failed start is else repeated within milliseconds.
 func TestWatchScriptsReportsABrokenEditOnce(t *testing.T) {
+	executedOnly(t) // each start is an import
 	for name, tc := range map[string]struct{ broken, cause, at, traceback string }{
 		"syntax": {"x = 1\ndef broken(:\n", "SyntaxError: invalid syntax", "worker.py:2", "def broken(:"},
 		"name":   {"\nimport helper\n" + value("helper.N"), "ZeroDivisionError: division by zero", "helper.py:1", "line 2, in <module>"},
@@ -81,6 +82,7 @@ func TestWatchScriptsReloadTriesUnchangedFilesAgain(t *testing.T) {
 
 // Where workers are missing the pool goes on trying, and says so once.
 func TestWatchScriptsBrokenFromTheStartIsReportedOnce(t *testing.T) {
+	executedOnly(t) // each start is an import
 	p, write, logs := watched(t, map[string]string{"worker.py": "1 / 0\n"}, func(cfg *Config) {
 		cfg.MinReady, cfg.RestartBackoff = -1, Backoff{time.Millisecond, time.Millisecond}
 	})

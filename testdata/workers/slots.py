@@ -6,8 +6,11 @@ import time
 
 from pypool import command, current_worker, setup
 
-# What a library sees that looks at its import.
-AT_IMPORT = current_worker().slot, os.environ.get("DEVICE", "")
+# What a library sees that looks at its import: nothing of a worker where that is a fork server's.
+try:
+    AT_IMPORT = current_worker().slot, os.environ.get("DEVICE", "")
+except LookupError:
+    AT_IMPORT = None
 IN_SETUP = []
 
 
