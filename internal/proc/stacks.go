@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// How a process is asked for its Python stacks. A thread of the runtime writes them when it is asked
-// through a pipe: it has the GIL then, so that nobody's frames change meanwhile. It cannot have that
+// How a process is asked for its Python stacks. A thread of the runtime writes them when an eventfd
+// asks it to: it has the GIL then, so that nobody's frames change meanwhile. It cannot have that
 // while C code holds it; then a signal's handler writes them. That reads the frames as they are,
 // and one that it finds half made ends the process, once in some ten thousand dumps of a busy
 // worker: so it comes second.
