@@ -37,6 +37,7 @@ var provocations = []struct {
 		return greet(t.Context(), p, pypool.WithCheckoutTimeout(200*time.Millisecond))
 	}},
 	{"a hanging call", "operation_timeout", func(t *testing.T, p *pypool.Pool) error {
+		require.NoError(t, execute(t.Context(), p, "sleep", map[string]any{"seconds": 0})) // the first one imports what it needs
 		return execute(t.Context(), p, "sleep", map[string]any{"seconds": 60}, pypool.WithTimeout(200*time.Millisecond))
 	}},
 	{"a canceled call", "canceled", func(t *testing.T, p *pypool.Pool) error {
