@@ -171,7 +171,7 @@ var blameFaults = []fault{
 			require.LessOrEqual(t, cap(raw[:cap(raw)]), 2*len(raw))
 		}
 		for _, size := range []int{60, 5000, 66_000, 130_000, 1 << 20, 5 << 20} {
-			_, err := p.ExecuteAnonymous(context.Background(), "text", []int{40 << 20})
+			_, err := p.ExecuteAnonymous(context.Background(), "text", []int{24 << 20})
 			require.NoError(t, err)
 			before := heapBytes()
 			res, err := p.ExecuteAnonymous(context.Background(), "text", []int{size})

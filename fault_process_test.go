@@ -257,7 +257,7 @@ var processFaults = []fault{
 		}
 	}},
 	{name: "G18_a_host_without_stdin_stdout_and_stderr", run: func(t *testing.T, r *rig) {
-		which := []string{"012", "1", "2", "02", "12"}
+		which := []string{"012", "1", "02", "2"}
 		cmds, reports := make([]*exec.Cmd, len(which)), make([]string, len(which))
 		for i, closed := range which {
 			reports[i] = filepath.Join(t.TempDir(), "report")

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -28,12 +29,7 @@ func (p *process) Stacks(d time.Duration) (text, why string) {
 		_, err = p.ends.stack.Read(buf)
 	}
 	end := time.Now().Add(d)
-	ask(p.ends.asks)
-	text = p.readStacks(end.Add(-d / 2))
-	if text == "" && !takeBack(p.ends.asks) { // else the thread would write beside a signal's handler
-		text = p.readStacks(end.Add(-d / 4))
-	}
-	if text = ownThread(text); text != "" {
+	if text = p.askForStacks(end, d); text != "" {
 		return text, ""
 	}
 	why = "the process has ended"
@@ -48,6 +44,22 @@ func (p *process) Stacks(d time.Duration) (text, why string) {
 		}
 	}
 	return "", why
+}
+
+// askForStacks has the runtime's thread write them, and leaves time for the other way before end, so
+// long from now. A process that is stopped would not answer: a signal's SIGCONT has it go on.
+func (p *process) askForStacks(end time.Time, d time.Duration) string {
+	stopped := false
+	p.Signal(func(leader int) { stopped = isStopped(cmp.Or(int(p.python.Load()), leader)) })
+	if stopped {
+		return ""
+	}
+	ask(p.ends.asks)
+	text := p.readStacks(end.Add(-d / 2))
+	if text == "" && !takeBack(p.ends.asks) { // else the thread would write beside a signal's handler
+		text = p.readStacks(end.Add(-d / 4))
+	}
+	return ownThread(text)
 }
 
 // readStacks reads one dump, as far as it comes before end, and keeps maxDump of it: what it left

@@ -154,6 +154,11 @@ type signals struct {
 	ignored, caught uint64
 }
 
+func isStopped(pid int) bool {
+	is, known := signalsOf(pid)
+	return known && (is.state == 'T' || is.state == 't')
+}
+
 func (s signals) catches(sig syscall.Signal) bool { return s.caught&(1<<(sig-1)) != 0 }
 
 func signalsOf(pid int) (s signals, ok bool) {
