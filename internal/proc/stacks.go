@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"strings"
@@ -69,9 +70,10 @@ func (p *process) readStacks(end time.Time) string {
 	buf := make([]byte, 16<<10)
 	for {
 		// Once something has come from a signal's handler, which says nothing at its end, a pause
-		// means that the dump is complete: faulthandler writes it in one go.
+		// means that the dump is complete: faulthandler writes it in one go. The thread has to get
+		// the GIL again between its first words and the dump.
 		wait := end
-		if quiet := time.Now().Add(30 * time.Millisecond); len(text) > 0 && quiet.Before(end) {
+		if quiet := time.Now().Add(30 * time.Millisecond); len(text) > 0 && !bytes.HasPrefix(text, []byte(dumpWord)) && quiet.Before(end) {
 			wait = quiet
 		}
 		_ = p.ends.stack.SetReadDeadline(wait)
@@ -91,14 +93,15 @@ func (p *process) readStacks(end time.Time) string {
 
 // What the runtime's thread puts around its dump (python/pypool/_life.py).
 const (
-	dumpBegin = "asked %x %x\n" // its own thread's number, and the main thread's
+	dumpWord  = "asked "
+	dumpBegin = dumpWord + "%x %x\n" // its own thread's number, and the main thread's
 	dumpEnd   = "\x00"
 )
 
 // ownThread is what is read, as if the main thread had written it: the runtime's thread, which
 // faulthandler calls the current one, is left out.
 func ownThread(text string) string {
-	begin := strings.Index(text, "asked ")
+	begin := strings.Index(text, dumpWord)
 	if begin < 0 {
 		return text
 	}
@@ -120,6 +123,9 @@ func ownThread(text string) string {
 			thread = "Current t" + strings.TrimPrefix(thread, "T")
 		}
 		threads = append(threads, strings.TrimSuffix(thread, "\n"))
+	}
+	if len(threads) == 0 || threads[0] == "" {
+		return "" // nothing but its first words has come
 	}
 	return strings.Join(threads, "\n\n") + "\n"
 }

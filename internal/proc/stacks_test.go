@@ -22,6 +22,7 @@ func TestADumpByTheRuntimesThreadReadsAsTheMainThreadsOwn(t *testing.T) {
 		"late, behind a signal's":    {"Current t" + main + told + own, "Current t" + main},
 		"late and whole, behind one": {"Current t" + main + told + "T" + main + "\n" + own + "\x00", "Current t" + main},
 		"what is no dump at all":     {"asked for nothing\x00", "asked for nothing"},
+		"its first words alone":      {told, ""},
 		"nothing":                    {"", ""},
 	} {
 		require.Equal(t, c.want, ownThread(c.dump), name)
