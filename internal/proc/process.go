@@ -569,12 +569,17 @@ func (p *pipes) TryRead(b []byte) (int, error) {
 
 // rest reads what the process has left behind, and then tells the end of file.
 func (p *pipes) rest(b []byte) (int, error) {
-	_ = p.out.SetReadDeadline(time.Time{}) // finish has set one that refuses even this; nobody waits any more
-	n, err := p.out.TryRead(b)
-	if n == 0 && err == nil {
-		err = io.EOF
+	for {
+		_ = p.out.SetReadDeadline(time.Time{}) // finish has set one that refuses even this; nobody waits any more
+		n, err := p.out.TryRead(b)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded): // it has set it only now, or somebody interrupts
+		case n == 0 && err == nil:
+			return 0, io.EOF
+		default:
+			return n, err
+		}
 	}
-	return n, err
 }
 
 func (p *pipes) Write(b []byte) (int, error) {

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -126,4 +127,35 @@ func TestOutputIsWhatACommandPrints(t *testing.T) {
 	out, err := Spec{Path: "/bin/sh", Args: []string{"-c", "echo $NAME"}, Env: []string{"NAME=value"}, Dir: "/nowhere", DirIsHosts: true}.Output(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, "value\n", string(out))
+}
+
+// The deadline by which finish wakes a reader may come behind the reader's own look at the end.
+func TestTheEndIsNeverTakenForADeadline(t *testing.T) {
+	p, stdin, stdout, err := newPipes()
+	require.NoError(t, err)
+	defer p.Close()
+	defer stdin.Close()
+	defer stdout.Close()
+	p.ended.Store(true)
+	stop := make(chan struct{})
+	var finishing sync.WaitGroup
+	finishing.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				p.finish()
+			}
+		}
+	})
+	for range 20_000 {
+		_, err := p.Read(make([]byte, 8))
+		if err != io.EOF {
+			assert.ErrorIs(t, err, io.EOF)
+			break
+		}
+	}
+	close(stop)
+	finishing.Wait()
 }
