@@ -121,9 +121,6 @@ func Serve(nc *nats.Conn, name string, pool pypool.Caller, opts ...ServeOption) 
 	if err := checkName(name); err != nil {
 		return nil, fmt.Errorf("pypoolnats: %w", err)
 	}
-	if o.logger == nil {
-		o.logger = slog.Default()
-	}
 	o.logger = foreign.Logger(o.logger)
 	if o.maxSize == 0 {
 		o.maxSize = defaultMaxMessage

@@ -59,9 +59,6 @@ func Work(ctx context.Context, js jetstream.JetStream, name string, pool pypool.
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("pypoolnats: %w", err)
 	}
-	if o.logger == nil {
-		o.logger = slog.Default()
-	}
 	o.logger = foreign.Logger(o.logger)
 	if isNone(pool) {
 		return errors.New("pypoolnats: there is no pool")

@@ -44,7 +44,7 @@ func Try(f func() error) (err error) {
 	return err
 }
 
-// guarded is Try for code whose failure is nobody's business.
+// guarded is Try for code whose failure is nobody's business. It is not told: Describe is such code.
 func guarded(f func()) {
 	Apart(func() {
 		defer func() { _ = recover() }()
@@ -123,9 +123,14 @@ func finite(v reflect.Value, depth int, left *int) bool {
 	return true
 }
 
-// Logger is l for goroutines of pypool's: a record with which its handler panics, or calls
-// runtime.Goexit, is lost, and nothing else is.
-func Logger(l *slog.Logger) *slog.Logger { return slog.New(handler{l.Handler()}) }
+// Logger is l, or slog.Default where that is nil, for goroutines of pypool's: a record with which
+// its handler panics, or calls runtime.Goexit, is lost, and nothing else is.
+func Logger(l *slog.Logger) *slog.Logger {
+	if l == nil {
+		l = slog.Default()
+	}
+	return slog.New(handler{l.Handler()})
+}
 
 // handler is a log handler of the caller's.
 type handler struct{ of slog.Handler }

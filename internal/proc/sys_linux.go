@@ -92,22 +92,20 @@ func newAsks() (ours, theirs *os.File, err error) {
 
 func ask(asks *os.File) {
 	one := binary.NativeEndian.AppendUint64(nil, 1)
-	onDescriptor(asks, func(fd int) { _, _ = unix.Write(fd, one) })
+	_ = onDescriptor(asks, func(fd int) error {
+		_, err := unix.Write(fd, one)
+		return err
+	})
 }
 
 // takeBack reports whether nobody has read the question.
 func takeBack(asks *os.File) (unread bool) {
-	onDescriptor(asks, func(fd int) {
-		n, _ := unix.Read(fd, make([]byte, 8))
+	_ = onDescriptor(asks, func(fd int) error {
+		n, err := unix.Read(fd, make([]byte, 8))
 		unread = n == 8
+		return err
 	})
 	return unread
-}
-
-func onDescriptor(f *os.File, do func(fd int)) {
-	if raw, err := f.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { do(int(fd)) })
-	}
 }
 
 // signalStacks asks the interpreter for its stacks by the nth signal. It sends none that the
@@ -346,19 +344,19 @@ func (s *Spawner) Close() {
 // widen lets the pipe, of which this is the writing end, hold so many bytes. Where the user has too
 // many pipes already it stays as it is: a write then waits for the reader.
 func widen(pipe *os.File, bytes int) {
-	if raw, err := pipe.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, bytes) })
-	}
+	_ = onDescriptor(pipe, func(fd int) error {
+		_, err := unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, bytes)
+		return err
+	})
 }
 
 // unreadIn counts the bytes in a pipe, of which this is the writing end; its readers may be gone.
 func unreadIn(pipe *os.File) (n int, ok bool) {
-	raw, err := pipe.SyscallConn()
-	if err != nil {
-		return 0, false
-	}
-	ctlErr := raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
-	return n, ctlErr == nil && err == nil
+	err := onDescriptor(pipe, func(fd int) (err error) {
+		n, err = unix.IoctlGetInt(fd, unix.TIOCINQ)
+		return err
+	})
+	return n, err == nil
 }
 
 // isEnding reports whether the kernel is taking the process down: flags, the seventh field behind

@@ -32,7 +32,6 @@ func (*Spawner) Close() {}
 // awaitExit does not wait: the process is reaped before its group is killed.
 func awaitExit(int) bool { return false }
 
-// widen: a pipe's size is not to be set.
 // newAsks makes both ends of what a process is asked for its stacks by.
 func newAsks() (ours, theirs *os.File, err error) { return newPipe("asks", true) }
 
@@ -46,6 +45,7 @@ func isStopped(int) bool { return false }
 // takeBack: what has been written cannot be taken back.
 func takeBack(*os.File) (unread bool) { return false }
 
+// widen: a pipe's size is not to be set.
 func widen(*os.File, int) {}
 
 // unreadIn: whether a request had been read when its worker died is not known.

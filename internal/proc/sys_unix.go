@@ -57,14 +57,20 @@ func newPipe(name string, writes bool) (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(our), name), os.NewFile(uintptr(their), name), nil
 }
 
-func setNonblock(f *os.File) error {
+// onDescriptor does something with the file's number, while it cannot be closed. The file stays as
+// it is, which (*os.File).Fd does not promise.
+func onDescriptor(f *os.File, do func(fd int) error) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var failed error
-	err = raw.Control(func(fd uintptr) { failed = unix.SetNonblock(int(fd), true) })
+	err = raw.Control(func(fd uintptr) { failed = do(int(fd)) })
 	return errors.Join(err, failed)
+}
+
+func setNonblock(f *os.File) error {
+	return onDescriptor(f, func(fd int) error { return unix.SetNonblock(fd, true) })
 }
 
 func killGroup(pid int)        { _ = syscall.Kill(-pid, syscall.SIGKILL) }

@@ -105,12 +105,17 @@ func (m *Memory) Lend(data []byte) (slot, at int, ok bool) {
 
 // collectLocked takes back what the worker has let go of.
 func (m *Memory) collectLocked() {
+	m.dropLocked(func(p place) bool { return atomic.LoadUint64(m.page.word(lentWords+p.slot)) != p.seen })
+}
+
+// dropLocked takes back the places that are free.
+func (m *Memory) dropLocked(free func(place) bool) {
 	m.places = slices.DeleteFunc(m.places, func(p place) bool {
-		free := atomic.LoadUint64(m.page.word(lentWords+p.slot)) != p.seen
-		if free {
+		drop := free(p)
+		if drop {
 			m.taken[p.slot] = false
 		}
-		return free
+		return drop
 	})
 }
 
@@ -118,13 +123,7 @@ func (m *Memory) collectLocked() {
 func (m *Memory) TakeBack(slots []int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.places = slices.DeleteFunc(m.places, func(p place) bool {
-		if slices.Contains(slots, p.slot) {
-			m.taken[p.slot] = false
-			return true
-		}
-		return false
-	})
+	m.dropLocked(func(p place) bool { return slices.Contains(slots, p.slot) })
 }
 
 // Take copies what the worker has put at a place, and tells it that this was done.
