@@ -14,7 +14,7 @@ import (
 
 // A function of the host runs on a goroutine of its own, on behalf of a request that is served. How
 // its reply gets to the worker is the business of whoever holds that: of an exchange, whose holder
-// alone writes (replies.go), or of all who share it (shared.go).
+// alone writes (replies.go), or of all who share it (outbox.go).
 
 // functions is what all workers of a pool may call, and what they have called.
 type functions struct {

@@ -1,0 +1,161 @@
+package pypool
+
+import (
+	"math"
+	"slices"
+	"time"
+)
+
+// Who gets a seat on which shared worker: the part of it that the checkout decides.
+
+// openLocked reports whether the worker takes newcomers.
+func (s *sharing) openLocked() bool {
+	return !s.closed && s.w.reusable() && !s.p.sup.checkout.sparedLocked(s.w)
+}
+
+// trySeat gives the call a seat if there is one, or else takes an idle worker if there is one, on
+// which it has a seat at once: calls that begin together do not take a worker each. share must
+// follow then.
+func (p *Pool) trySeat(k *call) *resource {
+	c := p.sup.checkout
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k.seat = c.seatLocked(k); k.seat != nil {
+		return nil
+	}
+	res := c.popLocked()
+	if res != nil && res.Value().reusable() && res.Value().concurrent[k.info.Command] > 0 {
+		s := p.newSharing(res)
+		k.seat = s.seatLocked(k)
+		c.shared = append(c.shared, s)
+	}
+	return res
+}
+
+func (p *Pool) newSharing(res *resource) *sharing {
+	s := &sharing{p: p, res: res, w: res.Value(), calls: map[uint64]*seat{}, load: map[string]int{}}
+	s.out.w, s.out.run, s.out.writing = s.w, p.winding.Go, true // lines are kept until share is done
+	return s
+}
+
+// seatLocked gives the call a seat on the least loaded worker that has one.
+func (c *checkout) seatLocked(k *call) *seat {
+	var best *sharing
+	for _, s := range c.shared {
+		if s.openLocked() && s.load[k.info.Command] < s.w.concurrent[k.info.Command] && (best == nil || len(s.calls) < len(best.calls)) {
+			best = s
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	return best.seatLocked(k)
+}
+
+func (s *sharing) seatLocked(k *call) *seat {
+	t := &seat{s: s, id: k.id, info: k.info, since: time.Now(), end: math.MaxInt, stack: make(chan string, 1), done: make(chan seatEnd, 1)}
+	if k.item != nil {
+		t.items = make(chan reply, streamCredit)
+	}
+	s.calls[t.id] = t
+	s.load[t.info.Command]++
+	return t
+}
+
+// addShared takes in a worker that turns shared, with its first call, and seats those who wait, in
+// their order: up to the first who wants a worker of his own and has none closed for him.
+func (c *checkout) addShared(s *sharing, k *call, seated bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.shown = k.id
+	if !seated {
+		k.seat = s.seatLocked(k)
+		c.shared = append(c.shared, s)
+	}
+	plain := c.closedLocked()
+	for w, next := c.queue.first, (*waiter)(nil); w != nil; w = next {
+		next = w.links[inQueue].behind
+		if w.sharer == nil {
+			if plain--; plain < 0 {
+				break
+			}
+			continue
+		}
+		if seat := c.seatLocked(w.sharer); seat != nil {
+			c.dismissLocked(w, grant{seat: seat})
+		}
+	}
+	c.closeOneLocked()
+}
+
+func (c *checkout) closedLocked() (n int) {
+	for _, s := range c.shared {
+		if !s.openLocked() {
+			n++
+		}
+	}
+	return n
+}
+
+// closeOneLocked closes the least loaded of the shared workers to newcomers, so that it falls idle,
+// if more calls that want a worker of their own wait than are closed.
+func (c *checkout) closeOneLocked() {
+	if len(c.shared) == 0 || c.closedLocked() >= c.plain {
+		return
+	}
+	var least *sharing
+	for _, s := range c.shared {
+		if s.openLocked() && (least == nil || len(s.calls) < len(least.calls)) {
+			least = s
+		}
+	}
+	if least != nil {
+		least.closed = true
+	}
+}
+
+// reopenLocked opens the shared workers that nobody waits for any more, and seats those who wait
+// for that.
+func (c *checkout) reopenLocked() {
+	if len(c.shared) == 0 {
+		return
+	}
+	closed := 0
+	for _, s := range c.shared {
+		if s.closed {
+			closed++
+		}
+	}
+	for _, s := range c.shared {
+		if closed > c.plain && s.closed {
+			s.closed = false
+			closed--
+		}
+	}
+	c.fillLocked()
+}
+
+// fillLocked seats those who wait for a seat, as far as there are any.
+func (c *checkout) fillLocked() {
+	if c.queue.length == c.plain {
+		return
+	}
+	for w, next := c.queue.first, (*waiter)(nil); w != nil; w = next {
+		next = w.links[inQueue].behind
+		if w.sharer == nil {
+			continue
+		}
+		seat := c.seatLocked(w.sharer)
+		if seat == nil && len(c.shared) == 1 && !c.shared[0].openLocked() {
+			return
+		}
+		if seat != nil {
+			c.dismissLocked(w, grant{seat: seat})
+		}
+	}
+}
+
+// dropLocked is the end of a lease.
+func (c *checkout) dropLocked(s *sharing) {
+	c.shared = slices.DeleteFunc(c.shared, func(other *sharing) bool { return other == s })
+}
