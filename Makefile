@@ -112,6 +112,7 @@ lint-python: $(VENV)/ready
 	@$(say) 'ruff and mypy --strict'
 	@cd python && $(TOOLS) ruff check . && $(TOOLS) mypy
 	@$(TOOLS) ruff check --config python/pyproject.toml examples
+	@$(TOOLS) ruff format --quiet --check --config python/pyproject.toml python/pypool python/tests examples bench || { echo 'not formatted; run ruff format --config python/pyproject.toml python/pypool python/tests examples bench'; exit 1; }
 	@if [ -x $(VENV)/bin/hadolint ]; then $(VENV)/bin/hadolint examples/container/Dockerfile; fi
 	@for worker in $(filter-out %/broken.py,$(wildcard examples/*/*.py)); do MYPYPATH=python $(TOOLS) mypy --strict --ignore-missing-imports --allow-subclassing-any --no-warn-unused-ignores --cache-dir $(BUILD)/mypy $$worker || exit 1; done
 

@@ -32,7 +32,9 @@ server = grpc.server(futures.ThreadPoolExecutor(max_workers=8), options=limits)
 server.add_generic_rpc_handlers(
     (
         grpc.method_handlers_generic_handler("bench.Echo", {"Echo": method}),
-        grpc.method_handlers_generic_handler("bench.Octets", {way: grpc.unary_unary_rpc_method_handler(do) for way, do in octets.items()}),
+        grpc.method_handlers_generic_handler(
+            "bench.Octets", {way: grpc.unary_unary_rpc_method_handler(do) for way, do in octets.items()}
+        ),
     )
 )
 port = server.add_insecure_port("127.0.0.1:0")

@@ -19,7 +19,16 @@ def celery():
     """Celery's prefork workers; Redis is the broker, and has the results."""
     import jobs_celery
 
-    worker = ["celery", "-A", "jobs_celery", "worker", "--concurrency=2", "--loglevel=error", "--without-gossip", "--without-mingle"]
+    worker = [
+        "celery",
+        "-A",
+        "jobs_celery",
+        "worker",
+        "--concurrency=2",
+        "--loglevel=error",
+        "--without-gossip",
+        "--without-mingle",
+    ]
     with running(worker):
         yield lambda x: jobs_celery.same.delay(x).get(timeout=60)
 

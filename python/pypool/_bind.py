@@ -23,8 +23,7 @@ _FUNCTION = type(lambda: None)
 
 
 def bind(entry: Command, args: Any) -> Bound:
-    """Positional and keyword arguments for entry.func; raises BindError, before the handler begins.
-    """
+    """Positional and keyword arguments for entry.func; raises BindError, before the handler begins."""
     if entry.adapt is None and entry.direct is None:
         _prepare(entry)
     if entry.adapt is not None:

@@ -19,8 +19,7 @@ def where(func: Any) -> str:
 
 
 def twice(old: Any, new: Any) -> str:
-    """What is wrong with a second registration of a name; empty where a module is being reloaded.
-    """
+    """What is wrong with a second registration of a name; empty where a module is being reloaded."""
     first, second = _home(old), _home(new)
     if first == second and _reloading(second):
         return ""
@@ -74,8 +73,7 @@ def called(func: Any) -> Any:
 
 
 def unwrap(func: Any) -> Any:
-    """The function behind functools.wraps, functools.partial, a method, or an object with __call__.
-    """
+    """The function behind functools.wraps, functools.partial, a method, or an object with __call__."""
     for _ in range(32):
         if hasattr(func, "__wrapped__"):
             func = func.__wrapped__

@@ -60,8 +60,7 @@ PATIENCE = 10
 
 
 def install(page: Any) -> bool:
-    """Have the host's signal stop what runs; whether that can be. Must be called in the main thread.
-    """
+    """Have the host's signal stop what runs; whether that can be. Must be called in the main thread."""
     import _signal  # type: ignore[import-not-found]  # signal itself would import enum
 
     try:

@@ -57,8 +57,7 @@ class Channel:
             self.take(rest)
 
     def next_line(self) -> Optional[Line]:
-        """The next request line without its newline, waiting for it; None at the end of the host.
-        """
+        """The next request line without its newline, waiting for it; None at the end of the host."""
         lines, parts, waiter = self.lines, self.parts, self.waiter
         while not lines:
             waiter.wait()
@@ -119,8 +118,7 @@ class Channel:
         return False
 
     def take(self, chunk: bytes) -> None:
-        """Keep what has been read: complete lines in `lines`, the beginning of another in `parts`.
-        """
+        """Keep what has been read: complete lines in `lines`, the beginning of another in `parts`."""
         parts = self.parts
         if self.ahead is not None:
             lines = self._cut(chunk)
@@ -276,6 +274,7 @@ def write_whole(fd: int, data: bytes) -> int:
             channel._write_rest(memoryview(data)[sent:])
             channel.torn = False
     return len(data)
+
 
 #: Where a line is written.
 WRITES = frozenset(

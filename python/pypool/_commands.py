@@ -267,15 +267,11 @@ def _concurrency(limit: Any, entry: Optional[Command]) -> int:
     return limit
 
 
-def _add(
-    registry: Dict[str, Command], what: str, name: Any, func: Any, batch: Optional[Tuple[int, float]] = None
-) -> Command:
+def _add(registry: Dict[str, Command], what: str, name: Any, func: Any, batch: Optional[Tuple[int, float]] = None) -> Command:
     if not isinstance(name, str):
         raise ValueError("a %s needs a name: %r has none, use name=..." % (what, func))
     if not (1 <= len(name) <= MAX_NAME and name.isprintable() and not any(char.isspace() for char in name)):
-        raise ValueError(
-            "%s name %r is not allowed: 1 to %d printable characters, no white space" % (what, name, MAX_NAME)
-        )
+        raise ValueError("%s name %r is not allowed: 1 to %d printable characters, no white space" % (what, name, MAX_NAME))
     if what == "command" and name in BUILTINS:
         raise ValueError("command name %r is pypool's own: choose another" % name)
     if name in registry:

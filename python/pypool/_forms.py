@@ -45,8 +45,7 @@ def plain_numbers(value: Any) -> Any:
 
 
 def set_bytes(args: Any, paths: Any) -> None:
-    """Put bytes in the places of their base64 texts. Raises ValueError where the paths do not fit.
-    """
+    """Put bytes in the places of their base64 texts. Raises ValueError where the paths do not fit."""
     from binascii import a2b_base64  # for bytes alone
 
     try:

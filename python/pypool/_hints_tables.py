@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     Converter = Callable[[Any], Any]
 
 
-
 def converter(kind: Any) -> Optional[Converter]:
     """The converter of a class of tables, None for any other. A table may also come as the bytes of
     an Arrow stream, as records, or as columns.

@@ -59,8 +59,7 @@ def make_scanner(parse_float: Callable[[str], float] = strict_float) -> Scanner:
 
 
 def make_encoder(escape_all: bool = True, default: Optional[Callable[[Any], Any]] = None) -> Encoder:
-    """chunks(value, 0) -> the pieces of its JSON text. `default` makes JSON of other types' values.
-    """
+    """chunks(value, 0) -> the pieces of its JSON text. `default` makes JSON of other types' values."""
     default = default or _refuse
     try:
         import _json

@@ -24,8 +24,7 @@ def nearest(name: str, names: Any) -> str:
 
 
 def unknown(what: str, name: str, names: Iterable[str]) -> Dict[str, Any]:
-    """The error object for a command or program that nobody registered; names come nearest first.
-    """
+    """The error object for a command or program that nobody registered; names come nearest first."""
     wanted, ordered = name[:128].lower(), list(names)
     try:
         from difflib import SequenceMatcher

@@ -17,8 +17,7 @@ _LEAVES = frozenset((str, int, bool, type(None)))
 
 
 def encoder(orjson: Any) -> Callable[[Any], Optional[str]]:
-    """The function that returns a value's JSON text in ASCII, or None when it is not this module's.
-    """
+    """The function that returns a value's JSON text in ASCII, or None when it is not this module's."""
     dumps = orjson.dumps
 
     def encode(value: Any) -> Optional[str]:

@@ -1,5 +1,4 @@
-"""The page shared with the host, and the wait for its next request that this page tells how to do.
-"""
+"""The page shared with the host, and the wait for its next request that this page tells how to do."""
 
 from __future__ import annotations
 

@@ -65,8 +65,7 @@ _CLASSES = (
 
 
 def schema(entry: Command) -> Dict[str, Any]:
-    """The schema of one command. "params" is None where the callable does not tell its parameters.
-    """
+    """The schema of one command. "params" is None where the callable does not tell its parameters."""
     takes, gives = _Walker(False), _Walker(True)
     found: Dict[str, Any] = {"stream": entry.streams, "params": None}
     try:

@@ -31,8 +31,7 @@ class _Carrier:
 
 
 def carry(spawn: Any) -> None:
-    """Hook for `multiprocessing.spawn`: its children can import the runtime and the user's script.
-    """
+    """Hook for `multiprocessing.spawn`: its children can import the runtime and the user's script."""
     finder = _finder.installed()
     original = spawn.get_preparation_data
 

@@ -31,12 +31,10 @@ LOG = _Log()
 
 
 class Printed(FileIO):
-    """Descriptor 1 or 2. While it is the worker's stderr, each line says which call has printed it.
-    """
+    """Descriptor 1 or 2. While it is the worker's stderr, each line says which call has printed it."""
 
     call: Any = ()
     head = ""
-
 
 
 def mark(word: str, err: int) -> None:

@@ -38,8 +38,7 @@ def is_reply(line: bytes) -> bool:
 
 
 class RequestError(Exception):
-    """A line that is not a request. `id` is the line's, or None when it has none that can be read.
-    """
+    """A line that is not a request. `id` is the line's, or None when it has none that can be read."""
 
     def __init__(self, kind: str, message: str, id: Optional[int]) -> None:
         super().__init__(message)

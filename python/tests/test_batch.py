@@ -212,8 +212,7 @@ def test_a_member_that_cannot_be_read_is_refused_alone(host: Host) -> None:
     deep = b"[" * 200_000 + b"]" * 200_000
     host.write(
         b'{"batch":[{"id":1,"command":"bare","args":[1]},{"id":2,"command":"bare","args":[%s]},'
-        b'{"id":3,"command":"bare","args":[3]}]}\n'
-        % deep
+        b'{"id":3,"command":"bare","args":[3]}]}\n' % deep
     )
     assert host.receive() == {"id": 1, "success": True, "result": [1, None, 2]}
     answer = host.receive()

@@ -155,7 +155,16 @@ def test_what_a_command_returns_may_change(start: Start) -> None:
         assert host.result("sometimes", [how]) == wanted
 
 
-@pytest.mark.parametrize("command, args, wanted", [("stream", [3], [0, 1, 2]), ("atimes", [2], [0, 1]), ("gen", [1], [5, 1]), ("part_gen", [], [5, 7]), ("rows", [2], [[0, 1]])])
+@pytest.mark.parametrize(
+    "command, args, wanted",
+    [
+        ("stream", [3], [0, 1, 2]),
+        ("atimes", [2], [0, 1]),
+        ("gen", [1], [5, 1]),
+        ("part_gen", [], [5, 7]),
+        ("rows", [2], [[0, 1]]),
+    ],
+)
 def test_streams(start: Start, command: str, args: Any, wanted: Any) -> None:
     host = start(SCRIPT)
     frames = host.stream(command, args)

@@ -29,17 +29,23 @@ def test_two_names_for_one_file(start: Start, tmp_path: Path) -> None:
     path.write_text(HELLO + "import sys; sys.path.append(%r)\nimport app.helper\n" % str(tmp_path))
     with Host(str(path)) as host:
         message = host.hello["error"]["message"]
-        assert "registered twice" in message and "'worker'" in message and "'app.worker'" in message and "Config.Module" in message
+        assert (
+            "registered twice" in message and "'worker'" in message and "'app.worker'" in message and "Config.Module" in message
+        )
     message = start("@command\ndef a(): pass\n@command(name='a')\ndef b(): pass\n").hello["error"]["message"]
     assert "by a (" in message and "and b (" in message
 
 
 def test_reload_replaces(start: Start, tmp_path: Path) -> None:
     helper = tmp_path / "helper.py"
-    helper.write_text("from pypool import command, program\n@command\ndef value(): return 1\n@program('p')\nclass P:\n    def __call__(self): return 1\n")
+    helper.write_text(
+        "from pypool import command, program\n@command\ndef value(): return 1\n@program('p')\nclass P:\n    def __call__(self): return 1\n"
+    )
     host = start("import importlib, helper\n@command\ndef again(): importlib.reload(helper)")
     assert [host.result("value") for _ in range(3)] == [1, 1, 1]
-    helper.write_text("from pypool import command, program\n\n@command\ndef value(): return 'two'\n@program('p')\nclass P:\n    def __call__(self): return 2\n")
+    helper.write_text(
+        "from pypool import command, program\n\n@command\ndef value(): return 'two'\n@program('p')\nclass P:\n    def __call__(self): return 2\n"
+    )
     host.result("again")
     assert host.result("value") == "two" and host.result("execute_program", {"program_id": "p"}) == 2
 
@@ -84,9 +90,13 @@ def test_scripts_that_are_refused(tmp_path: Path, name: str, text: str, words: s
 @pytest.mark.parametrize("args", [["worker.py"], ["worker.py", "call", "many"], ["check", "worker.py"]])
 def test_a_reader_that_leaves(tmp_path: Path, args: list) -> None:  # type: ignore[type-arg]
     functions = "".join("@command\ndef f%d(): '''%s'''\n" % (i, "x" * 200) for i in range(2000))
-    (tmp_path / "worker.py").write_text("from pypool import command\n%s@command\ndef many():\n    for i in range(100000): yield i\n" % functions)
+    (tmp_path / "worker.py").write_text(
+        "from pypool import command\n%s@command\ndef many():\n    for i in range(100000): yield i\n" % functions
+    )
     env = dict(os.environ, PYTHONPATH=str(PACKAGE.parent))
-    done = subprocess.Popen([sys.executable, "-m", "pypool", *args], cwd=str(tmp_path), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.Popen(
+        [sys.executable, "-m", "pypool", *args], cwd=str(tmp_path), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert done.stdout is not None and done.stderr is not None
     done.stdout.close()
     assert done.stderr.read().decode() == ""
@@ -172,24 +182,34 @@ def test_sitecustomize_is_for_the_script_to_import(start: Start, tmp_path: Path)
     text = "import sys\n%s\n@command\ndef f(): return getattr(sys, 'instrumented', None)"
     assert start(text % "", env=env).result("f") is None
     # Debian's Python has one of its own in its standard library, which comes first
-    own = subprocess.run([sys.executable, "-I", "-c", "import sitecustomize"], stderr=subprocess.DEVNULL, check=False).returncode == 0
+    own = (
+        subprocess.run([sys.executable, "-I", "-c", "import sitecustomize"], stderr=subprocess.DEVNULL, check=False).returncode
+        == 0
+    )
     expected = None if own else str(site / "sitecustomize.py")
     assert start(text % "import sitecustomize", env=env).result("f") == expected
     (tmp_path / "worker.py").write_text(HELLO)
     env["PYTHONPATH"] += os.pathsep + str(PACKAGE.parent)
-    checked = subprocess.run([sys.executable, "-m", "pypool", "check", "worker.py"], cwd=str(tmp_path), env=env, stdout=subprocess.PIPE)
+    checked = subprocess.run(
+        [sys.executable, "-m", "pypool", "check", "worker.py"], cwd=str(tmp_path), env=env, stdout=subprocess.PIPE
+    )
     assert "sitecustomize.py: not run in a worker" in checked.stdout.decode()
 
 
 def test_the_hidden_environment_is_put_back(start: Start, tmp_path: Path) -> None:
     (tmp_path / "beside").mkdir()
     (tmp_path / "beside" / "helper.py").write_text("x = 5")
-    host = start("import os, helper\n@command\ndef f(): return [helper.x, os.environ['PYTHONPATH']]", environ={"PYTHONPATH": str(tmp_path / "beside")})
+    host = start(
+        "import os, helper\n@command\ndef f(): return [helper.x, os.environ['PYTHONPATH']]",
+        environ={"PYTHONPATH": str(tmp_path / "beside")},
+    )
     assert host.result("f")[0] == 5
 
 
 def test_check_names_what_has_no_effect(tmp_path: Path) -> None:
     (tmp_path / "worker.py").write_text(HELLO)
     env = dict(os.environ, PYTHONPATH=str(PACKAGE.parent), PYTHONMALLOC="default", PYTHONASYNCIODEBUG="1", PYTHONHASHSEED="5")
-    out = subprocess.run([sys.executable, "-m", "pypool", "check", "worker.py"], cwd=str(tmp_path), env=env, stdout=subprocess.PIPE).stdout.decode()
+    out = subprocess.run(
+        [sys.executable, "-m", "pypool", "check", "worker.py"], cwd=str(tmp_path), env=env, stdout=subprocess.PIPE
+    ).stdout.decode()
     assert "PYTHONASYNCIODEBUG, PYTHONMALLOC: no effect" in out

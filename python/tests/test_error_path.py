@@ -69,7 +69,9 @@ def test_the_true_exception_arrives(start: Start, harm: str, when: str) -> None:
         host.call("hurt")
     for _ in range(3):
         error = host.error("fail")
-        assert (error["kind"], error["type"], error["message"]) == ("python_exception", "ValueError", "the true reason"), host.stderr()
+        assert (error["kind"], error["type"], error["message"]) == ("python_exception", "ValueError", "the true reason"), (
+            host.stderr()
+        )
         assert "in fail" in error["traceback"]
     for _ in range(5):
         assert host.error("number", ["abc"])["type"] == "ValueError"

@@ -164,7 +164,9 @@ def test_fields(row: Dict[str, Any], holder: str) -> None:
 
 
 def test_parameters_of_every_kind() -> None:
-    function = define("def f(a: float, /, b: float = 1, *c: float, d: float = None, **e: datetime.date):\n    return [a, b, c, d, e]\n")
+    function = define(
+        "def f(a: float, /, b: float = 1, *c: float, d: float = None, **e: datetime.date):\n    return [a, b, c, d, e]\n"
+    )
     entry = Command("f", "command", function)
     positional, keyword = _bind.bind(entry, [1, 2, 3, 4])
     assert entry.direct is not None
@@ -197,7 +199,11 @@ def test_negative_zero_is_a_float(start: Start) -> None:
 def test_integers_that_stand_for_floats() -> None:
     function = define("def f(x: float): return x\n")
     for number in (2.0**53, 2.0**64, 1.2345678901234567e20, 9.007199254740993e17, 1e20, 123456789012345680000.0, -(2.0**63)):
-        for text in (repr(number), "%d" % number, "%d" % int(module.Decimal(repr(number)))):  # the last is what Go writes below 1e21
+        for text in (
+            repr(number),
+            "%d" % number,
+            "%d" % int(module.Decimal(repr(number))),
+        ):  # the last is what Go writes below 1e21
             assert arrives(function, text) == number
     for text in (str(2**53 + 1), str(2**63 - 1), "1" + "0" * 400):
         with pytest.raises(BindError, match="a float would round it"):
@@ -315,7 +321,9 @@ def test_new_unions() -> None:
 
 
 def test_annotated_and_required() -> None:
-    typing = pytest.importorskip("typing_extensions" if sys.version_info < (3, 11) else "typing", reason="this Python has no Required")
+    typing = pytest.importorskip(
+        "typing_extensions" if sys.version_info < (3, 11) else "typing", reason="this Python has no Required"
+    )
     module.Annotated, module.Required, module.NotRequired = typing.Annotated, typing.Required, typing.NotRequired
     module.Typed = typing.TypedDict
     function = define(
@@ -376,9 +384,13 @@ def test_pydantic_by_its_rules_for_json() -> None:
     with pytest.raises(BindError, match="price"):
         arrives(function, text.replace('"PT1S"', '"PT1S"').replace("100000000000000000.01", "true"))
 
-    function = define("class B(pydantic.BaseModel):\n    data: bytes\n    any: Any = None\ndef f(x: List[B]) -> List[B]: return x\n")
+    function = define(
+        "class B(pydantic.BaseModel):\n    data: bytes\n    any: Any = None\ndef f(x: List[B]) -> List[B]: return x\n"
+    )
     assert arrives(function, '[{"data":"@/w=="}]')[0].data == b"\xff"
-    assert json.loads(encode(arrives(function, '[{"data":"@/w==","any":{"x":"@/w=="}}]'))) == [{"data": "/w==", "any": {"x": "/w=="}}]
+    assert json.loads(encode(arrives(function, '[{"data":"@/w==","any":{"x":"@/w=="}}]'))) == [
+        {"data": "/w==", "any": {"x": "/w=="}}
+    ]
     function = define(
         "from pydantic.dataclasses import dataclass as checked\n@checked\nclass D:\n    day: datetime.date\n    took: datetime.timedelta\n"
         "def f(x: D): return x\n"
@@ -432,8 +444,15 @@ def test_msgspec() -> None:
     )
     text = '{"type":"s","firstDay":"2026-01-02","price":100000000000000000.01,"data":"@/w==","took":"PT1S","by":{"1":2}}'
     made = arrives(function, text)
-    assert (made.first_day.year, made.price, made.data, made.by) == (2026, module.Decimal("100000000000000000.01"), b"\xff", {1: 2.0})
-    assert json.loads(encode(made)) == json.loads(text.replace("100000000000000000.01", '"100000000000000000.01"').replace("@", ""))
+    assert (made.first_day.year, made.price, made.data, made.by) == (
+        2026,
+        module.Decimal("100000000000000000.01"),
+        b"\xff",
+        {1: 2.0},
+    )
+    assert json.loads(encode(made)) == json.loads(
+        text.replace("100000000000000000.01", '"100000000000000000.01"').replace("@", "")
+    )
     assert arrives(function, '{"type":"r","n":1}').n == 1
     with pytest.raises(BindError, match="S: .*R: "):
         arrives(function, '{"type":"t"}')
@@ -455,7 +474,13 @@ def test_numpy_and_pandas_scalars() -> None:
     ):
         got, expected = arrives(define("def f(x: %s): return x\n" % hint), text), eval(wanted, vars(module))
         assert type(got) is type(expected) and got == expected, hint
-    for hint, text in (("np.int8", "300"), ("np.int8", "1.5"), ("np.datetime64", '"x"'), ("pd.Timestamp", '"x"'), ("pd.Timedelta", '"1s"')):
+    for hint, text in (
+        ("np.int8", "300"),
+        ("np.int8", "1.5"),
+        ("np.datetime64", '"x"'),
+        ("pd.Timestamp", '"x"'),
+        ("pd.Timedelta", '"1s"'),
+    ):
         with pytest.raises(BindError):
             arrives(define("def f(x: %s): return x\n" % hint), text)
 
@@ -484,12 +509,23 @@ def test_the_command_line(tmp_path: Path) -> None:
     def run(*args: str) -> Tuple[int, str, str]:
         import subprocess
 
-        done = subprocess.run([sys.executable, "-m", "pypool", *args], capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1], check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "pypool", *args],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).resolve().parents[1],
+            check=False,
+        )
         return done.returncode, done.stdout, done.stderr
 
-    assert run(str(script), "call", "f", '{"data":"aGk=","price":100000000000000000.01,"day":"2026-01-02"}')[:2] == (0, '{\n  "2": "100000000000000000.01"\n}\n')
+    assert run(str(script), "call", "f", '{"data":"aGk=","price":100000000000000000.01,"day":"2026-01-02"}')[:2] == (
+        0,
+        '{\n  "2": "100000000000000000.01"\n}\n',
+    )
     assert "expected bytes (as base64)" in run(str(script), "call", "f", '{"data":"x","price":1,"day":"2026-01-02"}')[2]
     status, out, _ = run("check", str(script))
     assert status == 0 and "the handler gets what it says, or the call is refused" in out
     assert "g: passed as it comes, not converted: Own" in out
-    assert "g: not converted, because it names what does not exist at run time: y: NameError: name 'Nowhere' is not defined" in out
+    assert (
+        "g: not converted, because it names what does not exist at run time: y: NameError: name 'Nowhere' is not defined" in out
+    )

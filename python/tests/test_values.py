@@ -54,7 +54,11 @@ def test_rules_of_json(rule: Dict[str, Any]) -> None:
     """As arguments of a line in the host's order, of one in another order, and of a line of several requests."""
     data = data_of(rule)
     assert rule["json"] == "either" or rule["python"] == (rule["json"] == "yes")
-    for line in (b'{"id":7,"command":"f","args":%s}', b'{ "command" : "f" , "args" : %s , "id" : 7 }', b'{"packed":[7,%s],"command":"f"}'):
+    for line in (
+        b'{"id":7,"command":"f","args":%s}',
+        b'{ "command" : "f" , "args" : %s , "id" : 7 }',
+        b'{"packed":[7,%s],"command":"f"}',
+    ):
         try:
             value = parsed(line.replace(b"%s", data))
         except RequestError as error:
@@ -109,7 +113,14 @@ def test_bytes_in_a_line(order: str) -> None:
     assert read('{"a":"aGk=","b":["aGk=",{"":"/w=="}]}', '[["a"],["b",1,""]]') == {"a": b"hi", "b": ["aGk=", {"": b"\xff"}]}
     assert read('["aGk="]', "[[0]]") == [b"hi"]
     assert read('{"a":1}', '[["left out"]]') == {"a": 1}  # omitempty
-    for args, paths in (('{"a":1}', '[["a"]]'), ('["aGk="]', "[[1]]"), ('["aGk="]', "[[]]"), ('["a"]', "[[0]]"), ("null", '[["a"]]'), ("[1]", "[0]")):
+    for args, paths in (
+        ('{"a":1}', '[["a"]]'),
+        ('["aGk="]', "[[1]]"),
+        ('["aGk="]', "[[]]"),
+        ('["a"]', "[[0]]"),
+        ("null", '[["a"]]'),
+        ("[1]", "[0]"),
+    ):
         with pytest.raises(RequestError, match="'bytes' does not fit|not JSON") as error:
             read(args, paths)
         assert (error.value.kind, error.value.id) == ("invalid_request", 7)
@@ -160,7 +171,7 @@ EAST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
 def leaf(r: random.Random) -> Tuple[Any, Any]:
     """A value, and what it is in JSON: written by hand for each type."""
     n = r.choice([0, 1, -1, 7, 2**31, 2**53 + 1, -(2**63), 2**64, 10**30])
-    text = "".join(r.choice("aZ \"\\/\n\x00\x7f\u00e9\u2028\ud7ff\ue000\U0001f600") for _ in range(r.randrange(5)))
+    text = "".join(r.choice('aZ "\\/\n\x00\x7f\u00e9\u2028\ud7ff\ue000\U0001f600') for _ in range(r.randrange(5)))
     f = r.choice([0.0, -0.0, 0.1, 1e300, 5e-324, 150.0, r.random() * 10 ** r.randrange(-20, 20)])
     data = bytes(r.randrange(256) for _ in range(r.randrange(5)))
     us = r.randrange(-(10**15), 10**15)
@@ -198,7 +209,7 @@ def nested(r: random.Random, depth: int) -> Tuple[Any, Any]:
         return leaf(r)
     inside = [nested(r, depth - 1) for _ in range(r.randrange(4))]
     values, plain = [v for v, _ in inside], [p for _, p in inside]
-    keys = ["k%d\u00e9\"" % i for i in range(len(inside))]
+    keys = ['k%d\u00e9"' % i for i in range(len(inside))]
     made: List[Tuple[Callable[[], Any], Any]] = [
         (lambda: values, plain),
         (lambda: tuple(values), plain),
@@ -370,7 +381,10 @@ def test_numpy_times() -> None:
         (np.datetime64("2026-02", "M"), "2026-02-01"),
         (np.datetime64("2026", "Y"), "2026-01-01"),
         (np.datetime64("1970-01-02T03:04:05.123456789012", "ps"), "1970-01-02T03:04:05.123456789012"),
-        (np.array(["2026-01-02", "1969-12-31"], "datetime64[ns]"), ["2026-01-02T00:00:00.000000000", "1969-12-31T00:00:00.000000000"]),
+        (
+            np.array(["2026-01-02", "1969-12-31"], "datetime64[ns]"),
+            ["2026-01-02T00:00:00.000000000", "1969-12-31T00:00:00.000000000"],
+        ),
         (np.array([["2026"]], "datetime64[Y]"), [["2026-01-01"]]),
         (np.array([], "datetime64[D]"), []),
         (np.timedelta64(5, "ns"), 5),
@@ -404,7 +418,9 @@ def test_numpy_times() -> None:
         (np.float32("nan"), "nan is not JSON"),
     ):
         assert words in refusal({"a": value})[0], value
-    assert _convert.without_nan([np.datetime64("NaT", "s"), np.array([np.nan, 1.0]), np.array(["NaT"], "datetime64[D]"), np.float32("inf")]) == [
+    assert _convert.without_nan(
+        [np.datetime64("NaT", "s"), np.array([np.nan, 1.0]), np.array(["NaT"], "datetime64[D]"), np.float32("inf")]
+    ) == [
         None,
         [None, 1.0],
         [None],
@@ -433,7 +449,10 @@ def test_pandas_values() -> None:
     rows.append({"a": pd.NA, "t": pd.NaT})
     assert _convert.without_nan(rows) == [{"a": 1.0, "t": "2026-01-02T00:00:00"}, {"a": None, "t": None}, {"a": None, "t": None}]
     for value, words in (
-        (pd.DataFrame(), 'DataFrame is not JSON: return df.to_dict("records"), or df.to_dict("list") by columns; or have Go ask for a pypoolarrow.Table'),
+        (
+            pd.DataFrame(),
+            'DataFrame is not JSON: return df.to_dict("records"), or df.to_dict("list") by columns; or have Go ask for a pypoolarrow.Table',
+        ),
         (pd.Series([1]), "Series is not JSON: return series.tolist()"),
         (pd.Index([1]), "return index.tolist()"),
         (pd.date_range("2026-01-02", periods=2), "return index.tolist()"),
