@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from host import Host
 
+sys.executable = os.path.abspath(sys.executable)  # "../venv/bin/python -m pytest" leaves the dots in it, a worker does not
+
 #: `make test-python` runs the tests a second time with PYPOOL_TEST_ORJSON=1: results must not differ.
 WITH_ORJSON = os.environ.get("PYPOOL_TEST_ORJSON") == "1"
 BESIDE = ""
