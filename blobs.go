@@ -123,6 +123,13 @@ type Payload interface {
 	PythonPayload() (kind string, data []byte, err error)
 }
 
+// PayloadPieces is a [Payload] whose bytes lie in several places. They are sent one after the other,
+// without being put together first; PythonPayload is not asked then. It is otherwise as there.
+type PayloadPieces interface {
+	Payload
+	PythonPayloadPieces() (kind string, pieces [][]byte, err error)
+}
+
 // PayloadSetter is a pointer to what takes the bytes of such a kind out of a result. data is its own
 // from then on. An error, upon a kind that is another one's, say, is an ErrDecode.
 type PayloadSetter interface {

@@ -1,7 +1,6 @@
 package pypool
 
 import (
-	"bytes"
 	"context"
 	"encoding"
 	"encoding/json"
@@ -270,9 +269,7 @@ func (m *mapper[Out]) encode(s *mapSlot[Out], kept []byte, item any) *Error {
 		s.call.req.Blobs = nil
 		return err
 	}
-	for i := range blobs { // whoever yields the item may use its memory again
-		blobs[i].Data = bytes.Clone(blobs[i].Data)
-	}
+	wire.Own(blobs) // whoever yields the item may use its memory again
 	return nil
 }
 

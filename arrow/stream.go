@@ -2,11 +2,13 @@ package pypoolarrow
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
+	"slices"
+	"sort"
 	"unsafe"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -17,40 +19,86 @@ import (
 
 // --- out --------------------------------------------------------------------------------------------------------------------
 
-// written is a stream, of which write writes all but its frame. A stream's length is known only
-// when it has been written: the first time nothing is kept of it.
-func written(schema *arrow.Schema, write func(*ipc.Writer) error) (data []byte, err error) {
+// written is a stream, of which write writes all but its frame, in pieces: what is large and lies in
+// memory of the columns, all of which each adds, stays there.
+func written(schema *arrow.Schema, each func(add func(arrow.ArrayData)), write func(*ipc.Writer) error) (list [][]byte, err error) {
 	defer func() {
 		if r := recover(); r != nil { // arrow-go panics upon columns that contradict their schema
-			data, err = nil, fmt.Errorf("it cannot be written: %v", r)
+			list, err = nil, fmt.Errorf("it cannot be written: %v", r)
 		}
 	}()
-	var size counter
-	if err := writeStream(&size, schema, write); err != nil {
-		return nil, err
-	}
-	var out strings.Builder // it does not clear the memory first, which takes as long as the copy
-	out.Grow(int(size))
-	if err := writeStream(&out, schema, write); err != nil {
-		return nil, err
-	}
-	return unsafe.Slice(unsafe.StringData(out.String()), out.Len()), nil // nobody writes to a payload
-}
-
-func writeStream(to io.Writer, schema *arrow.Schema, write func(*ipc.Writer) error) error {
-	w := ipc.NewWriter(to, ipc.WithSchema(schema))
+	var p pieces
+	each(p.add)
+	p.order()
+	w := ipc.NewWriter(&p, ipc.WithSchema(schema))
 	if err := write(w); err != nil {
-		return errors.Join(err, w.Close())
+		return nil, errors.Join(err, w.Close())
 	}
-	return w.Close()
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return p.list, nil
 }
 
-// counter is an io.Writer that keeps nothing.
-type counter int
+// largePiece is the number of bytes from which on columns' memory is not copied. Each piece is a
+// write of its own where it takes the pipe.
+const largePiece = 16 << 10
 
-func (c *counter) Write(b []byte) (int, error) {
-	*c += counter(len(b))
+// pieces is an io.Writer that copies what it may not keep.
+type pieces struct {
+	list  [][]byte
+	own   bool // the last one is a copy, to which more may be appended
+	there []span
+}
+
+// span is memory of a column.
+type span struct{ from, to uintptr }
+
+// order is to follow the last add.
+func (p *pieces) order() {
+	slices.SortFunc(p.there, func(a, b span) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to)) })
+	for i := 1; i < len(p.there); i++ { // columns may share their memory: a later one then ends last
+		p.there[i].to = max(p.there[i].to, p.there[i-1].to)
+	}
+}
+
+func (p *pieces) add(d arrow.ArrayData) {
+	for _, buffer := range d.Buffers() {
+		if buffer != nil && buffer.Len() >= largePiece {
+			p.there = append(p.there, spanOf(buffer.Bytes()))
+		}
+	}
+	for _, child := range d.Children() {
+		p.add(child)
+	}
+	if dictionary, ok := d.Dictionary().(*array.Data); ok && dictionary != nil {
+		p.add(dictionary)
+	}
+}
+
+func spanOf(b []byte) span {
+	from := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	return span{from, from + uintptr(len(b))}
+}
+
+// Write is for [io.Writer], but that it keeps what lies in the columns.
+func (p *pieces) Write(b []byte) (int, error) {
+	if len(b) >= largePiece && p.isThere(spanOf(b)) {
+		p.list, p.own = append(p.list, b[:len(b):len(b)]), false
+		return len(b), nil
+	}
+	if !p.own {
+		p.list, p.own = append(p.list, nil), true
+	}
+	last := &p.list[len(p.list)-1]
+	*last = append(*last, b...)
 	return len(b), nil
+}
+
+// isThere reports whether memory is a column's.
+func (p *pieces) isThere(s span) bool {
+	i := sort.Search(len(p.there), func(i int) bool { return p.there[i].from > s.from })
+	return i > 0 && s.to <= p.there[i-1].to
 }
 
 // --- in ---------------------------------------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ type Table struct{ arrow.Table }
 type RecordBatch struct{ arrow.RecordBatch }
 
 var (
-	_ pypool.Payload       = Table{}
-	_ pypool.Payload       = RecordBatch{}
+	_ pypool.PayloadPieces = Table{}
+	_ pypool.PayloadPieces = RecordBatch{}
 	_ pypool.PayloadSetter = (*Table)(nil)
 	_ pypool.PayloadSetter = (*RecordBatch)(nil)
 )
@@ -67,10 +67,22 @@ func Each(ctx context.Context, c pypool.Caller, command string, args any, opts .
 
 // PythonPayload is for [pypool.Payload].
 func (t Table) PythonPayload() (kind string, data []byte, err error) {
+	kind, pieces, err := t.PythonPayloadPieces()
+	return kind, bytes.Join(pieces, nil), err
+}
+
+// PythonPayloadPieces is for [pypool.PayloadPieces].
+func (t Table) PythonPayloadPieces() (kind string, pieces [][]byte, err error) {
 	if t.Table == nil {
 		return "", nil, errors.New("it has no table; a nil pointer to one is None")
 	}
-	data, err = written(t.Schema(), func(w *ipc.Writer) error {
+	pieces, err = written(t.Schema(), func(add func(arrow.ArrayData)) {
+		for i := range int(t.NumCols()) {
+			for _, chunk := range t.Column(i).Data().Chunks() {
+				add(chunk.Data())
+			}
+		}
+	}, func(w *ipc.Writer) error {
 		r := array.NewTableReader(t.Table, 0)
 		defer r.Release()
 		for r.Next() {
@@ -80,7 +92,7 @@ func (t Table) PythonPayload() (kind string, data []byte, err error) {
 		}
 		return r.Err()
 	})
-	return kindTable, data, err
+	return kindTable, pieces, err
 }
 
 // SetPythonPayload is for [pypool.PayloadSetter].
@@ -98,11 +110,21 @@ func (t *Table) UnmarshalJSON(text []byte) error { return notTable(text) }
 
 // PythonPayload is for [pypool.Payload].
 func (b RecordBatch) PythonPayload() (kind string, data []byte, err error) {
+	kind, pieces, err := b.PythonPayloadPieces()
+	return kind, bytes.Join(pieces, nil), err
+}
+
+// PythonPayloadPieces is for [pypool.PayloadPieces].
+func (b RecordBatch) PythonPayloadPieces() (kind string, pieces [][]byte, err error) {
 	if b.RecordBatch == nil {
 		return "", nil, errors.New("it has no batch; a nil pointer to one is None")
 	}
-	data, err = written(b.Schema(), func(w *ipc.Writer) error { return w.Write(b.RecordBatch) })
-	return kindBatch, data, err
+	pieces, err = written(b.Schema(), func(add func(arrow.ArrayData)) {
+		for _, column := range b.Columns() {
+			add(column.Data())
+		}
+	}, func(w *ipc.Writer) error { return w.Write(b.RecordBatch) })
+	return kindBatch, pieces, err
 }
 
 // SetPythonPayload is for [pypool.PayloadSetter].

@@ -66,11 +66,16 @@ func newMemory(p *Page) *Memory {
 	return &Memory{page: p, in: p.mem[memoryAt : memoryAt+half], out: p.mem[memoryAt+half:]}
 }
 
-// Lend copies data to where the worker can read it. False: there is no room, or no memory for it.
-func (m *Memory) Lend(data []byte) (slot, at int, ok bool) {
+// Lend copies data, and what more follows it, to where the worker can read it. False: there is no
+// room, or no memory for it.
+func (m *Memory) Lend(data []byte, more ...[]byte) (slot, at int, ok bool) {
+	total := len(data)
+	for _, piece := range more {
+		total += len(piece)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed || len(data) > len(m.in) {
+	if m.closed || total > len(m.in) {
 		return 0, 0, false
 	}
 	m.collectLocked()
@@ -78,7 +83,7 @@ func (m *Memory) Lend(data []byte) (slot, at int, ok bool) {
 	if slot < 0 {
 		return 0, 0, false
 	}
-	size := (len(data) + placeAlign - 1) &^ (placeAlign - 1)
+	size := (total + placeAlign - 1) &^ (placeAlign - 1)
 	i := 0
 	for ; i < len(m.places) && m.places[i].at-at < size; i++ {
 		at = m.places[i].end
@@ -94,7 +99,13 @@ func (m *Memory) Lend(data []byte) (slot, at int, ok bool) {
 		}
 		m.there = end
 	}
-	if !unfaulted(func() { copy(m.in[at:], data) }) {
+	if !unfaulted(func() {
+		to := m.in[at:]
+		to = to[copy(to, data):]
+		for _, piece := range more {
+			to = to[copy(to, piece):]
+		}
+	}) {
 		m.there = 0
 		return 0, 0, false
 	}

@@ -28,6 +28,7 @@ type Blob struct {
 	Shape []int  // of an array
 	Kind  string // of what is neither bytes nor an array
 	Data  []byte
+	More  [][]byte // of what is sent and lies in several places: what follows Data
 
 	At   int    // of a frame's: where in its body the null stands
 	Path []Step // and the way to it
@@ -77,6 +78,11 @@ var ArrayType reflect.Type
 // Payload is a value that is a payload of a kind of its own, as pypool.Payload says.
 type Payload interface {
 	PythonPayload() (kind string, data []byte, err error)
+}
+
+// PayloadPieces is a Payload that lies in several places, as pypool.PayloadPieces says.
+type PayloadPieces interface {
+	PythonPayloadPieces() (kind string, pieces [][]byte, err error)
 }
 
 var payloadType = reflect.TypeFor[Payload]()
@@ -152,7 +158,7 @@ func AppendData(b []byte, blobs []Blob) []byte {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = append(base64.StdEncoding.AppendEncode(append(b, '"'), blobs[i].Data), '"')
+		b = append(base64.StdEncoding.AppendEncode(append(b, '"'), blobs[i].joined()), '"')
 	}
 	return append(b, ']')
 }
@@ -405,14 +411,27 @@ func arrayOf(v reflect.Value) Blob {
 }
 
 func (e *spine) own(p Payload) error {
-	kind, data, err := p.PythonPayload()
+	blob, err := ownBlob(p)
 	if err != nil {
 		return fmt.Errorf("the %T at %s: %w", p, e.where(), err)
 	}
-	if kind == "" {
+	if blob.Kind == "" {
 		return fmt.Errorf("the %T at %s is a payload of no kind", p, e.where())
 	}
-	return e.payload(Blob{Kind: kind, Data: data})
+	return e.payload(blob)
+}
+
+func ownBlob(p Payload) (blob Blob, err error) {
+	several, ok := p.(PayloadPieces)
+	if !ok {
+		blob.Kind, blob.Data, err = p.PythonPayload()
+		return blob, err
+	}
+	blob.Kind, blob.More, err = several.PythonPayloadPieces()
+	if len(blob.More) > 0 {
+		blob.Data, blob.More = blob.More[0], blob.More[1:]
+	}
+	return blob, err
 }
 
 func (e *spine) list(v reflect.Value) error {
@@ -546,15 +565,46 @@ const rawKey = `{"raw":[`
 // BlobsSize is how many bytes the payloads are.
 func BlobsSize(blobs []Blob) (size int) {
 	for i := range blobs {
-		size += len(blobs[i].Data)
+		size += blobs[i].size()
 	}
 	return size
+}
+
+func (blob *Blob) size() int {
+	size := len(blob.Data)
+	for _, piece := range blob.More {
+		size += len(piece)
+	}
+	return size
+}
+
+// joined is the payload in one piece: Data, where it is one.
+func (blob *Blob) joined() []byte {
+	if len(blob.More) == 0 {
+		return blob.Data
+	}
+	return blob.copied()
+}
+
+func (blob *Blob) copied() []byte {
+	data := append(make([]byte, 0, blob.size()), blob.Data...)
+	for _, piece := range blob.More {
+		data = append(data, piece...)
+	}
+	return data
+}
+
+// Own makes the payloads' memory their own.
+func Own(blobs []Blob) {
+	for i := range blobs {
+		blobs[i].Data, blobs[i].More = blobs[i].copied(), nil
+	}
 }
 
 // Memory is where payloads may be put instead of on the pipe, internal/shm's. TakeBack is for
 // those that are not sent.
 type Memory interface {
-	Lend(data []byte) (slot, at int, ok bool)
+	Lend(data []byte, more ...[]byte) (slot, at int, ok bool)
 	TakeBack(slots []int)
 }
 
@@ -585,20 +635,21 @@ func AppendRawParts(b []byte, blobs []Blob, memory Memory) (parts [][]byte, lent
 		if i > 0 {
 			b = append(b, ',')
 		}
-		data := blobs[i].Data
-		if memory != nil && len(data) >= minLent {
-			if slot, at, ok := memory.Lend(data); ok {
+		blob := &blobs[i]
+		size := blob.size()
+		if memory != nil && size >= minLent {
+			if slot, at, ok := memory.Lend(blob.Data, blob.More...); ok {
 				lent = append(lent, slot)
 				b = append(b, '[')
-				for _, n := range [...]int{slot, at, len(data)} {
+				for _, n := range [...]int{slot, at, size} {
 					b = append(strconv.AppendInt(b, int64(n), 10), ',')
 				}
 				b[len(b)-1] = ']'
 				continue
 			}
 		}
-		b = strconv.AppendInt(b, int64(len(data)), 10)
-		parts = append(parts, data)
+		b = strconv.AppendInt(b, int64(size), 10)
+		parts = append(append(parts, blob.Data), blob.More...)
 	}
 	b = append(b, "]}\n"...)
 	if len(parts) == 1 {
