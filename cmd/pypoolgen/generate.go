@@ -29,6 +29,8 @@ type generator struct {
 	decodes  bool   // some tuple is decoded
 
 	durations bool // some type is a time.Duration
+	tables    bool // tables are the module arrow's
+	arrow     bool // some type is
 	body      bytes.Buffer
 }
 
@@ -41,9 +43,10 @@ type tuple struct {
 }
 
 // generate writes the client: a pure function of its arguments.
-func generate(source, pkg, client string, commands []command) ([]byte, error) {
+func generate(source string, o options, commands []command) ([]byte, error) {
+	client := o.client
 	g := &generator{
-		client: client, classes: classesOf(commands), names: map[string]string{}, scope: scope{},
+		client: client, tables: o.tables, classes: classesOf(commands), names: map[string]string{}, scope: scope{},
 		cyclic: map[[2]string]bool{}, tuples: map[string]*tuple{},
 	}
 	constructor := "New"
@@ -83,7 +86,7 @@ func %s(c pypool.Caller) *%s { return &%s{caller: c} }
 		g.declareTuple(g.tuples[key])
 	}
 	g.helpers()
-	return g.file(source, pkg)
+	return g.file(source, o.pkg)
 }
 
 func program(c command) int {
@@ -105,7 +108,11 @@ func (g *generator) file(source, pkg string) ([]byte, error) {
 			fmt.Fprintf(&out, "\t%q\n", imported.path)
 		}
 	}
-	out.WriteString("\n\t\"github.com/pypool/pypool\"\n)\n\n")
+	out.WriteString("\n\t\"github.com/pypool/pypool\"\n")
+	if g.arrow {
+		out.WriteString("\tpypoolarrow \"github.com/pypool/pypool/arrow\"\n")
+	}
+	out.WriteString(")\n\n")
 	out.Write(g.body.Bytes())
 	code, err := format.Source(out.Bytes())
 	if err != nil {

@@ -59,11 +59,11 @@ func TestGolden(t *testing.T) {
 func TestGenerateIsAFunctionOfTheCommands(t *testing.T) {
 	commands, err := ask(t.Context(), options{script: goldenWorker}, os.Stderr)
 	require.NoError(t, err)
-	first, err := generate("worker.py", "p", "Client", commands)
+	first, err := generate("worker.py", options{pkg: "p", client: "Client"}, commands)
 	require.NoError(t, err)
 	for range 5 {
 		rand.Shuffle(len(commands), func(i, j int) { commands[i], commands[j] = commands[j], commands[i] })
-		again, err := generate("worker.py", "p", "Client", commands)
+		again, err := generate("worker.py", options{pkg: "p", client: "Client"}, commands)
 		require.NoError(t, err)
 		require.Equal(t, string(first), string(again))
 	}
@@ -138,7 +138,7 @@ func TestGenerateNeverFails(t *testing.T) {
 	check := typeChecker(t)
 	for range 100 {
 		commands := randomCommands(random)
-		code, err := generate("w\n.py", "p", "Client", commands)
+		code, err := generate("w\n.py", options{pkg: "p", client: "Client"}, commands)
 		if err != nil {
 			described, _ := json.Marshal(commands)
 			t.Fatalf("%v\n%s", err, described)

@@ -32,6 +32,7 @@
 //	-package NAME    the package of the file written (default $GOPACKAGE, which go generate sets)
 //	-o FILE          the file to write (default standard output)
 //	-type NAME       the client's type (default Client)
+//	-tables          have hints of tables be pypoolarrow.Table: the file imports github.com/pypool/pypool/arrow
 //	-python PATH     the interpreter (default as in pypool.Config)
 package main
 
@@ -68,6 +69,7 @@ type options struct {
 	script, module, python string
 	functions, stubs       string
 	pkg, out, client       string
+	tables                 bool
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -79,6 +81,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.pkg, "package", os.Getenv("GOPACKAGE"), "the package of the file written")
 	flags.StringVar(&o.out, "o", "", "the file to write (default standard output)")
 	flags.StringVar(&o.client, "type", "Client", "the client's type")
+	flags.BoolVar(&o.tables, "tables", false, "have hints of tables be pypoolarrow.Table, of the module github.com/pypool/pypool/arrow")
 	flags.StringVar(&o.python, "python", "", "the interpreter (default as in pypool.Config)")
 	flags.StringVar(&o.functions, "functions", "", "the folder of the Go package whose pypool.Functions are written as a Python module")
 	if len(args) > 0 && args[0] == "stubs" {
@@ -129,7 +132,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if o.script != "" {
 		source = filepath.Base(o.script)
 	}
-	code, err := generate(source, o.pkg, o.client, commands)
+	code, err := generate(source, o, commands)
 	if err != nil {
 		return err
 	}

@@ -191,7 +191,7 @@ func (g *generator) python(t typ) string {
 			}
 		}
 		return t.Name
-	case "unknown":
+	case "unknown", "table":
 		return t.Text
 	}
 	return t.Type // datetime, date, time

@@ -32,6 +32,11 @@ func (g *generator) typeOf(t typ, use usage, byValue bool) string {
 		return "[]byte"
 	case "ndarray":
 		return "pypool.Array"
+	case "table":
+		if g.tables {
+			g.arrow = true
+			return "pypoolarrow.Table"
+		}
 	case "duration":
 		g.durations = true
 		return "time.Duration"
@@ -54,7 +59,7 @@ func (g *generator) typeOf(t typ, use usage, byValue bool) string {
 	case "ref":
 		return g.refOf(t, use, byValue)
 	}
-	return g.raw(use) // union, unknown, a literal of several kinds
+	return g.raw(use) // union, unknown, a literal of several kinds, a table without the module arrow
 }
 
 // keyType is the Go type of a map's keys.
@@ -140,6 +145,8 @@ func tupleWord(expr string) string {
 		return tupleWord(expr[1:])
 	case expr == "json.RawMessage":
 		return "JSON"
+	case expr == "pypoolarrow.Table":
+		return "Table"
 	}
 	return exported(expr)
 }
@@ -160,6 +167,8 @@ func (g *generator) lossy(t typ) bool {
 	switch t.Type {
 	case "date", "time", "uuid", "path", "decimal", "union", "unknown", "literal":
 		return true
+	case "table":
+		return !g.tables
 	case "ref":
 		c := g.find(t.Name, asOutput)
 		if c == nil {

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     Converter = Callable[[Any], Any]
 
 
+def is_table(kind: Any) -> bool:
+    """Whether it is a class of tables."""
+    return any(kind is loaded(*name) for name in _CLASSES)
+
+
 def converter(kind: Any) -> Optional[Converter]:
     """The converter of a class of tables, None for any other. A table may also come as the bytes of
     an Arrow stream, as records, or as columns.

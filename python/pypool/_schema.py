@@ -7,6 +7,7 @@ A schema is JSON. A type is {"type": KIND, ...}:
     datetime date time uuid path decimal            strings on the wire
     bytes                                           a string in base64; in arguments a place that the request names
     ndarray                                         an array of numbers: a payload, or lists
+    table                                           an Arrow stream, as a payload; "text" is the class
     duration                                        an integer of nanoseconds
     array map optional tuple union                  of other types: {"of": [TYPE, ...]}; a map whose keys are integers has "key"
     literal                                         one of some values: {"values": [...]}
@@ -29,6 +30,7 @@ from ._arrays import Array
 from ._describe import is_json
 from ._forms import is_a
 from ._hints import ARRAYS, OBJECTS
+from ._hints_tables import is_table
 from ._schema_fields import LAZY, UNSAID, Unresolved, bare, fields_of, is_alias, is_record, resolved, space_of
 
 TYPE_CHECKING = False
@@ -238,6 +240,8 @@ class _Walker:
             return {"type": "bytes"}
         if hint is Array:
             return {"type": "ndarray"}
+        if is_table(hint):
+            return {"type": "table", "text": _describe.annotation_text(hint)}
         if is_record(hint):
             return self._class(hint, ())
         if hint in OBJECTS or issubclass(hint, dict):
