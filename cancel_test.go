@@ -72,7 +72,7 @@ func leaves(t *testing.T, p *Pool, command string, n notebook, args any) *Error 
 
 func pidOf(t *testing.T, p *Pool) (pid int) {
 	t.Helper()
-	pid, err := Call[int](context.Background(), p, "pid", nil)
+	pid, err := Call[int](context.Background(), p, "pid", nil, WithTimeout(0)) // a worker's first call imports
 	require.NoError(t, err)
 	return pid
 }
