@@ -30,8 +30,8 @@ func blameConfig(t testing.TB, r *rig) Config {
 	return cfg
 }
 
-// sleepsAndDies has a command that takes its time, one that ends its worker in the call, and two
-// that end it after the answer.
+// sleepsAndDies has a command that takes its time, one that ends its worker in the call, and three
+// that end it after the answer: two of them when a latch is released.
 const sleepsAndDies = `
 import ctypes, os, signal, threading, time
 from pypool import command
@@ -55,8 +55,12 @@ def exit_later(seconds):
     return later(seconds, lambda: os._exit(7))
 
 @command
-def crash_later(seconds):
-    return later(seconds, lambda: ctypes.string_at(0))
+def exit_after(latch):
+    return later(0, lambda: open(latch) and os._exit(7))
+
+@command
+def crash_after(latch):
+    return later(0, lambda: open(latch) and ctypes.string_at(0))
 
 @command
 def echo(value):
@@ -193,19 +197,21 @@ var blameFaults = []fault{
 		require.Len(t, kept[0].Raw(), 130_002)
 	}},
 	{name: "G9_a_crash_after_the_answer_is_charged_to_the_command", run: func(t *testing.T, r *rig) {
-		for _, command := range []string{"exit_later", "crash_later"} {
-			cfg := blameConfig(t, r)
+		for _, command := range []string{"exit_after", "crash_after"} {
+			cfg, answered := blameConfig(t, r), newLatch(t)
 			cfg.Script, cfg.Size = script(t, sleepsAndDies), 1
 			p := r.own(t, cfg)
 			opened := 0
 			for range 6 {
 				lost := p.Stats().WorkersExited
-				res, err := p.ExecuteAnonymous(context.Background(), command, []float64{0.01})
+				res, err := p.ExecuteAnonymous(context.Background(), command, []string{answered.path})
 				if errors.Is(err, ErrCircuitOpen) {
 					require.Contains(t, err.Error(), "after its answer")
 					opened++
 					break
 				}
+				require.NoError(t, err)
+				answered.release(t)
 				gone(t, decoded[int](t, res))
 				eventually(t, "its end is noticed, and it is replaced", func() bool { return p.Stats().WorkersExited == lost+1 && serving(p) })
 			}
@@ -252,12 +258,12 @@ var blameFaults = []fault{
 		cfg := blameConfig(t, r) // its circuits are off: each answer is followed by an end
 		cfg.Script, cfg.Size, cfg.Breaker.Failures = script(t, sleepsAndDies), 1, -1
 		cfg.RestartBackoff = Backoff{Min: 50 * time.Millisecond, Max: time.Minute}
-		p := r.own(t, cfg)
+		p, answered := r.own(t, cfg), newLatch(t)
 		begun := time.Now()
 		for range 5 {
 			lost := p.Stats().WorkersExited
-			_, err := p.ExecuteAnonymous(context.Background(), "exit_later", []float64{0.05})
-			require.NoError(t, err)
+			executed(t, p, "exit_after", []string{answered.path})
+			answered.release(t)
 			eventually(t, "its end is noticed", func() bool { return p.Stats().WorkersExited == lost+1 })
 		}
 		require.Greater(t, time.Since(begun), 500*time.Millisecond, "four waits of 50, 100, 200 and 400 ms, each shorter by a fifth at most")
