@@ -300,6 +300,7 @@ func TestAnImportThatCannotBeForkedIsRefused(t *testing.T) {
 		{"import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), name='the monitor', daemon=True).start()\n", []string{"Python threads run after the import", "'the monitor' in run", "@setup"}},
 		{"import _thread, time\ndef poll():\n    while True: time.sleep(1)\n_thread.start_new_thread(poll, ())\n", []string{"a thread in poll", "worker.py:5", "@setup"}},
 		{"with open('/proc/self/comm', 'w') as f: f.write('polars-0')\n", []string{"native threads", "polars-0", "@setup"}},
+		{"with open('/proc/self/comm', 'w') as f: f.write('PTThreadPool')\n", []string{"native threads", "PTThreadPool", "@setup"}},
 		{"import torch\n", []string{"has initialised CUDA", "torch.cuda.is_initialized()", "@setup"}},
 	} {
 		cfg := forkConfig(t, 2, c.source)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 #: Seconds that threads which end by themselves are given to do so.
 PATIENCE = 0.5
 #: How threads are called that others in the process wait for, and that nobody starts again after a
-#: fork: those of polars (once something was computed), tokio, and XLA (jax, TensorFlow).
-POOLS = ("polars-0", "tokio-r", "async-executor-", "tf_XLA")
+#: fork: those of polars (once something was computed), tokio, XLA (jax, TensorFlow), and torch's for
+#: what runs side by side (`torch.jit.fork`; its operators have other threads).
+POOLS = ("polars-0", "tokio-r", "async-executor-", "tf_XLA", "PTThreadPool")
 #: OpenMP's omp_pause_soft.
 _SOFT = 1
 
