@@ -88,9 +88,10 @@ def write_text(self: Any, data: Any) -> int:
     if _file(fd) != LOG.file:  # somebody has put another file there
         return FileIO.write(self, data)
     call = printing()
-    if call != self.call:
-        self.call, self.head = call, _head(call)
-    _print(fd, self.head, bytes(data), call[0] if call is not None and RUNNING.tasks else 0)
+    known = self.known  # with its head, which another thread may replace meanwhile
+    if call != known[0]:
+        known = self.known = call, _head(call)
+    _print(fd, known[1], bytes(data), call[0] if call is not None and RUNNING.tasks else 0)
     return len(data)
 
 
@@ -140,13 +141,16 @@ def _print(fd: int, head: str, text: bytes, task: int) -> None:
             OPEN.pop(where, None)
             key = None
     _write(fd, b"".join(frames))
+    if key is not None:
+        OPEN[where] = key  # again: another thread, at a call's end, may have ended it before it was written
 
 
 def end_lines_of(task: int) -> None:
     """`end_lines` for one of the calls that run side by side."""
     try:
-        for where in [where for where in OPEN if where[2] == task]:
-            _write(LOG.err, b'%b{"line":%d}\x1f\n' % (LOG.mark, OPEN.pop(where)))
+        for where in list(OPEN):  # at once, whatever other threads print
+            if where[2] == task:
+                _end_line(OPEN.pop(where, None))
     except Exception:
         pass  # nobody listens
 
@@ -154,11 +158,16 @@ def end_lines_of(task: int) -> None:
 def end_lines() -> None:
     """Tell the host that no more of the open lines will come: the call is over. Never raises."""
     try:
-        while OPEN:
-            _, key = OPEN.popitem()
-            _write(LOG.err, b'%b{"line":%d}\x1f\n' % (LOG.mark, key))
+        for where in list(OPEN):
+            _end_line(OPEN.pop(where, None))
     except Exception:
         OPEN.clear()  # nobody listens
+
+
+def _end_line(key: Optional[int]) -> None:
+    """Tell the host that no more of this line will come; None: its thread has done so meanwhile."""
+    if key is not None:
+        _write(LOG.err, b'%b{"line":%d}\x1f\n' % (LOG.mark, key))
 
 
 def record(fields: Dict[str, Any]) -> None:

@@ -33,9 +33,7 @@ LOG = _Log()
 class Printed(FileIO):
     """Descriptor 1 or 2. While it is the worker's stderr, each line says which call has printed it."""
 
-    call: Any = ()
-    head = ""
-
+    known: Any = (), ""  # the call that has printed last, and what its lines begin with
 
 def mark(word: str, err: int) -> None:
     """Learn how the host knows this worker's own lines, and which file it reads."""

@@ -262,7 +262,9 @@ class Host:
             key, more = fields.pop("line", None), fields.pop("more", False)
             fields["text"] = text
             if key is not None:
-                begun.setdefault(key, fields if text or more else None)
+                if key not in begun and not text and not more:
+                    continue  # it was ended before
+                begun.setdefault(key, fields)
                 if begun[key] is not fields:
                     begun[key]["text"] += text
                 if not more:
