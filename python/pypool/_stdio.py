@@ -35,6 +35,7 @@ class Printed(FileIO):
 
     known: Any = (), ""  # the call that has printed last, and what its lines begin with
 
+
 def mark(word: str, err: int) -> None:
     """Learn how the host knows this worker's own lines, and which file it reads."""
     found = fstat(err)
