@@ -799,7 +799,10 @@ func (p *placer) place() {
 	switch c := p.peek(); c {
 	case '{':
 		p.i++
-		for more := !p.byte('}'); more; more = p.byte(',') {
+		if p.byte('}') {
+			return
+		}
+		for more := true; more; more = p.byte(',') {
 			p.space()
 			start := p.i
 			p.str()
@@ -815,7 +818,10 @@ func (p *placer) place() {
 		p.byte('}')
 	case '[':
 		p.i++
-		for i, more := 0, !p.byte(']'); more; i, more = i+1, p.byte(',') {
+		if p.byte(']') {
+			return
+		}
+		for i, more := 0, true; more; i, more = i+1, p.byte(',') {
 			p.within(Step{Index: i, IsIndex: true})
 		}
 		p.byte(']')
