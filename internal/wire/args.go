@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -103,6 +104,9 @@ func invalidUTF8In(v reflect.Value, path string, depth int) (string, bool) {
 	if depth > maxNesting {
 		return "", false
 	}
+	if text, ok := textOf(v); ok {
+		return path, !utf8.Valid(text)
+	}
 	switch v.Kind() {
 	case reflect.String:
 		return path, !utf8.ValidString(v.String())
@@ -122,7 +126,7 @@ func invalidUTF8In(v reflect.Value, path string, depth int) (string, bool) {
 		for it := v.MapRange(); it.Next(); {
 			key, _ := keyText(it.Key())
 			at := fmt.Sprintf("%s[%q]", path, key)
-			if it.Key().Kind() == reflect.String && !utf8.ValidString(it.Key().String()) {
+			if !utf8.ValidString(key) {
 				return at, true
 			}
 			if at, found := invalidUTF8In(it.Value(), at, depth+1); found {
@@ -140,4 +144,20 @@ func invalidUTF8In(v reflect.Value, path string, depth int) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// textOf is what a value that marshals itself as text is as a string.
+func textOf(v reflect.Value) (text []byte, ok bool) {
+	t := v.Type()
+	switch {
+	case v.Kind() == reflect.Interface, v.Kind() == reflect.Pointer && v.IsNil():
+		return nil, false
+	case v.Kind() != reflect.Pointer && v.CanAddr() && reflect.PointerTo(t).Implements(textMarshalerType):
+		v, t = v.Addr(), reflect.PointerTo(t)
+	}
+	if !t.Implements(textMarshalerType) || t.Implements(marshalerType) || !v.CanInterface() {
+		return nil, false
+	}
+	text, err := v.Interface().(encoding.TextMarshaler).MarshalText()
+	return text, err == nil
 }

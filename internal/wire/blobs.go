@@ -107,18 +107,20 @@ func CheckArray(dtype string, shape []int, size int) error {
 	if len(shape) > 64 {
 		return errArray(fmt.Sprintf("a shape of %d dimensions: NumPy has 64 at most", len(shape)))
 	}
-	total, empty := each, slices.Contains(shape, 0)
+	total := each
 	for _, n := range shape {
 		switch {
 		case n < 0:
 			return errArray(fmt.Sprintf("the shape %v has a negative number", shape))
-		case empty:
-			total = 0
+		case n == 0: // the others are bounded all the same, NumPy has it so
 		case total > math.MaxInt/n:
 			return errArray(fmt.Sprintf("the shape %v is more than memory holds", shape))
 		default:
 			total *= n
 		}
+	}
+	if slices.Contains(shape, 0) {
+		total = 0
 	}
 	if total != size {
 		return errArray(fmt.Sprintf("%s of shape %v are %d bytes, and it has %d", dtype, shape, total, size))
@@ -193,7 +195,7 @@ func appendValue(b []byte, v any, root, what string, smallest int) (out []byte, 
 	if isProgram {
 		v = program.Source
 	}
-	f := bytesFinder{smallest: smallest}
+	f := bytesFinder{smallest: smallest, what: what}
 	var keys []byte
 	if mayHaveBytes(v) { // seldom: no call pays for what few have
 		var steps [8]bytesStep
@@ -204,9 +206,13 @@ func appendValue(b []byte, v any, root, what string, smallest int) (out []byte, 
 		if root != "" {
 			f.path = append(f.path, bytesStep{key: root})
 		}
+		f.root = len(f.path)
 		f.any(v)
 		if f.deep { // encoding/json would follow what is a million deep until the stack ends, and the host with it
 			return nil, nil, false, errTooDeep
+		}
+		if f.err != nil {
+			return nil, nil, false, f.err
 		}
 	}
 	at := len(b)
@@ -215,7 +221,7 @@ func appendValue(b []byte, v any, root, what string, smallest int) (out []byte, 
 		at = len(b)
 	}
 	if f.large {
-		e := spine{b: b, what: what, root: len(f.path), bytesFinder: bytesFinder{smallest: smallest, path: f.path}}
+		e := spine{b: b, bytesFinder: bytesFinder{smallest: smallest, path: f.path, what: what, root: f.root}}
 		if err := e.any(v); err != nil {
 			return nil, nil, false, err
 		}
@@ -264,8 +270,6 @@ type spine struct {
 	b           []byte // the JSON
 	keys        []byte // the key `blobs`
 	blobs       []Blob
-	what        string // the value's name in errors
-	root        int    // steps of the path that lead to the value
 }
 
 // payload appends a null, and the payload.
@@ -309,19 +313,6 @@ func AppendBlobs(b []byte, blobs []Blob) []byte {
 		b = blobs[i].appendWhat(strconv.AppendInt(append(b, `{"at":`...), int64(blobs[i].At), 10))
 	}
 	return append(b, ']')
-}
-
-// where is the place in hand, as an error names it.
-func (e *spine) where() string {
-	text := e.what
-	for _, s := range e.path[e.root:] {
-		if s.isIndex {
-			text += fmt.Sprintf("[%d]", s.index)
-		} else {
-			text += "." + s.key
-		}
-	}
-	return text
 }
 
 // text appends what encoding/json makes of a value.
@@ -488,7 +479,7 @@ func (e *spine) record(v reflect.Value) error {
 	first := true
 	for _, member := range allMembersOf(v.Type()) {
 		at, ok := memberOf(v, member.index)
-		if !ok || member.omitEmpty && isEmpty(at) || member.omitZero && isZero(at) {
+		if !ok || member.omits(at) {
 			continue
 		}
 		if !first {
@@ -522,6 +513,11 @@ func (e *spine) member(m *bytesMember, v reflect.Value) error {
 	const key = len(`{"f":`)
 	e.b = append(e.b[:start], e.b[start+key:len(e.b)-1]...)
 	return nil
+}
+
+// omits reports whether the field is left out.
+func (m *bytesMember) omits(v reflect.Value) bool {
+	return m.omitEmpty && isEmpty(v) || m.omitZero && isZero(v)
 }
 
 // isEmpty is encoding/json's omitempty.

@@ -82,6 +82,9 @@ type bytesFinder struct {
 	path  []bytesStep
 	large bool // there are payloads, too, or bytes that are not to be written as text
 	deep  bool // it is nested too deeply, or contains itself
+	err   error
+	what  string // the value's name in errors
+	root  int    // steps of the path that lead to the value
 	depth int
 
 	smallest int // bytes that are no text
@@ -121,6 +124,19 @@ func (f *bytesFinder) appendPath(b []byte) []byte {
 		}
 	}
 	return append(b, ']')
+}
+
+// where is the place in hand, as an error names it.
+func (f *bytesFinder) where() string {
+	text := f.what
+	for _, s := range f.path[f.root:] {
+		if s.isIndex {
+			text += fmt.Sprintf("[%d]", s.index)
+		} else {
+			text += "." + s.key
+		}
+	}
+	return text
 }
 
 // any looks into an interface's value; what most arguments are made of is told apart without
@@ -200,10 +216,20 @@ func (f *bytesFinder) value(v reflect.Value) {
 			f.path = f.path[:len(f.path)-1]
 		}
 	case reflect.Map:
+		var seen map[string]bool // texts of keys, of which two may be the same
+		if key := t.Key(); key.Kind() != reflect.String && key.Implements(textMarshalerType) {
+			seen = map[string]bool{}
+		}
 		for it := v.MapRange(); it.Next(); {
 			key, ok := keyText(it.Key())
 			if !ok {
 				continue
+			}
+			if seen[key] && f.err == nil {
+				f.err = fmt.Errorf("two keys of the %s at %s are %q as text", t, f.where(), key)
+			}
+			if seen != nil {
+				seen[key] = true
 			}
 			f.path = append(f.path, bytesStep{key: key})
 			f.value(it.Value())
@@ -211,7 +237,7 @@ func (f *bytesFinder) value(v reflect.Value) {
 		}
 	case reflect.Struct:
 		for _, member := range bytesMembersOf(t) {
-			if at, ok := memberOf(v, member.index); ok {
+			if at, ok := memberOf(v, member.index); ok && !member.omits(at) {
 				f.path = append(f.path, bytesStep{key: member.name})
 				f.value(at)
 				f.path = f.path[:len(f.path)-1]

@@ -191,7 +191,10 @@ def array_of(dtype: str, shape: Any, view: memoryview) -> Any:
         import numpy  # upon the first array
     except Exception:  # it may be there, and broken
         return array
-    return to_numpy(array, numpy)
+    try:
+        return to_numpy(array, numpy)
+    except Exception as error:  # NumPy 1 has 32 dimensions at most
+        raise Unloadable("NumPy makes no array of %s of shape %.200r: %s" % (dtype, shape, text_of(error))) from error
 
 
 def is_array(value: Any) -> bool:

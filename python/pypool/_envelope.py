@@ -76,7 +76,8 @@ def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
         try:
             set_bytes(fields.get("args"), fields["bytes"])
         except ValueError as error:
-            raise RequestError("invalid_request", str(error), id) from None
+            # The host's mistake, or that of a value which encodes itself and does so in two ways
+            raise RequestError("invalid_arguments", str(error), id) from None
     if "blobs" in fields:
         from ._arrays import Unloadable  # for few requests
         from ._payloads import place_all, used
