@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pypool/pypool/internal/files"
+	"github.com/pypool/pypool/internal/foreign"
 	"github.com/pypool/pypool/internal/interp"
 	"github.com/pypool/pypool/internal/proc"
 )
@@ -24,6 +25,7 @@ import (
 // field, ErrWorkerStart with its [StartError], which holds the Python traceback, for the rest. ctx
 // bounds it as it does New. Nothing is left behind.
 func Check(ctx context.Context, cfg Config) error {
+	ctx = foreign.Context(ctx)
 	r, err := resolveWithin(ctx, cfg)
 	if err != nil {
 		return startError(&cfg, interp.Interpreter{}, stageSpawn, time.Now(), err)

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pypool/pypool/internal/foreign"
 	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
 	"github.com/pypool/pypool/internal/wire"
@@ -122,7 +123,7 @@ func (x *exchange) inDoubt() error {
 func (x *exchange) begin(ctx context.Context, deadline time.Time, how spin.Mode) {
 	x.unhook = nil
 	if ctx.Done() != nil {
-		x.unhook = context.AfterFunc(watchable(ctx), x.interrupt)
+		x.unhook = context.AfterFunc(foreign.Context(ctx), x.interrupt)
 	}
 	x.ctx, x.deadline, x.spin = ctx, deadline, how
 }

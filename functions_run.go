@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pypool/pypool/internal/foreign"
 	"github.com/pypool/pypool/internal/wire"
 )
 
@@ -51,7 +52,7 @@ type calls struct {
 // newCalls asks ctx what package context does.
 func newCalls(ctx context.Context, h *functions, info *CallInfo, reply func(line []byte)) *calls {
 	c := &calls{functions: h, id: info.RequestID, info: info, reply: reply}
-	ctx, c.cancel = context.WithCancel(watchable(ctx))
+	ctx, c.cancel = context.WithCancel(foreign.Context(ctx))
 	c.ctx = &functionContext{ctx, info, h}
 	return c
 }
@@ -80,7 +81,7 @@ type observedContext struct {
 }
 
 func (c observedContext) Value(key any) (value any) {
-	if key == cancelKey {
+	if foreign.IsForContext(key) {
 		return c.Context.Value(key)
 	}
 	defer func() {

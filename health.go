@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/pypool/pypool/internal/foreign"
 )
 
 const pingTimeout = 5 * time.Second
@@ -42,6 +44,7 @@ func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 	if isClosed(p.closing) {
 		return Health{Breaker: circuitClosed}, p.isClosedError()
 	}
+	ctx = foreign.Context(ctx)
 	checks := p.sup.checkAll(ctx)
 	st := p.Stats()
 	h := Health{Workers: st.Workers, Breaker: st.Breaker, Checks: checks, LastError: p.sup.lastError()}

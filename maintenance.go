@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pypool/pypool/internal/foreign"
 	"github.com/pypool/pypool/internal/metrics"
 )
 
@@ -178,6 +179,7 @@ func (p *Pool) Reload(ctx context.Context) error {
 	if isClosed(p.closing) {
 		return p.isClosedError()
 	}
+	ctx = foreign.Context(ctx)
 	err := p.sup.reload(ctx)
 	var e *Error
 	switch {

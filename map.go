@@ -61,7 +61,7 @@ func Map[Out, In any](ctx context.Context, c Caller, command string, items iter.
 			yield(zero, neverStarted(CallInfo{Command: command}))
 			return
 		}
-		ctx, cancel := context.WithCancel(watchable(ctx))
+		ctx, cancel := context.WithCancel(foreign.Context(ctx))
 		defer cancel()
 		m := newMapper[Out](ctx, p, command, opts)
 		stopWaking := context.AfterFunc(ctx, m.ring.stop)

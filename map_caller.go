@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/pypool/pypool/internal/foreign"
 )
 
 const (
@@ -16,7 +18,7 @@ const (
 // mapCalls is Map over a Caller that is no Pool: a call of each item.
 func mapCalls[Out, In any](ctx context.Context, c Caller, command string, items iter.Seq[In], opts []CallOption) iter.Seq2[Out, error] {
 	return func(yield func(Out, error) bool) {
-		ctx, cancel := context.WithCancel(watchable(ctx))
+		ctx, cancel := context.WithCancel(foreign.Context(ctx))
 		defer cancel()
 		m := &callMapper[Out]{
 			ctx: ctx, c: c, command: command, opts: opts,

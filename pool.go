@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pypool/pypool/internal/files"
+	"github.com/pypool/pypool/internal/foreign"
 	"github.com/pypool/pypool/internal/interp"
 	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
@@ -49,6 +50,7 @@ type Pool struct {
 // did not come up. Nothing is left behind then.
 func New(ctx context.Context, cfg Config) (*Pool, error) {
 	born := time.Now()
+	ctx = foreign.Context(ctx)
 	r, err := resolveWithin(ctx, cfg)
 	if err != nil {
 		return nil, startError(&cfg, interp.Interpreter{}, stageSpawn, born, err)
@@ -73,7 +75,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	if p.files != nil {
 		p.cfg.filesDir = p.files.Dir
 	}
-	python := r.python.ThroughShim(watchable(ctx), cfg.Dir, cfg.Env)
+	python := r.python.ThroughShim(ctx, cfg.Dir, cfg.Env)
 	spec := proc.Spec{Path: python.Path, Dir: cfg.Dir, DirIsHosts: cfg.dirIsHosts}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
 	if cfg.target() == "" {
@@ -288,6 +290,7 @@ func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep re
 	if c.shares {
 		c.leaving = ctx.Done() // once: it may panic, and no seat is held yet
 	}
+	ctx = foreign.Context(ctx)
 	rep, err = p.serve(ctx, c)
 	evidence = c.evidence(ctx, &p.cfg, err)
 	return rep, err
@@ -522,6 +525,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 		p.sup.announceClosing()
 		go p.dismantle()
 	})
+	ctx = foreign.Context(ctx)
 	select {
 	case <-p.closed:
 		return nil

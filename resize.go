@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+
+	"github.com/pypool/pypool/internal/foreign"
 )
 
 const maxWorkers = 4096 // of a pool, and as many more for overflow: more is a mistake
@@ -30,6 +32,7 @@ func (p *Pool) Resize(ctx context.Context, n int) error {
 	if isClosed(p.closing) {
 		return p.isClosedError()
 	}
+	ctx = foreign.Context(ctx)
 	p.sup.retarget(n)
 	err := p.sup.awaitSize(ctx)
 	switch {

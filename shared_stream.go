@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pypool/pypool/internal/foreign"
 	"github.com/pypool/pypool/internal/wire"
 )
 
@@ -15,7 +16,7 @@ func (t *seat) stream(ctx context.Context, c *call) (rep reply, err *Error) {
 	s := t.s
 	var hooks sync.WaitGroup // the two below, as long as they may run
 	defer hooks.Wait()
-	if watched := watchable(ctx); watched.Done() != nil {
+	if watched := foreign.Context(ctx); watched.Done() != nil {
 		hooks.Add(1)
 		armed := false
 		defer func() {

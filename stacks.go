@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pypool/pypool/internal/foreign"
 	"github.com/pypool/pypool/internal/wire"
 )
 
@@ -31,6 +32,7 @@ func (p *Pool) Stacks(ctx context.Context, workerID string) (string, error) {
 	if isClosed(p.closed) {
 		return "", p.isClosedError()
 	}
+	ctx = foreign.Context(ctx)
 	workers := p.sup.workers()
 	i := slices.IndexFunc(workers, func(w *worker) bool { return w.id == workerID })
 	if i < 0 {

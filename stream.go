@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pypool/pypool/internal/foreign"
 	"github.com/pypool/pypool/internal/wire"
 )
 
@@ -145,7 +146,7 @@ func (x *streamed) arm(c *call) {
 		deadline = x.start.Add(c.timeout)
 	}
 	x.w.x.begin(x.ctx, deadline, c.spin)
-	watched := watchable(x.ctx)
+	watched := foreign.Context(x.ctx)
 	if watched.Done() == nil {
 		return
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/pypool/pypool"
+	"github.com/pypool/pypool/internal/foreign"
 )
 
 // ClientOption is an option of [NewClient] and [Client.With].
@@ -179,6 +180,7 @@ type request struct {
 
 // call makes a call, again where that is allowed.
 func (c *Client) call(ctx context.Context, r *request, opts []pypool.CallOption) (pypool.Result, error) {
+	ctx = foreign.Context(ctx)
 	r.begun = time.Now()
 	if err := c.prepare(ctx, r, opts); err != nil {
 		return pypool.Result{}, c.complete(r, err)

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/pypool/pypool"
+	"github.com/pypool/pypool/internal/foreign"
 )
 
 // Jobs are calls that JetStream keeps until they have an outcome. A job is a message in a stream,
@@ -57,6 +58,7 @@ type JobStore struct {
 // CreateJobs makes the stream and the bucket for a name's jobs, or changes them. Enqueue and Work
 // make them with the defaults where there are none.
 func CreateJobs(ctx context.Context, js jetstream.JetStream, name string, store JobStore) error {
+	ctx = foreign.Context(ctx)
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("pypoolnats: %w", err)
 	}
@@ -124,6 +126,7 @@ func EnqueueProgram(ctx context.Context, js jetstream.JetStream, name, programID
 }
 
 func enqueue(ctx context.Context, js jetstream.JetStream, name string, ctl control, args any, opts []JobOption) (*Job, error) {
+	ctx = foreign.Context(ctx)
 	o := jobOptions{id: nuid.Next(), attempts: 1}
 	for _, opt := range opts {
 		opt(&o)
@@ -190,6 +193,7 @@ func notStored(err error) pypool.Delivery {
 // the true delivery. When ctx ends before that the error is the context's, and the job goes on. A
 // job whose outcome is no longer kept, or that never was, has none until then.
 func (j *Job) Wait(ctx context.Context) (pypool.Result, error) {
+	ctx = foreign.Context(ctx)
 	at := pypool.ErrorContext{Pool: j.name}
 	fail := func(err *pypool.Error) (pypool.Result, error) {
 		if err.Context == (pypool.ErrorContext{}) {

@@ -188,6 +188,7 @@ func (s *Service) Info() micro.Info { return s.micro.Info() }
 // its clients get an ErrPoolClosed, and Shutdown returns ctx's error. It may be called again, and
 // beside Close.
 func (s *Service) Shutdown(ctx context.Context) error {
+	ctx = foreign.Context(ctx)
 	s.once.Do(func() { go s.dismantle() })
 	select {
 	case <-s.done:

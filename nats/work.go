@@ -52,6 +52,7 @@ func WithWorkLogger(l *slog.Logger) WorkOption { return func(o *workOptions) { o
 // MaybeExecuted as its outcome; with [WithAttempts] it is run again instead. What the call itself
 // comes to is the outcome: its result, an exception, bad arguments, a timeout.
 func Work(ctx context.Context, js jetstream.JetStream, name string, pool pypool.Caller, opts ...WorkOption) error {
+	ctx = foreign.Context(ctx)
 	o := workOptions{grace: 30 * time.Second, ackWait: 30 * time.Second}
 	for _, opt := range opts {
 		opt(&o)

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/pypool/pypool"
+	"github.com/pypool/pypool/internal/foreign"
 )
 
 // Fake is a [pypool.Caller] whose commands are functions in Go. What it does with arguments,
@@ -380,6 +381,7 @@ func (r *running) begin(ctx context.Context, args any, opts []pypool.CallOption)
 
 // run runs the function: on a goroutine of its own where the call may end before it.
 func (r *running) run(parent context.Context, yield func(values) bool) error {
+	parent = foreign.Context(parent)
 	call := *r.call // its arguments and options change no more
 	ctx := context.WithValue(parent, callKey{}, call)
 	if limit := call.Options.Timeout; limit > 0 && !call.Stream {

@@ -30,6 +30,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/pypool/pypool/internal/foreign"
 )
 
 // The reasons that a program may want to tell apart. Each is wrapped in an error that says what to
@@ -77,6 +79,7 @@ type Tool struct {
 // are not pinned stay as they were resolved first. When ctx ends uv is ended, and Python returns
 // ctx's error; the next call begins anew.
 func (t Tool) Python(ctx context.Context, script string) (python string, err error) {
+	ctx = foreign.Context(ctx)
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("pypooluv: %s: %w", script, err)

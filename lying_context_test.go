@@ -1,0 +1,74 @@
+package pypool
+
+import (
+	"context"
+	"iter"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// lyingContext ends, and has no error even so.
+type lyingContext struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c lyingContext) Done() <-chan struct{} { return c.done }
+func (c lyingContext) Err() error            { return nil }
+
+func endingSoon() context.Context {
+	c := lyingContext{context.Background(), make(chan struct{})}
+	time.AfterFunc(20*time.Millisecond, func() { close(c.done) })
+	return c
+}
+
+// Whoever waits is told that the context was canceled, and nothing else is blamed.
+func TestAContextThatEndsWithoutAnErrorIsTakenForACanceledOne(t *testing.T) {
+	p := newPool(t, Config{Size: 1, Overflow: -1, Script: script(t, `
+import asyncio, time
+from pypool import command
+@command
+def plain(x=0): time.sleep(60)
+@command(concurrency=4)
+async def concurrent(x=0): await asyncio.sleep(60)
+@command(max_batch_size=4)
+def batch(values: list): time.sleep(60)
+@command
+def items(x=0):
+    yield 0
+    time.sleep(60)
+`)})
+	for range 2 {
+		for _, command := range []string{"plain", "concurrent", "batch"} {
+			_, err := p.ExecuteAnonymous(endingSoon(), command, []any{1})
+			failsWith(t, err, ErrCanceled, MaybeExecuted)
+			require.ErrorIs(t, err, context.Canceled, command)
+		}
+		for name, loop := range map[string]iter.Seq2[any, error]{
+			"a stream": Each[any](endingSoon(), p, "items", nil),
+			"a map":    Map[any](endingSoon(), p, "plain", func(yield func(any) bool) { yield([]any{1}) }),
+		} {
+			var last error
+			for _, err := range loop {
+				last = err
+			}
+			require.ErrorIs(t, last, ErrCanceled, name)
+		}
+	}
+	release := inBackground(1, func(int) (Result, error) { return p.ExecuteAnonymous(endingSoon(), "plain", nil) })
+	_, err := p.ExecuteAnonymous(endingSoon(), "plain", nil) // one of the two waits for the worker
+	require.ErrorIs(t, err, ErrCanceled)
+	require.ErrorIs(t, release()[0].err, ErrCanceled)
+
+	ended := lyingContext{context.Background(), make(chan struct{})}
+	close(ended.done)
+	_, err = p.ExecuteAnonymous(ended, "plain", nil)
+	failsWith(t, err, ErrCanceled, NotExecuted)
+	require.ErrorIs(t, p.Reload(ended), context.Canceled)
+	require.ErrorIs(t, p.Resize(ended, 2), ErrCanceled)
+	_, err = New(ended, Config{Script: script(t, "import time; time.sleep(60)")})
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, p.Shutdown(ended), context.Canceled)
+}
