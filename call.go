@@ -87,9 +87,10 @@ func (r Result) Raw() json.RawMessage {
 	return r.reply.raw
 }
 
-// Decode stores the result in v, a non-nil pointer, by the rules of encoding/json. Nothing is
-// rounded: when the result holds an integer of more than 15 digits, numbers in interface values
-// become json.Number instead of float64. A result that is null (Python's None) is an error where v
+// Decode stores the result in v, a non-nil pointer, by the rules of encoding/json. What v has no type
+// for is not rounded: when the result holds an integer of more than 15 digits, numbers in interface
+// values become json.Number instead of float64. (A float of v's gets the number next to what came, as
+// ever in encoding/json.) A result that is null (Python's None) is an error where v
 // points to a struct; a number or a string stays as it is. An error is an ErrDecode.
 func (r Result) Decode(v any) error {
 	return r.decode(v, false)
