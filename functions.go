@@ -221,9 +221,9 @@ func describeHostError(err error) (kind, message string) {
 	var ours *hostError
 	var e *Error
 	switch {
-	case errors.As(err, &ours):
+	case errors.As(err, &ours) && ours != nil:
 		return ours.kind, message
-	case errors.As(err, &e):
+	case errors.As(err, &e) && e != nil:
 		return string(e.Type), message
 	case errors.Is(err, context.Canceled):
 		return hostCanceled, message

@@ -77,6 +77,7 @@ func TestPythonCallsFunctionsOfTheHosts(t *testing.T) {
 		"panics":  Func(func(context.Context, any) (int, error) { panic("no such thing") }),
 		"endless": Func(func(context.Context, any) (int, error) { panic(containsItself()) }),
 		"worst":   Func(func(context.Context, any) (int, error) { panic(exiting{}) }),
+		"nobody":  Func(func(context.Context, any) (int, error) { return 0, asNil{} }),
 		"exits":   Func(func(context.Context, any) (int, error) { runtime.Goexit(); return 0, nil }),
 		"tricky":  Func(func(context.Context, any) (int, error) { return 0, tricky{} }),
 		"channel": Func(func(context.Context, any) (any, error) { return make(chan int), nil }),
@@ -96,6 +97,7 @@ func TestPythonCallsFunctionsOfTheHosts(t *testing.T) {
 		"panics":  {Type: "panic", Message: "no such thing"},
 		"endless": {Type: "panic", Message: "a value of type []interface {}, which cannot be told"},
 		"worst":   {Type: "panic", Message: "a value of type pypool.exiting, which cannot be told"},
+		"nobody":  {Type: "pypool.asNil", Message: "as nil"},
 		"exits":   {Type: "goexit", Message: "called runtime.Goexit"},
 		"tricky":  {Type: "panic", Message: "Error panics"},
 		"lookupp": {Type: "unknown_function", Message: "the host has no function 'lookupp', did you mean 'lookup'?", Attribute: true},
@@ -431,3 +433,9 @@ func TestDeepValuesAreRefusedAndCostNothing(t *testing.T) {
 	}
 	assert.Equal(t, pid, pids(p)[0])
 }
+
+// asNil says that it is an *Error, and gives none.
+type asNil struct{}
+
+func (asNil) Error() string      { return "as nil" }
+func (asNil) As(target any) bool { _, ok := target.(**Error); return ok }

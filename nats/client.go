@@ -284,7 +284,7 @@ func invalid(message string) *pypool.Error {
 
 func own(err error) *pypool.Error {
 	var e *pypool.Error
-	if !errors.As(err, &e) {
+	if !errors.As(err, &e) || e == nil {
 		e = pypool.NewError(pypool.TypeInternal, pypool.MaybeExecuted, err.Error(), err)
 	}
 	return e

@@ -307,7 +307,7 @@ func (c *served) stream(ctx context.Context, args any, opts []pypool.CallOption)
 // cancellation of its own.
 func (c *served) explain(err error) *pypool.Error {
 	var e *pypool.Error
-	if !errors.As(err, &e) {
+	if !errors.As(err, &e) || e == nil {
 		return pypool.NewError(pypool.TypeInternal, pypool.MaybeExecuted, err.Error(), nil)
 	}
 	why := context.Cause(c.ctx)

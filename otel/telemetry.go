@@ -280,7 +280,7 @@ func qualified(e *pypool.PythonError) string {
 // errorType is the value of error.type: pypool's type, or that of a Go error.
 func errorType(err error) string {
 	var e *pypool.Error
-	if errors.As(err, &e) {
+	if errors.As(err, &e) && e != nil {
 		return string(e.Type)
 	}
 	return fmt.Sprintf("%T", err)

@@ -479,10 +479,10 @@ func (r *running) complete(err error) *pypool.Error {
 	var e *pypool.Error
 	var python *pypool.PythonError
 	switch {
-	case errors.As(err, &e):
+	case errors.As(err, &e) && e != nil:
 		copied := *e
 		e = &copied
-	case errors.As(err, &python):
+	case errors.As(err, &python) && python != nil:
 		e = pypool.NewError(pypool.TypePython, pypool.Executed, "", python)
 	default:
 		e = Exception("Exception", err.Error())
