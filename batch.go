@@ -538,7 +538,7 @@ func (b *callBatch) windUp(answered int) {
 	if lost := b.close(); lost != nil {
 		u.why, u.admitted, u.charge = "its batch hung: "+lost.err.Message, lost.admitted, lost.err
 	}
-	if u.grace = w.cancelGrace(); !w.cancels() {
+	if !w.cancels() {
 		w.x.doubt(errors.New("its callers have left, and it cannot be asked to stop"))
 	}
 	w.canceling.Store(true)

@@ -29,9 +29,9 @@ func (w *worker) cancels() bool {
 	return w.cancelable && w.env.cfg.CancelGrace >= 0 && !isClosed(w.env.killing)
 }
 
-// cancelGrace is how long a call may take to stop. To wait for as long as the worker's replacement
-// would take to start costs at most twice what the better choice would have. One that is forked does
-// not wait for its server's import.
+// cancelGrace is how long a call may take to stop, but for one of deafCommands. To wait for as long
+// as the worker's replacement would take to start costs at most twice what the better choice would
+// have. One that is forked does not wait for its server's import.
 func (w *worker) cancelGrace() time.Duration {
 	begun := w.started
 	if !w.forked.IsZero() {
@@ -75,12 +75,12 @@ type windUp struct {
 	id       uint64   // its final frame is the end
 	rest     []uint64 // of a batch: its calls whose final frames are still to come; id is the highest of them all
 	info     CallInfo
-	grace    time.Duration
-	patience time.Time // code that is not to be interrupted has its grace from then on
-	stream   bool      // the generator is told on the pipe, too, for when it waits between two items
-	told     bool      // it has been
-	strike   bool      // what runs is to be interrupted
-	why      string    // it is killed if it does not stop
+	grace    time.Duration // 0: what CancelGrace says
+	patience time.Time     // code that is not to be interrupted has its grace from then on
+	stream   bool          // the generator is told on the pipe, too, for when it waits between two items
+	told     bool          // it has been
+	strike   bool          // what runs is to be interrupted
+	why      string        // it is killed if it does not stop
 	admitted admission
 	charge   *Error // what the circuit is charged with in that case; nil: nothing
 }
@@ -90,7 +90,7 @@ func (p *Pool) windUp(ctx context.Context, c *call, res *resource, err *Error) *
 	w := res.Value()
 	w.canceling.Store(true)
 	u := &windUp{
-		p: p, res: res, id: c.id, info: c.info, grace: w.cancelGrace(), strike: true, admitted: c.admitted,
+		p: p, res: res, id: c.id, info: c.info, strike: true, admitted: c.admitted,
 		why: "its call hung: " + err.Message,
 	}
 	if ctx.Err() != nil {
@@ -137,7 +137,29 @@ func (u *windUp) stop() error {
 	}
 	w.x.leaveCalls()
 	defer w.proc.Cancel(0)
-	end := time.Now().Add(u.grace)
+	cfg, command := &u.p.cfg, u.info.breakerKey()
+	whole, learns := true, u.grace == 0 && cfg.CancelGrace == 0
+	if u.grace == 0 {
+		u.grace = w.cancelGrace()
+	}
+	if learns {
+		u.grace, whole = u.p.deaf.grace(command, u.grace, cfg.KillGrace)
+	}
+	err := u.stopWithin(u.grace)
+	switch {
+	case !learns:
+	case err == nil:
+		u.p.deaf.stopped(command)
+	case whole && errors.Is(err, os.ErrDeadlineExceeded) && w.x.inDoubt() == nil && !isClosed(u.p.killing):
+		u.p.deaf.outlived(command)
+	}
+	return err
+}
+
+// stopWithin is stop, for at most so long.
+func (u *windUp) stopWithin(grace time.Duration) error {
+	w := u.res.Value()
+	end := time.Now().Add(grace)
 	for pause := cancelAgain; ; pause = min(2*pause, cancelSeldom) {
 		if u.strike {
 			w.proc.Cancel(u.id)
@@ -148,7 +170,7 @@ func (u *windUp) stop() error {
 			return err
 		}
 		if w.proc.Shielded() {
-			end = later(end, u.patience.Add(u.grace))
+			end = later(end, u.patience.Add(grace))
 		}
 		if !time.Now().Before(end) {
 			return err

@@ -143,7 +143,7 @@ func (f *pipeline[Out]) stopOldest() {
 	}
 	f.sent, f.ends = f.sent[len(slots):], f.ends[len(slots):]
 	f.whole -= len(slots)
-	u := windUp{p: f.m.p, res: f.res, id: running, info: j.info, grace: f.w.cancelGrace(), patience: f.m.p.cfg.patience(j.given), strike: true}
+	u := windUp{p: f.m.p, res: f.res, id: running, info: j.info, patience: f.m.p.cfg.patience(j.given), strike: true}
 	for _, i := range slots {
 		u.rest = append(u.rest, f.m.slot(i).call.id)
 	}

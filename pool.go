@@ -28,6 +28,7 @@ type Pool struct {
 	sessions *sessionTable
 	counters *counters
 	spin     *spin.Policy
+	deaf     deafCommands
 	reporter *reporter
 	spawner  *proc.Spawner
 	files    *files.Tree // Config.Files, written; nil: there are none

@@ -359,7 +359,7 @@ func (x *streamed) windUp() {
 	grace := "StopGrace"
 	u.grace = x.p.cfg.StopGrace
 	if u.strike && x.revoked != revokedStalled && x.revoked != revokedLeft {
-		u.grace, grace = x.w.cancelGrace(), "CancelGrace"
+		u.grace, grace = 0, "CancelGrace"
 	}
 	if x.charge == nil {
 		u.why += ", and the generator did not stop within " + grace
