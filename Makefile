@@ -145,7 +145,7 @@ pythons: ## Run the Python tests and a smoke test from Go with every Python 3.8+
 		PYPOOL_PYTHON=$$python go test -count=1 -run '$(CORE)|TestStream|TestMapYields|TestMapRuns' . || exit 1; \
 	done
 
-bench: ## Measure against the floor and the peers, in about eight minutes (RUN='^call/' for a part)
+bench: ## Measure against the floor and the peers, in about eleven minutes (RUN='^call/' for a part)
 	@$(MAKE) -C bench run PYTHON='$(INTERPRETER)'
 
 bench-compare: ## Compare the newest results with the last committed ones

@@ -29,7 +29,7 @@ type (
 
 // groups is everything that is measured, in the order of the run.
 func groups() []group {
-	return []group{callGroup(), latencyGroup(), crowdGroup(), peerGroup(), mapGroup(), payloadGroup(), bytesGroup(), tableGroup(), handlerGroup(), leavingGroup(), batchGroup(), callbackGroup(), concurrentGroup(), jobsGroup(), startGroup(), forkGroup(), memoryGroup(), largeGroup(), peakGroup()}
+	return []group{callGroup(), latencyGroup(), crowdGroup(), peerGroup(), mapGroup(), payloadGroup(), bytesGroup(), tableGroup(), handlerGroup(), leavingGroup(), batchGroup(), callbackGroup(), concurrentGroup(), jobsGroup(), startGroup(), forkGroup(), stormGroup(), memoryGroup(), largeGroup(), peakGroup()}
 }
 
 // --- subjects -------------------------------------------------------------------------------------------------------

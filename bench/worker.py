@@ -43,6 +43,22 @@ def idle(us: int) -> None:
     sleep(us / 1e6)
 
 
+@command
+def hang() -> None:
+    """Never return; stop when told to."""
+    sleep(3600)
+
+
+@command
+def deaf() -> None:
+    """Never return, whatever is raised."""
+    while True:
+        try:
+            sleep(3600)
+        except BaseException:
+            pass
+
+
 @command(concurrency=512)
 async def aecho(text: str) -> Dict[str, str]:
     """Return the argument, as a task."""
