@@ -154,10 +154,17 @@ def _python_function(func: Any) -> Any:
     hidden or unknown.
     """
     if type(func) is not _FUNCTION:
+        if _stands_for_another(func):
+            return None
         func = getattr(func, "__func__", None) or type(func).__call__
-    if type(func) is not _FUNCTION or hasattr(func, "__wrapped__") or hasattr(func, "__signature__"):
+    if type(func) is not _FUNCTION or _stands_for_another(func):
         return None
     return func
+
+
+def _stands_for_another(func: Any) -> bool:
+    """Whether it says so itself: a decorator's function, or its object."""
+    return hasattr(func, "__wrapped__") or hasattr(func, "__signature__")
 
 
 def _is_plain(function: Any) -> bool:

@@ -31,6 +31,10 @@ def own_signature(func: Any) -> Optional[inspect.Signature]:
     try:
         if getattr(func, "__signature__", None) is None and called(func) is None and hasattr(func, "__wrapped__"):
             return None
+        entered = type(func).__call__
+        if hasattr(func, "__get__") and hasattr(entered, "__code__") and called(func) is entered:
+            signature = inspect.signature(entered, follow_wrapped=False)  # a descriptor is C code to inspect
+            return signature.replace(parameters=list(signature.parameters.values())[1:])
         return inspect.signature(func, follow_wrapped=not is_wrapped(func))
     except (ValueError, TypeError):
         return None

@@ -215,3 +215,69 @@ def test_wrapt(start: Start) -> None:
         """
     )
     assert host.result("query", {"table": "t"}) == ["db", "t"] and host.result("query", ["t"]) == ["db", "t"]
+
+
+OBJECTS = """
+    import datetime, functools
+    from typing import Any, List, Optional
+
+    class Deco:
+        def __init__(self, func, times=1):
+            functools.update_wrapper(self, func)
+            self.func, self.times = func, times
+        def __call__(self, *args, **kwargs): return self.func(*args, **kwargs)
+        def __get__(self, owner, kind=None): return functools.partial(self, owner)
+
+    class Typed(Deco):
+        def __call__(self, when: datetime.date, *args, **kwargs): return self.func(when, *args, **kwargs)
+
+    def plain(func):
+        @functools.wraps(func)
+        def wrapper(*args, **kwargs): return func(*args, **kwargs)
+        return wrapper
+
+    def shown(when: datetime.datetime, floats: List[float] = ()) -> List[str]:
+        return [type(when).__name__, *(type(x).__name__ for x in floats)]
+
+    class Service:
+        @Deco
+        def when(self, when: datetime.datetime, floats: List[float] = ()) -> List[str]: return shown(when, floats)
+        @plain
+        @Deco
+        def both(self, when: datetime.datetime, floats: List[float] = ()) -> List[str]: return shown(when, floats)
+
+    class Bare:
+        def __call__(self, when: datetime.datetime, floats: List[float] = ()) -> List[str]: return shown(when, floats)
+
+    class Called:
+        @plain
+        def __call__(self, when: datetime.datetime, floats: List[float] = ()) -> List[str]: return shown(when, floats)
+
+    command(name="object")(Deco(shown))
+    command(name="chain")(plain(Deco(plain(shown))))
+    command(name="twice")(Deco(Deco(shown)))
+    command(name="partial")(functools.partial(Deco(shown)))
+    command(name="method")(Service().when)
+    command(name="method.chain")(Service().both)
+    command(name="bare")(Bare())
+    command(name="called")(Called())
+    command(name="typed")(Typed(lambda when, floats=(): shown(when, floats)))
+    @command
+    @Deco
+    def registered(when: datetime.datetime, floats: List[float] = ()) -> List[str]: return shown(when, floats)
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["object", "chain", "twice", "partial", "method", "method.chain", "bare", "called", "typed", "registered"],
+)
+def test_hints_behind_objects(start: Start, name: str) -> None:
+    worker = start(OBJECTS)
+    moment = "date" if name == "typed" else "datetime"
+    given = "2026-11-27" if name == "typed" else "2026-11-27T10:00:00Z"
+    numbers = ["int", "float"] if name == "typed" else ["float", "float"]
+    for _ in range(2):
+        assert worker.result(name, {"when": given, "floats": [1, 2.5]}) == [moment, *numbers]
+        assert worker.result(name, [given, [1, 2.5]]) == [moment, *numbers]
+        assert worker.error(name, {"when": "garbage"})["kind"] == "invalid_arguments"
