@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -208,6 +209,9 @@ func (x *exchange) send(line []byte, look bool) error {
 	return x.write(line)
 }
 
+// pipeHolds is how many bytes a pipe takes that is empty, or fewer.
+const pipeHolds = 64 << 10
+
 // sendRequest is send for a request that may have payloads. They are written in the caller's own
 // time: their memory is the caller's again when it returns.
 func (x *exchange) sendRequest(req *wire.Request, line []byte, look bool) error {
@@ -222,6 +226,9 @@ func (x *exchange) sendRequest(req *wire.Request, line []byte, look bool) error 
 	parts, lent := wire.AppendRawParts(owed[:len(owed):len(owed)], req.Blobs, x.lender())
 	last := len(parts) - 1
 	parts[last] = append(parts[last], line...)
+	if size := len(parts[0]) + len(parts[last]) + wire.BlobsSize(req.Blobs); last > 0 && size <= pipeHolds {
+		parts = [][]byte{bytes.Join(parts, nil)} // a context that ends between two would cost the worker
+	}
 	x.owed = nil
 	for _, part := range parts {
 		n, err := x.writeAll(part)
