@@ -54,7 +54,14 @@ def _execute_program(answers: Answers, request: Request) -> str:
     from . import _bind, _dispatch, _forms
 
     inputs = args.get("inputs")
-    return _dispatch.run(answers, id, entry, inputs if _bind.exact(entry) else _forms.plain_numbers(inputs), how)
+    if not _bind.exact(entry):
+        try:
+            inputs = _forms.plain_numbers(inputs)
+        except RecursionError:
+            answers.calls += 1
+            message = "%s: the inputs are nested too deeply" % entry.name
+            return answers.refused(id, {"kind": "invalid_arguments", "message": message})
+    return _dispatch.run(answers, id, entry, inputs, how)
 
 
 def _unknown(answers: Answers, id: int, what: str, name: str, names: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from ._call import RUNNING
 from ._callables import unwrap
 from ._describe import annotation_text
 from ._forms import type_name
-from ._hints_scalars import ConversionError
+from ._hints_scalars import ConversionError, too_deep
 from ._hints_unions import UNIONS
 from ._schema_fields import bare, resolved, space_of
 from ._signatures import refused
@@ -89,6 +89,8 @@ class Columns:
                         row[i] = convert(row[i])
                 except ConversionError as error:
                     raise refused(entry, error.under(names[i]), dict(zip(names, row))) from None
+                except RecursionError as error:
+                    raise refused(entry, too_deep(row[i], error).under(names[i]), dict(zip(names, row))) from None
             return row
 
         call = self.func if listed else lambda *columns: self.of(columns)

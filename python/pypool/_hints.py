@@ -19,7 +19,7 @@ import typing
 from . import _hints_arrays
 from ._forms import plain_numbers
 from ._hints_records import defaulting, fixed, floats, items, null_as, own_init, record, said, typed_dict
-from ._hints_scalars import ConversionError, exactly_float, literal, named, scalar
+from ._hints_scalars import ConversionError, exactly_float, literal, named, scalar, too_deep
 from ._hints_unions import UNIONS, union
 from ._schema_fields import Guarded, Unresolved, bare, fields_of, is_alias, is_record, resolved, space_of
 
@@ -142,6 +142,8 @@ class Plan:
                 values.update(self.extra(more))
         except ConversionError as error:
             raise error.under(name)
+        except RecursionError as error:
+            raise too_deep(values.get(name, values), error).under(name) from None
 
     def positional(self, values: Any) -> List[Any]:
         """Arguments by position, converted."""
@@ -159,6 +161,8 @@ class Plan:
                     out[index] = self.rest[1](out[index])
         except ConversionError as error:
             raise error.under(name)
+        except RecursionError as error:
+            raise too_deep(out, error).under(name) from None
         return out
 
     def by_name(self) -> Dict[str, Converter]:
@@ -195,6 +199,8 @@ class Plan:
             return convert(value)
         except ConversionError as error:
             raise error.under(name)
+        except RecursionError as error:
+            raise too_deep(value, error).under(name) from None
 
 
 def _resolved(func: Any, signature: inspect.Signature, unresolved: List[str]) -> Dict[str, Any]:

@@ -43,9 +43,20 @@ def change_of(entry: Command) -> Optional[Change]:
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if args and (entry.streams and origin in LAZY or origin in (collections.abc.Awaitable, collections.abc.Coroutine)):
             hint = args[0] if entry.streams else args[-1]
-        return _Maker().make(hint)
+        change = _Maker().make(hint)
     except Exception:
         return None
+    return None if change is None else _bounded(change)
+
+
+def _bounded(change: Change) -> Change:
+    def bounded(value: Any) -> Any:
+        try:
+            return change(value)
+        except RecursionError:
+            return value  # nested too deeply: the encoder knows what is wrong with it
+
+    return bounded
 
 
 class _Maker(Guarded):

@@ -344,6 +344,22 @@ def literal(values: Tuple[Any, ...]) -> Converter:
     return one_of
 
 
+def too_deep(value: Any, error: RecursionError) -> ConversionError:
+    """The error of a value that is nested too deeply to be converted; `error` itself, raised, where it
+    is not, but somebody's code has no end.
+    """
+    level: List[Any] = [value]
+    for _ in range(_DEEP):
+        level = [item for one in level for item in (one.values() if type(one) is dict else one if type(one) is list else ())]
+        if not level:
+            raise error
+    return ConversionError("what is nested less deeply", value)
+
+
+#: Levels of what is nested deeply: a level takes several calls, of the thousand that Python has.
+_DEEP = 50
+
+
 def _shown(value: Any) -> str:
     """A value in an error message: its JSON type, and the value itself only when it is short and
     simple.

@@ -104,8 +104,8 @@ def begun(line: bytes, limit: int, page: Any = None) -> Optional[Ahead]:
         if total > limit or any([a + size > b for (a, size), (b, _) in zip(places, places[1:])]):
             return None
         return Ahead(sizes)
-    except (ValueError, StopIteration, RecursionError, MemoryError):
-        return None
+    except (ValueError, StopIteration, MemoryError):
+        return None  # a RecursionError is somebody's who waits for a reply there: it loses what has been read
 
 
 def cut(channel: Any, chunk: bytes) -> List[bytes]:

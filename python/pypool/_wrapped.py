@@ -9,6 +9,7 @@ import inspect
 from ._callables import called, unwrap
 from ._forms import plain_numbers
 from ._hints import ConversionError, Plan
+from ._hints_scalars import too_deep
 from ._names import nearest
 from ._signatures import by_signature, refused, shown, split
 
@@ -76,6 +77,8 @@ def adapter(entry: Command) -> Any:
                     positional[index] = convert(positional[index])
         except ConversionError as error:
             raise refused(entry, error.under(name), given) from None
+        except RecursionError as error:
+            raise refused(entry, too_deep(args, error).under(name), given) from None
         return positional, keyword
 
     return adapt
