@@ -67,6 +67,7 @@ type commandBreaker struct {
 	before   int        // what streak was before that answer
 	answered time.Time  // when that was
 	last     loss
+	struck   time.Time   // the last loss that somebody else may have caused
 	exits    []time.Time // of workers that ended by themselves: the latest manyExits() of them, oldest first
 }
 
@@ -229,13 +230,23 @@ func (e *commandBreaker) refusal() *CircuitError {
 	return refused
 }
 
+// lose books a lost worker. Those that are killed side by side, and nobody knows by whom, are one
+// loss: the command has not cost one after the other, whatever they had of it.
 func (e *commandBreaker) lose(err *Error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.streak++
-	e.last = loss{time.Now(), err.forStrangers()}
+	now := time.Now()
 	var exit *ExitError
-	if errors.As(err.Err, &exit) && byItself(exit.Code, exit.Signal) {
+	known := errors.As(err.Err, &exit)
+	if known && exit.fromOutside() {
+		if err.given.Before(e.struck) {
+			return
+		}
+		e.struck = now
+	}
+	e.streak++
+	e.last = loss{now, err.forStrangers()}
+	if known && byItself(exit.Code, exit.Signal) {
 		e.exits = append(e.exits, e.last.at)
 		e.exits = e.exits[max(0, len(e.exits)-e.manyExits()):]
 	}

@@ -210,8 +210,9 @@ type Backoff struct{ Min, Max time.Duration }
 // ended by themselves (an exit, a crash) within OpenFor, whatever was answered between. A worker is
 // lost by a command when it ends, breaks the protocol or hangs until OperationTimeout in a call of
 // it, ends by itself within a second after the answer, or asks to be replaced in a call of it that
-// fails. That a caller canceled, that its context's deadline passed, or that it gave the call less
-// time than OperationTimeout says nothing of the command. Failures < 0 turns it off.
+// fails. Workers that are killed side by side by a signal of unknown origin are lost once. That a
+// caller canceled, that its context's deadline passed, or that it gave the call less time than
+// OperationTimeout says nothing of the command. Failures < 0 turns it off.
 type Breaker struct {
 	Failures int
 	OpenFor  time.Duration

@@ -211,8 +211,9 @@ type Error struct {
 	Delivery Delivery
 	Err      error // the detail and the cause, or nil
 
-	retires string // why its worker is replaced because of it; empty: it is not
-	stale   bool   // its worker had asked to be replaced before
+	retires string    // why its worker is replaced because of it; empty: it is not
+	stale   bool      // its worker had asked to be replaced before
+	given   time.Time // when its worker had the call; zero: it had none
 }
 
 // ErrorContext says where an error happened. Fields that do not apply are zero.
@@ -438,6 +439,12 @@ func byItself(code int, signal syscall.Signal) bool {
 		return true
 	}
 	return signal == 0 && code >= 0
+}
+
+// fromOutside reports whether somebody else may have ended the process, and with it others: neither
+// itself, nor pypool, nor the kernel for what it used.
+func (e *ExitError) fromOutside() bool {
+	return !e.ours && !e.OOM && !e.overtime && !byItself(e.Code, e.Signal) && !strings.Contains(e.Stderr, channelClosed)
 }
 
 // The stages of a start, as StartError names them.

@@ -144,6 +144,7 @@ func (w *worker) withContext(e *Error, j *job, start time.Time) *Error {
 		Pool: w.env.cfg.Name, Worker: w.id, PID: w.proc.PID(), Session: j.info.Session, Command: j.info.Command,
 		Program: j.info.Program, RequestID: j.id, Elapsed: time.Since(start),
 	}
+	e.given = start
 	return e
 }
 
