@@ -51,7 +51,7 @@ type Pool struct {
 // did not come up. Nothing is left behind then.
 func New(ctx context.Context, cfg Config) (*Pool, error) {
 	born := time.Now()
-	ctx = foreign.Context(ctx)
+	ctx = foreign.Caller(ctx)
 	r, err := resolveWithin(ctx, cfg)
 	if err != nil {
 		return nil, startError(&cfg, interp.Interpreter{}, stageSpawn, born, err)
@@ -76,7 +76,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	if p.files != nil {
 		p.cfg.filesDir = p.files.Dir
 	}
-	python := r.python.ThroughShim(ctx, cfg.Dir, cfg.Env)
+	python := r.python.ThroughShim(foreign.Context(ctx), cfg.Dir, cfg.Env)
 	spec := proc.Spec{Path: python.Path, Dir: cfg.Dir, DirIsHosts: cfg.dirIsHosts}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
 	if cfg.target() == "" {
@@ -291,7 +291,7 @@ func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep re
 	if c.shares {
 		c.leaving = ctx.Done() // once: it may panic, and no seat is held yet
 	}
-	ctx = foreign.Context(ctx)
+	ctx = foreign.Caller(ctx)
 	rep, err = p.serve(ctx, c)
 	evidence = c.evidence(ctx, &p.cfg, err)
 	return rep, err

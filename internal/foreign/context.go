@@ -30,6 +30,32 @@ func Context(ctx context.Context) context.Context {
 	return g
 }
 
+// Caller is ctx as its caller's own goroutine may ask it: one that has ended without an error is
+// canceled, and what panics does so there.
+func Caller(ctx context.Context) context.Context {
+	done := ctx.Done()
+	if _, is := ctx.(*guardedContext); is || done == nil {
+		return ctx
+	}
+	if own, ok := ctx.Value(cancelKey).(context.Context); ok && own.Done() == done {
+		return ctx
+	}
+	return &callersContext{ctx, done}
+}
+
+// callersContext is a caller's context that has an error once it has ended.
+type callersContext struct {
+	context.Context
+	done <-chan struct{}
+}
+
+func (c *callersContext) Err() error {
+	if err := c.Context.Err(); err != nil || !isClosed(c.done) {
+		return err
+	}
+	return context.Canceled
+}
+
 // cancelKey is the key by which package context looks for a context of its own kind. It is learned
 // from its asking: were it none, all that can end would be guarded.
 var cancelKey = func() any {
@@ -51,9 +77,9 @@ func (l *listener) Err() error                          { return nil }
 func (l *listener) Value(key any) any                   { l.key = key; return nil }
 func (l *listener) AfterFunc(func()) (stop func() bool) { return func() bool { return true } }
 
-func (g *guardedContext) isDone() bool {
+func isClosed(done <-chan struct{}) bool {
 	select {
-	case <-g.done:
+	case <-done:
 		return true
 	default:
 		return false
@@ -67,7 +93,7 @@ func (g *guardedContext) Deadline() (time.Time, bool) { return g.deadline, g.lim
 // package context panics upon one that is nil then.
 func (g *guardedContext) Err() (err error) {
 	defer func() {
-		if recover() != nil || err == nil && g.isDone() {
+		if recover() != nil || err == nil && isClosed(g.done) {
 			err = context.Canceled
 		}
 	}()
