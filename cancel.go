@@ -164,6 +164,7 @@ func (u *windUp) stopWithin(grace time.Duration) error {
 		if u.strike {
 			w.proc.Cancel(u.id)
 		}
+		w.x.tellCalls()
 		now := time.Now()
 		err := u.drain(now.Add(min(pause, end.Sub(now))))
 		if !errors.Is(err, os.ErrDeadlineExceeded) || w.x.inDoubt() != nil || isClosed(u.p.killing) {

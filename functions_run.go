@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +30,7 @@ const (
 	maxFunctions  = 1 << 14                // that run at once, of a pool: who wants more waits for some
 	functionGrace = 250 * time.Millisecond // what Close waits for functions whose contexts it has ended
 	functionNap   = time.Millisecond       // between looks at them
+	lateReply     = time.Second            // what a reply waits, at most, for the end of its call that it has seen
 )
 
 // wait waits for the functions that still run, but not for long: that code is the caller's, and may
@@ -47,14 +49,33 @@ type calls struct {
 	ctx       context.Context // what all are derived from
 	cancel    context.CancelFunc
 	reply     func(line []byte) // has a reply written; behind the request's end it goes nowhere
+	gone      chan struct{}     // is closed once the handler has been told that its caller has gone
+	once      sync.Once         // closes it
 }
 
 // newCalls asks ctx what package context does.
 func newCalls(ctx context.Context, h *functions, info *CallInfo, reply func(line []byte)) *calls {
-	c := &calls{functions: h, id: info.RequestID, info: info, reply: reply}
+	c := &calls{functions: h, id: info.RequestID, info: info, reply: reply, gone: make(chan struct{})}
 	ctx, c.cancel = context.WithCancel(foreign.Context(ctx))
 	c.ctx = &functionContext{ctx, info, h}
 	return c
+}
+
+// left ends the contexts, and lets those replies go that have waited for the handler to be told.
+func (c *calls) left() {
+	c.cancel()
+	c.once.Do(func() { close(c.gone) })
+}
+
+// awaitLeft waits until the handler has been told that its call is over. A function that ends with
+// its context answers in the same instant; its answer is not to reach the handler before that.
+func (c *calls) awaitLeft() {
+	limit := time.NewTimer(lateReply)
+	defer limit.Stop()
+	select {
+	case <-c.gone:
+	case <-limit.C:
+	}
 }
 
 // functionContext is a call's context as its functions get it.
@@ -148,6 +169,9 @@ func (c *calls) run(f Function, number uint64, info FunctionInfo, args arguments
 	}
 	line = c.answer(ctx, f, number, info, args)
 	ended = true
+	if ctx.Err() != nil {
+		c.awaitLeft()
+	}
 }
 
 // untilDeadline is ctx with the deadline of its call. Once that has passed it is what has ended the context:
@@ -163,6 +187,9 @@ func untilDeadline(ctx context.Context, deadline time.Time) (context.Context, co
 			cancel(context.Cause(ctx))
 		}
 	})
+	if ctx.Err() != nil && time.Now().Before(deadline) {
+		cancel(context.Cause(ctx)) // at once
+	}
 	return limited, func() {
 		stop()
 		release()

@@ -63,7 +63,9 @@ func (x *exchange) newReplies(id uint64) *replies {
 	if info == nil {
 		return nil
 	}
+	left := x.left // of this request, which has called none before
 	x.endCalls()
+	x.left = left
 	info.RequestID = id
 	c := &replies{x: x, awake: true}
 	ctx, over := x.ctx, x.left
@@ -75,7 +77,7 @@ func (x *exchange) newReplies(id uint64) *replies {
 	}
 	c.calls = newCalls(ctx, x.functions, info, c.add)
 	if over {
-		c.cancel()
+		c.left()
 	}
 	x.called = id
 	x.replies.Store(c)
@@ -88,6 +90,13 @@ func (x *exchange) leaveCalls() {
 	x.left = true
 	if c := x.replies.Load(); c != nil {
 		c.cancel()
+	}
+}
+
+// tellCalls lets the replies go that have waited until the handler was told.
+func (x *exchange) tellCalls() {
+	if c := x.replies.Load(); c != nil {
+		c.left()
 	}
 }
 
@@ -109,7 +118,7 @@ func (r *replies) end() {
 	r.mu.Lock()
 	r.over, r.ready = true, nil
 	r.mu.Unlock()
-	r.cancel()
+	r.left()
 }
 
 // add hands a line over to whoever reads, and wakes him; once the exchange has ended it goes

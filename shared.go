@@ -147,7 +147,7 @@ func (p *Pool) sit(ctx context.Context, c *call) (rep reply, err *Error) {
 	}
 	if len(p.cfg.Functions) > 0 {
 		calls := newCalls(ctx, w.x.functions, &t.info, t.reply)
-		defer calls.cancel()
+		defer calls.left()
 		deadline := time.Time{}
 		if limited {
 			deadline = c.given.Add(remaining)
@@ -174,6 +174,17 @@ func (t *seat) mayCall(calls *calls, deadline time.Time, c *call) {
 	t.calls, t.deadline = calls, deadline
 	if c.item != nil {
 		t.limit = c.timeout
+	}
+}
+
+// leaveCalls ends the contexts of the functions that it has called.
+func (t *seat) leaveCalls() {
+	mu := &t.s.p.sup.checkout.mu
+	mu.Lock()
+	calls := t.calls
+	mu.Unlock()
+	if calls != nil {
+		calls.left()
 	}
 }
 

@@ -139,6 +139,7 @@ func (t *seat) stop(c *call) (reply, *Error) {
 		return reply{}, nil
 	}
 	c.detached = true
+	t.leaveCalls()
 	timer := time.NewTimer(t.s.p.cfg.StopGrace)
 	defer timer.Stop()
 	select {

@@ -225,6 +225,8 @@ func (x *streamed) receive(c *call, f *wire.Frame) (revocation, error) {
 				return notRevoked, err
 			}
 			x.canceled = true
+			conn.leaveCalls()
+			conn.tellCalls()
 		case c.timeout > 0:
 			conn.extend(time.Now().Add(c.timeout))
 		}
