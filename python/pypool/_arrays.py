@@ -65,11 +65,14 @@ class Array:
         if dtype not in SIZES:
             raise ValueError("there is no dtype %.40r: it is one of %s" % (dtype, ", ".join(SIZES)))
         shape = tuple(shape)
-        size = SIZES[dtype]
+        size = whole = SIZES[dtype]
         for n in shape:
             if type(n) is not int or n < 0:
                 raise ValueError("%.80r is no shape" % (shape,))
             size *= n
+            whole *= n or 1
+        if len(shape) > 64 or whole > sys.maxsize:  # of an empty one, too: NumPy has it so
+            raise ValueError("the shape %.80r is more than memory holds, or has more than 64 dimensions" % (shape,))
         view = data if type(data) is memoryview else memoryview(data)
         if view.nbytes != size:
             raise ValueError("%s of shape %s are %d bytes, not %d" % (dtype, list(shape), size, view.nbytes))

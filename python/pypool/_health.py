@@ -35,8 +35,15 @@ def run(func: Callable[[], Any]) -> None:
         from . import _async  # imports asyncio
 
         result = _async.run(result)
-    if result is False:
+    if is_false(result):
         raise RuntimeError("%s() has returned False" % name_of(func))
+
+
+def is_false(result: Any) -> bool:
+    """Whether it is False, or NumPy's or torch's: `np.isfinite(weights).all()` is one."""
+    if result is False:
+        return True
+    return str(getattr(result, "dtype", "")).endswith("bool") and getattr(result, "ndim", 1) == 0 and not result
 
 
 def name_of(func: Any) -> str:

@@ -147,6 +147,9 @@ def test_array() -> None:
         ("int8", [-1], b""),
         ("int8", [True], b"1"),
         ("object", [1], b"12345678"),
+        ("int8", [0] * 65, b""),
+        ("int8", [0, 2**63], b""),
+        ("float64", [2**62, 0], b""),
     ):
         with pytest.raises(ValueError):
             Array(dtype, shape, data)

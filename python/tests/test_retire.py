@@ -11,7 +11,7 @@ import pytest
 from conftest import Start
 from host import PACKAGE
 
-from pypool import command, health, program, retire
+from pypool import _health, command, health, program, retire
 from pypool._commands import COMMANDS, HEALTH, PROGRAMS
 
 CAPABLE = ["stream", "page", "packed", "batch", "shared", "retire"]
@@ -227,3 +227,30 @@ def test_by_hand(tmp_path: Path) -> None:
     assert (
         "health        fit fails, and no worker would become ready:" in checked.stdout and "OSError: no device" in checked.stdout
     )
+
+
+class _Scalar:
+    """A bool as NumPy and torch have one."""
+
+    def __init__(self, value: bool, ndim: int = 0) -> None:
+        self.dtype, self.ndim, self.value = "torch.bool", ndim, value
+
+    def __bool__(self) -> bool:
+        return self.value
+
+
+def test_what_is_false() -> None:
+    for value, wanted in (
+        (False, True),
+        (True, False),
+        (None, False),
+        (0, False),
+        ("", False),
+        (_Scalar(False), True),
+        (_Scalar(True), False),
+    ):
+        assert _health.is_false(value) is wanted
+    assert not _health.is_false(_Scalar(False, 1))
+    np = pytest.importorskip("numpy", reason="not for every Python")
+    assert _health.is_false(np.isfinite(np.array([1.0, np.nan])).all()) and not _health.is_false(np.bool_(True))
+    assert not _health.is_false(np.zeros(3, bool)) and not _health.is_false(np.float64(0))
