@@ -136,12 +136,22 @@ type PayloadSetter interface {
 	SetPythonPayload(kind string, data []byte) error
 }
 
+// Tuple is a pointer to a struct that is an array in Python: a tuple of several types, a NamedTuple.
+// PythonItems are pointers to its fields, in the array's order: there go the payloads of a result,
+// and all else where UnmarshalJSON puts it, which finds null in their places. Clients of pypoolgen
+// have such types.
+type Tuple interface {
+	json.Unmarshaler
+	PythonItems() []any
+}
+
 // --- results ------------------------------------------------------------------------------------------------------------
 
 var (
 	unmarshalerType     = reflect.TypeFor[json.Unmarshaler]()
 	textUnmarshalerType = reflect.TypeFor[encoding.TextUnmarshaler]()
 	setterType          = reflect.TypeFor[PayloadSetter]()
+	tupleType           = reflect.TypeFor[Tuple]()
 
 	takesCache sync.Map // reflect.Type -> bool
 )
@@ -167,6 +177,8 @@ func reachesBlobs(t reflect.Type, seen map[reflect.Type]bool) bool {
 	switch pointer := reflect.PointerTo(t); {
 	case t == wire.ArrayType, pointer.Implements(setterType):
 		return true
+	case pointer.Implements(tupleType):
+		return slices.ContainsFunc(itemsOf(reflect.New(t)), func(item reflect.Value) bool { return reachesBlobs(item.Type(), seen) })
 	case pointer.Implements(unmarshalerType):
 		return false
 	}
@@ -183,6 +195,16 @@ func reachesBlobs(t reflect.Type, seen map[reflect.Type]bool) bool {
 		}
 	}
 	return false
+}
+
+// itemsOf are the fields of a Tuple, as far as they are pointed to.
+func itemsOf(tuple reflect.Value) (items []reflect.Value) {
+	for _, pointer := range tuple.Interface().(Tuple).PythonItems() {
+		if v := reflect.ValueOf(pointer); v.Kind() == reflect.Pointer && !v.IsNil() {
+			items = append(items, v.Elem())
+		}
+	}
+	return items
 }
 
 // isBytes reports whether encoding/json reads base64 text into the type.
@@ -279,7 +301,7 @@ func pathText(path []wire.Step) string {
 // destinationOf follows the way to a payload through a type, as encoding/json would.
 func destinationOf(t reflect.Type, path []wire.Step, blob *wire.Blob) destination {
 	for {
-		for t.Kind() == reflect.Pointer && !t.Implements(unmarshalerType) && !t.Implements(setterType) {
+		for t.Kind() == reflect.Pointer && (!t.Implements(unmarshalerType) && !t.Implements(setterType) || t.Implements(tupleType)) {
 			t = t.Elem()
 		}
 		pointer := reflect.PointerTo(t)
@@ -288,6 +310,13 @@ func destinationOf(t reflect.Type, path []wire.Step, blob *wire.Blob) destinatio
 			return placed
 		case t.Implements(setterType) && t.Kind() == reflect.Pointer && len(path) == 0:
 			return placed
+		case len(path) > 0 && path[0].IsIndex && pointer.Implements(tupleType):
+			items := itemsOf(reflect.New(t))
+			if path[0].Index >= len(items) {
+				return ignored
+			}
+			t, path = items[path[0].Index].Type(), path[1:]
+			continue
 		case pointer.Implements(unmarshalerType), t.Implements(unmarshalerType):
 			return spelledOut
 		case len(path) == 0:
@@ -395,6 +424,12 @@ func placeBlob(v reflect.Value, path []wire.Step, blob *wire.Blob, own bool) err
 	step := path[0]
 	switch v.Kind() {
 	case reflect.Struct:
+		if step.IsIndex {
+			if items := itemsOf(v.Addr()); step.Index < len(items) {
+				return placeBlob(items[step.Index], path[1:], blob, own)
+			}
+			return nil
+		}
 		m, _ := memberNamed(v.Type(), step.Key)
 		for i, n := range m.Index {
 			if i > 0 && v.Kind() == reflect.Pointer {

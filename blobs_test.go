@@ -822,3 +822,42 @@ def check() -> int:
 		require.NoError(t, err)
 	}
 }
+
+// pairOf is a tuple in Python.
+type pairOf struct {
+	Name string
+	Data []byte
+	More *pairOf
+}
+
+func (p *pairOf) PythonItems() []any { return []any{&p.Name, &p.Data, &p.More} }
+
+func (p *pairOf) UnmarshalJSON(data []byte) error {
+	items := []any{&p.Name, &p.Data, &p.More}
+	return json.Unmarshal(data, &items)
+}
+
+func TestPayloadsInATupleOfItsOwn(t *testing.T) {
+	p, ctx := newPool(t, Config{Script: script(t, `
+from pypool import command
+@command
+def pair(depth):
+    found = None
+    for i in range(depth): found = ("n%d" % i, bytes([i]) * 5000, found)
+    return found
+@command
+def pairs(): return {"a": [("x", b"y" * 5000, None)], "b": ("too", b"z" * 5000, None, b"many" * 5000)}
+`), Size: 1, Overflow: -1}), t.Context()
+	got, err := Call[pairOf](ctx, p, "pair", []any{3})
+	require.NoError(t, err)
+	require.Equal(t, pairOf{"n2", bytes.Repeat([]byte{2}, 5000), &pairOf{"n1", bytes.Repeat([]byte{1}, 5000), &pairOf{"n0", bytes.Repeat([]byte{0}, 5000), nil}}}, got)
+	type both struct {
+		A []*pairOf `json:"a"`
+	}
+	all, err := Call[both](ctx, p, "pairs", nil)
+	require.NoError(t, err)
+	require.Equal(t, []*pairOf{{"x", bytes.Repeat([]byte("y"), 5000), nil}}, all.A)
+	res, err := p.ExecuteAnonymous(ctx, "pair", []any{1})
+	require.NoError(t, err)
+	require.Equal(t, bytes.Repeat([]byte{0}, 5000), decoded[pairOf](t, res).Data, "as text")
+}

@@ -83,7 +83,8 @@ func TestGeneratedClients(t *testing.T) {
 	require.Len(t, many["a"], 2)
 	require.Equal(t, []int64{1, 2, 3}, rows(many["a"][1]))
 
-	length, err := c.Pair(ctx, gentest.PairArgs{Both: gentest.TupleTableInt64{V0: n, V1: 1}})
+	both, err := c.Pair(ctx, gentest.PairArgs{Both: gentest.TupleTableInt64{V0: n, V1: 1}})
 	require.NoError(t, err)
-	require.Equal(t, int64(4), length)
+	require.Equal(t, int64(2), both.V1)
+	require.Equal(t, []int64{1, 2, 3}, rows(both.V0))
 }

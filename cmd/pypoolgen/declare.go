@@ -16,7 +16,7 @@ func (g *generator) declare(c *usedClass) {
 	}
 	g.inside = c.key
 	defer func() { g.inside = "" }()
-	fields := scope{"MarshalJSON": true, "UnmarshalJSON": true, "PythonValue": true}
+	fields := scope{"MarshalJSON": true, "UnmarshalJSON": true, "PythonValue": true, "PythonItems": true}
 	g.printf("type %s struct {\n", name)
 	var names []string
 	var lists [][2]string
@@ -37,7 +37,7 @@ func (g *generator) declare(c *usedClass) {
 		g.json = true
 		g.printf("\n// UnmarshalJSON takes the array that Python sends, and the object that Go does.\nfunc (v *%s) UnmarshalJSON(data []byte) error {\n", name)
 		g.printf("if len(data) > 0 && data[0] == '{' {\ntype plain %s\nreturn json.Unmarshal(data, (*plain)(v))\n}\n", name)
-		g.printf("%s}\n", g.decodeTuple(names))
+		g.printf("%s}\n%s", g.decodeTuple(), pythonItems(name, names))
 	}
 }
 
@@ -99,17 +99,23 @@ func (g *generator) declareTuple(t *tuple) {
 	}
 	g.printf("}\n\n%s", valuer(t.name, "an array", emptied(lists)+"return []any{"+strings.Join(values, ", ")+"}\n"))
 	if t.use&asOutput != 0 {
-		g.printf("\n// UnmarshalJSON takes an array.\nfunc (v *%s) UnmarshalJSON(data []byte) error {\n%s}\n", t.name, g.decodeTuple(names))
+		g.printf("\n// UnmarshalJSON takes an array.\nfunc (v *%s) UnmarshalJSON(data []byte) error {\n%s}\n%s", t.name, g.decodeTuple(), pythonItems(t.name, names))
 	}
 }
 
 // decodeTuple is the body of an UnmarshalJSON.
-func (g *generator) decodeTuple(names []string) string {
+func (g *generator) decodeTuple() string {
 	g.decodes = true
-	if len(names) == 0 {
-		return "return unmarshalTuple(data)\n"
+	return "return unmarshalTuple(data, v.PythonItems())\n"
+}
+
+// pythonItems is the method for pypool.Tuple.
+func pythonItems(name string, names []string) string {
+	items := ""
+	if len(names) > 0 {
+		items = "&v." + strings.Join(names, ", &v.")
 	}
-	return "return unmarshalTuple(data, &v." + strings.Join(names, ", &v.") + ")\n"
+	return fmt.Sprintf("\n// PythonItems is for [pypool.Tuple].\nfunc (v *%s) PythonItems() []any { return []any{%s} }\n", name, items)
 }
 
 // helpers writes what the types above need.
@@ -128,7 +134,7 @@ func (g *generator) helpers() {
 }
 
 const unmarshalTuple = `
-func unmarshalTuple(data []byte, into ...any) error {
+func unmarshalTuple(data []byte, into []any) error {
 	var items []json.RawMessage
 	if err := json.Unmarshal(data, &items); err != nil || items == nil {
 		return err

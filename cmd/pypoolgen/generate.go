@@ -211,7 +211,11 @@ func (g *generator) method(c command, name string) {
 	case c.Kind == "program" && none:
 		g.printf("func (c *%s) %s(%s) error {\n_, err := c.caller.ExecuteProgram(ctx, %q, %s, opts...)\nreturn err\n}\n", g.client, name, params, c.Name, shape.expr)
 	case c.Kind == "program":
-		g.printf("func (c *%s) %s(%s) (%s, error) {\nvar out %s\nres, err := c.caller.ExecuteProgram(ctx, %q, %s, opts...)\n", g.client, name, params, out, out, c.Name, shape.expr)
+		opts := "opts"
+		if g.takesBlobs(c.Schema.Returns, map[string]bool{}) {
+			opts = "append(opts[:len(opts):len(opts)], pypool.WithBlobs())"
+		}
+		g.printf("func (c *%s) %s(%s) (%s, error) {\nvar out %s\nres, err := c.caller.ExecuteProgram(ctx, %q, %s, %s...)\n", g.client, name, params, out, out, c.Name, shape.expr, opts)
 		g.printf("if err != nil {\nreturn out, err\n}\nerr = res.Decode(&out)\nreturn out, err\n}\n")
 	case none:
 		g.printf("func (c *%s) %s(%s) error {\n_, err := pypool.Call[any](ctx, c.caller, %q, %s, opts...)\nreturn err\n}\n", g.client, name, params, c.Name, shape.expr)

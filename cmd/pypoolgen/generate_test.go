@@ -157,6 +157,7 @@ func typeChecker(t *testing.T) func(code string) error {
 	t.Helper()
 	const library = `package pypool
 import ("context"; "iter")
+func WithBlobs() (o CallOption) { return o }
 type Caller interface { ExecuteProgram(context.Context, string, any, ...CallOption) (r Result, err error) }
 type CallOption struct{}
 type Result struct{}

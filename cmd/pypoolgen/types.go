@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -128,6 +129,25 @@ func (g *generator) tupleOf(t typ, use usage, byValue bool) string {
 	}
 	g.tuples[key].use |= use
 	return g.tuples[key].name
+}
+
+// takesBlobs reports whether a result of the type may have places for payloads.
+func (g *generator) takesBlobs(t typ, seen map[string]bool) bool {
+	within := func(of typ) bool { return g.takesBlobs(of, seen) }
+	switch t.Type {
+	case "bytes", "ndarray":
+		return true
+	case "table":
+		return g.tables
+	case "ref":
+		c := g.find(t.Name, asOutput)
+		if c == nil || seen[t.Name] {
+			return false
+		}
+		seen[t.Name] = true
+		return slices.ContainsFunc(c.Fields, func(f field) bool { return within(f.Type) })
+	}
+	return slices.ContainsFunc(t.Of, within)
 }
 
 // tupleWord is a type's part of a tuple's name: []float64 is Float64List.

@@ -5,6 +5,7 @@ package gentest
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"iter"
 
 	"github.com/pypool/pypool"
@@ -78,8 +79,8 @@ type MaybeArgs struct {
 }
 
 // Pair calls the command pair.
-func (c *Client) Pair(ctx context.Context, args PairArgs, opts ...pypool.CallOption) (int64, error) {
-	return pypool.Call[int64](ctx, c.caller, "pair", args, opts...)
+func (c *Client) Pair(ctx context.Context, args PairArgs, opts ...pypool.CallOption) (TupleTableInt64, error) {
+	return pypool.Call[TupleTableInt64](ctx, c.caller, "pair", args, opts...)
 }
 
 // PairArgs are the arguments of [Client.Pair].
@@ -131,5 +132,29 @@ func (v TupleTableInt64) PythonValue() any {
 // MarshalJSON encodes PythonValue.
 func (v TupleTableInt64) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
+// UnmarshalJSON takes an array.
+func (v *TupleTableInt64) UnmarshalJSON(data []byte) error {
+	return unmarshalTuple(data, v.PythonItems())
+}
+
+// PythonItems is for [pypool.Tuple].
+func (v *TupleTableInt64) PythonItems() []any { return []any{&v.V0, &v.V1} }
+
 // Ptr returns a pointer to v, for optional fields.
 func Ptr[T any](v T) *T { return &v }
+
+func unmarshalTuple(data []byte, into []any) error {
+	var items []json.RawMessage
+	if err := json.Unmarshal(data, &items); err != nil || items == nil {
+		return err
+	}
+	if len(items) != len(into) {
+		return fmt.Errorf("a tuple of %d came with %d items", len(into), len(items))
+	}
+	for i, item := range items {
+		if err := json.Unmarshal(item, into[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}

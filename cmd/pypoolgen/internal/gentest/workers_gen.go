@@ -227,6 +227,16 @@ type KeywordsArgs struct {
 	Map    map[string]int64 `json:"map,omitzero"`
 }
 
+// Layer calls the command layer.
+func (c *Client) Layer(ctx context.Context, args LayerArgs, opts ...pypool.CallOption) (Layer, error) {
+	return pypool.Call[Layer](ctx, c.caller, "layer", args, opts...)
+}
+
+// LayerArgs are the arguments of [Client.Layer].
+type LayerArgs struct {
+	Given Layer `json:"given"`
+}
+
 // MakeUser calls the command make_user.
 func (c *Client) MakeUser(ctx context.Context, args MakeUserArgs, opts ...pypool.CallOption) (User, error) {
 	return pypool.Call[User](ctx, c.caller, "make_user", args, opts...)
@@ -284,6 +294,16 @@ func (c *Client) Mirror(ctx context.Context, args MirrorArgs, opts ...pypool.Cal
 type MirrorArgs struct {
 	Point  Point  `json:"point"`
 	Origin *Point `json:"origin,omitzero"` // default [0,0,""]
+}
+
+// Model calls the command model.
+func (c *Client) Model(ctx context.Context, args ModelArgs, opts ...pypool.CallOption) (Model, error) {
+	return pypool.Call[Model](ctx, c.caller, "model", args, opts...)
+}
+
+// ModelArgs are the arguments of [Client.Model].
+type ModelArgs struct {
+	Given Model `json:"given"`
 }
 
 // NamedBlobs calls the command named_blobs.
@@ -572,6 +592,16 @@ type SummarizeArgs struct {
 	Suffix *string `json:"suffix,omitzero"`
 }
 
+// TaggedArray calls the command tagged_array.
+func (c *Client) TaggedArray(ctx context.Context, args TaggedArrayArgs, opts ...pypool.CallOption) (TuplePypoolArrayInt64, error) {
+	return pypool.Call[TuplePypoolArrayInt64](ctx, c.caller, "tagged_array", args, opts...)
+}
+
+// TaggedArrayArgs are the arguments of [Client.TaggedArray].
+type TaggedArrayArgs struct {
+	Given TuplePypoolArrayInt64 `json:"given"`
+}
+
 // Unmapped calls the command unmapped. In Python the result is Phantom.
 func (c *Client) Unmapped(ctx context.Context, args UnmappedArgs, opts ...pypool.CallOption) (json.RawMessage, error) {
 	return pypool.Call[json.RawMessage](ctx, c.caller, "unmapped", args, opts...)
@@ -641,6 +671,22 @@ type AnswerV2Args struct {
 	Temperature *float64 `json:"temperature,omitzero"` // default 0.7
 }
 
+// Array calls the program array.
+func (c *Client) Array(ctx context.Context, args ArrayArgs, opts ...pypool.CallOption) (pypool.Array, error) {
+	var out pypool.Array
+	res, err := c.caller.ExecuteProgram(ctx, "array", args, append(opts[:len(opts):len(opts)], pypool.WithBlobs())...)
+	if err != nil {
+		return out, err
+	}
+	err = res.Decode(&out)
+	return out, err
+}
+
+// ArrayArgs are the arguments of [Client.Array].
+type ArrayArgs struct {
+	Size int64 `json:"size"`
+}
+
 // Free calls the program free. In Python the result is of no known type. Python's *args cannot be sent beside named arguments.
 func (c *Client) Free(ctx context.Context, args map[string]any, opts ...pypool.CallOption) (json.RawMessage, error) {
 	var out json.RawMessage
@@ -650,6 +696,22 @@ func (c *Client) Free(ctx context.Context, args map[string]any, opts ...pypool.C
 	}
 	err = res.Decode(&out)
 	return out, err
+}
+
+// Model2 calls the program model.
+func (c *Client) Model2(ctx context.Context, args Model2Args, opts ...pypool.CallOption) (Model, error) {
+	var out Model
+	res, err := c.caller.ExecuteProgram(ctx, "model", args, append(opts[:len(opts):len(opts)], pypool.WithBlobs())...)
+	if err != nil {
+		return out, err
+	}
+	err = res.Decode(&out)
+	return out, err
+}
+
+// Model2Args are the arguments of [Client.Model2].
+type Model2Args struct {
+	Given Model `json:"given"`
 }
 
 // Trace streams the items of the program trace.
@@ -712,6 +774,48 @@ type Hen struct {
 	Egg *Egg `json:"egg"`
 }
 
+// Layer is the NamedTuple Layer.
+//
+// A NamedTuple with payloads.
+type Layer struct {
+	Name    string       `json:"name"`
+	Weights pypool.Array `json:"weights"`
+	Raw     []byte       `json:"raw,omitzero"`
+}
+
+// UnmarshalJSON takes the array that Python sends, and the object that Go does.
+func (v *Layer) UnmarshalJSON(data []byte) error {
+	if len(data) > 0 && data[0] == '{' {
+		type plain Layer
+		return json.Unmarshal(data, (*plain)(v))
+	}
+	return unmarshalTuple(data, v.PythonItems())
+}
+
+// PythonItems is for [pypool.Tuple].
+func (v *Layer) PythonItems() []any { return []any{&v.Name, &v.Weights, &v.Raw} }
+
+// Model is the dataclass Model.
+//
+// Payloads at any depth.
+type Model struct {
+	Layers []Layer                 `json:"layers"`
+	Pair   TuplePypoolArrayInt64   `json:"pair"`
+	Best   *TupleStringPypoolArray `json:"best,omitzero"`
+}
+
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v Model) PythonValue() any {
+	if v.Layers == nil {
+		v.Layers = []Layer{}
+	}
+	type plain Model
+	return plain(v)
+}
+
+// MarshalJSON encodes PythonValue.
+func (v Model) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
+
 // Node is the dataclass Node.
 type Node struct {
 	Value    int64  `json:"value"`
@@ -751,8 +855,11 @@ func (v *Point) UnmarshalJSON(data []byte) error {
 		type plain Point
 		return json.Unmarshal(data, (*plain)(v))
 	}
-	return unmarshalTuple(data, &v.X, &v.Y, &v.Label)
+	return unmarshalTuple(data, v.PythonItems())
 }
+
+// PythonItems is for [pypool.Tuple].
+func (v *Point) PythonItems() []any { return []any{&v.X, &v.Y, &v.Label} }
 
 // Priority is the Enum Priority.
 type Priority int64
@@ -836,8 +943,11 @@ func (v TupleBytesDuration) MarshalJSON() ([]byte, error) { return json.Marshal(
 
 // UnmarshalJSON takes an array.
 func (v *TupleBytesDuration) UnmarshalJSON(data []byte) error {
-	return unmarshalTuple(data, &v.V0, &v.V1)
+	return unmarshalTuple(data, v.PythonItems())
 }
+
+// PythonItems is for [pypool.Tuple].
+func (v *TupleBytesDuration) PythonItems() []any { return []any{&v.V0, &v.V1} }
 
 // TupleColorPriority is Python's tuple[Color, Priority]: an array on the wire.
 type TupleColorPriority struct {
@@ -855,8 +965,11 @@ func (v TupleColorPriority) MarshalJSON() ([]byte, error) { return json.Marshal(
 
 // UnmarshalJSON takes an array.
 func (v *TupleColorPriority) UnmarshalJSON(data []byte) error {
-	return unmarshalTuple(data, &v.V0, &v.V1)
+	return unmarshalTuple(data, v.PythonItems())
 }
+
+// PythonItems is for [pypool.Tuple].
+func (v *TupleColorPriority) PythonItems() []any { return []any{&v.V0, &v.V1} }
 
 // TupleInt64String is Python's tuple[int, str]: an array on the wire.
 type TupleInt64String struct {
@@ -874,8 +987,11 @@ func (v TupleInt64String) MarshalJSON() ([]byte, error) { return json.Marshal(v.
 
 // UnmarshalJSON takes an array.
 func (v *TupleInt64String) UnmarshalJSON(data []byte) error {
-	return unmarshalTuple(data, &v.V0, &v.V1)
+	return unmarshalTuple(data, v.PythonItems())
 }
+
+// PythonItems is for [pypool.Tuple].
+func (v *TupleInt64String) PythonItems() []any { return []any{&v.V0, &v.V1} }
 
 // TupleInt64StringFloat64List is Python's tuple[int, str, list[float]]: an array on the wire.
 type TupleInt64StringFloat64List struct {
@@ -899,8 +1015,33 @@ func (v TupleInt64StringFloat64List) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON takes an array.
 func (v *TupleInt64StringFloat64List) UnmarshalJSON(data []byte) error {
-	return unmarshalTuple(data, &v.V0, &v.V1, &v.V2)
+	return unmarshalTuple(data, v.PythonItems())
 }
+
+// PythonItems is for [pypool.Tuple].
+func (v *TupleInt64StringFloat64List) PythonItems() []any { return []any{&v.V0, &v.V1, &v.V2} }
+
+// TuplePypoolArrayInt64 is Python's tuple[numpy.ndarray, int]: an array on the wire.
+type TuplePypoolArrayInt64 struct {
+	V0 pypool.Array
+	V1 int64
+}
+
+// PythonValue is what is sent: an array.
+func (v TuplePypoolArrayInt64) PythonValue() any {
+	return []any{v.V0, v.V1}
+}
+
+// MarshalJSON encodes PythonValue.
+func (v TuplePypoolArrayInt64) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
+
+// UnmarshalJSON takes an array.
+func (v *TuplePypoolArrayInt64) UnmarshalJSON(data []byte) error {
+	return unmarshalTuple(data, v.PythonItems())
+}
+
+// PythonItems is for [pypool.Tuple].
+func (v *TuplePypoolArrayInt64) PythonItems() []any { return []any{&v.V0, &v.V1} }
 
 // TupleStringInt64 is Python's tuple[str, int]: an array on the wire.
 type TupleStringInt64 struct {
@@ -916,10 +1057,32 @@ func (v TupleStringInt64) PythonValue() any {
 // MarshalJSON encodes PythonValue.
 func (v TupleStringInt64) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
+// TupleStringPypoolArray is Python's tuple[str, numpy.ndarray]: an array on the wire.
+type TupleStringPypoolArray struct {
+	V0 string
+	V1 pypool.Array
+}
+
+// PythonValue is what is sent: an array.
+func (v TupleStringPypoolArray) PythonValue() any {
+	return []any{v.V0, v.V1}
+}
+
+// MarshalJSON encodes PythonValue.
+func (v TupleStringPypoolArray) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
+
+// UnmarshalJSON takes an array.
+func (v *TupleStringPypoolArray) UnmarshalJSON(data []byte) error {
+	return unmarshalTuple(data, v.PythonItems())
+}
+
+// PythonItems is for [pypool.Tuple].
+func (v *TupleStringPypoolArray) PythonItems() []any { return []any{&v.V0, &v.V1} }
+
 // Ptr returns a pointer to v, for optional fields.
 func Ptr[T any](v T) *T { return &v }
 
-func unmarshalTuple(data []byte, into ...any) error {
+func unmarshalTuple(data []byte, into []any) error {
 	var items []json.RawMessage
 	if err := json.Unmarshal(data, &items); err != nil || items == nil {
 		return err

@@ -30,7 +30,7 @@ from typing import (
     Union,
 )
 
-from pypool import command, program
+from pypool import Array, command, program
 
 try:
     from typing import Literal
@@ -439,3 +439,48 @@ class Trace:
 @program("free")
 def free(*args, **kwargs):
     return kwargs
+
+
+# -------------------------------------------------------------------------------------------------------- payloads in tuples
+
+
+class Layer(NamedTuple):
+    """A NamedTuple with payloads."""
+
+    name: str
+    weights: Array
+    raw: Optional[bytes] = None
+
+
+@dataclass
+class Model:
+    """Payloads at any depth."""
+
+    layers: List[Layer]
+    pair: Tuple[Array, int]
+    best: Optional[Tuple[str, Array]] = None
+
+
+@command
+def layer(given: Layer) -> Layer:
+    return given
+
+
+@command
+def tagged_array(given: Tuple[Array, int]) -> Tuple[Array, int]:
+    return given[0], given[1] + 1
+
+
+@command
+def model(given: Model) -> Model:
+    return given
+
+
+@program("model")
+def model_program(given: Model) -> Model:
+    return given
+
+
+@program("array")
+def array_program(size: int) -> Array:
+    return Array("float64", [size], b"\x00\x00\x00\x00\x00\x00\xf8\x7f" * size)
