@@ -16,8 +16,8 @@ import collections.abc
 import types
 import typing
 
-from . import _hints_arrays
-from ._forms import plain_numbers
+from . import _hints_arrays, _hints_numpy
+from ._forms import is_a, plain_numbers
 from ._hints_records import defaulting, fixed, floats, items, null_as, own_init, record, said, typed_dict
 from ._hints_scalars import ConversionError, exactly_float, literal, named, scalar, too_deep
 from ._hints_unions import UNIONS, union
@@ -289,6 +289,8 @@ class _Maker(Guarded):
         None.
         """
         convert = scalar(kind, self)
+        if convert is None and is_a(kind, "numpy", "generic"):
+            return _hints_numpy.scalar(kind)
         if convert is None and kind not in PLAIN:
             from . import _hints_models  # for libraries that many scripts have not
 

@@ -8,6 +8,7 @@ import typing
 from . import _hints_scalars
 from ._arrays import TABLES, Array, to_numpy
 from ._forms import is_a, is_one
+from ._hints_numpy import of_lists, plain_of_lists
 from ._hints_scalars import ConversionError
 
 TYPE_CHECKING = False
@@ -49,7 +50,7 @@ def array(kind: Any, scalar: Any = None) -> Converter:
             except (OSError, ValueError) as error:
                 raise ConversionError(words + ", as @file.npy", value, str(error)) from None
         elif type(value) is list:
-            value = _of_lists(value, words, numpy)
+            value = of_lists(value, words, scalar)
         if not isinstance(value, numpy.ndarray):
             raise ConversionError(words, value)
         if scalar is not None and not issubclass(value.dtype.type, scalar):
@@ -59,20 +60,11 @@ def array(kind: Any, scalar: Any = None) -> Converter:
     return to_array
 
 
-def _of_lists(value: Any, words: str, numpy: Any) -> Any:
-    try:
-        found = numpy.array(value)
-    except ValueError as error:  # rows of different lengths
-        raise ConversionError(words, value, str(error)) from None
-    if found.dtype.kind not in "biufc":
-        raise ConversionError(words, value, "these are no numbers")
-    found.flags.writeable = False
-    return found
-
-
 def _to_plain(value: Any, words: str) -> Array:
     if is_one(value, "numpy", "ndarray"):
         value = Array(value.dtype.name, value.shape, value.data)
+    elif type(value) is list:
+        value = plain_of_lists(value, words)
     if type(value) is not Array:
         raise ConversionError(words, value)
     return value

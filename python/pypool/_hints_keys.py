@@ -11,7 +11,7 @@ import typing
 
 from ._convert import key_text
 from ._forms import is_a
-from ._hints_scalars import ConversionError, literal, named
+from ._hints_scalars import ConversionError, exactly_float, literal, named
 from ._json import scan
 from ._schema_fields import bare
 
@@ -57,8 +57,10 @@ def _number(kind: Any) -> Callable[[Any], Any]:
             value, end = scan(key, 0)
         except (ValueError, StopIteration, RecursionError):
             value, end = None, -1
-        if end == len(key) and type(value) is kind or (kind is float and type(value) is int and end == len(key)):
-            return kind(value)
+        if end == len(key) and kind is float and type(value) in (int, float):
+            return exactly_float(value)
+        if end == len(key) and type(value) is kind:
+            return value
         raise ConversionError("a key that is %s" % {int: "an integer", float: "a number", bool: "true or false"}[kind], key)
 
     return number

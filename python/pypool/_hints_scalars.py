@@ -4,8 +4,6 @@ enumerations.
 
 from __future__ import annotations
 
-import sys
-
 from ._arrays import is_array
 from ._forms import Number, is_a, type_name
 from ._results import encode
@@ -74,22 +72,20 @@ def scalar(kind: type, maker: Any) -> Optional[Converter]:
     if is_a(kind, "enum", "Enum"):
         return _enumeration(kind)
     if is_a(kind, "datetime", "datetime"):
-        parse = kind if kind.__module__.startswith("pandas") else _datetime(kind)
-        return _from_text(kind, "an ISO 8601 date and time", parse)
+        parse = moment(kind) if kind.__module__.startswith("pandas") else _datetime(kind)
+        return from_iso(kind, "an ISO 8601 date and time", parse)
     if is_a(kind, "datetime", "date"):
-        return _from_text(kind, "an ISO 8601 date", _date(kind))
+        return from_iso(kind, "an ISO 8601 date", _date(kind))
     if is_a(kind, "datetime", "time"):
-        return _from_text(kind, "an ISO 8601 time", lambda text: kind.fromisoformat(_iso(text)))  # type: ignore[attr-defined]
+        return from_iso(kind, "an ISO 8601 time", lambda text: kind.fromisoformat(_iso(text)))  # type: ignore[attr-defined]
     if is_a(kind, "datetime", "timedelta"):
-        return _duration(kind)
+        return duration(kind)
     if is_a(kind, "decimal", "Decimal"):
         maker.exact = True
         return _decimal(kind)
     for module, name, words in _TEXTS:
         if is_a(kind, module, name):
-            return _from_text(kind, words, kind)
-    if is_a(kind, "numpy", "generic"):
-        return _numpy(kind)
+            return from_iso(kind, words, moment(kind) if module == "pandas" else kind)
     return None
 
 
@@ -133,10 +129,17 @@ def exactly_float(value: Any) -> float:
 
 
 def _digits(number: float) -> int:
-    head, _, power = repr(number).partition("e+")
+    return digits_of(repr(number)) or int(number)
+
+
+def digits_of(text: str) -> int:
+    """A number as the shortest digits that tell it, then zeros, as Go writes it; 0 where it has a
+    fraction.
+    """
+    head, _, power = text.partition("e+")
     whole, _, part = head.partition(".")
     part = part.rstrip("0")
-    return int(whole + part) * 10 ** (int(power or 0) - len(part)) if len(part) <= int(power or 0) else int(number)
+    return int(whole + part) * 10 ** (int(power or 0) - len(part)) if len(part) <= int(power or 0) else 0
 
 
 def _decimal(kind: Any) -> Converter:
@@ -150,34 +153,6 @@ def _decimal(kind: Any) -> Converter:
             raise ConversionError("Decimal (a string or a number)", value) from None
 
     return decimal
-
-
-def _numpy(kind: Any) -> Optional[Converter]:
-    if is_a(kind, "numpy", "datetime64"):
-        return _from_text(kind, "an ISO 8601 date and time", _datetime64)
-    if is_a(kind, "numpy", "timedelta64"):
-        return _duration(kind)
-    if is_a(kind, "numpy", "bool_"):
-        return _of_type(kind, bool, "a boolean")
-    if is_a(kind, "numpy", "integer"):
-        return _of_type(kind, int, "an integer")
-    if is_a(kind, "numpy", "floating"):
-        return lambda value: kind(exactly_float(value))
-    return None
-
-
-def _of_type(kind: Any, plain: type, words: str) -> Converter:
-    numpy: Any = sys.modules["numpy"]
-    limits = numpy.iinfo(kind) if plain is int and kind.__name__ not in ("integer", "signedinteger", "unsignedinteger") else None
-
-    def of_type(value: Any) -> Any:
-        if type(value) is not plain:
-            raise ConversionError("%s (%s)" % (kind.__name__, words), value)
-        if limits is not None and not limits.min <= value <= limits.max:
-            raise ConversionError(kind.__name__, value, "out of its range")
-        return kind(value) if limits is not None or plain is bool else numpy.int64(value)
-
-    return of_type
 
 
 # -------------------------------------------------------------------------------------------- bytes
@@ -218,8 +193,8 @@ def _by_hand(text: str) -> bytes:
 # -------------------------------------------------------------------------------------------- times
 
 
-def _from_text(kind: type, words: str, parse: Callable[[str], Any]) -> Converter:
-    def from_text(value: Any) -> Any:
+def from_iso(kind: type, words: str, parse: Callable[[str], Any]) -> Converter:
+    def convert(value: Any) -> Any:
         if not isinstance(value, str):
             raise ConversionError("%s (%s as a string)" % (kind.__name__, words), value)
         try:
@@ -227,7 +202,7 @@ def _from_text(kind: type, words: str, parse: Callable[[str], Any]) -> Converter
         except (ValueError, LookupError) as error:
             raise ConversionError("%s (%s)" % (kind.__name__, words), value, str(error)) from None
 
-    return from_text
+    return convert
 
 
 def _iso(text: str) -> str:
@@ -265,26 +240,25 @@ def _date(kind: Any) -> Callable[[str], Any]:
     return date
 
 
-def _datetime64(text: str) -> Any:
-    """numpy knows no zones: its times are in UTC."""
-    numpy: Any = sys.modules["numpy"]
-    import re  # for zones alone
+def moment(kind: Any) -> Callable[[str], Any]:
+    """A class of pandas' or NumPy's made of text: "now" and "today" are none, nor is "NaT", or nothing."""
 
-    zone = re.search(r"([+-])(\d\d):(\d\d)$", text) if "T" in text else None
-    if text[-1:] in ("Z", "z"):
-        text = text[:-1]
-    if zone is None:
-        return numpy.datetime64(text)
-    minutes = (int(zone.group(2)) * 60 + int(zone.group(3))) * (-1 if zone.group(1) == "-" else 1)
-    return numpy.datetime64(text[: zone.start()]) - numpy.timedelta64(minutes, "m")
+    def made(text: str) -> Any:
+        if not text.strip().lstrip("+-")[:1].isdigit():
+            raise ValueError("it does not begin with a number")
+        return kind(text)
+
+    return made
 
 
-def _duration(kind: Any) -> Converter:
+def duration(kind: Any) -> Converter:
     words = "%s (an integer of nanoseconds, as time.Duration is)" % kind.__name__
 
-    def duration(value: Any) -> Any:
+    def convert(value: Any) -> Any:
         if type(value) is not int:
             raise ConversionError(words, value)
+        if value == -(1 << 63):
+            raise ConversionError(words, value, "it is what stands for a missing time")
         try:
             if is_a(kind, "numpy", "timedelta64"):
                 return kind(value, "ns")
@@ -295,7 +269,7 @@ def _duration(kind: Any) -> Converter:
         except (OverflowError, ValueError) as error:
             raise ConversionError(words, value, str(error)) from None
 
-    return duration
+    return convert
 
 
 # ------------------------------------------------------------------------------- one of some values

@@ -1,0 +1,137 @@
+"""Hints of NumPy's and pandas' classes: what they cannot hold is refused, never rounded or made something else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from test_hints import arrives, define, module
+
+from pypool._arrays import Array
+from pypool._wire import BindError
+
+np = pytest.importorskip("numpy", reason="not for every Python")
+module.np = np
+
+
+def taken(hint: str, text: str) -> Any:
+    module.seen = []
+    arrives(define("def f(x: %s):\n    seen.append(x)\n" % hint), text)
+    return module.seen[0]
+
+
+@pytest.mark.parametrize(
+    ("hint", "text"),
+    [
+        ("np.float32", "1e39"),
+        ("np.float16", "70000"),
+        ("np.float32", "16777217"),
+        ("np.int8", "128"),
+        ("np.datetime64", '"9999-12-31T23:59:59.999999999Z"'),
+        ("np.datetime64", '"2300-01-01T00:00:00.000000001Z"'),
+        ("np.datetime64", '"1600-01-01T00:00:00.000000001+01:00"'),
+        ("np.datetime64", '"2262-04-11T23:47:16.854775807-01:00"'),
+        ("np.datetime64", '"now"'),
+        ("np.datetime64", '"today"'),
+        ("np.datetime64", '"NaT"'),
+        ("np.datetime64", '""'),
+        ("np.timedelta64", "-9223372036854775808"),
+        ("np.ndarray", "[9007199254740993, 0.5]"),
+        ("np.ndarray", "[[0.5, 1], [2, 9007199254740993]]"),
+        ("np.ndarray", "[-1, 9223372036854775809]"),
+        ("np.ndarray", "[1, [2]]"),
+        ("np.ndarray[typing.Any, np.dtype[np.float32]]", "[1e39]"),
+        ("np.ndarray[typing.Any, np.dtype[np.float32]]", "[16777217]"),
+        ("np.ndarray[typing.Any, np.dtype[np.uint8]]", "[256]"),
+        ("np.ndarray[typing.Any, np.dtype[np.uint8]]", "[-1]"),
+        ("np.ndarray[typing.Any, np.dtype[np.uint64]]", "[-1]"),
+        ("np.ndarray[typing.Any, np.dtype[np.int64]]", "[9223372036854775808]"),
+        ("np.ndarray[typing.Any, np.dtype[np.int32]]", "[1.5]"),
+        ("np.ndarray[typing.Any, np.dtype[np.float64]]", "[true]"),
+        ("np.ndarray[typing.Any, np.dtype[np.bool_]]", "[1]"),
+        ("pypool.Array", '["a"]'),
+        ("pypool.Array", "[[1], [2, 3]]"),
+        ("pypool.Array", "[1, [2]]"),
+        ("pypool.Array", "[9007199254740993, 0.5]"),
+        ("pypool.Array", "[null]"),
+        ("typing.Dict[float, int]", '{"9007199254740993": 1}'),
+    ],
+)
+def test_what_it_cannot_hold_is_refused(hint: str, text: str) -> None:
+    import typing
+
+    import pypool
+
+    module.typing, module.pypool = typing, pypool
+    with pytest.raises(BindError):
+        taken(hint, text)
+
+
+@pytest.mark.parametrize(
+    ("hint", "text", "wanted"),
+    [
+        ("np.float32", "0.1", "float32(0.1)"),
+        ("np.float32", "16777216", "float32(16777216)"),
+        ("np.float32", "100000000000000000000", "float32(1e20)"),
+        ("np.float16", "65504", "float16(65504)"),
+        ("np.datetime64", '"2026-01-02T03:04:05.123456789Z"', "datetime64('2026-01-02T03:04:05.123456789')"),
+        ("np.datetime64", '"2026-01-02T03:04:05+02:00"', "datetime64('2026-01-02T01:04:05')"),
+        ("np.datetime64", '"9999-12-31"', "datetime64('9999-12-31')"),
+        ("np.timedelta64", "-9223372036854775807", "timedelta64(-9223372036854775807, 'ns')"),
+    ],
+)
+def test_what_it_holds(hint: str, text: str, wanted: str) -> None:
+    got, want = taken(hint, text), eval("np." + wanted, {"np": np})
+    assert type(got) is type(want) and got == want
+
+
+@pytest.mark.parametrize(
+    ("elements", "text", "wanted"),
+    [
+        ("float32", "[1, 2]", [1.0, 2.0]),
+        ("float32", "[1, 2.5]", [1.0, 2.5]),
+        ("float32", "[0.1]", [np.float32(0.1)]),
+        ("float64", "[1, 2]", [1.0, 2.0]),
+        ("uint8", "[0, 255]", [0, 255]),
+        ("int32", "[[1], [-2]]", [[1], [-2]]),
+        ("uint64", "[18446744073709551615]", [18446744073709551615]),
+        ("complex64", "[1, 2.5]", [1, 2.5]),
+        ("bool_", "[true]", [True]),
+        ("float16", "[]", []),
+        ("int8", "[]", []),
+    ],
+)
+def test_lists_become_arrays_of_the_type_of_the_hint(elements: str, text: str, wanted: Any) -> None:
+    got = taken("np.ndarray[typing.Any, np.dtype[np.%s]]" % elements, text)
+    assert got.dtype == np.dtype(elements) and got.tolist() == wanted and not got.flags.writeable
+
+
+def test_lists_become_arrays_without_numpy() -> None:
+    import pypool
+
+    module.pypool = pypool
+    for text, dtype, wanted in (
+        ("[1, -2]", "int64", [1, -2]),
+        ("[[1, 2.5], [3, 4]]", "float64", [[1.0, 2.5], [3.0, 4.0]]),
+        ("[true, false]", "bool", [True, False]),
+        ("[18446744073709551615]", "uint64", [18446744073709551615]),
+        ("[]", "float64", []),
+        ("[[], []]", "float64", [[], []]),
+    ):
+        got = taken("pypool.Array", text)
+        assert type(got) is Array and got.dtype == dtype and got.tolist() == wanted
+
+
+def test_pandas() -> None:
+    module.pd = pytest.importorskip("pandas", reason="not for every Python")
+    assert taken("pd.Timestamp", '"2026-01-02T03:04:05.123456789Z"').isoformat() == "2026-01-02T03:04:05.123456789+00:00"
+    for hint, text in (
+        ("pd.Timestamp", '"now"'),
+        ("pd.Timestamp", '"today"'),
+        ("pd.Timestamp", '""'),
+        ("pd.Timestamp", '"NaT"'),
+        ("pd.Period", '"NaT"'),
+        ("pd.Timedelta", "-9223372036854775808"),
+    ):
+        with pytest.raises(BindError):
+            taken(hint, text)
