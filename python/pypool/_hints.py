@@ -301,8 +301,7 @@ class _Maker(Guarded):
         target = ARRAYS[origin]
         if origin is tuple and args and args[-1] is not Ellipsis:
             return fixed([self.make(arg) for arg in args if arg != ()])
-        inner = bare(args[0]) if args else typing.Any
-        convert = self.make(inner)
+        convert = self.make(args[0] if args else typing.Any)
         if convert is exactly_float:
             return floats(target)
         same = target is list

@@ -39,7 +39,8 @@ def reader(hint: Any, maker: Any) -> Optional[Callable[[Any], Any]]:
     if is_a(hint, "datetime", "timedelta"):
         return _after(_number(int), maker.scalar(hint))
     convert = maker.scalar(hint) if isinstance(hint, type) and hint not in (bytes, bytearray, memoryview) else None
-    if convert is None and isinstance(hint, type) and not issubclass(hint, str):
+    target = origin or hint
+    if convert is None and isinstance(target, type) and not issubclass(target, str):
         return _never(named(hint))
     return convert
 

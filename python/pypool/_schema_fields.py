@@ -91,8 +91,15 @@ class Unresolved:
 
 
 def is_alias(hint: Any) -> bool:
-    """Whether a hint is a `type` statement's name, which may mention itself."""
-    return type(hint).__name__ == "TypeAliasType" or type(typing.get_origin(hint)).__name__ == "TypeAliasType"
+    """Whether a hint is a `type` statement's name, or a name in quotes, which may mention itself."""
+    return (
+        _is_evaluated(hint) or type(hint).__name__ == "TypeAliasType" or type(typing.get_origin(hint)).__name__ == "TypeAliasType"
+    )
+
+
+def _is_evaluated(hint: Any) -> bool:
+    """Whether it is a name in quotes that typing has evaluated: within its own value it is left so."""
+    return type(hint).__name__ == "ForwardRef" and getattr(hint, "__forward_evaluated__", False) is True
 
 
 def is_record(kind: Any) -> bool:
@@ -119,6 +126,8 @@ def bare(hint: Any) -> Any:
             hint = hint.__supertype__
         elif hasattr(hint, "__metadata__"):
             hint = hint.__origin__
+        elif _is_evaluated(hint):
+            hint = hint.__forward_value__
         elif type(hint).__name__ == "InitVar":
             hint = hint.type
         elif type(hint).__name__ == "TypeAliasType":
@@ -176,14 +185,39 @@ def resolved(annotation: Any, space: Dict[str, Any], local: Optional[Dict[str, A
     """An annotation as a hint; raises whatever its evaluation raises."""
     annotation = _inside_init_var(annotation)
     extras: Dict[str, Any] = {"include_extras": True} if sys.version_info >= (3, 9) else {}
-    while True:
+    for _ in range(4):
         holder = types.SimpleNamespace(__annotations__={"hint": annotation})
         found = typing.get_type_hints(holder, space, local, **extras)["hint"]
         # Python 3.8 leaves quotes within quotes, which `from __future__ import annotations` makes
-        # of every quoted hint.
-        if sys.version_info >= (3, 9) or "ForwardRef(" not in repr(found) or found == annotation:
-            return found
+        # of every quoted hint. What mentions itself grows with each turn.
+        quoted = "ForwardRef(" in repr(found)
+        if not quoted or sys.version_info >= (3, 9) or found == annotation:
+            break
         annotation = found
+    if quoted:
+        _evaluate(found, space, local)
+    return found
+
+
+def _evaluate(hint: Any, space: Dict[str, Any], local: Optional[Dict[str, Any]]) -> None:
+    """Have typing evaluate the names in quotes that it has left in a hint: those of what is being
+    named.
+    """
+    pending, seen = [hint], set()
+    while pending:
+        one = pending.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if type(one).__name__ == "ForwardRef":
+            if not _is_evaluated(one):
+                holder = types.SimpleNamespace(__annotations__={"hint": one})
+                try:
+                    typing.get_type_hints(holder, space, local)
+                except Exception:
+                    continue  # it names what does not exist
+            pending.append(getattr(one, "__forward_value__", None))
+        pending.extend(typing.get_args(one))
 
 
 def fields_of(kind: Any, output: bool, args: Tuple[Any, ...] = ()) -> Tuple[str, Iterator[Field]]:
