@@ -13,10 +13,9 @@ from pypool._wire import BindError
 SOURCE = """
 import datetime
 from typing import Dict, List, Tuple, Union, Optional
-JSON = Union[None, bool, int, float, str, List["JSON"], Dict[str, "JSON"]]
-Nested = List[Union[int, "Nested"]]
-Dates = Union[datetime.date, List["Dates"], Dict[str, "Dates"]]
-Tree = Tuple[int, Optional["Tree"]]
+OwnJSON = Union[None, bool, int, float, str, List["OwnJSON"], Dict[str, "OwnJSON"]]
+OwnNested = List[Union[int, "OwnNested"]]
+OwnDates = Union[datetime.date, List["OwnDates"], Dict[str, "OwnDates"]]
 """
 
 
@@ -35,15 +34,15 @@ def test_names_that_mention_themselves(quoted: bool) -> None:
     import datetime
 
     for text, wanted in (('{"a": [1]}', {"a": [1]}), ('[1, [null, {"b": [1.5]}]]', [1, [None, {"b": [1.5]}]]), ("3", 3)):
-        assert seen(name("JSON"), text) == wanted
-    assert seen(name("Nested"), "[1, [2, [3]]]") == [1, [2, [3]]]
+        assert seen(name("OwnJSON"), text) == wanted
+    assert seen(name("OwnNested"), "[1, [2, [3]]]") == [1, [2, [3]]]
     day = datetime.date(2026, 11, 27)
-    assert seen(name("Dates"), '["2026-11-27", ["2026-11-27", {"k": ["2026-11-27"]}]]') == [day, [day, {"k": [day]}]]
+    assert seen(name("OwnDates"), '["2026-11-27", ["2026-11-27", {"k": ["2026-11-27"]}]]') == [day, [day, {"k": [day]}]]
     for hint, text in (
-        ("Nested", '[1, ["x"]]'),
-        ("Nested", "[1, [[[1.5]]]]"),
-        ("Dates", '[["no date"]]'),
-        ("Dates", '{"a": {"b": 1}}'),
+        ("OwnNested", '[1, ["x"]]'),
+        ("OwnNested", "[1, [[[1.5]]]]"),
+        ("OwnDates", '[["no date"]]'),
+        ("OwnDates", '{"a": {"b": 1}}'),
     ):
         with pytest.raises(BindError):
             seen(name(hint), text)
@@ -53,16 +52,16 @@ def test_names_that_mention_themselves(quoted: bool) -> None:
 def test_type_statements_that_mention_themselves() -> None:
     import datetime
 
-    exec("import datetime\ntype DJ = datetime.date | list[DJ] | dict[str, DJ]", vars(module))
+    exec("import datetime\ntype OwnDJ = datetime.date | list[OwnDJ] | dict[str, OwnDJ]", vars(module))
     day = datetime.date(2026, 11, 27)
-    assert seen("DJ", '["2026-11-27", ["2026-11-27", {"k": ["2026-11-27"]}]]') == [day, [day, {"k": [day]}]]
+    assert seen("OwnDJ", '["2026-11-27", ["2026-11-27", {"k": ["2026-11-27"]}]]') == [day, [day, {"k": [day]}]]
     with pytest.raises(BindError):
-        seen("DJ", '[["no date"]]')
+        seen("OwnDJ", '[["no date"]]')
 
 
 def test_keys_that_no_text_stands_for() -> None:
     for hint in ("Dict[FrozenSet[int], int]", "Dict[frozenset, int]", "Dict[bytes, int]"):
         exec("from typing import Dict, FrozenSet", vars(module))
-        with pytest.raises(BindError, match="a key in JSON is text"):
+        with pytest.raises(BindError, match="a key in OwnJSON is text"):
             seen(hint, '{"1": 1}')
         assert seen(hint, "{}") == {}
