@@ -62,6 +62,6 @@ def test_type_statements_that_mention_themselves() -> None:
 def test_keys_that_no_text_stands_for() -> None:
     for hint in ("Dict[FrozenSet[int], int]", "Dict[frozenset, int]", "Dict[bytes, int]"):
         exec("from typing import Dict, FrozenSet", vars(module))
-        with pytest.raises(BindError, match="a key in OwnJSON is text"):
+        with pytest.raises(BindError, match="a key in JSON is text"):
             seen(hint, '{"1": 1}')
         assert seen(hint, "{}") == {}
