@@ -79,7 +79,7 @@ func TestStory(t *testing.T) {
 }
 
 func TestStatuses(t *testing.T) {
-	_, server := start(t, trouble(1, 0), 300*time.Millisecond)
+	pool, server := start(t, trouble(1, 0), 300*time.Millisecond)
 	for _, c := range []struct {
 		name, body, session string
 		status              int
@@ -98,6 +98,7 @@ func TestStatuses(t *testing.T) {
 		{"another crash", `{"text": "exit 3"}`, "", 502, `{"error":"Bad Gateway"}`},
 		{"a command that costs workers", `{"text": "hi"}`, "", 503, `{"error":"Service Unavailable"}`},
 	} {
+		require.Eventually(t, func() bool { return pool.Stats().Idle == 1 }, 30*time.Second, time.Millisecond, "no worker came in the place of the last one")
 		begun := time.Now()
 		status, header, body := postRaw(t, t.Context(), server, c.body, c.session)
 		require.Equal(t, c.status, status, "%s: %s", c.name, body)
