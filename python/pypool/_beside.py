@@ -53,6 +53,18 @@ def _is_answering(frame: Optional[FrameType]) -> bool:
     return True
 
 
+def _forget_locals() -> None:
+    """Have what the loop's thread had in hand when `_is_answering` looked, arguments and results, go: a
+    frame keeps what its locals were then, before Python 3.13.
+    """
+    frame: Optional[FrameType] = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "_serve":
+            frame.f_locals  # noqa: B018  what they are now
+            return
+        frame = frame.f_back
+
+
 def write_beside(channel: Channel, id: int, line: str, payloads: Sequence[Any] = ()) -> None:
     """Write a line, and the payloads that belong to it, in a thread: not behind the final line of the
     call.
@@ -111,6 +123,7 @@ class _Shared:
         """The loop waits for a request: all calls are over."""
         channel: Any = _channel.OURS.channel
         _end_all()
+        _forget_locals()
         channel.waiter = self.inner
         if not channel.lines:  # else a thread has read the next request along with a reply
             self.inner.wait()

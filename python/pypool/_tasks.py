@@ -214,7 +214,7 @@ class _Serving:
     def _start(self, call: TaskCall, request: Request) -> None:
         enter_task(request)
         call.task = self.loop.create_task(self._run(call, request))
-        call.task.add_done_callback(lambda task: self._done(call, task))
+        call.task.add_done_callback(self._done)
 
     # --- one call ---------------------------------------------------------------------------------
 
@@ -297,12 +297,13 @@ class _Serving:
             if close is not None:
                 await close()
 
-    def _done(self, call: TaskCall, task: Any) -> None:
+    def _done(self, task: Any) -> None:
         """What has ended without an answer: it was canceled before it began, or its own clean-up
         was struck.
         """
-        if not call.ended:
-            self._guarded(lambda: self._lost(call, task))
+        for call in list(self.calls.values()):
+            if call.task is task:
+                self._guarded(lambda: self._lost(call, task))  # noqa: B023
 
     def _lost(self, call: TaskCall, task: Any) -> None:
         error: BaseException = asyncio.CancelledError()
@@ -316,6 +317,8 @@ class _Serving:
 
     def _end(self, call: TaskCall, line: str) -> None:
         call.ended = True
+        # The loop may end with this call: what it still had to do would keep the arguments
+        call.task.remove_done_callback(self._done)
         id = call.request[0]
         if self.channel.replies is not None:
             _replies.end_calls(id)
