@@ -37,16 +37,16 @@ type exchange struct {
 	behind int                   // bytes written behind the newline of the oldest request that is not answered
 	doubts atomic.Pointer[error] // why nothing more is sent or read; nil: no doubt
 
-	functions *functions                        // what the worker may call in the host
-	caller    func() *CallInfo                  // of the request in hand; nil: it is pypool's own
-	replies   atomic.Pointer[replies]           // those of the request in hand; nil: it has called nothing
-	contextOf func(id uint64) context.Context   // of a request, where ctx is that of many; nil: it is ctx
-	push      func(replies [][]byte) (all bool) // writes them between requests that are on their way, nil: there are none
-	running   func() uint64                     // the id that the handler runs under, where that of a batch runs; nil: that of the next to be answered
-	retires   func(id uint64, reason string)    // the worker asks to be replaced, in a line before that request's final one
-	left      bool                              // the caller of the request in hand has gone
-	called    uint64                            // the last request that has called a function: its handler has begun
-	owed      []byte                            // the rest of a reply to the last one, to be written before anything else
+	functions *functions                           // what the worker may call in the host
+	caller    func() *CallInfo                     // of the request in hand; nil: it is pypool's own
+	replies   atomic.Pointer[replies]              // those of the request in hand; nil: it has called nothing
+	contextOf func(id uint64) context.Context      // of a request, where ctx is that of many; nil: it is ctx
+	push      func(replies []replyLine) (all bool) // writes them between requests that are on their way, nil: there are none
+	running   func() uint64                        // the id that the handler runs under, where that of a batch runs; nil: that of the next to be answered
+	retires   func(id uint64, reason string)       // the worker asks to be replaced, in a line before that request's final one
+	left      bool                                 // the caller of the request in hand has gone
+	called    uint64                               // the last request that has called a function: its handler has begun
+	owed      []byte                               // the rest of a reply to the last one, to be written before anything else
 
 	// From begin to end.
 	ctx      context.Context

@@ -56,7 +56,7 @@ type fault struct {
 
 func TestFault(t *testing.T) {
 	s := newStage(t)
-	rows := [][]fault{startFaults, callFaults, channelFaults, hostFaults, sessionFaults, securityFaults, blameFaults, outputFaults, closingFaults, callerFaults, processFaults, pairFaults, batchFaults, functionFaults, sharedFunctionFaults, sharedFaults, blobFaults, memoryFaults, forkFaults, slotFaults}
+	rows := [][]fault{startFaults, callFaults, channelFaults, hostFaults, sessionFaults, securityFaults, blameFaults, outputFaults, closingFaults, callerFaults, processFaults, pairFaults, batchFaults, functionFaults, sharedFunctionFaults, sharedFaults, blobFaults, memoryFaults, payloadFaults, forkFaults, slotFaults}
 	seen := map[string]bool{}
 	for _, group := range rows {
 		for _, row := range group {

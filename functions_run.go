@@ -48,16 +48,23 @@ type calls struct {
 	info      *CallInfo
 	ctx       context.Context // what all are derived from
 	cancel    context.CancelFunc
-	reply     func(line []byte) // has a reply written; behind the request's end it goes nowhere
-	gone      chan struct{}     // is closed once the handler has been told that its caller has gone
-	once      sync.Once         // closes it
+	memory    wire.Memory          // of the worker, where payloads of replies go; nil: there is none
+	reply     func(line replyLine) // has a reply written; behind the request's end it goes nowhere
+	gone      chan struct{}        // is closed once the handler has been told that its caller has gone
+	once      sync.Once            // closes it
+}
+
+// replyLine is a reply as it is written. Who does not write it takes back what was lent.
+type replyLine struct {
+	text []byte
+	lent []int // slots of the worker's memory that payloads of it are in
 }
 
 // newCalls asks ctx what package context does.
-func newCalls(ctx context.Context, h *functions, info *CallInfo, reply func(line []byte)) *calls {
-	c := &calls{functions: h, id: info.RequestID, info: info, reply: reply, gone: make(chan struct{})}
+func newCalls(ctx context.Context, x *exchange, info *CallInfo, reply func(line replyLine)) *calls {
+	c := &calls{functions: x.functions, id: info.RequestID, info: info, memory: x.lender(), reply: reply, gone: make(chan struct{})}
 	ctx, c.cancel = context.WithCancel(foreign.Context(ctx))
-	c.ctx = &functionContext{ctx, info, h}
+	c.ctx = &functionContext{ctx, info, x.functions}
 	return c
 }
 
@@ -118,7 +125,7 @@ func (c observedContext) Value(key any) (value any) {
 func (c *calls) begin(frame *wire.Frame, args arguments, deadline time.Time) {
 	h, number := c.functions, frame.Host
 	if frame.Function == nil {
-		c.reply(wire.ReplyError(c.id, number, hostArguments, "the arguments are nested too deeply"))
+		c.reply(c.failed(number, hostArguments, "the arguments are nested too deeply"))
 		return
 	}
 	var name, trace string
@@ -130,13 +137,13 @@ func (c *calls) begin(frame *wire.Frame, args arguments, deadline time.Time) {
 	}
 	f, known := h.cfg.Functions[name]
 	if !known {
-		c.reply(wire.ReplyError(c.id, number, hostUnknown, fmt.Sprintf("the host has no function %.64q", name)))
+		c.reply(c.failed(number, hostUnknown, fmt.Sprintf("the host has no function %.64q", name)))
 		return
 	}
 	size := args.size()
 	if h.running.Add(1) > maxFunctions || h.held.Add(size)-size > int64(h.cfg.MaxQueueBytes) {
 		h.finished(size)
-		c.reply(wire.ReplyError(c.id, number, hostTooMany, fmt.Sprintf("%d functions run already, or their arguments are %d bytes", maxFunctions, h.cfg.MaxQueueBytes)))
+		c.reply(c.failed(number, hostTooMany, fmt.Sprintf("%d functions run already, or their arguments are %d bytes", maxFunctions, h.cfg.MaxQueueBytes)))
 		return
 	}
 	go c.run(f, number, FunctionInfo{*c.info, name, trace}, args, deadline)
@@ -151,7 +158,7 @@ func (h *functions) finished(size int64) {
 func (c *calls) run(f Function, number uint64, info FunctionInfo, args arguments, deadline time.Time) {
 	h := c.functions
 	ended := false
-	var line []byte
+	var line replyLine
 	defer func() {
 		if !ended {
 			t := &trouble{recover()}
@@ -223,27 +230,34 @@ func (f Function) observed(ctx context.Context, o *Observer, info FunctionInfo, 
 var errFunctionFailed = errors.New("it has panicked, or called runtime.Goexit")
 
 // told is the reply for a function that has ended its goroutine.
-func (c *calls) told(number uint64, t *trouble) []byte {
+func (c *calls) told(number uint64, t *trouble) replyLine {
 	kind := hostPanic
 	if t.value == nil {
 		kind = hostGoexit
 	}
-	return wire.ReplyError(c.id, number, kind, strings.TrimPrefix(t.describe(), "panicked: "))
+	return c.failed(number, kind, strings.TrimPrefix(t.describe(), "panicked: "))
 }
 
-// answer runs the function, and returns the reply. It runs code of the caller's.
-func (c *calls) answer(ctx context.Context, f Function, number uint64, info FunctionInfo, args arguments) []byte {
+// failed is the reply for a function that has failed.
+func (c *calls) failed(number uint64, kind, message string) replyLine {
+	return replyLine{text: wire.ReplyError(c.id, number, kind, message)}
+}
+
+// answer runs the function, and returns the reply, which has copies of the payloads in the result.
+// It runs code of the caller's.
+func (c *calls) answer(ctx context.Context, f Function, number uint64, info FunctionInfo, args arguments) replyLine {
 	out, err := f.observed(ctx, c.functions.cfg.Observer, info, args)
 	if err != nil {
 		kind, message := describeHostError(err)
-		return wire.ReplyError(c.id, number, kind, message)
+		return c.failed(number, kind, message)
 	}
-	line, err := wire.Reply(c.id, number, out)
+	text, blobs, err := wire.Reply(c.id, number, out)
 	if err != nil {
-		return wire.ReplyError(c.id, number, hostResult, "the result cannot be sent: "+err.Error())
+		return c.failed(number, hostResult, "the result cannot be sent: "+err.Error())
 	}
-	if limit := c.functions.cfg.MaxMessageBytes; len(line) > limit {
-		return wire.ReplyError(c.id, number, hostTooLarge, fmt.Sprintf("the result is %d bytes, MaxMessageBytes is %d", len(line), limit))
+	if size, limit := len(text)+wire.BlobsSize(blobs), c.functions.cfg.MaxMessageBytes; size > limit {
+		return c.failed(number, hostTooLarge, fmt.Sprintf("the result is %d bytes, MaxMessageBytes is %d", size, limit))
 	}
-	return line
+	text, lent := wire.Laden(text, blobs, c.memory)
+	return replyLine{text, lent}
 }

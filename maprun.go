@@ -28,6 +28,7 @@ type pipeline[Out any] struct {
 	frames  []int  // where the lines end that are not written whole, replies to functions' calls too, counted so
 	lineEnd int    // where the last line ends that is written whole
 	replied int    // where the last reply to a function's call ends, counted as written is
+	lent    []lentReply
 	last    time.Time
 	done    []int         // answered slots, not yet committed
 	perItem time.Duration // the worker's time for one item, and how many are kept outstanding: the ring's last word
@@ -45,6 +46,12 @@ type pipeline[Out any] struct {
 	taken revocation // by the pool's close: the worker is not to be touched any more
 }
 
+// lentReply is a reply to a function's call in out, with payloads in the worker's memory.
+type lentReply struct {
+	at   int // where it begins, counted as written is
+	lent []int
+}
+
 // start begins to serve the slots. serve must follow.
 func (m *mapper[Out]) start(res *resource, batch []int) *pipeline[Out] {
 	w := res.Value()
@@ -60,8 +67,25 @@ func (m *mapper[Out]) start(res *resource, batch []int) *pipeline[Out] {
 	w.x.contextOf, w.x.push, w.x.running = f.contextOf, f.push, f.running
 	w.x.begin(m.ctx, f.deadline(), spin.Park)
 	f.err = w.x.failed(w.x.checkIdle(true))
+	if owed := w.x.owed; len(owed) > 0 {
+		w.x.owed = nil
+		f.out, f.frames, f.replied = append(f.out, owed...), append(f.frames, len(owed)), len(owed)
+		f.lineEnd = -1 // a part of that line is out
+	}
 	f.add(batch)
 	return f
+}
+
+// leaveReplies is the end of a pipeline whose worker serves again: of the replies that nobody waits
+// for any more it writes none, but for the rest of one that is out in part.
+func (f *pipeline[Out]) leaveReplies() {
+	if f.torn() {
+		f.w.x.owed = slices.Clone(f.out[:f.frames[0]-f.written])
+	}
+	for _, reply := range f.lent {
+		f.w.x.takeBack(reply.lent)
+	}
+	f.out, f.lent = nil, nil
 }
 
 // serve answers what was begun, and more as long as there is more, nobody else waits for a worker,
@@ -106,6 +130,7 @@ func (f *pipeline[Out]) serve() (lost *Error) {
 		m.fail(unsent, f.ended(NotExecuted))
 	}
 	if f.taken == notRevoked { // else whoever took it has given it back
+		f.leaveReplies()
 		f.w.x.contextOf, f.w.x.push = nil, nil
 		f.w.freed = time.Now()
 		m.p.giveBack(f.res, f.w.freed)
@@ -340,6 +365,9 @@ func (f *pipeline[Out]) wrote(n int) {
 	for len(f.frames) > 0 && f.frames[0] <= f.written {
 		f.lineEnd, f.frames = f.frames[0], f.frames[1:]
 	}
+	for len(f.lent) > 0 && f.lent[0].at < f.written { // it is out, or will be
+		f.lent = f.lent[1:]
+	}
 	for f.whole < len(f.ends) && f.ends[f.whole] <= f.written {
 		f.whole++
 	}
@@ -351,8 +379,9 @@ func (f *pipeline[Out]) torn() bool { return f.written > f.lineEnd }
 
 // push puts replies to calls of functions between the lines, and writes what the pipe takes; all:
 // none is left.
-func (f *pipeline[Out]) push(replies [][]byte) (all bool) {
-	for _, line := range replies {
+func (f *pipeline[Out]) push(replies []replyLine) (all bool) {
+	for _, reply := range replies {
+		line := reply.text
 		at := 0
 		if f.torn() {
 			at = f.frames[0] - f.written
@@ -370,6 +399,9 @@ func (f *pipeline[Out]) push(replies [][]byte) (all bool) {
 			}
 		}
 		f.replied = f.written + at + len(line)
+		if len(reply.lent) > 0 {
+			f.lent = append(f.lent, lentReply{f.written + at, reply.lent})
+		}
 	}
 	if len(f.out) > 0 {
 		n, err := f.w.x.t.TryWrite(f.out)

@@ -15,6 +15,7 @@ type outbox struct {
 
 	mu      sync.Mutex // guards the fields below
 	lines   []byte
+	lent    []int  // slots of the worker's memory that payloads of replies in lines are in
 	spare   []byte // the buffer for the next ones
 	queued  int    // bytes of all lines
 	written int    // of these
@@ -42,14 +43,18 @@ func (o *outbox) request(t *seat, blobs []wire.Blob, line []byte) {
 }
 
 // control adds a control line.
-func (o *outbox) control(line []byte) {
+func (o *outbox) control(line []byte) { o.reply(replyLine{text: line}) }
+
+// reply adds the reply of a function.
+func (o *outbox) reply(line replyLine) {
 	o.mu.Lock()
 	if o.closed {
 		o.mu.Unlock()
+		o.w.x.takeBack(line.lent)
 		return
 	}
 	before := len(o.lines)
-	o.lines = append(o.lines, line...)
+	o.lines, o.lent = append(o.lines, line.text...), append(o.lent, line.lent...)
 	o.flushLocked(before)
 }
 
@@ -89,7 +94,8 @@ func (o *outbox) flush(rest []byte) {
 		}
 		rest = nil
 		if o.closed || len(o.lines) == 0 {
-			o.lines = o.lines[:0]
+			o.w.x.takeBack(o.lent)
+			o.lines, o.lent = o.lines[:0], nil
 			o.writing = false
 			if o.quiet != nil {
 				close(o.quiet)
@@ -99,7 +105,7 @@ func (o *outbox) flush(rest []byte) {
 			return
 		}
 		lines := o.lines
-		o.lines, o.spare = o.spare[:0], nil
+		o.lines, o.lent, o.spare = o.spare[:0], nil, nil
 		o.mu.Unlock()
 		n, err = t.TryWrite(lines)
 		o.mu.Lock()

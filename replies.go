@@ -23,8 +23,8 @@ const (
 type replies struct {
 	*calls
 	x     *exchange
-	lines [][]byte // replies to be written
-	rest  []byte   // of one that is written in part
+	lines []replyLine // replies to be written
+	rest  []byte      // of one that is written in part
 	nap   time.Duration
 
 	unwritten int // bytes of the replies that are to be written; counted anew when none is left
@@ -32,10 +32,10 @@ type replies struct {
 	missed int // polls in a row that came to nothing
 	skip   int // polls that are left out
 
-	mu    sync.Mutex // guards the fields below; the reader is woken under it
-	ready [][]byte   // replies that nobody has taken yet
-	awake bool       // the reader looks for itself
-	over  bool       // the exchange has ended: no reply is wanted, and the reader is not to be woken
+	mu    sync.Mutex  // guards the fields below; the reader is woken under it
+	ready []replyLine // replies that nobody has taken yet
+	awake bool        // the reader looks for itself
+	over  bool        // the exchange has ended: no reply is wanted, and the reader is not to be woken
 }
 
 // serve has the function run that f calls. An error is a violation of the protocol.
@@ -75,7 +75,7 @@ func (x *exchange) newReplies(id uint64) *replies {
 	case x.contextOf != nil:
 		ctx = x.contextOf(id)
 	}
-	c.calls = newCalls(ctx, x.functions, info, c.add)
+	c.calls = newCalls(ctx, x, info, c.add)
 	if over {
 		c.left()
 	}
@@ -108,6 +108,7 @@ func (x *exchange) endCalls() {
 		return
 	}
 	c.end()
+	c.drop(c.lines)
 	x.replies.Store(nil)
 	x.current, x.dirty = false, true // it may have woken a reader that was not there
 	x.owed = c.rest
@@ -116,17 +117,27 @@ func (x *exchange) endCalls() {
 // end is safe beside everything else, and may come again.
 func (r *replies) end() {
 	r.mu.Lock()
+	dropped := r.ready
 	r.over, r.ready = true, nil
 	r.mu.Unlock()
+	r.drop(dropped)
 	r.left()
+}
+
+// drop is for replies of which nothing is written.
+func (r *replies) drop(lines []replyLine) {
+	for _, line := range lines {
+		r.x.takeBack(line.lent)
+	}
 }
 
 // add hands a line over to whoever reads, and wakes him; once the exchange has ended it goes
 // nowhere.
-func (r *replies) add(line []byte) {
+func (r *replies) add(line replyLine) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.over {
+		r.x.takeBack(line.lent)
 		return
 	}
 	r.ready = append(r.ready, line)
@@ -144,7 +155,7 @@ func (r *replies) flush(awake bool) {
 	r.ready, r.awake = nil, awake
 	r.mu.Unlock()
 	for _, line := range ready {
-		r.unwritten += len(line)
+		r.unwritten += len(line.text)
 	}
 	if r.x.push != nil {
 		if r.x.push(ready) {
@@ -158,7 +169,7 @@ func (r *replies) flush(awake bool) {
 	for len(r.rest) > 0 || len(r.lines) > 0 {
 		line := r.rest
 		if len(line) == 0 {
-			line = r.lines[0]
+			line = r.lines[0].text
 		}
 		n, err := r.x.t.TryWrite(line)
 		if n > 0 {

@@ -146,7 +146,7 @@ func (p *Pool) sit(ctx context.Context, c *call) (rep reply, err *Error) {
 		remaining, limited = end.Sub(c.given), true
 	}
 	if len(p.cfg.Functions) > 0 {
-		calls := newCalls(ctx, w.x.functions, &t.info, t.reply)
+		calls := newCalls(ctx, w.x, &t.info, t.reply)
 		defer calls.left()
 		deadline := time.Time{}
 		if limited {
@@ -189,13 +189,15 @@ func (t *seat) leaveCalls() {
 }
 
 // reply has the reply of a function written.
-func (t *seat) reply(line []byte) {
+func (t *seat) reply(line replyLine) {
 	mu := &t.s.p.sup.checkout.mu
 	mu.Lock()
 	seated := t.s.calls[t.id] == t
 	mu.Unlock()
 	if seated {
-		t.s.out.control(line)
+		t.s.out.reply(line)
+	} else {
+		t.s.w.x.takeBack(line.lent)
 	}
 }
 

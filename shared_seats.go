@@ -35,6 +35,8 @@ func (p *Pool) trySeat(k *call) *resource {
 func (p *Pool) newSharing(res *resource) *sharing {
 	s := &sharing{p: p, res: res, w: res.Value(), calls: map[uint64]*seat{}, load: map[string]int{}}
 	s.out.w, s.out.run, s.out.writing = s.w, p.winding.Go, true // lines are kept until share is done
+	s.out.lines, s.w.x.owed = s.w.x.owed, nil
+	s.out.queued = len(s.out.lines)
 	return s
 }
 

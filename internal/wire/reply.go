@@ -1,23 +1,30 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
 )
 
 // Reply encodes the line that answers the function's call of that number, in the request id, with
-// its result, behind the payloads in that. An error says what of the result cannot be sent.
-func Reply(id, number uint64, result any) ([]byte, error) {
+// its result, and returns the payloads in that, which are the result's own memory. An error says what
+// of the result cannot be sent.
+func Reply(id, number uint64, result any) (line []byte, blobs []Blob, err error) {
 	b, blobs, _, err := appendValue(append(beginReply(id, number), `,"success":true,"result":`...), result, "result", "result", minBlob)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	b = append(b, '}', '\n')
-	if len(blobs) > 0 {
-		raw, _ := AppendRaw(make([]byte, 0, len(b)+BlobsSize(blobs)+20*len(blobs)+16), blobs, nil)
-		b = append(raw, b...)
+	return append(b, '}', '\n'), blobs, nil
+}
+
+// Laden returns a line behind its payloads, of which nothing but a copy is kept. Those that memory
+// takes (nil: there is none) are copied there; lent are their slots.
+func Laden(line []byte, blobs []Blob, memory Memory) (_ []byte, lent []int) {
+	if len(blobs) == 0 {
+		return line, nil
 	}
-	return b, nil
+	parts, lent := AppendRawParts(nil, blobs, memory)
+	return bytes.Join(append(parts, line), nil), lent
 }
 
 // ReplyError is Reply for a function that has failed.

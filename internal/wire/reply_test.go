@@ -26,13 +26,14 @@ func TestARepliesLineIsWhatTheRuntimeReads(t *testing.T) {
 		`{"id":7,"host":3,"success":true,"result":[{"body":null},"eA=="],"bytes":[["result",1]]}`: []any{record{}, []byte("x")},
 		`{"id":7,"host":3,"success":true,"result":{"k":["eA=="]},"bytes":[["result","k",0]]}`:     map[string][][]byte{"k": {[]byte("x")}},
 	} {
-		line, err := Reply(7, 3, result)
+		line, blobs, err := Reply(7, 3, result)
 		require.NoError(t, err)
 		assert.Equal(t, want+"\n", string(line))
+		assert.Empty(t, blobs)
 		assert.True(t, json.Valid(line))
 	}
 	for _, result := range []any{math.NaN(), make(chan int), json.RawMessage("{"), "a\xff"} {
-		_, err := Reply(7, 3, result)
+		_, _, err := Reply(7, 3, result)
 		assert.Error(t, err)
 	}
 	line := ReplyError(7, 3, "a\"b", "c\nd\xff")
