@@ -16,7 +16,7 @@ from os import fstat, getpid, write
 
 from ._call import CALL, RUNNING, SHARED_REQUEST, named
 from ._json import encode_raw
-from ._life import note
+from ._life import WATCH, note
 from ._stdio import LOG, OPEN
 
 TYPE_CHECKING = False
@@ -48,6 +48,8 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+if getpid() != WATCH.pid:
+    _after_fork()  # a child is the first to print
 
 
 def printing() -> Optional[Tuple[int, Optional[str], str]]:
@@ -122,10 +124,11 @@ def _print(fd: int, head: str, text: bytes, task: int) -> None:
     size = 0
     *lines, last = text.split(b"\n")
     for line in [*lines, None] if last else lines:
-        part, ends = (last, False) if line is None else (line, True)
+        whole, ends = (last, False) if line is None else (line, True)
+        part: Any = memoryview(whole)  # cut from its front again and again
         while True:
             piece, part = part[:room], part[room:]
-            more = bool(part) or not ends
+            more = len(part) > 0 or not ends
             if more and key is None:
                 key = OPEN[where] = _Keys.next()
             rest = "" if key is None else '%s"line":%d%s' % (comma, key, ',"more":true' if more else "")
@@ -135,7 +138,7 @@ def _print(fd: int, head: str, text: bytes, task: int) -> None:
                 frames, size = [], 0
             frames.append(frame)
             size += len(frame)
-            if not part:
+            if not len(part):
                 break
         if ends and key is not None:
             OPEN.pop(where, None)

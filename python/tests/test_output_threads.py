@@ -82,3 +82,29 @@ def test_a_line_that_is_ended_before_it_is_written_is_told_all_the_same(monkeypa
     _output._print(1, "{", b"another", task)
     end_lines()
     assert told[-1] == "another" and not begun and not OPEN
+
+
+def test_children_that_print_before_their_worker_name_no_call(start: Start) -> None:
+    worker = start(
+        """
+        import os
+        @command
+        def work(who):
+            for i in range(2):
+                pid = os.fork()
+                if pid == 0:
+                    print("child of", who, end=" ", flush=True)
+                    os._exit(0)
+                os.waitpid(pid, 0)
+        @command
+        def greet(who): print("hello", who, end="")
+        """
+    )
+    for who in ("ann", "bob"):
+        worker.result("work", [who], session_id=who)
+    worker.result("greet", ["cid"], session_id="cid")
+    worker.result("ping")
+    assert [(line.get("session"), line["text"]) for line in worker.printed()] == [("cid", "hello cid")]
+    heads = [line.partition("\x1f") for line in worker.stderr().split("\n") if "child of" in line]
+    assert len(heads) == 4 and len({head for head, _, _ in heads}) == 4, "each child has a line of its own"
+    assert not any("session" in head or "call" in head for head, _, _ in heads)
