@@ -18,26 +18,33 @@ type guardedContext struct {
 // Context is ctx, guarded if package context would otherwise ask it on a goroutine of its own: what
 // can be asked once is asked here, and what panics, or has ended without an error, is canceled.
 func Context(ctx context.Context) context.Context {
-	done := ctx.Done()
-	if _, is := ctx.(*guardedContext); is || done == nil {
+	done := foreignDone(ctx)
+	if done == nil {
 		return ctx
-	}
-	if own, ok := ctx.Value(cancelKey).(context.Context); ok && own.Done() == done {
-		return ctx // one of package context's, or around one: it is told, and asks nothing
 	}
 	g := &guardedContext{Context: ctx, done: done}
 	g.deadline, g.limited = ctx.Deadline()
 	return g
 }
 
+// foreignDone is the Done of a context that package context would have to ask. nil: it has none, or
+// is guarded, or is one of package context's, or around one, which is told and asks nothing.
+func foreignDone(ctx context.Context) <-chan struct{} {
+	done := ctx.Done()
+	if _, is := ctx.(*guardedContext); is || done == nil {
+		return nil
+	}
+	if own, ok := ctx.Value(cancelKey).(context.Context); ok && own.Done() == done {
+		return nil
+	}
+	return done
+}
+
 // Caller is ctx as its caller's own goroutine may ask it: one that has ended without an error is
 // canceled, and what panics does so there.
 func Caller(ctx context.Context) context.Context {
-	done := ctx.Done()
-	if _, is := ctx.(*guardedContext); is || done == nil {
-		return ctx
-	}
-	if own, ok := ctx.Value(cancelKey).(context.Context); ok && own.Done() == done {
+	done := foreignDone(ctx)
+	if done == nil {
 		return ctx
 	}
 	return &callersContext{ctx, done}
