@@ -226,7 +226,11 @@ func (x *exchange) sendRequest(req *wire.Request, line []byte, look bool) error 
 	parts, lent := wire.AppendRawParts(owed[:len(owed):len(owed)], req.Blobs, x.lender())
 	last := len(parts) - 1
 	parts[last] = append(parts[last], line...)
-	if size := len(parts[0]) + len(parts[last]) + wire.BlobsSize(req.Blobs); last > 0 && size <= pipeHolds {
+	size := 0
+	for _, part := range parts {
+		size += len(part)
+	}
+	if last > 0 && size <= pipeHolds {
 		parts = [][]byte{bytes.Join(parts, nil)} // a context that ends between two would cost the worker
 	}
 	x.owed = nil
