@@ -247,7 +247,7 @@ func (r *ring) first() (first run) {
 		}
 	}
 	r.lookers--
-	return first
+	return run{} // the last look may have found slots that were refused, which are the reader's
 }
 
 // idleLocked turns a looking lane idle, until it is called to look again.

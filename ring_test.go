@@ -376,3 +376,36 @@ func TestRingBits(t *testing.T) {
 		}
 	}
 }
+
+// Slots that are refused when they are fed are no lane's, however a lane's look for work ends.
+func TestNoLaneGetsASlotThatWasRefused(t *testing.T) {
+	for range 20_000 {
+		var r ring
+		r.init(t.Context(), 2)
+		var work sync.WaitGroup
+		for range 2 {
+			work.Go(func() {
+				if slots := r.await(); len(slots) > 0 {
+					t.Errorf("a lane has the slots %v", slots)
+				}
+			})
+		}
+		const n = 8
+		work.Go(func() {
+			for i := range n {
+				r.markDone([]int{i})
+				r.feed(i + 1)
+			}
+			r.endFeed(n, 0)
+		})
+		for at := 0; at < n; {
+			at = r.next(at, 0)
+		}
+		r.next(n, 0)
+		r.stop()
+		work.Wait()
+		if t.Failed() {
+			return
+		}
+	}
+}
