@@ -84,25 +84,7 @@ var memoryFaults = []fault{
 	}},
 	{name: "Q5_workers_that_are_killed_with_payloads_on_their_way", run: func(t *testing.T, r *rig) {
 		p := r.memoryPool(t, nil)
-		random := rand.New(rand.NewPCG(5, 5))
-		for range 25 {
-			want := pattern(100_000 + random.IntN(1<<20))
-			pid, wait := pids(p)[0], time.Duration(random.IntN(1500))*time.Microsecond
-			killed := inBackground(1, func(int) (Result, error) {
-				time.Sleep(wait)
-				return Result{}, syscall.Kill(pid, syscall.SIGKILL)
-			})
-			for range 3 {
-				got, err := Call[Array](context.Background(), p, "array", []any{ArrayOf(want)})
-				if err == nil {
-					require.True(t, bytes.Equal(want, got.Data))
-				} else {
-					require.ErrorIs(t, err, ErrWorkerExited)
-				}
-			}
-			allWell(t, killed())
-			eventually(t, "it is replaced", func() bool { return serving(p) && !slices.Contains(pids(p), pid) })
-		}
+		survivesKills(t, p, 5, 25, 1<<20, 1500*time.Microsecond, "array")
 	}},
 	{name: "Q6_callers_that_leave_while_their_payloads_are_in_use", run: func(t *testing.T, r *rig) {
 		p := r.memoryPool(t, func(c *Config) { c.CancelGrace = 10 * time.Second })
@@ -168,4 +150,29 @@ var memoryFaults = []fault{
 		require.Equal(t, -1, lent(t, p), "payloads take the pipe")
 		travels(t, p, 3)
 	}},
+}
+
+// survivesKills has commands return large arrays, in turns, while each of so many workers is killed,
+// within a random time. What arrives is whole.
+func survivesKills(t *testing.T, p *Pool, seed uint64, workers, most int, within time.Duration, commands ...string) {
+	t.Helper()
+	random := rand.New(rand.NewPCG(seed, seed))
+	for range workers {
+		want := pattern(100_000 + random.IntN(most))
+		pid, wait := pids(p)[0], time.Duration(random.Int64N(within.Microseconds()))*time.Microsecond
+		killed := inBackground(1, func(int) (Result, error) {
+			time.Sleep(wait)
+			return Result{}, syscall.Kill(pid, syscall.SIGKILL)
+		})
+		for i := range 3 {
+			got, err := Call[Array](context.Background(), p, commands[i%len(commands)], []any{ArrayOf(want)})
+			if err == nil {
+				require.True(t, bytes.Equal(want, got.Data))
+			} else {
+				require.ErrorIs(t, err, ErrWorkerExited)
+			}
+		}
+		allWell(t, killed())
+		eventually(t, "it is replaced", func() bool { return serving(p) && !slices.Contains(pids(p), pid) })
+	}
 }

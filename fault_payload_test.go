@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -197,25 +196,7 @@ var payloadFaults = []fault{
 	}},
 	{name: "Q15_workers_that_are_killed_while_functions_give", run: func(t *testing.T, r *rig) {
 		p := r.payloadPool(t, payloadFunctions(), nil)
-		random := rand.New(rand.NewPCG(15, 15))
-		for range 12 {
-			want := pattern(100_000 + random.IntN(1<<19))
-			pid, wait := pids(p)[0], time.Duration(random.IntN(3000))*time.Microsecond
-			killed := inBackground(1, func(int) (Result, error) {
-				time.Sleep(wait)
-				return Result{}, syscall.Kill(pid, syscall.SIGKILL)
-			})
-			for i := range 3 {
-				got, err := Call[Array](context.Background(), p, []string{"tsame", "csame"}[i%2], []any{ArrayOf(want)})
-				if err == nil {
-					require.True(t, bytes.Equal(want, got.Data))
-				} else {
-					require.ErrorIs(t, err, ErrWorkerExited)
-				}
-			}
-			allWell(t, killed())
-			eventually(t, "it is replaced", func() bool { return serving(p) && !slices.Contains(pids(p), pid) })
-		}
+		survivesKills(t, p, 15, 12, 1<<19, 3*time.Millisecond, "tsame", "csame")
 		givenBack(t, p)
 	}},
 	{name: "Q16_callers_that_leave_while_functions_give", run: func(t *testing.T, r *rig) {
