@@ -28,8 +28,10 @@ type sourceWatch struct {
 	since time.Time        // no later than the start of any worker that may have failed since
 }
 
-// stamp is what tells two versions of a file apart; the zero stamp is that of no file.
-type stamp struct{ modified, size int64 }
+// stamp is what tells two versions of a file apart; the zero stamp is that of no file. Its time is
+// that of the last change of whatever kind, where the system has one: a file that is put in the
+// place of another often has an older time of modification.
+type stamp struct{ changed, size int64 }
 
 // stampOf looks at a file; when that takes beyond ctx's end, there is none.
 func stampOf(ctx context.Context, path string) stamp {
@@ -38,7 +40,7 @@ func stampOf(ctx context.Context, path string) stamp {
 		if err != nil {
 			return stamp{}
 		}
-		return stamp{info.ModTime().UnixNano(), info.Size()}
+		return stamp{proc.ChangedAt(info).UnixNano(), info.Size()}
 	})
 	return s
 }
@@ -122,7 +124,7 @@ func (w *sourceWatch) meet(paths []string, since time.Time) (changed []string) {
 		}
 		now := stampOf(w.s.ctx, path)
 		w.files[path] = now
-		if now.modified > since.UnixNano() {
+		if now.changed > since.UnixNano() {
 			changed = append(changed, path)
 		}
 	}

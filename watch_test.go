@@ -66,6 +66,22 @@ func TestWatchScriptsReloads(t *testing.T) {
 	require.NoDirExists(t, filepath.Join(filepath.Dir(p.cfg.Script), "__pycache__"))
 }
 
+// An edit of the same size and time, written into the file, or put in its place.
+func TestWatchScriptsSeesAnEditWithTheTimeOfTheOneBefore(t *testing.T) {
+	p, write, _ := watched(t, map[string]string{"worker.py": value("1")}, nil)
+	before, err := os.Stat(p.cfg.Script)
+	require.NoError(t, err)
+	answers(t, p, "1")
+	write("worker.py", value("2"))
+	require.NoError(t, os.Chtimes(p.cfg.Script, before.ModTime(), before.ModTime()))
+	answers(t, p, "2")
+	write("new.py", value("3"))
+	fresh := filepath.Join(filepath.Dir(p.cfg.Script), "new.py")
+	require.NoError(t, os.Chtimes(fresh, before.ModTime(), before.ModTime()))
+	require.NoError(t, os.Rename(fresh, p.cfg.Script))
+	answers(t, p, "3")
+}
+
 // What the script imports counts too, and what it imports while it serves.
 func TestWatchScriptsFollowsImports(t *testing.T) {
 	p, write, logs := watched(t, map[string]string{
