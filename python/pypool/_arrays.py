@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from ._finder import imported
 from ._forms import is_one, text_of
 from ._json import escape
 
@@ -279,7 +280,7 @@ def travels(value: Any) -> bool:
 
 def _of_numpy(value: Any) -> Optional[Export]:
     """None for what is no array of numbers: JSON may have a form for it."""
-    numpy: Any = sys.modules["numpy"]
+    numpy: Any = imported("numpy")
     dtype = value.dtype.newbyteorder("<")
     name = dtype.newbyteorder("=").name
     if value.dtype.kind not in "biufc" or name not in SIZES or is_one(value, "numpy.ma", "MaskedArray"):

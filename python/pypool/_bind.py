@@ -74,7 +74,10 @@ def _has_odd_keys(func: Any) -> bool:
 def exact(entry: Command) -> bool:
     """Whether the numbers in the arguments are wanted with their text: some hint is a Decimal."""
     if entry.adapt is None and entry.direct is None:
-        _prepare(entry)
+        try:
+            _prepare(entry)
+        except Exception:
+            return False  # which is not the arguments' fault: `bind` fails of it, too
     return entry.exact
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ._finder import imported
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -39,7 +41,7 @@ def _reloading(module: str) -> bool:
     """Whether importlib.reload of this module is on the stack."""
     import sys
 
-    reload = getattr(getattr(sys.modules.get("importlib"), "reload", None), "__code__", None)
+    reload = getattr(getattr(imported("importlib"), "reload", None), "__code__", None)
     frame: Any = sys._getframe(1)
     while frame is not None:
         if frame.f_code is reload and frame.f_locals.get("name") == module:

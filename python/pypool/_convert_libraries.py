@@ -4,8 +4,7 @@ are loaded.
 
 from __future__ import annotations
 
-import sys
-
+from ._finder import imported
 from ._forms import is_one, missing
 
 TYPE_CHECKING = False
@@ -30,7 +29,7 @@ _UNITS = {
 
 
 def generic(value: Any) -> Any:
-    numpy: Any = sys.modules["numpy"]
+    numpy: Any = imported("numpy")
     if isinstance(value, numpy.datetime64):
         return _times(value)
     if isinstance(value, numpy.timedelta64):
@@ -56,7 +55,7 @@ def _times(value: Any) -> Any:
     """numpy's times as ISO 8601: a date where the unit is a day or longer, else a time that has
     seconds.
     """
-    numpy: Any = sys.modules["numpy"]
+    numpy: Any = imported("numpy")
     if numpy.isnat(value).any():
         return [_times(item) for item in value] if getattr(value, "shape", ()) else missing("NaT")
     unit = numpy.datetime_data(value.dtype)[0]
@@ -68,7 +67,7 @@ def _times(value: Any) -> Any:
 
 
 def _lengths(value: Any) -> Any:
-    numpy: Any = sys.modules["numpy"]
+    numpy: Any = imported("numpy")
     if getattr(value, "shape", ()):
         return [_lengths(item) for item in value]
     if numpy.isnat(value):
@@ -98,13 +97,13 @@ def model(value: Any) -> Any:
     inside = value.model_dump()
     if not _has_bytes(inside):
         return value.model_dump(mode="json")
-    return by_pydantic(inside, sys.modules["pydantic_core"])
+    return by_pydantic(inside, imported("pydantic_core"))
 
 
 def pydantic_dataclass(value: Any) -> Any:
     """An object of pydantic.dataclasses, by pydantic's rules."""
     inside = type(value).__pydantic_serializer__.to_python(value)
-    return by_pydantic(inside, sys.modules["pydantic_core"])
+    return by_pydantic(inside, imported("pydantic_core"))
 
 
 _with_bytes: Dict[type, bool] = {}
@@ -140,7 +139,7 @@ def _by_msgspec(value: Any, key_text: Callable[[Any], str]) -> Any:
         return {key_text(key): _by_msgspec(item, key_text) for key, item in value.items()}
     if type(value) in (list, tuple, set, frozenset):
         return [_by_msgspec(item, key_text) for item in value]
-    return sys.modules["msgspec"].to_builtins(value) if is_one(value, "datetime", "timedelta") else value
+    return imported("msgspec").to_builtins(value) if is_one(value, "datetime", "timedelta") else value
 
 
 def struct(value: Any, key_text: Callable[[Any], str]) -> Any:
@@ -149,7 +148,7 @@ def struct(value: Any, key_text: Callable[[Any], str]) -> Any:
     config = kind.__struct_config__
     found = {} if config.tag is None else {config.tag_field: config.tag}
     defaults = dict(zip(reversed(kind.__struct_fields__), reversed(kind.__struct_defaults__))) if config.omit_defaults else {}
-    unset = getattr(sys.modules["msgspec"], "UNSET", None)
+    unset = getattr(imported("msgspec"), "UNSET", None)
     for name, shown in zip(kind.__struct_fields__, kind.__struct_encode_fields__):
         item = getattr(value, name)
         default = defaults.get(name, unset)

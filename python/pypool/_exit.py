@@ -8,6 +8,7 @@ from _thread import start_new_thread
 from time import sleep
 
 from . import _life
+from ._finder import imported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def finish(code: int) -> NoReturn:
 
 
 def _join_threads() -> None:
-    threading = sys.modules.get("threading")
+    threading = imported("threading")
     shutdown = getattr(threading, "_shutdown", None)
     if shutdown is not None:
         shutdown()
@@ -60,7 +61,7 @@ def _run_atexit() -> None:
 def _stop_trackers() -> None:
     """Have what is left of shared memory removed now."""
     for name in ("multiprocessing", "joblib.externals.loky.backend", "loky.backend"):
-        tracker = getattr(sys.modules.get(name + ".resource_tracker"), "_resource_tracker", None)
+        tracker = getattr(imported(name + ".resource_tracker"), "_resource_tracker", None)
         if tracker is not None and hasattr(tracker, "_stop"):
             tracker._stop()
 

@@ -29,7 +29,7 @@ PACKAGE = "pypool"
 _MODULES: Dict[str, ModuleType] = {}
 #: What they have imported from elsewhere, by name and whether names are taken from it.
 _OTHERS: Dict[Any, Any] = {}
-_plain_import = builtins.__import__
+plain_import = builtins.__import__
 _ModuleSpec = _bootstrap.ModuleSpec
 
 
@@ -41,7 +41,7 @@ def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = 
     if level != 1 or _finder is None:
         known = name, bool(fromlist)
         if known not in _OTHERS:
-            _OTHERS[known] = _plain_import(name, globals, locals, fromlist, level)
+            _OTHERS[known] = _first_import(name, globals, locals, fromlist, level)
         return _OTHERS[known]
     for key in (name,) if name else fromlist:
         if key in _finder.sources and (key not in _MODULES or getattr(_MODULES[key].__spec__, "_initializing", False)):
@@ -49,11 +49,96 @@ def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = 
     return _MODULES[name or "__init__"]
 
 
+def _first_import(*args: Any) -> Any:
+    """An import from elsewhere. Where it fails by what the script has done, it is done as if the
+    script had not.
+    """
+    if not _BEGUN.lost(args[0]):
+        try:
+            found = plain_import(*args)
+        except Exception:
+            if not _BEGUN.changed():
+                raise
+        else:
+            if isinstance(found, _Module):
+                return found
+    with _LOCK, _BEGUN:
+        return plain_import(*args)
+
+
+class _Begun:
+    """What imports go by, as it was before the script, which may have taken away what the runtime has
+    yet to import. As a context it is in force, for the whole process; after it, what the script has
+    made of it is again.
+    """
+
+    def __init__(self) -> None:
+        self._modules = sys.modules  # a script may put another object in its place
+        self._loaded: Dict[str, Any] = {}
+        self._builtins: Dict[str, Any] = {}
+        self._lists: Dict[str, Any] = {}
+        self._theirs: Any = ()
+
+    def remember(self) -> None:
+        """Take what imports go by now for sound."""
+        self._builtins = dict(vars(builtins))
+        self._lists = {name: list(getattr(sys, name)) for name in ("path", "meta_path", "path_hooks")}
+        self.keep()
+
+    def keep(self) -> None:
+        """Know the modules that are there now, beside those of before."""
+        for name, module in list(self._modules.items()):
+            if isinstance(module, _Module):
+                self._loaded.setdefault(name, module)
+
+    def module(self, name: str) -> Any:
+        found = self._modules.get(name)
+        return found if isinstance(found, _Module) else self._loaded.get(name, found)
+
+    def lost(self, name: str) -> bool:
+        """Whether it was imported, and no longer is: another copy of it would have other classes."""
+        return name in self._loaded and not isinstance(self._modules.get(name), _Module)
+
+    def changed(self) -> bool:
+        as_lists = all(getattr(sys, name, None) == value for name, value in self._lists.items())
+        return not as_lists or sys.modules is not self._modules or any(_lacking(have, want) for have, want in self._spaces())
+
+    def _spaces(self) -> Any:
+        return (self._modules, self._loaded), (vars(builtins), self._builtins)
+
+    def __enter__(self) -> None:
+        attributes = {name: getattr(sys, name, None) for name in (*self._lists, "modules", "path_importer_cache")}
+        lacking = [(have, _lacking(have, want)) for have, want in self._spaces()]
+        self._theirs = attributes, [(have, {name: have.get(name, _Begun) for name in names}) for have, names in lacking]
+        for name, value in self._lists.items():
+            setattr(sys, name, list(value))
+        sys.modules, sys.path_importer_cache = self._modules, {}
+        for have, names in lacking:
+            have.update(names)
+
+    def __exit__(self, *_: Any) -> None:
+        attributes, spaces = self._theirs
+        for name, value in attributes.items():
+            setattr(sys, name, value)
+        for have, before in spaces:
+            for name, value in before.items():
+                if value is _Begun:  # it was not there
+                    have.pop(name, None)
+                else:
+                    have[name] = value
+
+
+def _lacking(have: Dict[str, Any], want: Dict[str, Any]) -> Dict[str, Any]:
+    return {name: value for name, value in want.items() if have.get(name) is not value}
+
+
 #: The runtime's own copy: what a script puts in the place of a builtin does not reach it. This
 #: module has one from `_boot`.
 _BUILTINS = dict(vars(builtins), __import__=_import)
 _LOCK = RLock()
 _Module = type(sys)
+_BEGUN = _Begun()
+remember, keep = _BEGUN.remember, _BEGUN.keep
 
 
 class _Loader:
@@ -195,11 +280,16 @@ def loaded(key: str) -> Any:
     return _MODULES.get(key)
 
 
+def imported(name: str) -> Any:
+    """A module that somebody has imported, else None; whatever has become of sys.modules."""
+    return _BEGUN.module(name)
+
+
 def when_imported(name: str, hook: Hook) -> None:
     """Call hook(module) as soon as `name` is imported by somebody, or now if it already is."""
-    module = sys.modules.get(name)
+    found = imported(name)
     finder = installed()
-    if module is not None:
-        hook(module)
+    if found is not None:
+        hook(found)
     elif finder is not None:
         finder.hooks[name] = hook

@@ -6,6 +6,7 @@ import os
 import sys
 from time import monotonic, sleep
 
+from ._finder import imported
 from ._life import note
 
 TYPE_CHECKING = False
@@ -59,7 +60,7 @@ def threads() -> List[str]:
     from _thread import get_ident
 
     frames = {ident: frame for ident, frame in sys._current_frames().items() if ident != get_ident()}
-    active: Any = getattr(sys.modules.get("threading"), "_active", None) or {}
+    active: Any = getattr(imported("threading"), "_active", None) or {}
     named: List[str] = []
     for ident, frame in frames.items():
         thread = active.get(ident)
@@ -104,7 +105,7 @@ def pause_openmp() -> None:
 
 def _device() -> str:
     """What shows that CUDA is in use; empty: nothing does."""
-    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    cuda = getattr(imported("torch"), "cuda", None)
     try:
         if cuda is not None and cuda.is_initialized():
             return "torch.cuda.is_initialized()"
@@ -128,8 +129,8 @@ def reseed() -> None:
     """Have the generators of the process differ from those of its siblings. That of `random` does by
     itself.
     """
-    numpy: Any = sys.modules.get("numpy.random")
-    torch: Any = sys.modules.get("torch")
+    numpy: Any = imported("numpy.random")
+    torch: Any = imported("torch")
     for seed in (getattr(numpy, "seed", None), getattr(torch, "seed", None)):
         if seed is not None:
             try:

@@ -21,6 +21,7 @@ import os
 import sys
 
 from . import _finder, _forkable, _life, _stdio
+from ._finder import imported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -367,7 +368,7 @@ def _forget_server() -> None:
     if spawn is not None:
         spawn.forked()
     # A TemporaryDirectory that the script made at its import is everybody's: the server removes it
-    registry: Any = getattr(getattr(sys.modules.get("weakref"), "finalize", None), "_registry", None)
+    registry: Any = getattr(getattr(imported("weakref"), "finalize", None), "_registry", None)
     for info in list((registry or {}).values()):
         info.atexit = False
 
@@ -377,7 +378,7 @@ def _leave(code: int) -> NoReturn:
     up, which is there once for all of them, is done here.
     """
     try:
-        finalize: Any = getattr(sys.modules.get("weakref"), "finalize", None)
+        finalize: Any = getattr(imported("weakref"), "finalize", None)
         if getattr(finalize, "_registry", None):
             finalize._exitfunc()
         from . import _exit

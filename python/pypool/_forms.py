@@ -4,8 +4,7 @@ known by name.
 
 from __future__ import annotations
 
-import sys
-
+from ._finder import imported
 from ._json import make_scanner, strict_float
 
 TYPE_CHECKING = False
@@ -80,8 +79,7 @@ def text_of(error: BaseException) -> str:
 
 def loaded(module: str, name: str) -> Any:
     """A module's attribute, () where there is none. Libraries that are not loaded are not asked."""
-    modules: Any = getattr(sys, "modules", None)  # a script may have put anything in its place
-    return getattr(modules.get(module), name, ()) if modules else ()
+    return getattr(imported(module), name, ())
 
 
 def is_a(kind: Any, module: str, *names: str) -> bool:

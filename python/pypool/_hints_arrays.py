@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import typing
 
 from . import _hints_scalars
 from ._arrays import TABLES, Array, to_numpy
+from ._finder import imported
 from ._forms import is_a, is_one
 from ._hints_numpy import of_lists, plain_of_lists
 from ._hints_scalars import ConversionError
@@ -41,7 +41,7 @@ def array(kind: Any, scalar: Any = None) -> Converter:
     def to_array(value: Any) -> Any:
         if kind is Array:
             return _to_plain(value, words)
-        numpy: Any = sys.modules["numpy"]
+        numpy: Any = imported("numpy")
         if type(value) is Array:
             value = to_numpy(value, numpy)
         elif type(value) is str and value[:1] == "@" and _hints_scalars.TEXT_FOR_BYTES:

@@ -7,9 +7,8 @@ UUID object.
 
 from __future__ import annotations
 
-import sys
-
 from . import _refusal
+from ._finder import imported
 from ._forms import Number, base64_text, is_a, plain_numbers
 from ._hints_scalars import ConversionError
 from ._json import escape, make_encoder
@@ -32,7 +31,7 @@ def model(kind: Any, maker: Any) -> Optional[Converter]:
         return _msgspec(kind)
     if is_a(kind, "pydantic.v1", "BaseModel") or (is_a(kind, "pydantic", "BaseModel") and not hasattr(kind, "model_validate")):
         return _checked(kind, lambda value: kind.parse_obj(plain_numbers(value)))
-    if "pydantic" in sys.modules and hasattr(kind, "__get_pydantic_core_schema__"):
+    if imported("pydantic") and hasattr(kind, "__get_pydantic_core_schema__"):
         return _pydantic(kind, maker)
     if hasattr(kind, "__pydantic_validator__"):  # pydantic.dataclasses
         return _pydantic(kind, maker)
@@ -50,7 +49,7 @@ def _checked(kind: Any, validate: Callable[[Any], Any]) -> Converter:
 
 
 def _pydantic(kind: Any, maker: Any) -> Converter:
-    pydantic: Any = sys.modules["pydantic"]
+    pydantic: Any = imported("pydantic")
     by_json = getattr(kind, "model_validate_json", None)
     by_python: Any = getattr(kind, "model_validate", None)
     if by_json is None:
@@ -78,7 +77,7 @@ def _pydantic(kind: Any, maker: Any) -> Converter:
 
 
 def _msgspec(kind: Any) -> Converter:
-    msgspec: Any = sys.modules["msgspec"]
+    msgspec: Any = imported("msgspec")
 
     def validate(value: Any) -> Any:
         try:

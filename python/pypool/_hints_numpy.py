@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 
 from ._arrays import Array
+from ._finder import imported
 from ._forms import is_a, plain_numbers
 from ._hints_scalars import ConversionError, digits_of, duration, exactly_float, from_iso, moment
 
@@ -35,7 +36,7 @@ def scalar(kind: Any) -> Optional[Converter]:
 
 
 def _of_type(kind: Any, plain: type, words: str) -> Converter:
-    numpy: Any = sys.modules["numpy"]
+    numpy: Any = imported("numpy")
     limits = numpy.iinfo(kind) if plain is int and kind.__name__ not in ("integer", "signedinteger", "unsignedinteger") else None
 
     def of_type(value: Any) -> Any:
@@ -49,7 +50,7 @@ def _of_type(kind: Any, plain: type, words: str) -> Converter:
 
 
 def _floating(kind: Any) -> Converter:
-    numpy: Any = sys.modules["numpy"]
+    numpy: Any = imported("numpy")
     make = numpy.float64 if kind.__name__ == "floating" else kind
 
     def floating(value: Any) -> Any:
@@ -67,7 +68,7 @@ def _floating(kind: Any) -> Converter:
 
 def _datetime64(text: str) -> Any:
     """numpy knows no zones: its times are in UTC."""
-    numpy: Any = sys.modules["numpy"]
+    numpy: Any = imported("numpy")
     import re  # for zones alone
 
     zone = re.search(r"([+-])(\d\d):(\d\d)$", text) if "T" in text else None
@@ -93,7 +94,7 @@ def _datetime64(text: str) -> Any:
 
 def of_lists(value: Any, words: str, scalar: Any = None) -> Any:
     """numpy.ndarray of lists of numbers, with elements of a class of NumPy's if one is named."""
-    numpy: Any = sys.modules["numpy"]
+    numpy: Any = imported("numpy")
     value = plain_numbers(value)
     try:
         found = numpy.array(value)

@@ -15,6 +15,7 @@ from itertools import count
 from os import fstat, getpid, write
 
 from ._call import CALL, RUNNING, SHARED_REQUEST, named
+from ._finder import imported
 from ._json import encode_raw
 from ._life import WATCH, note
 from ._stdio import LOG, OPEN
@@ -70,7 +71,7 @@ def printing() -> Optional[Tuple[int, Optional[str], str]]:
         return None
     if thread == LOG.thread:
         return None if LOG.looping else named(request)
-    active: Any = getattr(sys.modules.get("threading"), "_active", None)
+    active: Any = getattr(imported("threading"), "_active", None)
     started_in = getattr(active.get(thread), "_pypool_call", None) if active else None
     call = named(request)
     return call if started_in == call[0] else None

@@ -14,6 +14,7 @@ import typing
 
 from . import _describe
 from ._callables import unwrap
+from ._finder import imported
 from ._forms import is_a
 
 TYPE_CHECKING = False
@@ -41,7 +42,7 @@ def space_of(func: Any) -> Dict[str, Any]:
 
 def _names_of(owner: Any) -> Dict[str, Any]:
     """The names of the module that a class or another object is of."""
-    return vars(sys.modules.get(getattr(owner, "__module__", ""), types))
+    return vars(imported(getattr(owner, "__module__", "")) or types)
 
 
 class Field(typing.NamedTuple):

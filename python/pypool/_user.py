@@ -85,6 +85,12 @@ def _system_site() -> bool:
 
 def import_user(script: Optional[str], module: Optional[str]) -> None:
     """Import the script under its stem, or the module; raises whatever that raises."""
+    _finder.remember()
+    _import_user(script, module)
+    _finder.keep()
+
+
+def _import_user(script: Optional[str], module: Optional[str]) -> None:
     if script:
         name = module_name(script)
         if not script.endswith((".py", ".pyw")):
@@ -95,7 +101,7 @@ def import_user(script: Optional[str], module: Optional[str]) -> None:
         finder = _finder.installed() or _finder.install({})
         finder.scripts[name] = script
         try:
-            __import__(name)
+            _finder.plain_import(name)
         except ImportError as error:
             if "attempted relative import" in str(error):
                 error.msg += (
@@ -104,7 +110,7 @@ def import_user(script: Optional[str], module: Optional[str]) -> None:
                 )
             raise
     elif module:
-        __import__(module)
+        _finder.plain_import(module)
 
 
 def module_name(script: str) -> str:

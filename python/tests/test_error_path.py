@@ -106,6 +106,61 @@ def test_a_refusal_is_told_as_what_it_is(start: Start, harm: str) -> None:
             assert error["path"] == "$.a[0]", error
 
 
+VALID = """
+import dataclasses, datetime, enum, typing
+class Color(enum.Enum):
+    RED = 1
+@dataclasses.dataclass
+class Point:
+    x: float
+    day: datetime.date
+    color: Color
+@command
+def listed(values: typing.List[float]): return values
+@command
+def point(p: Point) -> Point: return p
+@command
+def keyed(values: typing.Dict[int, float]) -> typing.Dict[int, float]: return values
+@command(max_batch_size=4)
+def batched(items: typing.List[dict]) -> list: return [item["n"] for item in items]
+@command
+async def later(n: int): return n
+@command
+def rows(n): yield from range(n)
+"""
+#: With these, typing and dataclasses themselves do not work.
+LIBRARY = ("broken builtins", "no builtins")
+#: With these, asyncio does not: it imports in its functions, and needs a descriptor.
+ASYNCIO = (*LIBRARY, "no descriptor left", "no machinery", "another import", "a recursion limit")
+
+
+@pytest.mark.parametrize("when", ["setup", "command"])
+@pytest.mark.parametrize("harm", [name for name in HARM if name not in LIBRARY])
+def test_valid_calls_are_served(start: Start, harm: str, when: str) -> None:
+    """What they need is imported by the first of them, long after the script."""
+    text = VALID + ("setup(harm)" if when == "setup" else "")
+    host = start(SCRIPT % (HARM[harm], text), preexec=_few_descriptors if "_open_all" in HARM[harm] else None)
+    if when == "command":
+        host.call("hurt")
+    one = {"x": 1, "day": "2026-01-02", "color": 1}
+    assert host.result("listed", [[1, 2.5]]) == [1.0, 2.5]
+    assert host.result("point", [one]) == one
+    assert host.result("keyed", [{"1": 2.5}]) == {"1": 2.5}
+    assert host.result("batched", [{"n": 3}]) == 3
+    if harm not in ASYNCIO:
+        assert host.result("later", [3]) == 3
+    assert [frame.get("item") for frame in host.stream("rows", [2])] == [0, 1, None]
+    assert {described["name"] for described in host.result("list_commands")} >= {"point", "keyed", "rows"}
+    assert host.error("point", [{"x": 1, "day": "no day", "color": 1}])["kind"] == "invalid_arguments"
+
+
+@pytest.mark.parametrize("harm", LIBRARY)
+def test_what_the_script_has_broken_is_not_the_callers_fault(start: Start, harm: str) -> None:
+    host = start(SCRIPT % (HARM[harm], VALID))
+    host.call("hurt")
+    assert host.error("listed", [[1]])["kind"] not in ("invalid_arguments", "unknown_command")
+
+
 def _few_descriptors() -> None:
     import resource
 
