@@ -30,6 +30,7 @@ from . import (
     _health,
     _hints,
     _hints_scalars,
+    _json,
     _names,
     _packages,
     _retire,
@@ -37,6 +38,7 @@ from . import (
     _user,
 )
 
+_end = os._exit
 #: Python's variables that have their effect in a worker, too: runtime.go, honoured.
 _HONOURED = frozenset(
     """PYTHONOPTIMIZE PYTHONDEVMODE PYTHONPROFILEIMPORTTIME PYTHONNODEBUGRANGES PYTHONWARNDEFAULTENCODING PYTHONTRACEMALLOC
@@ -80,6 +82,8 @@ def _load(script: str) -> Optional[str]:
     is_file = script.endswith(".py") or os.path.exists(script)
     path, module = (os.path.abspath(script), None) if is_file else (None, script)
     try:
+        if path is not None and os.path.isdir(path):
+            return "%s is a folder: name a script in it, or a module that can be imported\n" % path
         if path is not None and not os.path.isfile(path):
             return "%s: no such file\n" % path
         _user.prepare_path(path, module)
@@ -113,6 +117,11 @@ def _list(script: str) -> int:
 
 
 def _call_by_hand(options: argparse.Namespace) -> int:
+    session = options.session
+    if session is not None and not (session.isprintable() and 1 <= len(os.fsencode(session)) <= 256):
+        sys.stderr.write("the session id %.64r is not 1 to 256 bytes of printable UTF-8\n" % session)
+        return 1
+    os._exit = _exits  # type: ignore[assignment]
     trouble = _load(options.script)
     if trouble is not None:
         sys.stderr.write(trouble)
@@ -125,12 +134,14 @@ def _call_by_hand(options: argparse.Namespace) -> int:
         return 1
     try:
         exact = _bind.exact(entry)
-        parse_float: Any = _forms.with_text if exact else float
-        args = None if options.json is None else json.loads(options.json, parse_float=parse_float)
-    except ValueError as error:
+        parse_float: Any = _forms.with_text if exact else _json.strict_float
+        text = "null" if options.json is None else options.json
+        args = json.loads(text, parse_float=parse_float, parse_constant=_json.refuse_constant)
+        json.dumps(args, ensure_ascii=False).encode()  # no text of UTF-8 has half a surrogate pair
+    except (ValueError, RecursionError) as error:
         sys.stderr.write("the arguments are not JSON: %s\n" % error)
         return 1
-    _call.RUNNING.request = (1, name, args, options.session, None, entry.streams, None)
+    _call.RUNNING.request = (1, name, args, session, None, entry.streams, None)
     began = _call.RUNNING.began = time.monotonic_ns()
     status = _run(entry, args)
     sys.stderr.write("%s in %.1f ms\n" % ("ok" if status == 0 else "failed", (time.monotonic_ns() - began) / 1e6))
@@ -155,6 +166,11 @@ def _run(entry: Any, args: Any) -> int:
     else:
         sys.stderr.write(error["traceback"])
     return 1
+
+
+def _exits(status: int) -> None:
+    sys.stderr.write("os._exit(%r): a pool would lose this worker, and the call\n" % (status,))
+    _end(status or 1)
 
 
 class _Left(BaseException):
@@ -266,7 +282,11 @@ def _missing_module(trouble: str) -> str:
 
 
 def run() -> int:
-    """`main`, whose reader may leave before the end."""
+    """`main`, whose reader may leave before the end, be none, or know few characters."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         status = main()
         sys.stdout.flush()

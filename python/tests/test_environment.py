@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any, Sequence, Tuple
 
 import pytest
 from conftest import Start
@@ -85,6 +86,44 @@ def test_scripts_that_are_refused(tmp_path: Path, name: str, text: str, words: s
 
 
 # -------------------------------------------------------------------------------------------------------- the command line
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (("worker.py", "call", "echo", "[NaN]"), "not JSON: NaN"),
+        (("worker.py", "call", "echo", "[1e999]"), "out of range"),
+        (("worker.py", "call", "echo", '["\\ud800"]'), "surrogates"),
+        (("worker.py", "call", "echo", "["), "not JSON"),
+        (("worker.py", "call", "echo", ""), "not JSON"),
+        (("worker.py", "call", "echo", "--session", ""), "session id"),
+        (("worker.py", "call", "echo", "--session", "a\n"), "session id"),
+        (("worker.py", "call", "leave"), "os._exit(0)"),
+        ((".",), "is a folder"),
+        (("nothing.py",), "no such file"),
+    ],
+)
+def test_what_a_pool_refuses_is_refused_by_hand(tmp_path: Path, args: Tuple[str, ...], words: str) -> None:
+    done = _by_hand(tmp_path, args)
+    assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_screens_that_know_few_characters_or_are_none(tmp_path: Path) -> None:
+    call = ("worker.py", "call", "echo", '["\u00e9\u6f22"]')
+    done = _by_hand(tmp_path, call, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0 and done.stdout == '"\\xe9\\u6f22"\n', done
+    for closed in (">&-", "2>&-"):
+        line = [sys.executable, "-m", "pypool", *call]
+        done = _by_hand(tmp_path, call, command=["sh", "-c", 'exec "$@" ' + closed, "sh", *line])
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done
+
+
+def _by_hand(tmp_path: Path, args: Sequence[str], command: Sequence[str] = (), **environ: str) -> Any:
+    text = HELLO + "import os\n@command\ndef echo(x=None): return x\n@command\ndef leave(): os._exit(0)\n"
+    (tmp_path / "worker.py").write_text(text)
+    env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **environ}
+    command = command or [sys.executable, "-m", "pypool", *args]
+    return subprocess.run(command, cwd=str(tmp_path), env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("args", [["worker.py"], ["worker.py", "call", "many"], ["check", "worker.py"]])
