@@ -246,8 +246,10 @@ func (x *streamed) enter(now time.Time) bool {
 	}
 	if x.limit > 0 && x.timer == nil {
 		x.mu.Lock()
-		x.hooks.Add(1)
-		x.timer = time.AfterFunc(x.limit, x.alarm)
+		if !x.over { // the worker may have been taken since it was lent
+			x.hooks.Add(1)
+			x.timer = time.AfterFunc(x.limit, x.alarm)
+		}
 		x.mu.Unlock()
 	}
 	return true

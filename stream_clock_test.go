@@ -235,3 +235,11 @@ func TestWithStallTimeoutReplacesTheConfigs(t *testing.T) {
 		assert.Len(t, f.spawned(), 1)
 	})
 }
+
+// The worker may be taken between the moment it is lent and the moment the timer would be set.
+func TestNoTimerIsSetOverAWorkerThatWasTaken(t *testing.T) {
+	x := &streamed{ctx: t.Context(), limit: time.Hour}
+	x.quiet()
+	require.True(t, x.enter(time.Now()))
+	require.Nil(t, x.timer, "nobody would stop it")
+}
