@@ -184,6 +184,24 @@ def wait(path):
 		require.NotEmpty(t, r.told("empty lines)"))
 		require.Less(t, strings.Count(r.logs.String(), `"msg":""`), 10)
 	}},
+	{name: "H20d_what_a_child_or_a_thread_printed_without_an_end_is_told_while_the_worker_idles", run: func(t *testing.T, r *rig) {
+		p := r.outputPool(t, `
+import os, threading
+@command
+def fork():
+    if os.fork() == 0:
+        print("G20d child", end="")
+        os._exit(0)
+    os.wait()
+@command
+def thread(): threading.Timer(0.1, lambda: print("G20d late", end="")).start()
+`)
+		executed(t, p, "fork", nil)
+		r.logged(t, "G20d child")
+		executed(t, p, "thread", nil)
+		r.logged(t, "G20d late")
+		require.Len(t, r.told("G20d "), 2)
+	}},
 	{name: "H31_a_traceback_is_an_attribute_of_its_record", run: func(t *testing.T, r *rig) {
 		p := r.outputPool(t, printing)
 		inSession(t, p, "ann", "fail", []any{"G31 failed"})

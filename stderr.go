@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ const (
 	maxRecord    = 512 << 10              // bytes of a record that comes in pieces, and of all that are under way
 	maxOpenLines = 256                    // lines, and records in pieces, whose ends are still to come
 	rawPause     = 100 * time.Millisecond // after it, text that was written past the runtime without a newline is told as it is
+	printPause   = time.Second            // after it, what was printed by no call without a newline is: nobody may come to end it
 	blankRun     = 100                    // so many empty lines in a row are told of; fewer are left out silently
 	blankFlood   = 1 << 20                // a run of empty lines is told of at least this often
 )
@@ -35,15 +37,21 @@ type stderrLog struct {
 	line func(logLine)
 	done chan struct{} // closed at the end of stderr
 
-	open   map[uint64]*logLine // lines that are not ended yet, by the runtime's key
-	pieces map[string][]byte   // records that are not whole yet, by the runtime's key
-	blank  int                 // empty lines since the last one that was not
+	pieces map[string][]byte // records that are not whole yet, by the runtime's key
+	blank  int               // empty lines since the last one that was not
 
-	mu    sync.Mutex  // guards the fields below
-	tail  []byte      // at most 2 × stderrTail, trimmed when it gets there
-	raw   []byte      // unended text that was written past the runtime
-	pause *time.Timer // tells raw when nothing follows it
-	ended bool        // nothing more will be read
+	mu    sync.Mutex           // guards the fields below
+	tail  []byte               // at most 2 × stderrTail, trimmed when it gets there
+	open  map[uint64]*openLine // lines that are not ended yet, by the runtime's key
+	raw   []byte               // unended text that was written past the runtime
+	pause *time.Timer          // tells raw when nothing follows it
+	ended bool                 // nothing more will be read
+}
+
+// openLine is what has been printed of a line so far.
+type openLine struct {
+	logLine
+	pause *time.Timer // tells it when nothing follows; nil while a call may end it
 }
 
 // logLine is one line of output, or one record of Python's logging.
@@ -59,7 +67,7 @@ type logLine struct {
 
 // newStderrLog starts the goroutine that drains r; it ends with r, and closes done.
 func newStderrLog(r io.Reader, word string, line func(logLine)) *stderrLog {
-	l := &stderrLog{mark: []byte(recordPrefix + word), line: line, done: make(chan struct{}), open: map[uint64]*logLine{}, pieces: map[string][]byte{}}
+	l := &stderrLog{mark: []byte(recordPrefix + word), line: line, done: make(chan struct{}), open: map[uint64]*openLine{}, pieces: map[string][]byte{}}
 	if word == "" {
 		l.mark = []byte(recordPrefix + "\x00") // no record can begin so
 	}
@@ -170,14 +178,7 @@ func (l *stderrLog) finish() {
 	if len(text) > 0 {
 		l.plain(bytes.TrimPrefix(text, l.mark))
 	}
-	keys := make([]uint64, 0, len(l.open))
-	for key := range l.open {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	for _, key := range keys {
-		l.end(key)
-	}
+	l.endAll()
 	l.countBlank()
 }
 
@@ -296,24 +297,8 @@ func (l *stderrLog) printed(r *wireRecord, line logLine, text []byte) {
 		l.write(line)
 		return
 	}
-	open := l.open[r.Line]
-	if open == nil {
-		if len(l.open) >= maxOpenLines {
-			for key := range l.open {
-				l.end(key)
-			}
-		}
-		open = &line
-		l.open[r.Line] = open
-	}
-	open.text += string(text)
-	if at := strings.LastIndexByte(open.text, '\r'); at > 0 && at < len(open.text)-1 {
-		open.text = strings.Clone(open.text[at+1:])
-	}
-	for len(open.text) > maxLogLine {
-		part := *open
-		part.text = open.text[:maxLogLine]
-		open.text = strings.Clone(open.text[maxLogLine:])
+	l.countBlank()
+	for _, part := range l.extend(r, line, text) {
 		l.write(part)
 	}
 	if !r.More {
@@ -321,13 +306,65 @@ func (l *stderrLog) printed(r *wireRecord, line logLine, text []byte) {
 	}
 }
 
-// end tells an open line as it is.
+// extend adds text to an open line, and returns the parts that are as long as a line may be.
+func (l *stderrLog) extend(r *wireRecord, line logLine, text []byte) (full []logLine) {
+	l.mu.Lock()
+	many := len(l.open) >= maxOpenLines && l.open[r.Line] == nil
+	l.mu.Unlock()
+	if many {
+		l.endAll()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	open := l.open[r.Line]
+	if open == nil {
+		open = &openLine{logLine: line}
+		l.open[r.Line] = open
+	}
+	open.text += string(text)
+	if at := strings.LastIndexByte(open.text, '\r'); at > 0 && at < len(open.text)-1 {
+		open.text = strings.Clone(open.text[at+1:])
+	}
+	for len(open.text) > maxLogLine {
+		part := open.logLine
+		part.text = open.text[:maxLogLine]
+		open.text = strings.Clone(open.text[maxLogLine:])
+		full = append(full, part)
+	}
+	switch {
+	case open.command != "":
+	case open.pause == nil:
+		open.pause = time.AfterFunc(printPause, func() { l.end(r.Line) })
+	default:
+		open.pause.Reset(printPause)
+	}
+	return full
+}
+
+// end tells an open line as it is. Its timer calls it, too.
 func (l *stderrLog) end(key uint64) {
-	line := l.open[key]
+	l.mu.Lock()
+	open := l.open[key]
 	delete(l.open, key)
-	if line.text = string(lastState([]byte(line.text))); line.text != "" {
-		l.countBlank()
-		l.write(*line)
+	l.mu.Unlock()
+	if open == nil {
+		return // it has just been told
+	}
+	if open.pause != nil {
+		open.pause.Stop()
+	}
+	if open.text = string(lastState([]byte(open.text))); open.text != "" {
+		l.write(open.logLine)
+	}
+}
+
+// endAll tells the open lines, in the order in which they were begun.
+func (l *stderrLog) endAll() {
+	l.mu.Lock()
+	keys := slices.Sorted(maps.Keys(l.open))
+	l.mu.Unlock()
+	for _, key := range keys {
+		l.end(key)
 	}
 }
 
