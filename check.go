@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pypool/pypool/internal/files"
@@ -142,6 +143,9 @@ func advised(err error, cfg *Config, r *resolved) error {
 
 var quotedName = regexp.MustCompile(`'([^']+)'`)
 
+// fatal is what an interpreter says that cannot begin: "Fatal Python error: preconfig_init_utf8_mode: invalid PYTHONUTF8 environment variable value".
+var fatal = regexp.MustCompile(`(?m)^Fatal Python error: (?:\w+: )?(\S.{0,200}?)\s*$`)
+
 func advice(start *StartError, cfg *Config, r *resolved) string {
 	var py *PythonError
 	var exit *ExitError
@@ -153,6 +157,8 @@ func advice(start *StartError, cfg *Config, r *resolved) string {
 		return "The interpreter " + python + " comes from " + from + ": name a newer one in Config.Python"
 	case start.Stage == stageFiles:
 		return "Files are written below the folder for temporary files, " + os.TempDir() + ": mend it, or name another in the host's environment, as TMPDIR"
+	case errors.Is(start.Err, syscall.E2BIG):
+		return "The workers' environment is larger than the system allows a program (on Linux 128 KiB for one variable, and a quarter of the stack's limit for all): put what is large into a file, or into the arguments of a call"
 	case start.Stage == stageSpawn:
 		return noInterpreter(r.python.From, python)
 	case full.Script != "" && full.Files == nil && !isFile(full.Script):
@@ -169,6 +175,8 @@ func advice(start *StartError, cfg *Config, r *resolved) string {
 		return "Raise Config.StartTimeout, or import less: slow work belongs into a command, or behind a cache"
 	case errors.As(start.Err, &exit) && exit.Signal != 0:
 		return "A native library crashed, or the system ended the process, during the import: StartError.Stderr holds what it said"
+	case errors.As(start.Err, &exit) && fatal.MatchString(exit.Stderr):
+		return "Python itself refused to start (" + fatal.FindStringSubmatch(exit.Stderr)[1] + "): look at the values of PYTHONUTF8, PYTHONHASHSEED and their kin in the host's environment, Config.Env and Config.ExtraEnv"
 	case errors.As(start.Err, &exit):
 		return "The process ended during the import: is " + python + " a CPython 3.8 or later, and does the script call os._exit? StartError.Stderr holds what it said"
 	}

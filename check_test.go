@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,6 +58,8 @@ func TestCheckAdvises(t *testing.T) {
 		"dies":           {Config{}, "import os\nos._exit(3)\n", []string{"exited with code 3", "does the script call os._exit?"}, ""},
 		"crashes":        {Config{}, "import faulthandler\nfaulthandler._sigsegv()\n", []string{"SIGSEGV", "A native library crashed"}, "Segmentation fault"},
 		"hangs":          {Config{StartTimeout: 300 * time.Millisecond}, "import time\ntime.sleep(3600)\n", []string{"not ready within StartTimeout", "Raise Config.StartTimeout, or import less"}, ""},
+		"a variable":     {Config{ExtraEnv: []string{"PYTHONUTF8=7"}}, "", []string{"invalid -X utf8 option value", "look at the values of PYTHONUTF8"}, "Fatal Python error"},
+		"a large one":    {Config{ExtraEnv: []string{"BIG=" + strings.Repeat("x", 200<<10)}}, "", []string{"argument list too long", "larger than the system allows", "put what is large into a file"}, ""},
 		"no commands":    {Config{}, "x = 1\n", []string{"registers no command: decorate a function with @command"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -74,6 +77,17 @@ func TestCheckAdvises(t *testing.T) {
 			require.ErrorAs(t, err, &start)
 			require.Contains(t, start.Stderr, c.stderr)
 		})
+	}
+}
+
+func TestTextThatNoWorkerCanBeToldIsRefused(t *testing.T) {
+	for field, cfg := range map[string]Config{
+		"Args": {Args: []string{"fine", "\xff"}}, "Script": {Script: "w\xff.py"}, "Module": {Module: "w\xff"},
+	} {
+		_, err := New(t.Context(), cfg)
+		require.ErrorIs(t, err, ErrInvalidArguments)
+		require.ErrorContains(t, err, "Config."+field+": ")
+		require.ErrorContains(t, err, "is not UTF-8")
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pypool/pypool/internal/interp"
 	"github.com/pypool/pypool/internal/proc"
@@ -42,7 +43,7 @@ type Config struct {
 	// the interpreter of $VIRTUAL_ENV, of ./.venv, then python3. It must be CPython 3.8 or later.
 	// Symbolic links are never resolved, so a virtual environment's interpreter stays one.
 	Python string
-	// Args become the script's sys.argv[1:].
+	// Args become the script's sys.argv[1:]. They are UTF-8.
 	Args []string
 	// Dir is the workers' working directory. Default: the host's, as it is when New is called.
 	Dir string
@@ -404,6 +405,11 @@ func (c *Config) resolveEnvironment(bad *faults) {
 		bad.addEntries(list.field, list.entries)
 	}
 	c.Args = append([]string(nil), c.Args...)
+	for i, arg := range c.Args {
+		if !utf8.ValidString(arg) {
+			bad.add("Args", "entry %d, %q, is not UTF-8", i, arg)
+		}
+	}
 	c.Env = append([]string{}, c.environ()...) // never nil: to os/exec that means inherit
 	c.ExtraEnv = nil
 }
@@ -422,6 +428,12 @@ func (c *Config) resolvePaths(bad *faults) {
 	}
 	if c.Script != "" && c.Module != "" {
 		bad.add("Script", "Script and Module are both set; set one")
+	}
+	for _, name := range []struct{ field, value string }{{"Script", c.Script}, {"Module", c.Module}} {
+		if !utf8.ValidString(name.value) {
+			bad.add(name.field, "%q is not UTF-8", name.value)
+			return
+		}
 	}
 	if c.Files != nil {
 		c.resolveFiles(bad)
