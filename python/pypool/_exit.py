@@ -8,6 +8,7 @@ from _thread import start_new_thread
 from time import sleep
 
 from . import _life
+from ._call import RUNNING
 from ._finder import imported
 
 TYPE_CHECKING = False
@@ -20,9 +21,10 @@ EXIT_TIME = 1.0
 
 def finish(code: int) -> NoReturn:
     """End the process as an interpreter would, but within EXIT_TIME, whatever threads and atexit
-    functions do.
+    functions do. These are no call's.
     """
     _life.WATCH.armed = False
+    RUNNING.request = None
 
     def expire() -> None:
         sleep(EXIT_TIME)

@@ -84,6 +84,22 @@ def test_what_is_printed_outside_a_call_belongs_to_none(start: Start) -> None:
     assert told(host) == [{"text": "at import"}, {"text": "setup"}]
 
 
+def test_what_exit_functions_print_belongs_to_no_call(start: Start) -> None:
+    host = start(
+        """
+        import atexit
+        from pypool import current_call
+        def bye():
+            try: print("in", current_call().command)
+            except LookupError: print("in no call")
+        atexit.register(bye)
+        """
+    )
+    host.call("shutdown")
+    assert host.wait() == 0
+    assert told(host) == [{"text": "in no call"}]
+
+
 LATE = """
     import threading, time, os, asyncio, logging, subprocess, sys
     def wait(path):
