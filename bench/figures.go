@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/pypool/pypool"
 )
@@ -229,17 +231,17 @@ const peakSize = 63 << 20 // as much as the default of MaxMessageBytes allows
 
 // peakGroup is how far the memory of both sides grows with one message of 63 MB.
 func peakGroup() group {
-	peak := func(name string, call func(ctx context.Context, p *pypool.Pool, size int, text string) error) cell {
+	peak := func(name string, call func(ctx context.Context, p *pypool.Pool, size int, data []byte) error) cell {
 		return cell{name, nil, func(b *bench, _ time.Duration) (round, error) {
 			size := b.size(peakSize)
-			text := strings.Repeat("x", size)
+			data := bytes.Repeat([]byte("x"), size)
 			p, err := b.newPool(1)
 			if err != nil {
 				return nil, err
 			}
 			defer p.Close()
 			ctx := context.Background()
-			if err := call(ctx, p.Pool, 10, text[:10]); err != nil {
+			if err := call(ctx, p.Pool, 10, data[:10]); err != nil {
 				return nil, err
 			}
 			worker := strconv.Itoa(p.Workers()[0].PID)
@@ -250,7 +252,7 @@ func peakGroup() group {
 					return nil, errNoProc
 				}
 			}
-			if err := call(ctx, p.Pool, size, text); err != nil {
+			if err := call(ctx, p.Pool, size, data); err != nil {
 				return nil, err
 			}
 			r := round{}
@@ -261,22 +263,35 @@ func peakGroup() group {
 				}
 				r[[]string{hostPeak, workPeak}[i]] = float64(high-before[i]) * 1024 / float64(size)
 			}
-			runtime.KeepAlive(text)
+			runtime.KeepAlive(data)
 			return r, nil
 		}}
 	}
 	return group{name: "peak", title: "Peak memory of one 63 MB message, as a multiple of it: the growth of this process and of the worker", cells: []cell{
-		peak("result/raw", func(ctx context.Context, p *pypool.Pool, size int, _ string) error {
+		peak("result/raw", func(ctx context.Context, p *pypool.Pool, size int, _ []byte) error {
 			_, err := p.ExecuteAnonymous(ctx, "text", sizeArgs{size})
 			return err
 		}),
-		peak("result/decoded", func(ctx context.Context, p *pypool.Pool, size int, _ string) error {
+		peak("result/decoded", func(ctx context.Context, p *pypool.Pool, size int, _ []byte) error {
 			_, err := pypool.Call[string](ctx, p, "text", sizeArgs{size})
 			return err
 		}),
-		peak("request", func(ctx context.Context, p *pypool.Pool, _ int, text string) error {
+		peak("request", func(ctx context.Context, p *pypool.Pool, _ int, data []byte) error {
+			text := unsafe.String(unsafe.SliceData(data), len(data))
 			_, err := pypool.Call[int](ctx, p, "length", echoed{text})
 			return err
+		}),
+		peak("bytes/in", func(ctx context.Context, p *pypool.Pool, size int, data []byte) error {
+			n, err := pypool.Call[int](ctx, p, "bytes_in", bytesArgs{data})
+			return check(err, n == len(data))
+		}),
+		peak("bytes/out", func(ctx context.Context, p *pypool.Pool, size int, _ []byte) error {
+			out, err := pypool.Call[[]byte](ctx, p, "bytes_fresh", sizeArgs{size})
+			return check(err, len(out) == size)
+		}),
+		peak("bytes/echo", func(ctx context.Context, p *pypool.Pool, _ int, data []byte) error {
+			out, err := pypool.Call[[]byte](ctx, p, "bytes_echo", bytesArgs{data})
+			return check(err, len(out) == len(data))
 		}),
 	}}
 }

@@ -58,6 +58,10 @@ var targets = []target{
 	{"63 MB result: peak of the worker / message", false, 4, of("peak/result/raw", workPeak)},
 	{"63 MB request: peak of the host / message", false, 4, of("peak/request", hostPeak)},
 	{"63 MB request: peak of the worker / message", false, 4, of("peak/request", workPeak)},
+	{"63 MB of bytes in: peak of the host / payload", false, 1.2, of("peak/bytes/in", hostPeak)},
+	{"63 MB of bytes in: peak of the worker, the handler's own among it / payload", false, 2.2, of("peak/bytes/in", workPeak)},
+	{"63 MB of bytes out: peak of the host, the caller's own among it / payload", false, 2.2, of("peak/bytes/out", hostPeak)},
+	{"63 MB of bytes out: peak of the worker, the handler's own among it / payload", false, 2.2, of("peak/bytes/out", workPeak)},
 }
 
 func of(cell, metric string) func(*results) (float64, bool) {

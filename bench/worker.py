@@ -126,6 +126,12 @@ def bytes_out(size: int) -> bytes:
 
 
 @command
+def bytes_fresh(size: int) -> bytes:
+    """Return so many bytes that nobody has kept."""
+    return b"x" * size
+
+
+@command
 def bytes_echo(data):  # type: ignore[no-untyped-def]
     """Return what came."""
     return data
