@@ -21,7 +21,7 @@ from ._forms import is_a, plain_numbers
 from ._hints_records import defaulting, fixed, floats, items, null_as, own_init, record, said, typed_dict
 from ._hints_scalars import ConversionError, exactly_float, literal, named, scalar, too_deep
 from ._hints_unions import UNIONS, union
-from ._schema_fields import Guarded, Unresolved, bare, fields_of, is_alias, is_record, resolved, space_of
+from ._schema_fields import Guarded, Unresolved, bare, elements, fields_of, is_alias, is_record, resolved, space_of, unpacked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class Plan:
         self.names: Dict[str, Converter] = {}
         self.by_position: List[Tuple[str, Optional[Converter]]] = []
         self.rest: Optional[Tuple[str, Converter]] = None
+        self.rest_whole = False  # its hint is a tuple with a star: all of it is converted at once
         self.extra: Optional[Converter] = None
         self.extra_but: Any = ()
         #: Some hint is a Decimal: numbers come with their text.
@@ -105,10 +106,12 @@ class Plan:
             kind = p.kind.name
             if kind == "VAR_KEYWORD" and str(typing.get_origin(hint)).endswith("Unpack"):
                 convert = maker.make(typing.get_args(hint)[0])
-                self.extra = _whole(convert) if convert is not None else None
+                self.extra = convert
                 continue
+            whole = None
             try:
-                convert = maker.make(hint)
+                whole = unpacked(hint) if kind == "VAR_POSITIONAL" else None
+                convert = maker.make(hint if whole is None else whole)
             except Exception as error:  # what is no hint at all, or an alias of what does not exist
                 maker.unresolved.append("%s: %s" % (p.name, said(error)))
                 convert = maker.make(typing.Any)
@@ -116,6 +119,7 @@ class Plan:
                 convert = _optional(convert)
             if kind == "VAR_POSITIONAL":
                 self.rest = (p.name, convert) if convert is not None else None
+                self.rest_whole = whole is not None
             elif kind == "VAR_KEYWORD":
                 self.extra = _each_value(convert) if convert is not None else None
             else:
@@ -125,7 +129,7 @@ class Plan:
                     self.names[p.name] = convert
         by_name = ("POSITIONAL_OR_KEYWORD", "KEYWORD_ONLY")
         self.extra_but = frozenset(p.name for p in signature.parameters.values() if p.kind.name in by_name)
-        if not any(convert for _, convert in self.by_position):
+        if self.rest is None and not any(convert for _, convert in self.by_position):
             self.by_position = []
         return maker
 
@@ -156,9 +160,13 @@ class Plan:
                     out[index] = convert(out[index])
             if self.rest is not None:
                 first = len(self.by_position)
-                for index in range(first, len(out)):
-                    name = "%s[%d]" % (self.rest[0], index - first)
-                    out[index] = self.rest[1](out[index])
+                if self.rest_whole:
+                    name = self.rest[0]
+                    out[first:] = self.rest[1](out[first:])
+                else:
+                    for index in range(first, len(out)):
+                        name = "%s[%d]" % (self.rest[0], index - first)
+                        out[index] = self.rest[1](out[index])
         except ConversionError as error:
             raise error.under(name)
         except RecursionError as error:
@@ -183,7 +191,9 @@ class Plan:
             if p.name not in arguments:
                 continue
             if p.kind.name == "VAR_POSITIONAL":
-                if self.rest is not None:
+                if self.rest is not None and self.rest_whole:
+                    arguments[p.name] = self._one(p.name, self.rest[1], list(arguments[p.name]))
+                elif self.rest is not None:
                     many, convert = enumerate(arguments[p.name]), self.rest[1]
                     arguments[p.name] = tuple(self._one("%s[%d]" % (p.name, index), convert, value) for index, value in many)
             elif p.kind.name == "VAR_KEYWORD":
@@ -221,10 +231,6 @@ def _resolved(func: Any, signature: inspect.Signature, unresolved: List[str]) ->
 
 def _optional(convert: Converter) -> Converter:
     return lambda value: None if value is None else convert(value)
-
-
-def _whole(convert: Converter) -> Converter:
-    return lambda values: convert(values)
 
 
 def _each_value(convert: Converter) -> Converter:
@@ -270,7 +276,7 @@ class _Maker(Guarded):
         except TypeError:
             return None
         if target in ARRAYS:
-            return self._array(target, args)
+            return self._array(target, args, hint)
         if target in OBJECTS:
             return self._mapping(target, args)
         if not isinstance(target, type):
@@ -297,10 +303,12 @@ class _Maker(Guarded):
             convert = _hints_models.model(kind, self)
         return convert
 
-    def _array(self, origin: Any, args: Tuple[Any, ...]) -> Optional[Converter]:
+    def _array(self, origin: Any, args: Tuple[Any, ...], hint: Any) -> Optional[Converter]:
         target = ARRAYS[origin]
-        if origin is tuple and args and args[-1] is not Ellipsis:
-            return fixed([self.make(arg) for arg in args if arg != ()])
+        if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
+            parts = elements(hint)
+            if parts is not None:
+                return fixed(*[[self.make(arg) for arg in part] for part in parts])
         convert = self.make(args[0] if args else typing.Any)
         if convert is exactly_float:
             return floats(target)

@@ -63,13 +63,21 @@ def defaulting(hint: Any) -> Callable[[Any], Any]:
     return lambda value: collections.defaultdict(factory, value)
 
 
-def fixed(converters: List[Optional[Converter]]) -> Converter:
+def fixed(first: List[Optional[Converter]], middle: List[Optional[Converter]], last: List[Optional[Converter]]) -> Converter:
+    """Tuples of known elements; where `middle` has a converter, of any number of such ones between
+    them.
+    """
+    known = len(first) + len(last)
+    wanted = "an array of %d%s" % (known, " or more" if middle else "")
+
     def array(value: Any) -> Any:
-        if not isinstance(value, list) or len(value) != len(converters):
-            raise ConversionError("an array of %d" % len(converters), value)
+        if value is None and not known:
+            value = []  # Go's nil slice
+        if not isinstance(value, list) or len(value) < known or (len(value) > known and not middle):
+            raise ConversionError(wanted, value, "it has %d" % len(value) if isinstance(value, list) else "")
         out: List[Any] = []
         try:
-            for item, convert in zip(value, converters):
+            for item, convert in zip(value, first + middle * (len(value) - known) + last):
                 out.append(item if convert is None else convert(item))
         except ConversionError as error:
             raise error.under("[%d]" % len(out))

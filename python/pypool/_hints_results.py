@@ -17,6 +17,7 @@ from ._schema_fields import (
     Guarded,
     Unresolved,
     bare,
+    elements,
     fields_of,
     is_alias,
     is_record,
@@ -77,8 +78,8 @@ class _Maker(Guarded):
             return None
         if target in OBJECTS or (issubclass(target, dict) and args):
             return self._mapping(args)
-        if target is tuple and args and args[-1] is not Ellipsis:
-            return _fixed([self.make(arg) for arg in args if arg != ()])
+        if target is tuple and args and not (len(args) == 2 and args[1] is Ellipsis):
+            return _fixed(*[[self.make(arg) for arg in part] for part in elements(hint) or ()])
         if target in ARRAYS:
             change = self.make(args[0]) if args else None
             return None if change is None else lambda value: [change(item) for item in value] if _is_array(value) else value
@@ -137,13 +138,15 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and not hasattr(value, "_fields")
 
 
-def _fixed(changes: Any) -> Optional[Change]:
-    if not any(changes):
+def _fixed(first: Any, middle: Any, last: Any) -> Optional[Change]:
+    if not any(first + middle + last):
         return None
+    known = len(first) + len(last)
 
     def fixed(value: Any) -> Any:
-        if not _is_array(value) or len(value) != len(changes):
+        if not _is_array(value) or len(value) < known or (len(value) > known and not middle):
             return value
+        changes = first + middle * (len(value) - known) + last
         return [item if change is None else change(item) for item, change in zip(value, changes)]
 
     return fixed

@@ -31,7 +31,7 @@ from ._describe import is_json
 from ._forms import is_a
 from ._hints import ARRAYS, OBJECTS
 from ._hints_tables import is_table
-from ._schema_fields import LAZY, UNSAID, Unresolved, bare, fields_of, is_alias, is_record, resolved, space_of
+from ._schema_fields import LAZY, UNSAID, Unresolved, bare, elements, fields_of, is_alias, is_record, resolved, space_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class _Walker:
         if str(origin).endswith("Literal"):
             return _literal(args)
         if origin is tuple:
-            return self._tuple(args)
+            return self._tuple(args, hint)
         if origin in (_ABC.Iterator, _ABC.Iterable) and self.output:
             return _unknown(_describe.annotation_text(hint))
         if origin in ARRAYS:
@@ -195,12 +195,15 @@ class _Walker:
             found = {"type": "union", "of": members}
         return {"type": "optional", "of": [found]} if nullable and members else found
 
-    def _tuple(self, args: Tuple[Any, ...]) -> Type:
+    def _tuple(self, args: Tuple[Any, ...], hint: Any = tuple) -> Type:
         if len(args) == 2 and args[1] is Ellipsis:
             return {"type": "array", "of": [self.hint(args[0])]}
-        if not args or args == ((),):
-            return {"type": "array", "of": [{"type": "any"}]}
-        return {"type": "tuple", "of": [self.hint(arg) for arg in args]}
+        first, middle, last = elements(hint) or ([], [], [])
+        if not first + last and len(middle) < 2 or not args:
+            return {"type": "array", "of": [self.hint(middle[0]) if middle else {"type": "any"}]}
+        if middle:
+            return {"type": "array", "of": [self._union((*first, *middle, *last))]}
+        return {"type": "tuple", "of": [self.hint(arg) for arg in first]}
 
     def _map(self, args: Tuple[Any, ...]) -> Type:
         found: Type = {"type": "map", "of": [self.hint(args[1]) if len(args) > 1 else {"type": "any"}]}

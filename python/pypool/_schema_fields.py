@@ -16,10 +16,11 @@ from . import _describe
 from ._callables import unwrap
 from ._finder import imported
 from ._forms import is_a
+from ._generics import bindings_of, by_parameter, substitute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
     Change = Callable[[Any], Any]
 
@@ -134,7 +135,7 @@ def bare(hint: Any) -> Any:
         elif type(hint).__name__ == "TypeAliasType":
             hint = hint.__value__
         elif type(origin).__name__ == "TypeAliasType":
-            hint = substitute(origin.__value__, dict(zip(origin.__type_params__, typing.get_args(hint))))
+            hint = substitute(origin.__value__, by_parameter(origin.__type_params__, typing.get_args(hint)))
         elif type(hint) is typing.TypeVar:
             if hint.__constraints__:
                 hint = typing.Union[hint.__constraints__]
@@ -149,37 +150,40 @@ def bare(hint: Any) -> Any:
     return typing.Any
 
 
-def substitute(hint: Any, bound: Dict[Any, Any]) -> Any:
-    """The hint with the type variables' values in their places."""
-    if not bound:
-        return hint
-    if type(hint) is typing.TypeVar:
-        return bound.get(hint, hint)
-    if type(hint).__name__ == "InitVar":
-        return substitute(hint.type, bound)
-    parameters = () if isinstance(hint, type) and typing.get_origin(hint) is None else getattr(hint, "__parameters__", ())
-    if not parameters:
-        return hint
-    return hint[tuple(bound.get(parameter, parameter) for parameter in parameters)]
+def elements(hint: Any) -> Optional[Tuple[List[Any], List[Any], List[Any]]]:
+    """The hints of a tuple's elements: of those at its beginning, the one of however many follow (an
+    empty list: none do), and of those at its end. None for a tuple of whatever is in it.
+    """
+    if hint in (tuple, typing.Tuple):
+        return None
+    found: Any = ([], [], [])
+    for arg in typing.get_args(hint):
+        inner = unpacked(arg)
+        within: Any
+        if arg == ():  # Tuple[()], before Python 3.11
+            continue
+        if arg is Ellipsis:
+            within = [], [(found[2] or found[0]).pop()], []
+        elif inner is None:
+            within = [arg], [], []
+        elif typing.get_origin(inner) is tuple:
+            within = elements(inner) or ([], [typing.Any], [])
+        else:  # a TypeVarTuple that stands for nothing
+            within = [], [typing.Any], []
+        at_end = 2 if found[1] else 0
+        found[at_end].extend(within[0])
+        found[1].extend(within[1])
+        found[2].extend(within[2])
+    return found  # type: ignore[no-any-return]
 
 
-def _bindings(kind: Any, args: Tuple[Any, ...]) -> Dict[Any, Dict[Any, Any]]:
-    """What the type variables of a generic class and of its bases stand for, by class."""
-    found: Dict[Any, Dict[Any, Any]] = {kind: dict(zip(getattr(kind, "__parameters__", ()), args))}
-    pending = [kind]
-    while pending:
-        owner = pending.pop()
-        for base in owner.__dict__.get("__orig_bases__", ()):
-            origin = typing.get_origin(base)
-            if isinstance(origin, type) and origin not in found:
-                given = [substitute(arg, found[owner]) for arg in typing.get_args(base)]
-                found[origin] = dict(zip(getattr(origin, "__parameters__", ()), given))
-                pending.append(origin)
-        for base in owner.__bases__:
-            if base not in found:
-                found[base] = {}
-                pending.append(base)
-    return found
+def unpacked(hint: Any) -> Any:
+    """What is behind a hint's star: of *tuple[int, ...] or Unpack[Tuple[int, ...]] the tuple; None
+    where there is no star.
+    """
+    if str(typing.get_origin(hint)).rpartition(".")[2] == "Unpack":
+        return bare(typing.get_args(hint)[0])
+    return hint if getattr(hint, "__unpacked__", False) is True else None
 
 
 def resolved(annotation: Any, space: Dict[str, Any], local: Optional[Dict[str, Any]] = None) -> Any:
@@ -232,7 +236,7 @@ def fields_of(kind: Any, output: bool, args: Tuple[Any, ...] = ()) -> Tuple[str,
 
 
 def _bound_fields(kind: Any, args: Tuple[Any, ...], fields: Iterator[Field]) -> Iterator[Field]:
-    bindings = _bindings(kind, args)
+    bindings = bindings_of(kind, args)
     for field in fields:
         owner = next((base for base in kind.__mro__ if field.name in own_annotations(base)), kind)
         bound = bindings.get(owner) or (bindings[kind] if issubclass(kind, dict) else {})
