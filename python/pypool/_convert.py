@@ -171,6 +171,15 @@ def key_text(key: Any) -> str:
     raise TypeError("key %.100r has no text" % (key,))
 
 
+class RefusedKey:
+    """What stands in the place of keys that the result's hint refuses: the encoder finds out where
+    that is.
+    """
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+
 # --------------------------------------------------------------------------------------- the checks
 
 
@@ -250,7 +259,8 @@ def _children(value: Any, path: Path, depth: int) -> Iterator[Tuple[Any, Path, i
         return
     for key, item in value.items():
         if not isinstance(key, str):
-            raise _wrong("key %.100r is not a string but %s" % (key, type(key).__qualname__), path)
+            words = key.words if type(key) is RefusedKey else "key %.100r is not a string but %s" % (key, type(key).__qualname__)
+            raise _wrong(words, path)
         step = (path, "." + key if key.isidentifier() else "[%s]" % _quoted(key))
         _check_leaf(key, step)
         yield item, step, depth

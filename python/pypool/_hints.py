@@ -98,8 +98,8 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self.names or self.rest or self.extra)
 
-    def _make(self, signature: inspect.Signature, hints: Dict[str, Any], exact: bool) -> _Maker:
-        maker = _Maker(exact)
+    def _make(self, signature: inspect.Signature, hints: Dict[str, Any], exact: bool) -> Maker:
+        maker = Maker(exact)
         self.names, self.by_position, self.rest, self.extra = {}, [], None, None
         for p in signature.parameters.values():
             hint = hints.get(p.name, typing.Any)
@@ -246,7 +246,7 @@ def _each_value(convert: Converter) -> Converter:
     return each
 
 
-class _Maker(Guarded):
+class Maker(Guarded):
     """Makes converters of hints."""
 
     def __init__(self, numbers_have_text: bool = False) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import typing
 
 from ._convert import key_text
-from ._forms import is_a
+from ._forms import is_a, scan_exactly
 from ._hints_scalars import ConversionError, exactly_float, literal, named
 from ._json import scan
-from ._schema_fields import bare
+from ._schema_fields import bare, is_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,17 +32,24 @@ def reader(hint: Any, maker: Any) -> Optional[Callable[[Any], Any]]:
         return _number(hint)
     if str(origin).endswith("Literal"):
         return _one_of(literal(args), named(hint))
-    if origin is tuple or hint is tuple:
-        return _tuple(maker.make(hint))
+    if origin is tuple or hint is tuple or is_record(origin or hint) and issubclass(origin or hint, tuple):
+        return _tuple(maker.make(hint), scan_exactly if maker.exact else scan)
     if is_a(hint, "enum", "Enum"):
         return _one_of(maker.scalar(hint), hint.__name__)
-    if is_a(hint, "datetime", "timedelta"):
+    if is_a(hint, "datetime", "timedelta") or is_a(hint, "numpy", "timedelta64"):
         return _after(_number(int), maker.scalar(hint))
+    for names, kind in _OF_NUMPY:
+        if is_a(hint, "numpy", *names):
+            return _after(_number(kind), maker.scalar(hint))
     convert = maker.scalar(hint) if isinstance(hint, type) and hint not in (bytes, bytearray, memoryview) else None
     target = origin or hint
     if convert is None and isinstance(target, type) and not issubclass(target, str):
         return _never(named(hint))
     return convert
+
+
+#: Of NumPy's scalars how their text is read.
+_OF_NUMPY = ((("bool_",), bool), (("integer",), int), (("floating",), None))
 
 
 def _never(name: str) -> Callable[[Any], Any]:
@@ -53,6 +60,8 @@ def _never(name: str) -> Callable[[Any], Any]:
 
 
 def _number(kind: Any) -> Callable[[Any], Any]:
+    """Of a class; None: of any, as it is written."""
+
     def number(key: Any) -> Any:
         try:
             value, end = scan(key, 0)
@@ -60,9 +69,9 @@ def _number(kind: Any) -> Callable[[Any], Any]:
             value, end = None, -1
         if end == len(key) and kind is float and type(value) in (int, float):
             return exactly_float(value)
-        if end == len(key) and type(value) is kind:
+        if end == len(key) and (type(value) in (int, float) if kind is None else type(value) is kind):
             return value
-        raise ConversionError("a key that is %s" % {int: "an integer", float: "a number", bool: "true or false"}[kind], key)
+        raise ConversionError("a key that is %s" % {int: "an integer", bool: "true or false"}.get(kind, "a number"), key)
 
     return number
 
@@ -71,7 +80,7 @@ def _after(first: Callable[[Any], Any], then: Any) -> Callable[[Any], Any]:
     return lambda key: then(first(key))
 
 
-def _tuple(convert: Any) -> Callable[[Any], Any]:
+def _tuple(convert: Any, scan: Any) -> Callable[[Any], Any]:
     def as_tuple(key: Any) -> Any:
         try:
             value, end = scan(key, 0)
@@ -81,12 +90,20 @@ def _tuple(convert: Any) -> Callable[[Any], Any]:
             raise ConversionError("a key that is a tuple, as JSON: [1,2]", key)
         made = convert(value)
         try:
-            hash(made)
+            try:
+                hash(made)
+            except TypeError:  # a hint of tuples that does not say what is in them
+                made = _frozen(made)
+                hash(made)
         except TypeError as error:
             raise ConversionError("a key", key, str(error)) from None
         return made
 
     return as_tuple
+
+
+def _frozen(value: Any) -> Any:
+    return tuple([_frozen(item) for item in value]) if type(value) in (list, tuple) else value
 
 
 def _one_of(convert: Any, name: str) -> Callable[[Any], Any]:
@@ -129,11 +146,35 @@ def _union(hint: Any, args: Any, maker: Any) -> Optional[Callable[[Any], Any]]:
 # ------------------------------------------------------------------------------------------ results
 
 
-def writer(hint: Any) -> Optional[Callable[[Any], str]]:
+def writer(hint: Any, maker: Any) -> Optional[Callable[[Any], str]]:
     """The function that makes text of a key, where the result's hint says that keys are not text;
-    else None.
+    else None. It raises KeyRefused for a key that the same hint would not make of its text again.
     """
     hint = bare(hint)
     if hint in (str, typing.Any, object) or typing.get_origin(hint) is None and not isinstance(hint, type):
         return None
-    return key_text
+    read = reader(hint, maker)
+
+    def text_of(key: Any) -> str:
+        if type(key) is hint is int:
+            return int.__repr__(key)
+        text = key_text(key)
+        try:
+            again = text if read is None else read(text)
+        except ConversionError as error:
+            raise KeyRefused(key, text, hint, "be refused: " + error.expected) from None
+        # What is text already is sent as it is
+        if isinstance(key, str) or again == key or key != key:
+            return text
+        raise KeyRefused(key, text, hint, "come back as %.100r" % (again,))
+
+    return text_of
+
+
+class KeyRefused(TypeError):
+    """A key of which the result's hint would make another one, or none."""
+
+    def __init__(self, key: Any, text: str, hint: Any, reason: str) -> None:
+        words = "key %.100r of type %s is not for the result's hint, %s: as text it would %s"
+        super().__init__(words % (key, type(key).__qualname__, named(hint), reason))
+        self.text = text

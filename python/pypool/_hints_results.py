@@ -10,8 +10,8 @@ import typing
 
 from . import _hints_keys
 from ._callables import unwrap
-from ._convert import to_json
-from ._hints import ARRAYS, OBJECTS
+from ._convert import RefusedKey, to_json
+from ._hints import ARRAYS, OBJECTS, Maker
 from ._schema_fields import (
     LAZY,
     Guarded,
@@ -24,7 +24,6 @@ from ._schema_fields import (
     resolved,
     space_of,
 )
-from ._wire import ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +64,10 @@ class _Maker(Guarded):
     encoder to judge.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._reader = Maker(True)
+
     def make(self, hint: Any) -> Optional[Change]:
         """The change for a resolved hint, or None."""
         if is_alias(hint):
@@ -88,7 +91,7 @@ class _Maker(Guarded):
         return None
 
     def _mapping(self, args: Any) -> Optional[Change]:
-        on_key = _hints_keys.writer(args[0]) if args else None
+        on_key = _hints_keys.writer(args[0], self._reader) if args else None
         on_value = self.make(args[1]) if len(args) > 1 else None
         if on_key is None and on_value is None:
             return None
@@ -97,15 +100,19 @@ class _Maker(Guarded):
             if not isinstance(value, collections.abc.Mapping):
                 return value
             out: Dict[Any, Any] = {}
+            refused = ""
             for key, item in value.items():
                 try:
                     text = key if on_key is None else on_key(key)
-                except TypeError:
-                    text = key  # refused by the encoder, which knows where it is
+                except _hints_keys.KeyRefused as error:
+                    text, refused = error.text, refused or str(error)
+                except (TypeError, ValueError):
+                    text = key  # refused by the encoder
                 if text in out:
-                    raise ResultError("invalid_result", message="two keys are %.100r as text" % (text,), path="$")
+                    refused = "two keys are %.100r as text" % (text,)
+                    break
                 out[text] = item if on_value is None else on_value(item)
-            return out
+            return {RefusedKey(refused): None} if refused else out
 
         return mapping
 

@@ -1,0 +1,160 @@
+"""Keys that are no text, in results: what goes out comes in again by the same hint, or is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from conftest import Start
+from test_hints import arrives, define, module, same
+
+from pypool import _bind
+from pypool._commands import Command
+from pypool._results import encode
+from pypool._wire import ResultError
+
+
+def sent(hint: str, value: str) -> str:
+    function = define("def f(x) -> %s: return x\n" % hint)
+    change: Any = _bind.outgoing(Command("f", "command", function))
+    return encode(change(eval(value, vars(module))))
+
+
+def returned(hint: str, text: str) -> Any:
+    """What a handler gets."""
+    return arrives(define("def f(x: %s): return x\n" % hint), text)
+
+
+STANDARD = [
+    ("int", "1, -2"),
+    ("float", "1.5, -0.5, 1e300"),
+    ("float", "1"),
+    ("bool", "True, False"),
+    ("Decimal", "Decimal('1.10'), Decimal('1E+400')"),
+    ("Level", "Level.LOW"),
+    ("Color", "Color.RED"),
+    ("datetime.date", "datetime.date(2026, 1, 2)"),
+    ("datetime.datetime", "datetime.datetime(2026, 1, 2)"),
+    ("datetime.timedelta", "datetime.timedelta(seconds=1)"),
+    ("uuid.UUID", "uuid.UUID(int=7)"),
+    ("Literal[1, 2]", "1"),
+    ("Union[int, float]", "1, 1.5"),
+    ("Union[int, bool]", "False, 1"),
+    ("Union[int, datetime.date]", "1, datetime.date(2026, 1, 2)"),
+    ("Union[int, str]", "'1', 'a'"),
+    ("Tuple[int, datetime.date]", "(1, datetime.date(2026, 1, 2))"),
+    ("Tuple[Decimal, int]", "(Decimal('100000000000000000.01'), 1)"),
+    ("tuple", "(1, ('a', (2.5, None)))"),
+    ("Pair", "Pair(datetime.date(2026, 1, 2), 1.5)"),
+]
+NUMPY = [
+    ("np.int64", "np.int64(-1)"),
+    ("np.int8", "np.int8(127)"),
+    ("np.uint64", "np.uint64(2**64 - 1)"),
+    ("np.integer", "np.int64(1)"),
+    ("np.float64", "np.float64(0.1)"),
+    ("np.float32", "np.float32(0.1)"),
+    ("np.bool_", "np.bool_(True)"),
+    ("np.datetime64", "np.datetime64('2026-01-02')"),
+    ("np.timedelta64", "np.timedelta64(5, 'ns')"),
+    ("np.int64", "5"),
+    ("int", "np.int64(5)"),
+]
+
+
+def back(hint: str, keys: str) -> None:
+    value = "{key: i for i, key in enumerate([%s])}" % keys
+    whole = "Dict[%s, int]" % hint
+    wanted = eval(value, vars(module))
+    got = returned(whole, sent(whole, value))
+    assert got == wanted and list(map(str, got.values())) == list(map(str, wanted.values()))
+    if "np" in hint:
+        assert all(type(key).__module__ == "numpy" for key in got)
+
+
+@pytest.mark.parametrize(("hint", "keys"), STANDARD)
+def test_what_goes_out_comes_in_again(hint: str, keys: str) -> None:
+    back(hint, keys)
+
+
+@pytest.mark.parametrize(("hint", "keys"), NUMPY)
+def test_keys_of_numpy(hint: str, keys: str) -> None:
+    module.np = pytest.importorskip("numpy", reason="not for every Python")
+    back(hint, keys)
+
+
+def test_numbers_of_numpy_that_do_not_fit() -> None:
+    module.np = pytest.importorskip("numpy", reason="not for every Python")
+    for hint, key in (("np.int8", "128"), ("np.int64", "1.0"), ("np.int64", "x"), ("np.float32", "16777217"), ("np.bool_", "1")):
+        with pytest.raises(Exception, match="expected "):
+            returned("Dict[%s, int]" % hint, '{"%s": 1}' % key)
+
+
+def test_a_decimal_in_a_key_is_exact() -> None:
+    for number in ("100000000000000000.01", '"100000000000000000.01"'):
+        text = json.dumps({"[%s]" % number: 1})
+        wanted = {(module.Decimal(json.loads(number, parse_float=str)),): 1}
+        assert same(returned("Dict[Tuple[Decimal], int]", text), wanted)
+
+
+@pytest.mark.parametrize(
+    ("hint", "key"),
+    [
+        ("int", "True"),
+        ("int", "1.0"),
+        ("int", "1.5"),
+        ("int", "'x'"),
+        ("int", "datetime.date(2026, 1, 2)"),
+        ("float", "True"),
+        ("float", "2**53 + 1"),
+        ("bool", "1"),
+        ("Level", "7"),
+        ("Literal[1, 2]", "True"),
+        ("Literal[1, 2]", "3"),
+        ("datetime.date", "datetime.datetime(2026, 1, 2)"),
+        ("datetime.datetime", "datetime.date(2026, 1, 2)"),
+        ("uuid.UUID", "1"),
+        ("Union[int, str]", "1"),
+        ("Union[datetime.date, str]", "datetime.date(2026, 1, 2)"),
+        ("Tuple[int, int]", "(1,)"),
+        ("Tuple[int, datetime.date]", "(1, 2)"),
+        ("Point", "1"),
+    ],
+)
+def test_what_would_not_come_back_is_refused(hint: str, key: str) -> None:
+    for holder, path in (("%s", "$"), ("List[%s]", "$[0]"), ("Dict[str, %s]", "$.k")):
+        value = {"$": "{%s: 1}", "$[0]": "[{%s: 1}]", "$.k": '{"k": {%s: 1}}'}[path] % key
+        with pytest.raises(ResultError) as refusal:
+            sent(holder % ("Dict[%s, int]" % hint), value)
+        fields = refusal.value.fields
+        assert fields["path"] == path
+        assert fields["message"].startswith("key ") and "as text it would " in fields["message"], fields
+
+
+def test_text_is_sent_where_the_hint_can_read_it() -> None:
+    assert sent("Dict[int, int]", "{1: 1, '2': 2}") == '{"1":1,"2":2}'
+    assert sent("Dict[Color, int]", "{'red': 1}") == '{"red":1}'
+
+
+def test_the_refusal_through_a_worker(start: Start) -> None:
+    worker = start(
+        """
+        import typing
+        @command
+        def counts(x) -> typing.Dict[int, int]: return {eval(x): 1}
+        @command(nan="null")
+        def nulled() -> typing.List[typing.Dict[int, float]]: return [{1: 1.0}, {True: float("nan")}]
+        @command
+        def twice() -> typing.List[typing.Dict[int, float]]: return [{}, {1: 1.0, "1": 2.0}]
+        """
+    )
+    for _ in range(2):
+        assert worker.result("counts", ["1"]) == {"1": 1}
+        error = worker.error("counts", ["True"])
+        assert error["kind"] == "invalid_result" and error["message"].startswith(
+            "key True of type bool is not for the result's hint"
+        )
+        error = worker.error("nulled")
+        assert error["path"] == "$[1]" and error["message"].startswith("key True of type bool is not for the result's hint")
+        assert worker.error("twice") == {"kind": "invalid_result", "message": "two keys are '1' as text", "path": "$[1]"}
