@@ -5,6 +5,7 @@ package pypool
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -149,6 +150,53 @@ var memoryFaults = []fault{
 		p := r.memoryPool(t, func(c *Config) { c.Python, c.MaxMessageBytes = python, 1<<30 })
 		require.Equal(t, -1, lent(t, p), "payloads take the pipe")
 		travels(t, p, 3)
+	}},
+	{name: "Q10b_a_script_that_limits_its_address_space", run: func(t *testing.T, r *rig) {
+		p := r.memoryPool(t, func(c *Config) {
+			c.MaxMessageBytes = 64 << 20
+			c.Script = script(t, `
+import resource
+from pypool import command
+@command
+def limit(more):
+    with open("/proc/self/statm") as f: now = int(f.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, -1))
+@command
+def array(a): return a
+@command
+def make(n): return b"x" * n
+`)
+		})
+		executed(t, p, "limit", []any{40 << 20})
+		worker := p.Workers()[0].ID
+		for range 3 {
+			travels(t, p, 2)
+			_, err := Call[[]byte](context.Background(), p, "array", []any{make([]byte, 60<<20)})
+			failsWith(t, err, ErrInvalidArguments, NotExecuted)
+			require.ErrorContains(t, err, "MemoryError")
+			_, err = Call[[]byte](context.Background(), p, "make", []any{60 << 20})
+			failsWith(t, err, ErrPython, Executed)
+			require.ErrorContains(t, err, "MemoryError")
+		}
+		travels(t, p, 2)
+		require.Equal(t, worker, p.Workers()[0].ID, "that costs no worker")
+	}},
+	{name: "Q18_64_callers_on_16_workers", run: func(t *testing.T, r *rig) {
+		p := r.memoryPool(t, func(c *Config) { c.Size, c.Overflow = 16, -1 })
+		allWell(t, inBackground(64, func(i int) (Result, error) {
+			random := rand.New(rand.NewPCG(uint64(i), 18))
+			for range 8 {
+				want := pattern(1000 + random.IntN(1<<(10+random.IntN(9))))
+				got, err := Call[Array](context.Background(), p, "array", []any{ArrayOf(want)})
+				if err != nil {
+					return Result{}, err
+				}
+				if !bytes.Equal(want, got.Data) {
+					return Result{}, errors.New("bytes of another call's")
+				}
+			}
+			return Result{}, nil
+		})())
 	}},
 }
 
