@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -36,11 +35,11 @@ type stamp struct{ changed, size int64 }
 // stampOf looks at a file; when that takes beyond ctx's end, there is none.
 func stampOf(ctx context.Context, path string) stamp {
 	s, _ := proc.Bounded(ctx, func() stamp {
-		info, err := os.Stat(path)
+		changed, size, err := proc.StatFile(path)
 		if err != nil {
 			return stamp{}
 		}
-		return stamp{proc.ChangedAt(info).UnixNano(), info.Size()}
+		return stamp{changed, size}
 	})
 	return s
 }

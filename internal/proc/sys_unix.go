@@ -127,3 +127,13 @@ func writeNow(fd uintptr, p []byte) (int, error) {
 		return n, nil
 	}
 }
+
+// StatFile returns when a file was last changed in any way, in nanoseconds since 1970, which no
+// program can set back, and its size.
+func StatFile(path string) (changed, size int64, err error) {
+	var s unix.Stat_t
+	if err := unix.Stat(path, &s); err != nil {
+		return 0, 0, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return s.Ctim.Nano(), s.Size, nil
+}

@@ -57,3 +57,12 @@ func readNow(uintptr, []byte) (int, error) { return 0, nil }
 
 // writeNow accepts nothing: pipelined requests are then written one at a time.
 func writeNow(uintptr, []byte) (int, error) { return 0, nil }
+
+// StatFile returns when a file was last modified, in nanoseconds since 1970, and its size.
+func StatFile(path string) (changed, size int64, err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, 0, err
+	}
+	return info.ModTime().UnixNano(), info.Size(), nil
+}
