@@ -113,6 +113,7 @@ func TestOtherKindsOfCallsStopToo(t *testing.T) {
 	for name, do := range map[string]func(p *Pool, n notebook){
 		"a coroutine":               func(p *Pool, n notebook) { leaves(t, p, "coroutine", n, []any{n.path}) },
 		"a coroutine that blocks":   func(p *Pool, n notebook) { leaves(t, p, "coroutine", n, []any{n.path, true}) },
+		"a loop that prints":        func(p *Pool, n notebook) { leaves(t, p, "prints", n, []any{n.path}) },
 		"a finally that takes long": func(p *Pool, n notebook) { leaves(t, p, "long_finally", n, []any{n.path}) },
 		"a generator in its code":   func(p *Pool, n notebook) { leavesStream(t, p, "items", n, []any{n.path, "in its code"}) },
 		"a generator between items": func(p *Pool, n notebook) { leavesStream(t, p, "items", n, []any{n.path, "between"}) },

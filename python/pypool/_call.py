@@ -110,6 +110,10 @@ def _never(id: int) -> bool:
     return False
 
 
+def _nothing(frame: Any) -> None:
+    pass
+
+
 def _nobody(id: int) -> Any:
     raise LookupError("there is no host: this is no worker's own process")
 
@@ -120,7 +124,7 @@ class _Running:
     else those are None.
     """
 
-    __slots__ = ("request", "calls", "began", "canceled", "host", "tasks", "loop", "telemetry")
+    __slots__ = ("request", "calls", "began", "canceled", "strike", "host", "tasks", "loop", "telemetry")
 
     def __init__(self) -> None:
         self.request: Optional[Request] = None
@@ -128,6 +132,7 @@ class _Running:
         self.began = 0  # monotonic_ns()
         self.host: Callable[[int], Any] = _nobody  # by id, `_host`'s
         self.canceled: Callable[[int], bool] = _never  # by id; where the host can say so, `_cancel`'s
+        self.strike: Callable[[Any], None] = _nothing  # stop what runs, in this frame; `_cancel`'s
         self.tasks: Dict[int, TaskCall] = {}  # by id, the calls of a shared worker
         self.loop: Any = None  # `_tasks`' own, that serves them; None: the worker is not shared
         self.telemetry: Any = None  # `_telemetry`'s, once a script has imported OpenTelemetry's API

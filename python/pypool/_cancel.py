@@ -67,7 +67,7 @@ def install(page: Any) -> bool:
         _signal.signal(_signal.SIGURG, _strike)
     except (AttributeError, OSError, ValueError):
         return False  # no such signal here
-    STATE.page, RUNNING.canceled = page, canceled
+    STATE.page, RUNNING.canceled, RUNNING.strike = page, canceled, _strike_in
     return True
 
 
@@ -147,6 +147,11 @@ def _strike(signum: int, frame: Optional[FrameType]) -> None:
     elif _may_raise(frame):
         STATE.raised = id
         raise Canceled("the caller has gone")
+
+
+def _strike_in(frame: FrameType) -> None:
+    """Strike the code that has called the runtime's own, in which the signals found it."""
+    _strike(0, frame)
 
 
 def enter(func: Callable[..., Any], positional: Any, keyword: Any) -> Any:

@@ -95,6 +95,9 @@ def write_text(self: Any, data: Any) -> int:
     if call != known[0]:
         known = self.known = call, _head(call)
     _print(fd, known[1], bytes(data), call[0] if call is not None and RUNNING.tasks else 0)
+    request = RUNNING.request
+    if request is not None and RUNNING.canceled(request[0]) and get_ident() == LOG.thread and not LOG.forked:
+        RUNNING.strike(sys._getframe(1))  # of a loop that prints, the host's signals find nothing but this
     return len(data)
 
 

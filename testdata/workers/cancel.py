@@ -204,6 +204,17 @@ def sleeper(path: str) -> None:
 
 
 @command
+def prints(path: str) -> None:
+    """Be nearly always in the runtime's own code."""
+    try:
+        note(path, "began")
+        while True:
+            print("\r" + "x" * 1000)
+    finally:
+        note(path, "ended")
+
+
+@command
 def spin(n: int) -> int:
     """Work for about n microseconds, mostly in Python's own code."""
     end = time.perf_counter_ns() + 1000 * n
