@@ -68,9 +68,8 @@ func WithBlobs() CallOption { return CallOption{kind: optionBlobs} }
 
 // Result is the answer to a call. It is safe for concurrent use; the zero Result holds JSON null.
 type Result struct {
-	reply       reply
-	worker      string
-	queued, ran time.Duration
+	reply reply
+	info  ResultInfo
 }
 
 // Raw returns the result as the worker sent it: valid JSON in ASCII. The caller must not change it.
@@ -105,7 +104,11 @@ func (r Result) decode(v any, own bool) error {
 	err := decodeReply(rep, v, own)
 	var e *Error
 	if errors.As(err, &e) {
-		e.Context.Worker = r.worker
+		c := &r.info.Call
+		e.Context = ErrorContext{
+			Pool: c.Pool, Worker: r.info.Worker, Session: c.Session, Command: c.Command, Program: c.Program,
+			RequestID: c.RequestID, Elapsed: r.info.Queued + r.info.Ran,
+		}
 	}
 	return err
 }
@@ -158,13 +161,13 @@ func takesNull(v any) bool {
 }
 
 // Worker returns the id of the worker that served the call.
-func (r Result) Worker() string { return r.worker }
+func (r Result) Worker() string { return r.info.Worker }
 
 // Queued returns how long the call waited for a worker.
-func (r Result) Queued() time.Duration { return r.queued }
+func (r Result) Queued() time.Duration { return r.info.Queued }
 
 // Ran returns how long the worker had the call, from the first byte written to the last byte read.
-func (r Result) Ran() time.Duration { return r.ran }
+func (r Result) Ran() time.Duration { return r.info.Ran }
 
 // Call runs a command and decodes its result into an Out; anonymously, unless WithSession is given.
 // It is otherwise [Pool.ExecuteAnonymous]. A result that does not fit Out is an ErrDecode; the
@@ -176,20 +179,25 @@ func Call[Out any](ctx context.Context, c Caller, command string, args any, opts
 		if takes {
 			opts = append(slices.Clip(opts), WithBlobs())
 		}
-		res, at, err := executeOn(ctx, c, command, args, opts)
-		if err != nil {
-			var out Out
-			return out, err
-		}
-		return decodeInto[Out](res, at)
+		res, err := executeOn(ctx, c, command, args, opts)
+		return resultAs[Out](res, err)
 	}
 	one := call{job: job{info: CallInfo{Command: command}, takes: takes}, args: args}
 	res, err := p.execute(ctx, &one, opts)
-	if err != nil {
-		var out Out
-		return out, err
+	return resultAs[Out](res, err)
+}
+
+// resultAs is the result of a call as an Out.
+func resultAs[Out any](res Result, err error) (out Out, _ error) {
+	if err == nil {
+		err = res.decode(&out, true)
 	}
-	return decodeInto[Out](res, ErrorContext{Pool: p.cfg.Name, Session: one.info.Session, Command: command, RequestID: one.info.RequestID})
+	return out, err
+}
+
+// result is what the caller gets, or one item of a stream.
+func (c *call) result(rep reply) Result {
+	return Result{reply: rep, info: ResultInfo{Worker: c.worker, Queued: c.queued, Ran: c.ran, Call: c.info}}
 }
 
 // Valuer is a value that encodes as another one: its MarshalJSON must be

@@ -121,6 +121,7 @@ type ResultInfo struct {
 	Worker string        // the worker that served the call
 	Queued time.Duration // how long the call waited for it
 	Ran    time.Duration // how long it took
+	Call   CallInfo      // the call that it is the result of, for an ErrDecode to name
 }
 
 // NewResult makes a Result for who implements a [Caller]. raw is JSON, and must not be changed any
@@ -130,37 +131,28 @@ func NewResult(raw json.RawMessage, info ResultInfo) Result {
 	if len(raw) == 0 {
 		raw = nil
 	}
-	return Result{reply: reply{raw: raw, bigInt: wire.HasBigInt(raw)}, worker: info.Worker, queued: info.Queued, ran: info.Ran}
+	return Result{reply: reply{raw: raw, bigInt: wire.HasBigInt(raw)}, info: info}
 }
 
 // executeOn calls a command as Call does, of any Caller: in the session that opts name, or in none.
-func executeOn(ctx context.Context, c Caller, command string, args any, opts []CallOption) (Result, ErrorContext, error) {
-	at := ErrorContext{Command: command}
+func executeOn(ctx context.Context, c Caller, command string, args any, opts []CallOption) (res Result, err error) {
+	at := CallInfo{Command: command}
 	if c == nil {
-		return Result{}, at, neverStarted(CallInfo{Command: command})
+		return Result{}, neverStarted(at)
 	}
 	o, invalid := readCallOptions(opts)
 	if invalid != nil {
-		invalid.Context = at
-		return Result{}, at, invalid
+		invalid.Context = ErrorContext{Command: command}
+		return Result{}, invalid
 	}
 	if at.Session = o.Session; at.Session == "" {
-		res, err := c.ExecuteAnonymous(ctx, command, args, opts...)
-		return res, at, err
+		res, err = c.ExecuteAnonymous(ctx, command, args, opts...)
+	} else {
+		opts = slices.DeleteFunc(slices.Clone(opts), func(o CallOption) bool { return o.kind == optionSession })
+		res, err = c.ExecuteInSession(ctx, at.Session, command, args, opts...)
 	}
-	opts = slices.DeleteFunc(slices.Clone(opts), func(o CallOption) bool { return o.kind == optionSession })
-	res, err := c.ExecuteInSession(ctx, at.Session, command, args, opts...)
-	return res, at, err
-}
-
-// decodeInto decodes the result of a call there.
-func decodeInto[Out any](res Result, at ErrorContext) (out Out, err error) {
-	if err = res.decode(&out, true); err == nil {
-		return out, nil
+	if res.info.Call == (CallInfo{}) {
+		res.info.Call = at // all that is known
 	}
-	if e, ok := err.(*Error); ok {
-		at.Worker, at.Elapsed = res.worker, res.queued+res.ran
-		e.Context = at
-	}
-	return out, err
+	return res, err
 }

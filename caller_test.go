@@ -183,6 +183,44 @@ func TestNewResult(t *testing.T) {
 	require.Equal(t, []any{"w7", time.Second, time.Minute}, []any{res.Worker(), res.Queued(), res.Ran()})
 }
 
+// What does not fit says which call it was, however the caller decodes it.
+func TestAnErrDecodeNamesItsCall(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, Config{Name: "names", Size: 1, Script: script(t, `
+from pypool import command, program
+@command
+def text(): return "x"
+@command
+def rows(): yield "x"
+@program("p")
+class P:
+    def __call__(self, inputs): return "x"
+`)})
+	ctx := t.Context()
+	var n int
+	contextOf := func(err error) ErrorContext {
+		t.Helper()
+		c := failure(t, err, ErrDecode).Context
+		require.Positive(t, c.RequestID)
+		require.Equal(t, p.Workers()[0].ID, c.Worker)
+		return ErrorContext{Pool: c.Pool, Session: c.Session, Command: c.Command, Program: c.Program}
+	}
+	_, err := Call[int](ctx, p, "text", nil, WithSession("s"))
+	require.Equal(t, ErrorContext{Pool: "names", Session: "s", Command: "text"}, contextOf(err))
+	res, err := p.ExecuteInSession(ctx, "s", "text", nil)
+	require.NoError(t, err)
+	require.Equal(t, ErrorContext{Pool: "names", Session: "s", Command: "text"}, contextOf(res.Decode(&n)))
+	require.ErrorContains(t, res.Decode(&n), "pypool: decode_failed: text: ")
+	res, err = p.ExecuteProgram(ctx, "p", []any{1})
+	require.NoError(t, err)
+	require.Equal(t, ErrorContext{Pool: "names", Command: "execute_program", Program: "p"}, contextOf(res.Decode(&n)))
+	for _, err := range Each[int](ctx, p, "rows", nil) {
+		require.Equal(t, ErrorContext{Pool: "names", Command: "rows"}, contextOf(err))
+	}
+	far := NewResult(json.RawMessage(`"x"`), ResultInfo{Call: CallInfo{Pool: "far", Command: "text"}})
+	require.Equal(t, ErrorContext{Pool: "far", Command: "text"}, failure(t, far.Decode(&n), ErrDecode).Context)
+}
+
 func TestReadCallOptions(t *testing.T) {
 	t.Parallel()
 	o, err := ReadCallOptions()

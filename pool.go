@@ -201,7 +201,7 @@ func (p *Pool) execute(ctx context.Context, c *call, opts []CallOption) (Result,
 		return Result{}, p.finish(ctx, c, err, time.Now())
 	}
 	_ = p.finish(ctx, c, nil, c.begun.Add(c.queued+c.ran))
-	return Result{reply: rep, worker: c.worker, queued: c.queued, ran: c.ran}, nil
+	return c.result(rep), nil
 }
 
 // begin counts the call and tells the observer, whose context takes the place of ctx. Exactly one

@@ -281,7 +281,8 @@ const maxErrorBytes = 64 << 20 // of an error: a traceback can be as long as any
 
 // whole takes a complete payload in.
 func (a *attempt) whole() (end bool, res pypool.Result, err *pypool.Error) {
-	info := pypool.ResultInfo{Worker: a.head.Worker, Queued: a.head.Queued, Ran: a.head.Ran}
+	call := pypool.CallInfo{Pool: a.c.name, Session: a.r.ctl.Session, Command: a.r.ctl.Command, Program: a.r.ctl.Program}
+	info := pypool.ResultInfo{Worker: a.head.Worker, Queued: a.head.Queued, Ran: a.head.Ran, Call: call}
 	body := a.body
 	a.body = nil
 	switch a.head.Kind {

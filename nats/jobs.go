@@ -230,7 +230,7 @@ func (j *Job) Wait(ctx context.Context) (pypool.Result, error) {
 			case err != nil:
 				return fail(pypool.NewError(pypool.TypeProtocol, pypool.MaybeExecuted, "", &pypool.ProtocolError{Reason: "the job's outcome: " + err.Error()}))
 			case state.State == stateDone:
-				return pypool.DecodeResult(state.payload, pypool.ResultInfo{Worker: state.Worker, Queued: state.Queued, Ran: state.Ran}), nil
+				return pypool.DecodeResult(state.payload, pypool.ResultInfo{Worker: state.Worker, Queued: state.Queued, Ran: state.Ran, Call: pypool.CallInfo{Pool: j.name}}), nil
 			case state.State == stateFailed:
 				e, bad := pypool.DecodeError(state.payload)
 				if bad != nil {

@@ -253,7 +253,7 @@ func (f *Fake) Stream(ctx context.Context, command string, args any, opts ...pyp
 			f.mu.Lock()
 			r.call.Items++
 			f.mu.Unlock()
-			left = !yield(result(v, r.begun), nil)
+			left = !yield(r.result(v), nil)
 			return !left
 		})
 		if err != nil && !left {
@@ -268,13 +268,22 @@ func (f *Fake) execute(ctx context.Context, r *running, args any, opts []pypool.
 	if err := r.do(ctx, args, opts, func(v values) bool { out = v; return false }); err != nil {
 		return pypool.Result{}, err
 	}
-	return result(out, r.begun), nil
+	return r.result(out), nil
 }
 
 const worker = "fake" // the id of the only one
 
-func result(v values, begun time.Time) pypool.Result {
-	return v.result(pypool.ResultInfo{Worker: worker, Ran: time.Since(begun)})
+func (r *running) result(v values) pypool.Result {
+	call := pypool.CallInfo{Pool: worker, Session: r.call.Session, Command: r.command(), Program: r.call.Program, RequestID: r.call.ID}
+	return v.result(pypool.ResultInfo{Worker: worker, Ran: time.Since(r.begun), Call: call})
+}
+
+// command is what a pool's errors call it.
+func (r *running) command() string {
+	if r.call.Program != "" {
+		return "execute_program"
+	}
+	return r.call.Command
 }
 
 // running is a call under way.
@@ -488,10 +497,7 @@ func (r *running) complete(err error) *pypool.Error {
 		e = Exception("Exception", err.Error())
 	}
 	e.Context = pypool.ErrorContext{
-		Pool: worker, Session: r.call.Session, Command: r.call.Command, Program: r.call.Program, RequestID: r.call.ID, Elapsed: time.Since(r.begun),
-	}
-	if r.call.Program != "" {
-		e.Context.Command = "execute_program"
+		Pool: worker, Session: r.call.Session, Command: r.command(), Program: r.call.Program, RequestID: r.call.ID, Elapsed: time.Since(r.begun),
 	}
 	if e.Delivery != pypool.NotExecuted {
 		e.Context.Worker = worker

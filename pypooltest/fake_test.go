@@ -508,3 +508,12 @@ func TestResult(t *testing.T) {
 	require.Equal(t, `["<a>"]`, string(Result([]string{"<a>"}).Raw()))
 	require.Panics(t, func() { Result(math.NaN()) })
 }
+
+func TestAnErrDecodeOfAFakeNamesItsCall(t *testing.T) {
+	f := twin()
+	_, err := pypool.Call[int](t.Context(), f, "greet", map[string]string{"name": "Ann"}, pypool.WithSession("s"))
+	var e *pypool.Error
+	require.ErrorAs(t, err, &e)
+	e.Context.Elapsed = 0
+	require.Equal(t, pypool.ErrorContext{Pool: "fake", Worker: "fake", Session: "s", Command: "greet", RequestID: 1}, e.Context)
+}
