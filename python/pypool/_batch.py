@@ -11,7 +11,6 @@ from ._call import RUNNING
 from ._columns import results
 from ._commands import COMMANDS, PROGRAMS
 from ._failure import error_line
-from ._forms import plain_numbers
 from ._results import encode
 from ._wire import BLOBS, SPLIT_WRITE, BindError, RequestError
 
@@ -46,10 +45,7 @@ def _entry(request: Request) -> Optional[Command]:
 
 def _args(entry: Command, request: Request) -> Any:
     args = request[2]
-    if entry.what == "command":
-        return args
-    inputs = args.get("inputs")
-    return inputs if _bind.exact(entry) else plain_numbers(inputs)
+    return args if entry.what == "command" else _bind.inputs_of(entry, args.get("inputs"))
 
 
 def _one_by_one(answers: Answers, batch: Sequence[Union[Request, RequestError]]) -> None:
@@ -69,6 +65,8 @@ def _one_by_one(answers: Answers, batch: Sequence[Union[Request, RequestError]])
                 line = answers.refused(id, _names.unknown("command", request[1], COMMANDS))
             else:
                 line = _dispatch.run(answers, id, entry, _args(entry, request), request[5])
+        except BindError as error:
+            line = answers.refused(id, error.fields())
         except Exception as error:  # see Worker._other
             line = answers.internal(id, error)
         answers.channel.write(line)

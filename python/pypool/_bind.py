@@ -8,6 +8,7 @@ upon its first call.
 from __future__ import annotations
 
 from ._signatures import by_signature, refused, signature_of, split
+from ._wire import BindError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +80,22 @@ def exact(entry: Command) -> bool:
         except Exception:
             return False  # which is not the arguments' fault: `bind` fails of it, too
     return entry.exact
+
+
+def inputs_of(entry: Command, inputs: Any) -> Any:
+    """A program's inputs, with the texts of their numbers where a hint of its wants them: they come
+    where any program does. Raises BindError.
+    """
+    if exact(entry):
+        return inputs
+    from ._forms import plain_numbers  # where there are programs
+
+    try:
+        return plain_numbers(inputs)
+    except RecursionError:
+        raise BindError("%s: the inputs are nested too deeply" % entry.name) from None
+    except ValueError as error:
+        raise BindError("%s: the inputs cannot be read: %s" % (entry.name, error)) from None
 
 
 def _prepare(entry: Command) -> None:

@@ -7,7 +7,7 @@ import os
 from . import _life
 from ._commands import COMMANDS, PROGRAMS
 from ._results import encode
-from ._wire import STREAM
+from ._wire import STREAM, BindError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,16 +51,13 @@ def _execute_program(answers: Answers, request: Request) -> str:
         answers.calls += 1
         return _unknown(answers, id, "program", args["program_id"], PROGRAMS)
     # The first ping, which is part of the start, needs none of them
-    from . import _bind, _dispatch, _forms
+    from . import _bind, _dispatch
 
-    inputs = args.get("inputs")
-    if not _bind.exact(entry):
-        try:
-            inputs = _forms.plain_numbers(inputs)
-        except RecursionError:
-            answers.calls += 1
-            message = "%s: the inputs are nested too deeply" % entry.name
-            return answers.refused(id, {"kind": "invalid_arguments", "message": message})
+    try:
+        inputs = _bind.inputs_of(entry, args.get("inputs"))
+    except BindError as error:
+        answers.calls += 1
+        return answers.refused(id, error.fields())
     return _dispatch.run(answers, id, entry, inputs, how)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json.decoder  # noqa: F401  CPython's C scanner raises its JSONDecodeError, and up to 3.12 nothing at all where that is not loaded
 
-from ._forms import set_bytes
+from ._forms import scan_exactly, set_bytes
 from ._json import id_of, scan
 from ._wire import BATCH, BLOBS, MAX_ID, PACKED, SHARED, STREAM, Batch, Control, Packed, RequestError, Shared, is_reply
 
@@ -69,9 +69,9 @@ def parse(line: bytes, scanner_for: Callable[[str], Scanner]) -> Request:
             raise RequestError("invalid_request", "%r goes with 'id' alone" % key, id)
     if id is None or "command" not in fields:
         raise RequestError("invalid_request", "%r is missing" % ("id" if id is None else "command"), id)
-    scanner = scanner_for(fields["command"])
-    if scanner is not scan and "args" in fields:
-        fields["args"] = scanner(text, started)[0]
+    if "args" in fields:
+        scanner = scanner_for(fields["command"])
+        fields["args"], _ = _value(text, started, lambda message, kind: RequestError(kind, message, id), "args", scanner)
     if "bytes" in fields:
         try:
             set_bytes(fields.get("args"), fields["bytes"])
@@ -246,7 +246,8 @@ def _fields(text: str) -> Dict[str, Any]:
         at = _skip(text, at + 1)
         if key == "args":
             fields[""] = at  # where they begin
-        value, at = _value(text, at, wrong, key)
+        # The command tells how arguments are read, and may follow them
+        value, at = _value(text, at, wrong, key, scan_exactly if key == "args" else scan)
         _check(key, value, wrong)
         fields[key] = value
         at = _skip(text, at)
@@ -256,9 +257,9 @@ def _fields(text: str) -> Dict[str, Any]:
     return fields
 
 
-def _value(text: str, at: int, wrong: Callable[..., RequestError], key: str) -> Any:
+def _value(text: str, at: int, wrong: Callable[..., RequestError], key: str, scanner: Scanner = scan) -> Any:
     try:
-        return scan(text, at)
+        return scanner(text, at)
     except StopIteration as stop:
         reason = "not JSON at character %s" % stop.value
     except RecursionError:
@@ -267,7 +268,7 @@ def _value(text: str, at: int, wrong: Callable[..., RequestError], key: str) -> 
         reason = str(error)
     if key == "args":
         raise wrong("the arguments cannot be read: " + reason, "invalid_arguments")
-    raise wrong("the line cannot be read: " + reason)
+    raise wrong("the line cannot be read: " + reason, "invalid_request")
 
 
 def _check(key: str, value: Any, wrong: Callable[..., RequestError]) -> None:

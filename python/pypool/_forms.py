@@ -15,14 +15,16 @@ _LEAVES = frozenset((str, int, float, bool, type(None)))
 
 
 class Number(float):
-    """A float with the text it came as: for a Decimal every digit counts."""
+    """A float with the text it came as: for a Decimal every digit counts. It is infinite where no
+    float holds what the text says.
+    """
 
     __slots__ = ("text",)
     text: str
 
 
 def with_text(text: str) -> Number:
-    number = Number(strict_float(text))
+    number = Number(text)
     number.text = text
     return number
 
@@ -32,10 +34,11 @@ scan_exactly = make_scanner(with_text)
 
 
 def plain_numbers(value: Any) -> Any:
-    """The value without the texts of its numbers."""
+    """The value without the texts of its numbers. Raises ValueError for one that no float holds."""
     kind = type(value)
     if kind is Number:
-        return float(value)
+        number = float(value)
+        return number if number - number == 0.0 else strict_float(value.text)
     if kind is list and not _LEAVES.issuperset(map(type, value)):
         return [plain_numbers(item) for item in value]
     if kind is dict and not _LEAVES.issuperset(map(type, value.values())):

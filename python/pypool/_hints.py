@@ -17,9 +17,9 @@ import types
 import typing
 
 from . import _hints_arrays, _hints_numpy
-from ._forms import is_a, plain_numbers
+from ._forms import is_a
 from ._hints_records import defaulting, fixed, floats, items, null_as, own_init, record, said, typed_dict
-from ._hints_scalars import ConversionError, exactly_float, literal, named, scalar, too_deep
+from ._hints_scalars import ConversionError, exactly_float, literal, named, plain, scalar, too_deep
 from ._hints_unions import UNIONS, union
 from ._schema_fields import Guarded, Unresolved, bare, elements, fields_of, is_alias, is_record, resolved, space_of, unpacked
 
@@ -259,7 +259,7 @@ class Maker(Guarded):
     def make(self, hint: Any) -> Optional[Converter]:
         """The converter of a resolved hint, or None."""
         convert = self._make(hint)
-        return plain_numbers if convert is None and self._text else convert
+        return plain if convert is None and self._text else convert
 
     def _make(self, hint: Any) -> Optional[Converter]:
         if is_alias(hint):  # it may mention itself

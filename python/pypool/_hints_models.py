@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from . import _refusal
 from ._finder import imported
-from ._forms import Number, base64_text, is_a, plain_numbers
-from ._hints_scalars import ConversionError
+from ._forms import Number, base64_text, is_a
+from ._hints_scalars import ConversionError, plain
 from ._json import escape, make_encoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional
+    from typing import Any, Callable, List, Optional, Set
 
     Converter = Callable[[Any], Any]
 
@@ -30,7 +30,7 @@ def model(kind: Any, maker: Any) -> Optional[Converter]:
         maker.exact = True
         return _msgspec(kind)
     if is_a(kind, "pydantic.v1", "BaseModel") or (is_a(kind, "pydantic", "BaseModel") and not hasattr(kind, "model_validate")):
-        return _checked(kind, lambda value: kind.parse_obj(plain_numbers(value)))
+        return _checked(kind, lambda value: kind.parse_obj(plain(value)))
     if imported("pydantic") and hasattr(kind, "__get_pydantic_core_schema__"):
         return _pydantic(kind, maker)
     if hasattr(kind, "__pydantic_validator__"):  # pydantic.dataclasses
@@ -59,21 +59,61 @@ def _pydantic(kind: Any, maker: Any) -> Converter:
     if "'decimal'" in schema or "ock" in schema[:20]:  # a mock: not yet built
         maker.exact = True
 
+    def through_json(value: Any) -> Any:
+        return by_json(json_text(value, None))
+
     def validate(value: Any) -> Any:
         try:
             text = json_text(value, None) if maker.exact else "".join(_quick(value, 0))
-        except _HasBytes:
-            return by_python(plain_numbers(value))  # JSON has no bytes
-        # A number that no float holds: for a Decimal its digits count, which pydantic reads from a
-        # string alone
-        if "\0" in text:
-            try:
-                return by_json(text.replace("\0", '"'))
-            except ValueError:
-                text = text.replace("\0", "")
-        return by_json(text)
+        except _HasBytes:  # JSON has none
+            return by_python(_for_decimals(value, by_python, True))
+        return through_json(_for_decimals(value, through_json, False)) if "\0" in text else by_json(text)
 
     return _checked(kind, validate)
+
+
+#: What stands in the place of a number while it is found out what takes it; no number, for whoever
+#: reads one.
+_PROBE = "pypool's number %d"
+
+
+def _for_decimals(value: Any, validate: Callable[[Any], Any], objects: bool) -> Any:
+    """The value without the texts of its numbers, but for those that no float holds and that are for a
+    Decimal: these are Decimals, or their texts, of which pydantic reads every digit. What wants one
+    says so when it refuses what is no number.
+    """
+    probes: List[str] = []
+    wanted: Set[str] = set()
+
+    def probe(number: Number) -> Any:
+        probes.append(_PROBE % len(probes))
+        return probes[-1]
+
+    def settle(number: Number) -> Any:
+        if probes.pop() not in wanted:
+            return plain(number)
+        return _decimal_of(number) if objects else number.text
+
+    try:
+        asked = _replaced(value, probe)
+        if probes:
+            validate(asked)
+    except Exception as error:  # or a validator of the model's has never seen such a number
+        for one in getattr(error, "errors", list)():
+            if "decimal" in str(one.get("type")) and type(one.get("input")) is str:
+                wanted.add(one["input"])
+    probes.reverse()
+    return _replaced(value, settle)
+
+
+def _replaced(value: Any, change: Callable[[Number], Any]) -> Any:
+    """The value without the texts of its numbers, and changed where a float would lose digits."""
+    kind = type(value)
+    if kind is Number:
+        return float(value) if _held(value) else change(value)
+    if kind is dict:
+        return {key: _replaced(item, change) for key, item in value.items()}
+    return [_replaced(item, change) for item in value] if kind is list else value
 
 
 def _msgspec(kind: Any) -> Converter:
@@ -132,7 +172,13 @@ def _write(value: Any, put: Callable[[str], Any], on_bytes: Optional[Callable[[b
         put({None: "null", True: "true", False: "false"}[value] if kind is bool or value is None else repr(value))
 
 
+def _decimal_of(number: Number) -> Any:
+    from decimal import Decimal
+
+    return Decimal(number.text)
+
+
 def _held(number: Number) -> bool:
     from decimal import Decimal
 
-    return Decimal(number.text) == Decimal(float.__repr__(number))
+    return _decimal_of(number) == Decimal(float.__repr__(number))  # type: ignore[no-any-return]

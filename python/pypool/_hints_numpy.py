@@ -8,8 +8,8 @@ import sys
 
 from ._arrays import Array
 from ._finder import imported
-from ._forms import is_a, plain_numbers
-from ._hints_scalars import ConversionError, digits_of, duration, exactly_float, from_iso, moment
+from ._forms import is_a
+from ._hints_scalars import ConversionError, digits_of, duration, exactly_float, from_iso, moment, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _datetime64(text: str) -> Any:
 def of_lists(value: Any, words: str, scalar: Any = None) -> Any:
     """numpy.ndarray of lists of numbers, with elements of a class of NumPy's if one is named."""
     numpy: Any = imported("numpy")
-    value = plain_numbers(value)
+    value = plain(value)
     try:
         found = numpy.array(value)
     except ValueError as error:  # rows of different lengths
@@ -148,7 +148,7 @@ def _cast(found: Any, scalar: Any, value: Any, numpy: Any) -> Any:
 def plain_of_lists(value: Any, words: str) -> Array:
     """pypool.Array of lists of numbers: bool, int64, uint64 or float64."""
     shape: List[int] = []
-    level = value = plain_numbers(value)
+    level = value = plain(value)
     while type(level) is list:
         shape.append(len(level))
         level = level[0] if level else None

@@ -5,7 +5,7 @@ enumerations.
 from __future__ import annotations
 
 from ._arrays import is_array
-from ._forms import Number, is_a, type_name
+from ._forms import Number, is_a, plain_numbers, type_name
 from ._results import encode
 from ._wire import ResultError
 
@@ -124,8 +124,16 @@ def exactly_float(value: Any) -> float:
             pass
         raise ConversionError("float", value, "a float would round it: send a float64, or hint int")
     if kind is Number:
-        return float(value)
+        return plain(value)  # type: ignore[no-any-return]
     raise ConversionError("float (a number)", value)
+
+
+def plain(value: Any) -> Any:
+    """The value without the texts of its numbers."""
+    try:
+        return plain_numbers(value)
+    except ValueError as error:
+        raise ConversionError("numbers that a float holds", value, "" if type(value) is Number else str(error)) from None
 
 
 def _digits(number: float) -> int:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import types
 import typing
 
-from ._forms import Number, plain_numbers
+from ._forms import Number
 from ._hints_records import null_as
-from ._hints_scalars import ConversionError, named
+from ._hints_scalars import ConversionError, named, plain
 from ._schema_fields import Unresolved, bare, fields_of, is_record
 
 TYPE_CHECKING = False
@@ -30,14 +30,14 @@ def union(members: List[Tuple[Any, Optional[Converter]]]) -> Optional[Converter]
         return None
     if len(members) == 2 and members[1][0] is type(None):
         return _or_none(members[0][1])
-    plain = [member for member, convert in members if convert is None or _always_plain(member)]
+    as_is = [member for member, convert in members if convert is None or _always_plain(member)]
     others = [(member, convert) for member, convert in members if convert is not None]
     wanted = " or ".join(named(member) for member, _ in members)
 
     def choose(value: Any) -> Any:
-        for member in plain:
+        for member in as_is:
             if fits(value, member):
-                return plain_numbers(value)
+                return plain(value)
         best: Any = None
         failures: List[Tuple[Any, ConversionError]] = []
         for member, convert in others:
@@ -105,7 +105,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in UNIONS:
         return any(fits(value, arg) for arg in args)
     if origin is float:
-        return type(value) is float or type(value) is Number
+        return type(value) is float or (type(value) is Number and value - value == 0.0)
     if origin is int:
         return type(value) is int
     if origin is list:

@@ -7,9 +7,8 @@ from __future__ import annotations
 import inspect
 
 from ._callables import called, unwrap
-from ._forms import plain_numbers
 from ._hints import ConversionError, Plan
-from ._hints_scalars import too_deep
+from ._hints_scalars import plain, too_deep
 from ._names import nearest
 from ._signatures import by_signature, refused, shown, split
 
@@ -53,7 +52,7 @@ def adapter(entry: Command) -> Any:
             plan = Plan(target, signature)
             entry.exact = entry.exact or plan.exact
             converters.update(plan.by_name())
-    other = plain_numbers if entry.exact else None
+    other = plain if entry.exact else None
 
     def adapt(args: Any) -> Tuple[Any, Any]:
         positional, keyword = split(entry, args)
