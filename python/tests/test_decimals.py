@@ -95,7 +95,7 @@ def test_in_lines_of_every_kind(start: Start) -> None:
             "kind": "invalid_arguments",
             "message": "the arguments cannot be read: number out of range: 1e400",
         }
-    worker.write(b'{"packed":[{"x":2e400},6,{"x":1e400},5],"command":"price"}\n')
+    worker.write(b'{"packed":[5,{"x":1e400},6,{"x":2e400}],"command":"price"}\n')
     assert [worker.receive()["result"][0] for _ in range(2)] == ["1E+400", "2E+400"]
     answer = raw(worker, 7, '{"id":7,"command":"execute_program","args":{"program_id":"price","inputs":{"x":1e400}}}')
     assert answer["result"] == "1E+400"
