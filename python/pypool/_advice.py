@@ -8,6 +8,8 @@ if TYPE_CHECKING:
 
 #: What takes a table as one.
 _IN_GO = "; or have Go ask for a pypoolarrow.Table"
+#: What takes a buffer of numbers as one.
+_OF_NUMBERS = "; one of numbers is an array where Go asks for a pypool.Array"
 
 #: By library (the first name of the class's module) and class; "" stands for any class of the
 #: library.
@@ -63,6 +65,12 @@ _INSTEAD = {
     ("sentence_transformers", ""): "return embeddings.tolist()",
     ("openai", ""): "return response.model_dump()",
     ("google", "Message"): "return MessageToDict(message), of google.protobuf.json_format",
+    ("_ctypes", "Array"): "return list(value), .value of characters, or bytes(value)" + _OF_NUMBERS,
+    ("_ctypes", "Structure"): "return a dict of its fields, or bytes(value)",
+    ("_ctypes", "Union"): "return one of its fields, or bytes(value)",
+    ("_ctypes", "_Pointer"): "return what it points to: pointer[0], pointer[:n]",
+    ("_ctypes", "CFuncPtr"): "call it, and return what it gives",
+    ("_ctypes", "_SimpleCData"): "return value.value",
     ("types", "SimpleNamespace"): "return vars(value)",
     ("argparse", "Namespace"): "return vars(value)",
     ("fractions", "Fraction"): "return str(value), or float(value)",

@@ -241,7 +241,7 @@ def export(value: Any, smallest: int = 0) -> Optional[Export]:
         view = memoryview(value)
     except Exception:  # nearly all that there is
         return _of_kind(value)
-    return _of_buffer(view, smallest)
+    return _of_buffer(value, view, smallest)
 
 
 def _described(dtype: str, shape: Sequence[int]) -> str:
@@ -281,9 +281,11 @@ def travels(value: Any) -> bool:
 def _of_numpy(value: Any) -> Optional[Export]:
     """None for what is no array of numbers: JSON may have a form for it."""
     numpy: Any = imported("numpy")
+    if value.dtype.kind not in "biufc" or is_one(value, "numpy.ma", "MaskedArray"):
+        return None
     dtype = value.dtype.newbyteorder("<")
     name = dtype.newbyteorder("=").name
-    if value.dtype.kind not in "biufc" or name not in SIZES or is_one(value, "numpy.ma", "MaskedArray"):
+    if name not in SIZES:
         return None
     ordered = numpy.asarray(value, dtype=dtype, order="C")
     data: Any = ordered.reshape(-1).view(numpy.uint8).data if ordered.size else b""
@@ -310,12 +312,17 @@ def _of_array(value: Any) -> Optional[Export]:
 _LETTERS = {**dict.fromkeys("bhilqn", "int"), **dict.fromkeys("BHILQN", "uint"), **dict.fromkeys("efd", "float"), "?": "bool"}
 
 
-def _of_buffer(view: memoryview, smallest: int) -> Optional[Export]:
-    """What exports a buffer: an array, where that is one of numbers; else bytes."""
+def _of_buffer(value: Any, view: memoryview, smallest: int) -> Optional[Export]:
+    """What exports a buffer: an array, where that is one of numbers; bytes, where it is one of bytes.
+    None for what else it may hold: structures, pointers and texts are no use where they go.
+    """
     form = view.format.lstrip("@=<" if sys.byteorder == "little" else "@=>")
     letter = _LETTERS.get(form)
-    if letter is None or form == "B":
+    numbers = is_one(value, "array", "array") or is_one(value, "_ctypes", "Array")
+    if form == "c" or (form == "B" and not numbers) or is_one(value, "pyarrow", "Buffer"):
         return ("", flat(view)) if view.nbytes >= smallest else None
+    if letter is None:
+        return None
     name = letter if letter == "bool" else "%s%d" % (letter, 8 * view.itemsize)
     data: Any = flat(view)
     if sys.byteorder == "big":

@@ -70,6 +70,8 @@ def _lengths(value: Any) -> Any:
     numpy: Any = imported("numpy")
     if getattr(value, "shape", ()):
         return [_lengths(item) for item in value]
+    if is_one(value, "numpy.ma", "MaskedArray"):
+        return None if value.mask else _lengths(value.data[()])
     if numpy.isnat(value):
         return missing("NaT")
     unit, count = numpy.datetime_data(value.dtype)
