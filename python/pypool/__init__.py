@@ -16,7 +16,7 @@ from __future__ import annotations
 
 # The modules, from the ground up; one imports only what stands before it (tests/test_layers.py).
 #
-#   in memory     _finder
+#   in memory     _finder _room
 #   values        _wire _fallback _json _forms _tables _arrays _names _advice
 #   shared        _page _memory
 #   process       _call _stdio _life _errors _exit _output _logging _telemetry

@@ -11,6 +11,7 @@ import sys
 from ._finder import imported
 from ._forms import is_one, text_of
 from ._json import escape
+from ._room import library
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def array_of(dtype: str, shape: Any, view: memoryview) -> Any:
         raise ValueError("an array of no shape")
     array = Array(dtype, shape, view)
     try:
-        import numpy  # upon the first array
+        numpy = library("numpy")  # upon the first array
     except Exception:  # it may be there, and broken
         return array
     try:
@@ -302,7 +303,7 @@ def _of_torch(value: Any) -> Optional[Export]:
 
 def _of_array(value: Any) -> Optional[Export]:
     try:
-        import numpy  # whoever has such an object mostly has it
+        numpy = library("numpy")  # whoever has such an object mostly has it
     except Exception:
         return None
     return _of_numpy(numpy.asarray(value))

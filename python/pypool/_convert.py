@@ -9,7 +9,7 @@ from __future__ import annotations
 from ._errors import text_of
 from ._forms import MISSING, base64_text, is_one, loaded, missing
 from ._json import make_encoder
-from ._wire import MAX_DEPTH, ResultError
+from ._wire import MAX_DEPTH, TOO_DEEP, ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -205,9 +205,6 @@ def check_surrogates(value: Any, leaf: Leaf = None) -> None:
         raise
 
 
-_TOO_DEEP = "the result is nested too deeply"
-
-
 def explain(value: Any, error: BaseException, leaf: Leaf = None) -> ResultError:
     """Why a value could not be encoded, and where it sits. Never raises."""
     if isinstance(error, ResultError):
@@ -221,7 +218,7 @@ def explain(value: Any, error: BaseException, leaf: Leaf = None) -> ResultError:
     except BaseException as failure:
         error = failure
     if isinstance(error, RecursionError):
-        message = _TOO_DEEP
+        message = TOO_DEEP
     else:
         message = "the result is not JSON: %s: %s" % (type(error).__name__, text_of(error)[:1000])
     return ResultError("invalid_result", message=message, path="$")
@@ -244,7 +241,7 @@ def _walk(top: Any, leaf: Leaf) -> Iterator[None]:
         if id(value) in inside:
             raise _wrong("the value contains itself", path)
         if depth > MAX_DEPTH:
-            raise _wrong(_TOO_DEEP, None)
+            raise _wrong(TOO_DEEP, None)
         inside.add(id(value))
         parents.append(value)
         pending.extend(reversed(list(_children(value, path, depth + 1))))

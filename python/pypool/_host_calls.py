@@ -40,8 +40,10 @@ from ._replies import (
     watch,
 )
 from ._results import encode
+from ._room import CALL as CALL_FRAMES
+from ._room import deep, need
 from ._stdio import LOG
-from ._wire import ResultError
+from ._wire import TOO_DEEP, ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,11 +161,14 @@ def _value(pending: Pending) -> Any:
     if reply["success"]:
         return reply["result"]
     error = reply["error"]
+    if isinstance(error.get("cause"), RecursionError):  # of somebody's code that makes objects of bytes
+        raise RecursionError(error["message"]) from error["cause"]
     raise HostError(error["type"], error["message"])
 
 
 def call(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str, Any]) -> Any:
     """Call a function and wait for what it returns."""
+    need(CALL_FRAMES)
     waits = WAITS
     request = RUNNING.request
     if (
@@ -228,9 +233,9 @@ def _call_alone(channel: Channel, id: int, name: str, args: Any) -> Any:
                 answer = chunk.decode()
                 try:
                     value, end = scan(answer, len(start))
-                except RecursionError:
+                except (RecursionError, ValueError):
                     end = 0
-                if answer[end:] != "}\n":  # there are bytes in it, or it is too deep
+                if answer[end:] != "}\n":  # there are bytes in it, or it is too deep, or a number too large
                     value = OVER
             if value is OVER:
                 if not chunk:
@@ -265,6 +270,8 @@ def _encoded(name: str, args: Any, how: Callable[[Any], Any] = encode) -> Any:
     try:
         return how(args)
     except ResultError as error:
+        if error.fields.get("message") == TOO_DEEP and deep():
+            raise RecursionError(TOO_DEEP) from None
         raise TypeError("%s(): the arguments cannot be sent: %s" % (name, _words(error))) from None
 
 
@@ -327,6 +334,7 @@ def _read(pending: Pending, main: bool) -> None:
 async def call_aio(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str, Any]) -> Any:
     import asyncio  # whoever comes here has it
 
+    need(CALL_FRAMES)
     loop = asyncio.get_running_loop()
     if get_ident() != LOG.thread:  # a loop of a thread's own must not read what is the worker's loop's
         id = _request(id)[0]

@@ -11,6 +11,7 @@ from . import _channel, _life
 from ._call import RUNNING
 from ._cancel import STATE
 from ._json import scan
+from ._room import deep
 from ._wire import is_reply
 
 TYPE_CHECKING = False
@@ -184,11 +185,16 @@ def deliver(line: bytes) -> bool:
     text = line.decode()
     try:
         reply, _ = scan(text, 0)
-    except RecursionError:
+    except (RecursionError, ValueError) as error:
+        if type(error) is not ValueError and not isinstance(error, RecursionError):
+            raise  # it is no JSON
         id, after = scan(text, 6)
         number, _ = scan(text, after + 8)
-        message = "the result cannot be read: it is nested too deeply"
+        too_deep = isinstance(error, RecursionError)
+        message = "the result cannot be read: %s" % ("it is nested too deeply" if too_deep else error)
         reply = {"id": id, "host": number, "success": False, "error": {"type": "invalid_result", "message": message}}
+        if too_deep and deep():
+            reply["error"]["cause"] = error
     waits = WAITS
     with waits.lock:
         pending = waits.pending.get(reply["host"])
@@ -206,7 +212,8 @@ def deliver(line: bytes) -> bool:
                 place_all(reply, reply["blobs"], line)
                 used(line)
             except Unloadable as error:
-                reply.update(success=False, error={"type": "invalid_result", "message": str(error)})
+                told = {"type": "invalid_result", "message": str(error), "cause": error.__cause__}
+                reply.update(success=False, error=told)
         pending.reply = reply
         del waits.pending[pending.number]
         if pending.gate is not None and pending.gate.locked():

@@ -8,6 +8,7 @@ Only a table that arrives imports one of them.
 from __future__ import annotations
 
 from ._forms import is_one, loaded, text_of
+from ._room import library
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def load(kind: str, view: Any) -> Any:
     if bytes(view[-len(_END) :]) != _END:
         raise ValueError("the Arrow stream of %d bytes has no end: it was cut off" % view.nbytes)
     try:
-        import pyarrow  # type: ignore[import-not-found]
+        pyarrow = library("pyarrow")
     except Exception as error:  # it may be there, and broken
         return _load_without(view, error)
     buffer = pyarrow.py_buffer(view)
@@ -64,7 +65,7 @@ def load(kind: str, view: Any) -> Any:
 
 def _load_without(view: Any, error: Exception) -> Any:
     try:
-        import polars  # type: ignore[import-not-found]
+        polars = library("polars")
     except Exception:
         raise ValueError(_NO_PYARROW % text_of(error)) from None
     return polars.read_ipc_stream(bytes(view), use_pyarrow=False)
@@ -87,7 +88,7 @@ def dump(value: Any) -> Tuple[str, Any]:
         if is_one(value, "polars", "LazyFrame"):
             value = value.collect()
         try:
-            import pyarrow
+            pyarrow = library("pyarrow")
         except Exception as error:
             if is_one(value, "polars", "DataFrame"):
                 return TABLE, _of_polars(value)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 MAX_ID = (1 << 64) - 1
 #: Go's encoding/json refuses deeper documents; the envelope adds one level.
 MAX_DEPTH = 9_999
+#: What is said of a value that is deeper than that, or than the stack.
+TOO_DEEP = "the result is nested too deeply"
 #: Characters above which a result is written in three pieces, because joining them would copy it.
 SPLIT_WRITE = 1 << 16
 #: Entries of a table of what was seen before (commands, names of members).
