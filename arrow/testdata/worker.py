@@ -191,6 +191,14 @@ def unwritable() -> Any:
     return {"frame": [pandas.DataFrame({"a": [1, "x", object()]})]}
 
 
+@command
+def objects(how: str) -> Any:
+    schema = {"n": polars.Int64, "o": polars.Object}
+    values = {"n": [1, 2], "o": [object(), None]} if how != "empty" else {"n": [], "o": []}
+    frame = polars.DataFrame(values, schema=schema)
+    return {"frame": [frame.lazy() if how == "lazy" else frame]}
+
+
 @command(nan="null")
 def with_nan(how: str) -> Any:
     table = pyarrow.table({"x": [float("nan"), 1.0]})

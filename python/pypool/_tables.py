@@ -87,6 +87,8 @@ def dump(value: Any) -> Tuple[str, Any]:
     try:
         if is_one(value, "polars", "LazyFrame"):
             value = value.collect()
+        if is_one(value, "polars", "DataFrame"):
+            _refuse_objects(value)
         try:
             pyarrow = library("pyarrow")
         except Exception as error:
@@ -102,6 +104,18 @@ def dump(value: Any) -> Tuple[str, Any]:
         return BATCH if isinstance(value, pyarrow.RecordBatch) else TABLE, _written(value, pyarrow)
     except Exception as error:
         raise TypeError("this %s cannot be sent as a table: %s" % (type(value).__qualname__, text_of(error))) from None
+
+
+def _refuse_objects(frame: Any) -> None:
+    """polars writes objects of Python's as bytes, which are their addresses."""
+    for name, kind in frame.schema.items():
+        if _has_objects(kind):
+            raise TypeError("the column %r is of Python objects (%s), which no table has: cast it, or drop it" % (name, kind))
+
+
+def _has_objects(kind: Any) -> bool:
+    inner = [getattr(kind, "inner", None), *[field.dtype for field in getattr(kind, "fields", ())]]
+    return kind == loaded("polars", "Object") or any([_has_objects(one) for one in inner if one is not None])
 
 
 def _of_polars(value: Any) -> Any:
