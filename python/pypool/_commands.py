@@ -195,9 +195,9 @@ def setup(func: F) -> F:
     Returns it unchanged.
 
     Setups run in the order of their registration. One that raises fails the start of the worker.
+    Raises TypeError for what cannot be called, and for a generator, which would never run.
     """
-    if not callable(func):
-        raise TypeError("@setup goes on a function; got %r" % (func,))
+    _check_hook("@setup", func)
     SETUPS.append(func)
     return func
 
@@ -210,9 +210,9 @@ def health(func: F) -> F:
     host's HealthCheckIntervals, and for its HealthCheck. A worker in which it raises, or returns
     False, is replaced, as after `retire`; one that is only starting does not become ready. It holds
     the worker while it runs, and one that takes longer than 5 s is taken for a hang: be brief.
+    Raises TypeError for what cannot be called, and for a generator, which would never run.
     """
-    if not callable(func):
-        raise TypeError("@health goes on a function; got %r" % (func,))
+    _check_hook("@health", func)
     HEALTH.append(func)
     return func
 
@@ -228,6 +228,16 @@ def instantiate_programs() -> None:
             made_of = PROGRAMS[name] = Command(name, "program", made[kind])
             made_of.lacking, made_of.interruptible, made_of.batch = entry.lacking, entry.interruptible, entry.batch
             made_of.retire_on = entry.retire_on
+
+
+def _check_hook(decorator: str, func: Any) -> None:
+    if not callable(func):
+        raise TypeError("%s goes on a function; got %r" % (decorator, func))
+    if _flags(func) & (_GENERATOR | _ASYNC_GENERATOR):
+        name = getattr(func, "__name__", type(func).__name__)
+        raise TypeError(
+            "%s goes on a function that runs when it is called: %s is a generator, and would never run" % (decorator, name)
+        )
 
 
 def _lacking(nan: Optional[str]) -> str:

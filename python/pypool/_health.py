@@ -1,4 +1,6 @@
-"""The @health functions: at the end of a start, and when the host pings."""
+"""The @health functions: at the end of a start, and when the host pings; and what a function that
+runs for its own sake may return.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,26 @@ def examine() -> None:
 
 
 def run(func: Callable[[], Any]) -> None:
-    result = func()
+    if is_false(finished(func, func())):
+        raise RuntimeError("%s() has returned False" % name_of(func))
+
+
+def finished(func: Callable[[], Any], result: Any) -> Any:
+    """What the function has come to, with what it returned awaited. Raises TypeError where that is
+    something whose code has not run: a decorator can hide that a function is a generator.
+    """
     if hasattr(result, "__await__"):
         from . import _async  # imports asyncio
 
         result = _async.run(result)
-    if is_false(result):
-        raise RuntimeError("%s() has returned False" % name_of(func))
+    body = result.gen if type(result).__module__ == "contextlib" and hasattr(result, "gen") else result
+    for frame in ("gi_frame", "ag_frame", "cr_frame"):
+        if hasattr(type(body), frame):
+            kind = type(result).__name__.strip("_")
+            raise TypeError(
+                "%s() has returned a %s, whose code never runs: it is to do its work when it is called" % (name_of(func), kind)
+            )
+    return result
 
 
 def is_false(result: Any) -> bool:

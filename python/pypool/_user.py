@@ -141,10 +141,10 @@ def run_setups() -> None:
     """Run the setups in order, then make the objects of program classes, and look at the batches."""
     for func in SETUPS:
         result: Any = func()
-        if hasattr(result, "__await__"):
-            from . import _async  # imports asyncio
+        if result is not None:
+            from . import _health  # few return anything
 
-            _async.run(result)
+            _health.finished(func, result)
     instantiate_programs()
     for entry in (*COMMANDS.values(), *PROGRAMS.values()):
         if entry.batch is not None and entry.columns is None:
