@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strings"
+	"unicode/utf8"
 )
 
 // Commands of the runtime's own; the first two are the pool's alone.
@@ -15,6 +17,9 @@ const (
 	commandList           = "list_commands"
 	commandExecuteProgram = "execute_program"
 )
+
+// maxCommandName is in bytes: Python takes names of 128 characters.
+const maxCommandName = 128 * utf8.UTFMax
 
 // CommandInfo describes a registered command or program, as it is called: that of a batch command
 // is of one call.
@@ -56,9 +61,10 @@ func (p *Pool) commandNames() []string {
 	return nil
 }
 
-// refusedCommand refuses the names that no worker may be asked for.
+// refusedCommand refuses the names that no worker may be asked for. What looks like a program's key
+// would count, and have a circuit, under that.
 func (p *Pool) refusedCommand(name string) *Error {
-	if name != commandHello && name != commandShutdown && name != "" && len(name) <= 256 {
+	if name != commandHello && name != commandShutdown && name != "" && len(name) <= maxCommandName && !strings.HasPrefix(name, commandExecuteProgram+":") {
 		return nil
 	}
 	unknown := &UnknownCommandError{Name: name, Names: p.commandNames()}

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 #: Names the runtime answers itself; `hello` and `shutdown` belong to the host.
 BUILTINS = ("hello", "ping", "get_stats", "list_commands", "list_programs", "execute_program", "shutdown")
+#: What the host's figures and circuits of a program go by, with its id behind it.
+PROGRAM_KEY = "execute_program:"
 MAX_NAME = 128
 #: Of a batch, and of the wait for its company: more is a mistake.
 MAX_BATCH, MAX_WAIT_MS = 65_536, 60_000
+#: More tasks than any event loop has use for; the host counts them in an int, of 32 bits on some.
+MAX_CONCURRENCY = 1_000_000
 
 # inspect.CO_*, without importing inspect
 _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
@@ -135,9 +139,11 @@ def command(
     replaced, as after `retire`: for errors behind which nothing works any more, such as a lost CUDA
     context. The caller gets the exception like any other.
 
-    Raises ValueError when the name is taken, is a built-in's, or is not 1 to 128 printable
-    characters without white space, or for a max_batch_size or max_wait_ms that is none; TypeError
-    when what is decorated cannot be called, or what is in retire_on is no exception class.
+    Raises ValueError when the name is taken, is a built-in's, begins with ``execute_program:`` (the
+    host counts the calls of a program under that), or is not 1 to 128 printable characters without
+    white space; for a max_batch_size that is not 1 to 65536, a max_wait_ms that is not 0 to 60000,
+    a concurrency that is not 1 to 1000000; TypeError when what is decorated cannot be called, or
+    what is in retire_on is no exception class.
     """
 
     def register(target: F) -> F:
@@ -260,21 +266,30 @@ def _batch(size: Any, wait: Any) -> Optional[Tuple[int, float]]:
             raise ValueError("max_wait_ms goes with max_batch_size: got max_wait_ms=%r alone" % (wait,))
         return None
     if type(size) is not int or not 1 <= size <= MAX_BATCH:
-        raise ValueError("max_batch_size is a number from 1 to %d: got %r" % (MAX_BATCH, size))
+        raise ValueError("max_batch_size is a number from 1 to %d: got %s" % (MAX_BATCH, _shown(size)))
     if type(wait) not in (int, float) or not 0 <= wait <= MAX_WAIT_MS:
-        raise ValueError("max_wait_ms is a number of milliseconds from 0 to %d: got %r" % (MAX_WAIT_MS, wait))
+        raise ValueError("max_wait_ms is a number of milliseconds from 0 to %d: got %s" % (MAX_WAIT_MS, _shown(wait)))
     return size, wait
 
 
 def _concurrency(limit: Any, entry: Optional[Command]) -> int:
     if limit is None:
         return 0
-    if type(limit) is not int or limit < 1:
-        raise ValueError("concurrency is how many calls a worker may serve side by side, 1 or more: got %r" % (limit,))
+    if type(limit) is not int or not 1 <= limit <= MAX_CONCURRENCY:
+        raise ValueError(
+            "concurrency is how many calls a worker may serve side by side, 1 to %d: got %s" % (MAX_CONCURRENCY, _shown(limit))
+        )
     if entry is not None and not _flags(entry.func) & (_COROUTINE | _ASYNC_GENERATOR):
         del COMMANDS[entry.name]
         raise TypeError("concurrency=%d is for async def and async generators, and %r is neither" % (limit, entry.name))
     return limit
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # of an int with more digits than Python writes
+        return "an %s that is too long to be written here" % type(value).__name__
 
 
 def _add(registry: Dict[str, Command], what: str, name: Any, func: Any, batch: Optional[Tuple[int, float]] = None) -> Command:
@@ -284,6 +299,8 @@ def _add(registry: Dict[str, Command], what: str, name: Any, func: Any, batch: O
         raise ValueError("%s name %r is not allowed: 1 to %d printable characters, no white space" % (what, name, MAX_NAME))
     if what == "command" and name in BUILTINS:
         raise ValueError("command name %r is pypool's own: choose another" % name)
+    if what == "command" and name.startswith(PROGRAM_KEY):
+        raise ValueError("command name %r is that of a program's calls in the host's figures: choose another" % name)
     if name in registry:
         from ._callables import twice  # seldom needed
 

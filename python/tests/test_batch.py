@@ -276,6 +276,10 @@ def test_commands_are_described_as_they_are_called(host: Host) -> None:
             "max_wait_ms is a number of milliseconds from 0 to 60000: got -1",
         ),
         ("@command(max_batch_size=2, max_wait_ms=float('nan'))\ndef f(x): pass", "max_wait_ms is a number of milliseconds"),
+        ("@command(max_batch_size=2, max_wait_ms=float('inf'))\ndef f(x): pass", "from 0 to 60000: got inf"),
+        ("@command(max_batch_size=2, max_wait_ms=10 ** 5000)\ndef f(x): pass", "from 0 to 60000: got "),
+        ("@command(max_batch_size=10 ** 30)\ndef f(x): pass", "max_batch_size is a number from 1 to 65536: got 1000000"),
+        ("@command(max_batch_size=10 ** 5000)\ndef f(x): pass", "max_batch_size is a number from 1 to 65536: got "),
         ("@command(max_wait_ms=5)\ndef f(x): pass", "max_wait_ms goes with max_batch_size: got max_wait_ms=5 alone"),
         ("command(name='f', max_batch_size=2)(dict)", "command 'f': its parameters cannot be known, so it has no batches"),
         (

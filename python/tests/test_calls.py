@@ -506,6 +506,8 @@ def test_registry_errors(start: Start) -> None:
     for text, words in (
         ("@command\ndef ping(): pass", "'ping' is pypool's own"),
         ("@command\ndef shutdown(): pass", "'shutdown' is pypool's own"),
+        ("@command(name='execute_program:p')\ndef f(): pass", "'execute_program:p' is that of a program's calls"),
+        ("@command(name='execute_program:')\ndef f(): pass", "'execute_program:' is that of a program's calls"),
         ("@command\ndef f(): pass\n@command(name='f')\ndef g(): pass", "'f' is registered twice: by f (/"),
         ("@command(name='a b')\ndef f(): pass", "not allowed"),
         ("@command(name='')\ndef f(): pass", "not allowed"),

@@ -244,9 +244,13 @@ def test_the_end_of_the_host_ends_a_shared_worker(start: Start, loop: str) -> No
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("@command(concurrency=0)\nasync def f(): pass", "1 or more"),
-        ("@command(concurrency=True)\nasync def f(): pass", "1 or more"),
-        ("@command(concurrency='8')\nasync def f(): pass", "1 or more"),
+        ("@command(concurrency=0)\nasync def f(): pass", "side by side, 1 to 1000000: got 0"),
+        ("@command(concurrency=True)\nasync def f(): pass", "1 to 1000000: got True"),
+        ("@command(concurrency='8')\nasync def f(): pass", "1 to 1000000: got '8'"),
+        ("@command(concurrency=1000001)\nasync def f(): pass", "1 to 1000000: got 1000001"),
+        ("@command(concurrency=1 << 64)\nasync def f(): pass", "1 to 1000000: got 18446744073709551616"),
+        ("@command(concurrency=10 ** 5000)\nasync def f(): pass", "1 to 1000000: got "),
+        ("@command(concurrency=float('inf'))\nasync def f(): pass", "1 to 1000000: got inf"),
         ("@command(concurrency=8)\ndef f(): pass", "async def"),
         ("@command(concurrency=8)\ndef f(): yield 1", "async def"),
     ],
