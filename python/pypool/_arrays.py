@@ -320,6 +320,8 @@ def _of_buffer(value: Any, view: memoryview, smallest: int) -> Optional[Export]:
     form = view.format.lstrip("@=<" if sys.byteorder == "little" else "@=>")
     letter = _LETTERS.get(form)
     numbers = is_one(value, "array", "array") or is_one(value, "_ctypes", "Array")
+    if is_one(value, "msgspec", "Raw"):
+        return None
     if form == "c" or (form == "B" and not numbers) or is_one(value, "pyarrow", "Buffer"):
         return ("", flat(view)) if view.nbytes >= smallest else None
     if letter is None:

@@ -65,6 +65,8 @@ def to_json(value: Any) -> Any:
         return {attribute.name: getattr(value, attribute.name) for attribute in kind.__attrs_attrs__}
     if is_one(value, "msgspec", "Struct"):
         return _libraries().struct(value, key_text)
+    if is_one(value, "msgspec", "Raw"):
+        return _libraries().raw(value)
     if is_one(value, "dspy", "Prediction"):
         return value.toDict()
     if is_one(value, "collections", "deque") or kind is range or is_one(value, "array", "array"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from ._finder import imported
 from ._forms import is_one, missing
+from ._json import scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,6 +143,19 @@ def _by_msgspec(value: Any, key_text: Callable[[Any], str]) -> Any:
     if type(value) in (list, tuple, set, frozenset):
         return [_by_msgspec(item, key_text) for item in value]
     return imported("msgspec").to_builtins(value) if is_one(value, "datetime", "timedelta") else value
+
+
+def raw(value: Any) -> Any:
+    """What the JSON text says that a msgspec.Raw is."""
+    data = bytes(value)
+    try:
+        text = data.decode("utf-8").strip()
+        found, end = scan(text, 0)
+    except (StopIteration, ValueError):
+        end = -1
+    if end < 0 or end != len(text):
+        raise TypeError("this Raw is no JSON: %.100r" % data)
+    return found
 
 
 def struct(value: Any, key_text: Callable[[Any], str]) -> Any:

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from . import _refusal
 from ._finder import imported
-from ._forms import Number, base64_text, is_a
+from ._forms import Number, is_a
+from ._hints_json import HasBytes, decimal_of, held, json_text
 from ._hints_scalars import ConversionError, plain
-from ._json import escape, make_encoder
+from ._json import make_encoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List, Optional, Set
 
     Converter = Callable[[Any], Any]
-
-
-class _HasBytes(Exception):
-    pass
 
 
 def model(kind: Any, maker: Any) -> Optional[Converter]:
@@ -65,9 +62,21 @@ def _pydantic(kind: Any, maker: Any) -> Converter:
     def validate(value: Any) -> Any:
         try:
             text = json_text(value, None) if maker.exact else "".join(_quick(value, 0))
-        except _HasBytes:  # JSON has none
-            return by_python(_for_decimals(value, by_python, True))
-        return through_json(_for_decimals(value, through_json, False)) if "\0" in text else by_json(text)
+        except HasBytes:  # JSON has none
+            value = _for_decimals(value, by_python, True)
+        else:
+            return through_json(_for_decimals(value, through_json, False)) if "\0" in text else by_json(text)
+        try:
+            return by_python(value)
+        except ValueError as error:
+            if any([type(one.get("input")) is bytes for one in getattr(error, "errors", list)()]):
+                raise
+            # A strict model takes a date's text, say, from JSON alone, by whose rules all else is judged
+            try:
+                by_json(json_text(value, lambda data: "x" * len(data)))
+            except (HasBytes, ValueError):
+                raise error from None
+            return by_python(value, strict=False)
 
     return _checked(kind, validate)
 
@@ -92,7 +101,7 @@ def _for_decimals(value: Any, validate: Callable[[Any], Any], objects: bool) -> 
     def settle(number: Number) -> Any:
         if probes.pop() not in wanted:
             return plain(number)
-        return _decimal_of(number) if objects else number.text
+        return decimal_of(number) if objects else number.text
 
     try:
         asked = _replaced(value, probe)
@@ -110,7 +119,7 @@ def _replaced(value: Any, change: Callable[[Number], Any]) -> Any:
     """The value without the texts of its numbers, and changed where a float would lose digits."""
     kind = type(value)
     if kind is Number:
-        return float(value) if _held(value) else change(value)
+        return float(value) if held(value) else change(value)
     if kind is dict:
         return {key: _replaced(item, change) for key, item in value.items()}
     return [_replaced(item, change) for item in value] if kind is list else value
@@ -121,7 +130,13 @@ def _msgspec(kind: Any) -> Converter:
 
     def validate(value: Any) -> Any:
         try:
-            return msgspec.json.decode(json_text(value, base64_text).replace("\0", "").encode("utf-8"), type=kind)
+            try:
+                text = json_text(value, None)
+            except HasBytes:  # JSON has none
+                from . import _hints_msgspec  # for few calls
+
+                return _hints_msgspec.convert(kind, value)
+            return msgspec.json.decode(text.replace("\0", "").encode("utf-8"), type=kind)
         except msgspec.ValidationError as error:
             raise ConversionError(kind.__name__, value, str(error)) from None
 
@@ -129,56 +144,7 @@ def _msgspec(kind: Any) -> Converter:
 
 
 def _refuse(value: Any) -> Any:
-    raise _HasBytes  # there is nothing else in arguments that JSON has not
+    raise HasBytes  # there is nothing else in arguments that JSON has not
 
 
 _quick = make_encoder(default=_refuse)
-
-
-def json_text(value: Any, on_bytes: Optional[Callable[[bytes], str]]) -> str:
-    """Arguments as JSON text again, numbers with the text they came with; between two NUL where a
-    float would lose digits.
-    """
-    parts: List[str] = []
-    _write(value, parts.append, on_bytes)
-    return "".join(parts)
-
-
-def _write(value: Any, put: Callable[[str], Any], on_bytes: Optional[Callable[[bytes], str]]) -> None:
-    kind = type(value)
-    if kind is str:
-        put(escape(value))
-    elif kind is dict:
-        mark = "{"
-        for key, item in value.items():
-            put(mark + escape(key) + ":")
-            _write(item, put, on_bytes)
-            mark = ","
-        put("{}" if mark == "{" else "}")
-    elif kind is list:
-        mark = "["
-        for item in value:
-            put(mark)
-            _write(item, put, on_bytes)
-            mark = ","
-        put("[]" if mark == "[" else "]")
-    elif kind is Number:
-        put(value.text if _held(value) else "\0%s\0" % value.text)
-    elif kind is bytes:
-        if on_bytes is None:
-            raise _HasBytes
-        put('"%s"' % on_bytes(value))
-    else:
-        put({None: "null", True: "true", False: "false"}[value] if kind is bool or value is None else repr(value))
-
-
-def _decimal_of(number: Number) -> Any:
-    from decimal import Decimal
-
-    return Decimal(number.text)
-
-
-def _held(number: Number) -> bool:
-    from decimal import Decimal
-
-    return _decimal_of(number) == Decimal(float.__repr__(number))  # type: ignore[no-any-return]

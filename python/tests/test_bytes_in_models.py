@@ -1,0 +1,152 @@
+"""Bytes within classes that validate themselves: bytes at any depth, and all else by the library's rules for JSON."""
+
+# The sources of the classes are long lines.
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from test_hints import arrives, define, module
+
+from pypool import _blobs
+from pypool._results import encode
+from pypool._wire import BindError, ResultError
+
+ANY = "    a: Any = None\n    b: bytes = b''\n    l: List[Any] = []\n    d: Dict[str, Any] = {}\n    s: str = ''\n    day: datetime.date = None\n"
+CLASSES = {
+    "dataclass": "@dataclasses.dataclass\nclass M:\n" + ANY.replace(" = []", " = None").replace(" = {}", " = None"),
+    "msgspec": "class M(msgspec.Struct):\n" + ANY,
+    "pydantic": "class M(pydantic.BaseModel):\n" + ANY,
+    "strict pydantic": "class M(pydantic.BaseModel):\n    model_config = {'strict': True}\n" + ANY,
+}
+
+
+def made(sort: str, text: str) -> Any:
+    for name in ("msgspec", "pydantic"):
+        if name in sort:
+            setattr(module, name, pytest.importorskip(name, reason="not for every Python"))
+    return arrives(define(CLASSES[sort] + "def f(x: M): return x\n"), text.replace("@", '"@/w=="'))
+
+
+@pytest.mark.parametrize("sort", CLASSES)
+def test_bytes_are_bytes_at_any_depth(sort: str) -> None:
+    for text, wanted in (
+        ('{"a":@}', (b"\xff", b"", None, None)),
+        ('{"b":@}', (None, b"\xff", None, None)),
+        ('{"a":{"k":[@,{"z":@}]}}', ({"k": [b"\xff", {"z": b"\xff"}]}, b"", None, None)),
+        ('{"l":[@,1],"day":"2026-01-02"}', (None, b"", [b"\xff", 1], None)),
+        ('{"d":{"k":@}}', (None, b"", None, {"k": b"\xff"})),
+    ):
+        got = made(sort, text)
+        assert (got.a, got.b, got.l or None, got.d or None) == wanted, text
+        assert got.day == (module.datetime.date(2026, 1, 2) if "day" in text else None)
+
+
+@pytest.mark.parametrize("sort", ["msgspec", "pydantic", "strict pydantic"])
+def test_no_text_is_made_of_them(sort: str) -> None:
+    for text in ('{"s":@}', '{"s":@,"b":@}', '{"day":@}', '{"b":@,"day":"x"}', '{"b":@,"s":1}'):
+        with pytest.raises(BindError, match="expected M"):
+            made(sort, text)
+
+
+def test_a_strict_model_stays_strict() -> None:
+    source = CLASSES["strict pydantic"]
+    CLASSES["ints"] = source + "    n: int = 0\n"
+    module.pydantic = pytest.importorskip("pydantic", reason="not for every Python")
+    try:
+        assert made("ints", '{"b":@,"n":1,"day":"2026-01-02"}').n == 1
+        with pytest.raises(BindError, match="n: Input should be a valid integer"):
+            made("ints", '{"b":@,"n":"1","day":"2026-01-02"}')
+    finally:
+        del CLASSES["ints"]
+
+
+STRUCTS = """
+class SomeBytes(msgspec.Struct, tag='t'):
+    b: bytes = b''
+    a: Any = None
+class SomeRaw(msgspec.Struct, tag='u'):
+    d: Decimal = None
+    r: msgspec.Raw = msgspec.Raw(b'null')
+class Listed(msgspec.Struct, array_like=True, tag='row'):
+    d: Decimal
+    a: Any = None
+@dataclasses.dataclass
+class Within:
+    d: Decimal
+    b: bytes
+    a: Any = None
+class M(msgspec.Struct, rename='camel'):
+    any_one: Any = None
+    u: Union[SomeBytes, SomeRaw, None] = None
+    row: Listed = None
+    l: List[Union[int, Decimal]] = []
+    f: float = 0
+    within: Within = None
+    pair: Tuple[Decimal, Any] = None
+    by: Dict[int, Decimal] = {}
+    o: Optional[Decimal] = None
+    took: datetime.timedelta = None
+    s: Set[int] = set()
+    frozen: FrozenSet[bytes] = frozenset()
+"""
+
+
+def test_rules_of_msgspec_beside_bytes() -> None:
+    module.msgspec = pytest.importorskip("msgspec", reason="not for every Python")
+    for text, wanted in (
+        ('{"anyOne":[@,1.10]}', "M(any_one=[b'\\xff', 1.1]"),
+        ('{"u":{"type":"t","b":"aGk=","a":[@]}}', "u=SomeBytes(b=b'hi', a=[b'\\xff'])"),
+        ('{"anyOne":@,"u":{"type":"u","d":100000000000000000.01}}', "u=SomeRaw(d=Decimal('100000000000000000.01'), "),
+        ('{"row":["row",1.10,{"k":@}]}', "row=Listed(d=Decimal('1.10'), a={'k': b'\\xff'})"),
+        ('{"anyOne":@,"l":[1,1.10,1e400],"f":1.10}', "l=[1, Decimal('1.10'), Decimal('1E+400')], f=1.1,"),
+        ('{"within":{"d":1.10,"b":"aGk=","a":@}}', "Within(d=Decimal('1.10'), b=b'hi', a=b'\\xff')"),
+        ('{"pair":[1.10,@]}', "pair=(Decimal('1.10'), b'\\xff')"),
+        ('{"anyOne":@,"by":{"1":1.10},"o":1e400}', "by={1: Decimal('1.10')}, o=Decimal('1E+400')"),
+        ('{"anyOne":@,"took":"PT1S","s":[1]}', "took=datetime.timedelta(seconds=1), s={1}"),
+        ('{"frozen":[@]}', "frozen=frozenset({b'\\xff'})"),
+    ):
+        function = define(STRUCTS + "def f(x: M): return repr(x)\n")
+        assert wanted in arrives(function, text.replace("@", '"@/w=="')), text
+    for text in (
+        '{"anyOne":@,"f":1e400}',
+        '{"anyOne":[@,1e400]}',
+        '{"u":{"type":"z","a":@}}',
+        '{"s":[@]}',
+        '{"within":{"d":1,"b":"?","a":@}}',
+    ):
+        with pytest.raises(BindError):
+            arrives(define(STRUCTS + "def f(x: M): return x\n"), text.replace("@", '"@/w=="'))
+
+
+def test_a_raw_is_json_both_ways() -> None:
+    msgspec = module.msgspec = pytest.importorskip("msgspec", reason="not for every Python")
+    function = define(STRUCTS + "def f(x: SomeRaw): return bytes(x.r)\n")
+    assert arrives(function, '{"type":"u","r":{"k":["@/w==",1.10]}}') == b'{"k":["/w==",1.10]}'
+    assert msgspec.json.decode(b'"/w=="', type=bytes) == b"\xff"  # by its rules bytes are that text in JSON
+    value = [msgspec.Raw(b' {"a": [1, 2.5]} '), module.SomeRaw(r=msgspec.Raw(b"1"))]
+    for text in (encode(value), _blobs.encode(value, 0)[0]):
+        assert json.loads(text) == [{"a": [1, 2.5]}, {"type": "u", "d": None, "r": 1}]
+    for data in (b"", b'{"a"', b"1 2", b"\xff"):
+        with pytest.raises(ResultError) as refusal:
+            encode([msgspec.Raw(data)])
+        assert "this Raw is no JSON" in refusal.value.fields["message"] and refusal.value.fields["path"] == "$[0]"
+
+
+def test_arrays_beside_decimals() -> None:
+    np = pytest.importorskip("numpy", reason="not for every Python")
+    module.pydantic, module.msgspec = pytest.importorskip("pydantic"), pytest.importorskip("msgspec")
+    from pypool import _bind
+    from pypool._commands import Command
+    from pypool._forms import scan_exactly
+
+    for head in ("class M(pydantic.BaseModel):", "class M(msgspec.Struct):"):
+        entry = Command("f", "command", define(head + "\n    d: Decimal\n    a: Any\ndef f(x: M): return x\n"))
+        args = scan_exactly('{"x":{"d":100000000000000000.01,"a":null}}', 0)[0]
+        args["x"]["a"] = array = np.zeros(2)
+        positional, keyword = _bind.bind(entry, args)
+        got = [*positional, *keyword.values()][0]
+        assert got.d == module.Decimal("100000000000000000.01") and got.a is array
