@@ -248,6 +248,15 @@ func storeBlobs(rep reply, v any, own bool) error {
 	if err := unmarshal(raw, rep.bigInt || bigInt, v); err != nil {
 		return err
 	}
+	nulls := 0 // each in a payload's place
+	for _, end := range ends {
+		if end != spelledOut {
+			nulls++
+		}
+	}
+	if err := checkBytes(raw, v, nulls); err != nil {
+		return err
+	}
 	for i, end := range ends {
 		if end == placed {
 			if err := placeBlob(into.Elem(), rep.blobs[i].Path, &rep.blobs[i], own); err != nil {
@@ -521,5 +530,5 @@ func arrayAdvice(err error) string {
 	if !errors.As(err, &wrong) || wrong.Type != wire.ArrayType {
 		return ""
 	}
-	return ": what came is no array of numbers in Python (NumPy's objects, structures, texts and times are none): return array.astype(...), or numpy.asarray(..., dtype)"
+	return ": what came is no array of numbers in Python (NumPy's objects, structures, texts and times are none, and bytes are a []byte): return array.astype(...), or numpy.asarray(..., dtype)"
 }

@@ -128,7 +128,10 @@ func decodeReply(rep reply, v any, own bool) (err error) {
 	if string(raw) == "null" && !takesNull(v) {
 		return newError(TypeDecode, Executed, fmt.Sprintf("cannot decode the result into %T: it is null (None in Python); a pointer takes that", v), nil)
 	}
-	return undecodable(v, unmarshal(raw, bigInt, v))
+	if err = unmarshal(raw, bigInt, v); err == nil {
+		err = checkBytes(raw, v, 0)
+	}
+	return undecodable(v, err)
 }
 
 // unmarshal is encoding/json's, which rounds nothing in interfaces where bigInt is set.

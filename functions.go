@@ -166,7 +166,9 @@ func (a arguments) decode(in any) error {
 	if rep.blobs != nil {
 		err = storeBlobs(rep, in, true)
 	} else {
-		err = unmarshal(rep.raw, rep.bigInt, in)
+		if err = unmarshal(rep.raw, rep.bigInt, in); err == nil {
+			err = checkBytes(rep.raw, in, 0)
+		}
 	}
 	if err != nil {
 		return &hostError{hostArguments, fmt.Sprintf("the arguments do not fit %v: %v", reflect.TypeOf(in).Elem(), err)}
