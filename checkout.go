@@ -265,6 +265,7 @@ func (c *checkout) enqueue(w *waiter) grant {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if w.sharer != nil {
+		c.closeLocked()
 		if seat := c.seatLocked(w.sharer); seat != nil {
 			return grant{seat: seat}
 		}
@@ -285,13 +286,13 @@ func (c *checkout) enqueue(w *waiter) grant {
 	c.setAlarmLocked(w.deadline)
 	if w.sharer == nil {
 		c.plain++
-		c.closeOneLocked()
 	}
 	if w.lineup != nil {
 		w.lineup.push(w)
 		c.setAlarmLocked(w.company)
 		c.dispatchLocked()
 	}
+	c.closeLocked()
 	return grant{}
 }
 
@@ -412,6 +413,7 @@ func (c *checkout) expire() {
 	defer c.mu.Unlock()
 	c.alarm = time.Time{}
 	c.dispatchLocked()
+	c.closeLocked() // for those whose wait for company is over
 	now := time.Now()
 	var earliest time.Time
 	for w, next := c.queue.first, (*waiter)(nil); w != nil; w = next {

@@ -20,6 +20,7 @@ func (p *Pool) trySeat(k *call) *resource {
 	c := p.sup.checkout
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.closeLocked()
 	if k.seat = c.seatLocked(k); k.seat != nil {
 		return nil
 	}
@@ -74,11 +75,14 @@ func (c *checkout) addShared(s *sharing, k *call, seated bool) {
 		k.seat = s.seatLocked(k)
 		c.shared = append(c.shared, s)
 	}
-	plain := c.closedLocked()
+	coming := c.comingLocked()
 	for w, next := c.queue.first, (*waiter)(nil); w != nil; w = next {
 		next = w.links[inQueue].behind
 		if w.sharer == nil {
-			if plain--; plain < 0 {
+			if w.ripe() {
+				coming--
+			}
+			if coming < 0 {
 				break
 			}
 			continue
@@ -87,31 +91,56 @@ func (c *checkout) addShared(s *sharing, k *call, seated bool) {
 			c.dismissLocked(w, grant{seat: seat})
 		}
 	}
-	c.closeOneLocked()
+	c.closeLocked()
 }
 
-func (c *checkout) closedLocked() (n int) {
+// comingLocked counts the shared workers that are closed for those who wait for one of their own:
+// each falls to one of them. What leaves the pool does not.
+func (c *checkout) comingLocked() (n int) {
 	for _, s := range c.shared {
-		if !s.openLocked() {
+		if s.comesLocked() {
 			n++
 		}
 	}
 	return n
 }
 
-// closeOneLocked closes the least loaded of the shared workers to newcomers, so that it falls idle,
-// if more calls that want a worker of their own wait than are closed.
-func (c *checkout) closeOneLocked() {
-	if len(c.shared) == 0 || c.closedLocked() >= c.plain {
-		return
-	}
-	var least *sharing
-	for _, s := range c.shared {
-		if s.openLocked() && (least == nil || len(s.calls) < len(least.calls)) {
-			least = s
+func (s *sharing) comesLocked() bool {
+	return s.closed && s.w.reusable() && !s.p.sup.checkout.sparedLocked(s.w)
+}
+
+// wantedLocked counts the workers that could be given to those who wait for one of their own: one
+// serves a whole batch, and who waits for company wants none yet.
+func (c *checkout) wantedLocked() int {
+	n := c.plain
+	if lineups := c.lineups.Load(); lineups != nil && n > 0 {
+		for _, l := range *lineups {
+			n -= l.length
+			if l.length > 0 && l.first.ripe() {
+				n += (l.length + l.size - 1) / l.size
+			}
 		}
 	}
-	if least != nil {
+	return n
+}
+
+// closeLocked closes as many of the shared workers to newcomers, the least loaded first, as are
+// wanted and do not come, so that they fall idle. Whoever takes a seat asks for it first: a worker
+// that was to come may have been retired, or have died, meanwhile.
+func (c *checkout) closeLocked() {
+	if len(c.shared) == 0 || c.plain == 0 {
+		return
+	}
+	for lacking := c.wantedLocked() - c.comingLocked(); lacking > 0; lacking-- {
+		var least *sharing
+		for _, s := range c.shared {
+			if s.openLocked() && (least == nil || len(s.calls) < len(least.calls)) {
+				least = s
+			}
+		}
+		if least == nil {
+			return
+		}
 		least.closed = true
 	}
 }
@@ -122,16 +151,11 @@ func (c *checkout) reopenLocked() {
 	if len(c.shared) == 0 {
 		return
 	}
-	closed := 0
+	surplus := c.comingLocked() - c.wantedLocked()
 	for _, s := range c.shared {
-		if s.closed {
-			closed++
-		}
-	}
-	for _, s := range c.shared {
-		if closed > c.plain && s.closed {
+		if surplus > 0 && s.comesLocked() {
 			s.closed = false
-			closed--
+			surplus--
 		}
 	}
 	c.fillLocked()
@@ -157,7 +181,11 @@ func (c *checkout) fillLocked() {
 	}
 }
 
-// dropLocked is the end of a lease.
+// dropLocked is the end of a lease. A worker that comes back is given to who waits; for one that
+// does not another is closed.
 func (c *checkout) dropLocked(s *sharing) {
 	c.shared = slices.DeleteFunc(c.shared, func(other *sharing) bool { return other == s })
+	if !s.w.reusable() {
+		c.closeLocked()
+	}
 }

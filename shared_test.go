@@ -125,6 +125,53 @@ func TestAPlainCallThatLeavesOpensTheWorkerAgain(t *testing.T) {
 	allWell(t, open())
 }
 
+// One that leaves the pool is none that falls to whoever waits: another one is closed.
+func TestAPlainCallDoesNotWaitForAWorkerThatLeaves(t *testing.T) {
+	p := sharedPool(t, 1, nil)
+	openOld := sideBySide(t, p, 4, "hold")
+	old := pids(p)[0]
+	reloaded := make(chan error, 1)
+	go func() { reloaded <- p.Reload(context.Background()) }()
+	eventually(t, "newcomers go to the new one", func() bool {
+		pid, err := Call[int](context.Background(), p, "nap", args{"seconds": 0})
+		return err == nil && pid != old
+	})
+	openNew := sideBySide(t, p, 2, "hold")
+	plain := inBackground(1, func(int) (Result, error) { return p.ExecuteAnonymous(context.Background(), "pid", nil) })
+	eventually(t, "the plain call waits", func() bool { return p.Stats().Waiting == 1 })
+	late := inBackground(1, func(int) (Result, error) {
+		return p.ExecuteAnonymous(context.Background(), "echo", args{"value": 1})
+	})
+	eventually(t, "a newcomer waits behind it", func() bool { return p.Stats().Waiting == 2 })
+	allWell(t, openNew())
+	allWell(t, plain())
+	allWell(t, late())
+	allWell(t, openOld())
+	require.NoError(t, <-reloaded)
+}
+
+// Who waits for company for its batch wants no worker yet.
+func TestTheWaitForCompanyClosesNoSharedWorker(t *testing.T) {
+	p := sharedPool(t, 1, nil)
+	open := sideBySide(t, p, 2, "hold")
+	echo := func() error {
+		_, err := p.ExecuteAnonymous(context.Background(), "echo", args{"value": 1})
+		return err
+	}
+	batch := func(int) (Result, error) { return p.ExecuteAnonymous(context.Background(), "company", args{"x": 1}) }
+	first := inBackground(1, batch)
+	eventually(t, "it waits for company", func() bool { return p.Stats().Waiting == 1 })
+	require.NoError(t, echo(), "the worker is open")
+	others := inBackground(3, batch)
+	eventually(t, "the batch is full", func() bool { return p.Stats().Waiting == 4 })
+	late := inBackground(1, func(int) (Result, error) { return Result{}, echo() })
+	eventually(t, "a newcomer waits behind it", func() bool { return p.Stats().Waiting == 5 })
+	allWell(t, open())
+	allWell(t, first())
+	allWell(t, others())
+	allWell(t, late())
+}
+
 func TestConcurrentCallsKeepWhatIsTheirs(t *testing.T) {
 	p := sharedPool(t, 1, nil)
 	outs := inBackground(64, func(i int) (Result, error) {

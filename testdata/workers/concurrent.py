@@ -50,6 +50,11 @@ def pid():
     return os.getpid()
 
 
+@command(max_batch_size=4, max_wait_ms=60_000)
+def company(x):
+    return x
+
+
 @command
 def plain_hold(mark, gate):
     note(mark, "begun")
