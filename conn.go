@@ -317,3 +317,6 @@ func (c *conn) reserve(size int) {
 func (c *conn) lineBuffered() bool {
 	return bytes.IndexByte(c.buf[c.r:c.w], '\n') >= 0 && c.raw.data == nil && !wire.IsRaw(c.buf[c.r:c.w])
 }
+
+// linesBuffered is about how many whole lines have been read already: payloads count as they come.
+func (c *conn) linesBuffered() int { return bytes.Count(c.buf[c.r:c.w], []byte("\n")) }

@@ -30,6 +30,7 @@ type pipeline[Out any] struct {
 	replied int    // where the last reply to a function's call ends, counted as written is
 	lent    []lentReply
 	last    time.Time
+	share   time.Duration // of the time since then, for each of the answers that have come together: their Ran
 	done    []int         // answered slots, not yet committed
 	perItem time.Duration // the worker's time for one item, and how many are kept outstanding: the ring's last word
 	window  int
@@ -448,6 +449,10 @@ func (f *pipeline[Out]) read() error {
 		}
 		if first {
 			now = time.Now()
+			f.share = now.Sub(f.last)
+			if f.m.p.cfg.Observer.CallEnd != nil && f.whole > 1 {
+				f.share /= time.Duration(min(1+f.w.x.linesBuffered(), f.whole))
+			}
 		}
 		if !f.answer(&fr, now) {
 			return errStopped
@@ -495,6 +500,7 @@ func (f *pipeline[Out]) answer(fr *wire.Frame, now time.Time) (ours bool) {
 	f.whole--
 	s := f.m.slot(i)
 	s.size = len(fr.Body) + wire.BlobsSize(fr.Blobs)
+	s.call.ran = f.share
 	f.w.calls.Add(1)
 	f.done = append(f.done, i)
 	if failed != nil {
@@ -589,6 +595,9 @@ func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 		lost, e.Delivery = f.whole, MaybeExecuted // it may have broken that rule, too: nothing is known of what it had
 	}
 	first, rest := f.sent[:lost], f.sent[lost:]
+	for _, i := range first {
+		f.m.slot(i).call.ran = time.Since(f.last)
+	}
 	retry := e.Category == CategoryCommunication || e.Type == TypeOperationTimeout
 	switch {
 	case !drained && f.whole > 1: // the process could not be ended: nothing is known of what it had

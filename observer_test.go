@@ -2,7 +2,9 @@ package pypool
 
 import (
 	"context"
+	"iter"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -306,3 +308,34 @@ func TestAPanickingObserverOrMarshalerCountsTheCallAndLeaksNoWorker(t *testing.T
 type panics struct{}
 
 func (panics) MarshalJSON() ([]byte, error) { panic("the caller's own") }
+
+// What an observer hears of the items of a Map adds up to what their handlers took.
+func TestObserversHearHowLongTheItemsOfAMapRan(t *testing.T) {
+	var ran []time.Duration
+	var mu sync.Mutex
+	p := newPool(t, Config{Size: 1, Overflow: -1, Script: script(t, `
+import time
+from pypool import command
+@command
+def nap(): time.sleep(0.05)
+@command(max_batch_size=4)
+def naps(xs): time.sleep(0.05); return xs
+`), Observer: &Observer{CallEnd: func(_ context.Context, _ CallInfo, o CallOutcome) {
+		mu.Lock()
+		defer mu.Unlock()
+		ran = append(ran, o.Ran)
+	}}})
+	for command, items := range map[string]iter.Seq[[]any]{"nap": slices.Values([][]any{{}, {}, {}}), "naps": slices.Values([][]any{{1}, {2}, {3}})} {
+		ran = nil
+		for _, err := range Map[any](t.Context(), p, command, items) {
+			require.NoError(t, err)
+		}
+		var sum time.Duration
+		for _, d := range ran {
+			require.Positive(t, d)
+			sum += d
+		}
+		require.Len(t, ran, 3)
+		require.GreaterOrEqual(t, sum, map[string]time.Duration{"nap": 150 * time.Millisecond, "naps": 50 * time.Millisecond}[command]-time.Millisecond)
+	}
+}
