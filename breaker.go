@@ -119,17 +119,24 @@ type admission struct {
 	b       *breakers
 	command string
 	circuit *commandBreaker // nil: the command had none then
-	done    func(error)     // gobreaker's
+	once    *onceDone
+}
+
+// onceDone is gobreaker's word for the end of a call.
+type onceDone struct {
+	done func(error)
+	over atomic.Bool
 }
 
 // enter asks the command's circuit to let the call in; an error says why it does not.
 func (b *breakers) enter(c *call, command string) *Error {
 	a := admission{b: b, command: command}
 	if a.circuit = b.known(a.command); a.circuit != nil {
-		var err error
-		if a.done, err = a.circuit.cb.Allow(); err != nil {
+		done, err := a.circuit.cb.Allow()
+		if err != nil {
 			return a.circuit.refusal().error()
 		}
+		a.once = &onceDone{done: done}
 	}
 	c.admitted = a
 	return nil
@@ -137,18 +144,31 @@ func (b *breakers) enter(c *call, command string) *Error {
 
 // end tells the circuit how the call ended.
 func (a admission) end(v evidence, err *Error) {
+	if a.circuit != nil && a.once.over.Swap(true) {
+		a.circuit = nil // a probe that has passed
+	}
 	switch {
 	case a.circuit == nil && v == lostWorker:
 		a.b.charge(a.command, err)
 	case a.circuit == nil:
 	case v == lostWorker:
 		a.circuit.lose(err)
-		a.done(errLost)
+		a.once.done(errLost)
 	case v == answered:
 		a.circuit.answer()
-		a.done(nil)
+		a.once.done(nil)
 	default:
-		a.done(errNoOutcome)
+		a.once.done(errNoOutcome)
+	}
+}
+
+// pass takes the first item of a stream that is a probe for its answer: the stream may last for
+// hours, and all others would be refused as long. What it costs later is charged as that of a call
+// that no circuit has let in.
+func (a admission) pass() {
+	if a.circuit != nil && a.circuit.cb.State() == gobreaker.StateHalfOpen && !a.once.over.Swap(true) {
+		a.circuit.answer()
+		a.once.done(nil)
 	}
 }
 
@@ -223,7 +243,7 @@ func (b *breakers) entry(command string) *commandBreaker {
 
 func (e *commandBreaker) refusal() *CircuitError {
 	last := e.lastLoss()
-	refused := &CircuitError{Command: e.cb.Name(), RetryAt: last.at.Add(e.cfg.OpenFor)}
+	refused := &CircuitError{Command: e.cb.Name(), RetryAt: later(last.at.Add(e.cfg.OpenFor), time.Now())} // a probe may be under way
 	if last.cause != nil {
 		refused.Cause = last.cause
 	}

@@ -41,6 +41,7 @@ func (p *Pool) Stream(ctx context.Context, command string, args any, opts ...Cal
 	return func(yield func(Result, error) bool) {
 		c := call{job: job{info: CallInfo{Command: command}}, args: args}
 		c.item = func(r reply) bool {
+			c.admitted.pass()
 			return yield(c.result(r), nil)
 		}
 		if _, err := p.execute(ctx, &c, opts); err != nil && !c.stopped {

@@ -2,6 +2,7 @@ package pypool
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -160,4 +161,36 @@ func TestGoexitInAStreamsLoopBodyCostsNothing(t *testing.T) {
 	<-done
 	require.JSONEq(t, "9", string(executed(t, p, "square", []any{3}).Raw()))
 	require.EqualValues(t, 1, accounted(t, p).WorkersStarted)
+}
+
+// A stream that is a probe has passed with its first item: others do not wait for its end.
+func TestAStreamThatIsAProbeLetsOthersInWithItsFirstItem(t *testing.T) {
+	mended := filepath.Join(t.TempDir(), "mended")
+	p := newPool(t, Config{Size: 2, Overflow: -1, Breaker: Breaker{Failures: 2, OpenFor: 50 * time.Millisecond}, Script: script(t, `
+import os
+from pypool import command
+@command
+def rows(path):
+    if not os.path.exists(path): os._exit(1)
+    yield 1
+    yield 2
+`)})
+	rows := func(body func()) (err error) {
+		for _, err = range Each[int](t.Context(), p, "rows", []any{mended}) {
+			if err == nil {
+				body()
+			}
+		}
+		return err
+	}
+	eventually(t, "the circuit is open", func() bool { return errors.Is(rows(func() {}), ErrCircuitOpen) })
+	require.NoError(t, os.WriteFile(mended, nil, 0o600))
+	inside := 0
+	eventually(t, "a probe passes", func() bool {
+		return rows(func() {
+			inside++
+			require.NoError(t, rows(func() {}), "others are let in while it lasts")
+		}) == nil
+	})
+	require.Equal(t, 2, inside)
 }
