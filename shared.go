@@ -327,7 +327,12 @@ func (t *seat) hang(over bool) *HangError {
 	}
 	w := t.s.w
 	stacks, none := w.stacks(w.env.cfg.KillGrace / 2)
-	return &HangError{Stacks: stacks, NoStacks: none}
+	select {
+	case stack := <-t.stack: // late, and better than what the loop did then
+		return &HangError{Stacks: stack}
+	default:
+		return &HangError{Stacks: stacks, NoStacks: none}
+	}
 }
 
 // depart has a call stopped whose caller goes, or has lost it. False: its end has come already, and

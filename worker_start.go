@@ -49,6 +49,9 @@ func (w *worker) start(ctx context.Context) *Error {
 		if errors.As(err, &e) {
 			return e // of its fork server's start
 		}
+		if errors.As(err, new(*proc.UnfitError)) {
+			return w.startError(stageImport, err)
+		}
 		return w.startError(stageSpawn, err)
 	}
 	w.proc = process

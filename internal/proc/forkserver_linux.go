@@ -111,6 +111,9 @@ func (f *ForkServer) Fork(ctx context.Context) (Process, error) {
 	var pid int
 	if _, bad := fmt.Sscanf(said, "forked %d", &pid); bad != nil {
 		ends.close()
+		if why, unfit := strings.CutPrefix(said, "unfit "); unfit {
+			return nil, &UnfitError{why}
+		}
 		return nil, errors.New(strings.TrimPrefix(said, "failed "))
 	}
 	if strings.HasSuffix(said, " by number") {

@@ -173,7 +173,7 @@ class _Server:
         if not pid:
             why = self._why_not()
             if why:
-                self._say("failed " + why)
+                self._say("unfit " + why)
                 return STILL_SERVER
             try:
                 pid = self._plain_fork()
