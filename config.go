@@ -361,16 +361,21 @@ func (c *Config) resolveTimes(bad *faults) {
 	}
 }
 
-// addBare adds a duration that is so short that it must have been written as a bare number.
+// addBare adds a duration that is too short to be meant. Most have been written as a bare number:
+// a small one of seconds, a larger one of milliseconds. One that is longer still, in nanoseconds, has
+// been written with its unit, or could as well have been: nothing is guessed of it.
 func (f *faults) addBare(field string, v, least time.Duration) {
 	if v <= 0 || v >= least {
 		return
 	}
-	unit := "time.Second"
-	if v >= 1000 {
-		unit = "time.Millisecond"
+	advice := fmt.Sprintf("%v is the least, and a number without a unit is nanoseconds: write it as in 30*time.Second", least)
+	switch {
+	case v < 100:
+		advice = fmt.Sprintf("did you mean %d*time.Second?", int64(v))
+	case v < 10_000:
+		advice = fmt.Sprintf("did you mean %d*time.Millisecond?", int64(v))
 	}
-	f.add(field, "%v is less than %v: did you mean %d*%s?", v, least, int64(v), unit)
+	f.add(field, "%v is less than %v: %s", v, least, advice)
 }
 
 // resolveWatchers resolves who is told what, and under which name.

@@ -65,6 +65,15 @@ func TestADurationOfABareNumberIsRefused(t *testing.T) {
 	require.Equal(t, 16, tried)
 	_, err := Config{OperationTimeout: 5000}.resolve()
 	require.ErrorContains(t, err, "Config.OperationTimeout: 5µs is less than 1ms: did you mean 5000*time.Millisecond?")
+	for v, words := range map[time.Duration]string{
+		90: "90ns is less than 1ms: did you mean 90*time.Second?", 250: "250ns is less than 1ms: did you mean 250*time.Millisecond?",
+		60_000: "60µs is less than 1ms: 1ms is the least, and a number without a unit is nanoseconds", 999 * time.Microsecond: "999µs is less than 1ms: 1ms is the least",
+		time.Millisecond - 1: "999.999µs is less than 1ms: 1ms is the least",
+	} {
+		_, err = Config{OperationTimeout: v}.resolve()
+		require.ErrorContains(t, err, "Config.OperationTimeout: "+words)
+		require.Equal(t, strings.Contains(words, "did you mean"), strings.Contains(err.Error(), "did you mean"), "%v", v)
+	}
 	_, err = Config{StopGrace: 3, KillGrace: 7}.resolve()
 	require.ErrorContains(t, err, "KillGrace: 7ns")
 	require.ErrorContains(t, err, "StopGrace: 3ns", "every bad field is named")
