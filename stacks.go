@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pypool/pypool/internal/foreign"
+	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/wire"
 )
 
@@ -36,9 +38,7 @@ func (p *Pool) Stacks(ctx context.Context, workerID string) (string, error) {
 	workers := p.sup.workers()
 	i := slices.IndexFunc(workers, func(w *worker) bool { return w.id == workerID })
 	if i < 0 {
-		e := invalid(fmt.Sprintf("there is no worker %s; there are: %s", printable(workerID, 64), idsOf(workers)))
-		e.Context.Pool = p.cfg.Name
-		return "", e
+		return "", p.noWorker(workerID)
 	}
 	w := workers[i]
 	asked := time.Now()
@@ -56,6 +56,9 @@ func (p *Pool) Stacks(ctx context.Context, workerID string) (string, error) {
 		if d.text != "" {
 			return d.text, nil
 		}
+		if d.none == proc.HasEnded || w.endsWithin(ctx, stacksWait-time.Since(asked)) { // and the pool is about to notice
+			return "", p.noWorker(workerID)
+		}
 		e := newError(TypeOperationTimeout, NotExecuted, "no stacks: "+d.none, &HangError{NoStacks: d.none})
 		return "", w.withContext(e, &job{}, asked)
 	case <-ctx.Done():
@@ -63,15 +66,30 @@ func (p *Pool) Stacks(ctx context.Context, workerID string) (string, error) {
 	}
 }
 
-func idsOf(workers []*worker) string {
-	ids := make([]string, 0, len(workers))
-	for _, w := range workers {
-		ids = append(ids, w.id)
+// endsWithin reports whether the process has ended in the time that is left. One that is ending has
+// closed its pipes a moment before.
+func (w *worker) endsWithin(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-w.proc.Exited():
+	case <-timer.C:
+	case <-ctx.Done():
 	}
-	if len(ids) == 0 {
-		return "none"
+	return w.isExited()
+}
+
+// noWorker is the error of an id that no worker has, or none any more.
+func (p *Pool) noWorker(id string) *Error {
+	var others []string
+	for _, w := range p.sup.workers() {
+		if w.id != id {
+			others = append(others, w.id)
+		}
 	}
-	return strings.Join(ids, ", ")
+	e := invalid(fmt.Sprintf("there is no worker %s; there are: %s", printable(id, 64), cmp.Or(strings.Join(others, ", "), "none")))
+	e.Context.Pool = p.cfg.Name
+	return e
 }
 
 // stacksOf is the stacks of all threads and tasks.

@@ -17,6 +17,9 @@ import (
 // maxDump is how much of a dump is read, in bytes: faulthandler tells at most 100 threads.
 const maxDump = 256 << 10
 
+// HasEnded says why there are no stacks of a process that is not there any more.
+const HasEnded = "the process has ended"
+
 func (p *process) Stacks(d time.Duration) (text, why string) {
 	if p.ends.stack == nil {
 		return "", "this platform has no stack dumps"
@@ -33,7 +36,7 @@ func (p *process) Stacks(d time.Duration) (text, why string) {
 	if text = p.askForStacks(end, d); text != "" {
 		return text, ""
 	}
-	why = "the process has ended"
+	why = HasEnded
 	for n := range stackSignals { // of the first nobody else should know; the second is a popular one
 		sent := false
 		p.Signal(func(leader int) { sent, why = signalStacks(n, leader, int(p.python.Load())) })

@@ -128,7 +128,7 @@ func signalStacks(n, leader, python int) (sent bool, why string) {
 	switch {
 	case !known:
 	case is.state == 'Z', is.state == 'X':
-		return false, "the process has ended"
+		return false, HasEnded
 	case !is.catches(s):
 		if is.ignored&(1<<(s-1)) != 0 {
 			return false, "code in the worker ignores the signals for a stack dump"
