@@ -61,9 +61,11 @@ func Map[Out, In any](ctx context.Context, c Caller, command string, items iter.
 			yield(zero, neverStarted(CallInfo{Command: command}))
 			return
 		}
-		ctx, cancel := context.WithCancel(foreign.Context(ctx))
+		outer := foreign.Context(ctx)
+		ctx, cancel := context.WithCancel(outer)
 		defer cancel()
 		m := newMapper[Out](ctx, p, command, opts)
+		m.outer = outer
 		stopWaking := context.AfterFunc(ctx, m.ring.stop)
 		defer stopWaking()
 		go m.feed(encodeItems(items))
@@ -113,6 +115,7 @@ func (m *mapper[Out]) join(cancel func()) *trouble {
 type mapper[Out any] struct {
 	p          *Pool
 	ctx        context.Context
+	outer      context.Context // the caller's, of which ctx is made
 	template   call
 	lines      wire.Template
 	refused    *Error // what every item gets, because of the options
@@ -471,7 +474,11 @@ func (m *mapper[Out]) settleSlots(from, to int) {
 	for i := from; i < to; i++ {
 		if s := m.slot(i); !m.ring.isDone(i) {
 			m.apart(func() {
-				m.settle(s, newError(TypeCanceled, NotExecuted, "the loop over the results had ended", m.ctx.Err()), time.Now())
+				why := newError(TypeCanceled, NotExecuted, "the loop over the results had ended", nil)
+				if m.outer.Err() != nil {
+					why = contextError(m.outer, NotExecuted, nil)
+				}
+				m.settle(s, why, time.Now())
 			})
 		}
 	}

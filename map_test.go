@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -388,6 +389,43 @@ func TestMapLeavingTheLoopKillsAHandlerThatDoesNotReturn(t *testing.T) {
 	eventually(t, "the workers replaced", func() bool { return serving(p) })
 	st := p.Stats()
 	require.Equal(t, st.Started, st.Succeeded+st.Failed)
+}
+
+// Observers hear why an item was never sent: it is the loop's end, or the context's.
+func TestTheItemsThatAMapHasNotSentSayWhy(t *testing.T) {
+	for name, want := range map[string]ErrorType{"the loop is left": TypeCanceled, "the deadline passes": TypeOperationTimeout} {
+		t.Run(name, func(t *testing.T) {
+			var mu sync.Mutex
+			var unsent []error
+			p := newPool(t, Config{Size: 1, Overflow: -1, Script: script(t, "import time\nfrom pypool import command\n@command\ndef nap(s): time.sleep(s)\n"),
+				Observer: &Observer{CallEnd: func(_ context.Context, _ CallInfo, o CallOutcome) {
+					mu.Lock()
+					defer mu.Unlock()
+					if o.Worker == "" {
+						unsent = append(unsent, o.Err)
+					}
+				}}})
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			if want == TypeOperationTimeout {
+				ctx, cancel = context.WithTimeout(ctx, 300*time.Millisecond)
+				defer cancel()
+			}
+			items := func(yield func([]any) bool) {
+				for i := 0; yield([]any{[]float64{0, 60}[min(i, 1)]}); i++ {
+				}
+			}
+			for range Map[any](ctx, p, "nap", items) {
+				if want == TypeCanceled {
+					break
+				}
+			}
+			require.NotEmpty(t, unsent)
+			for _, err := range unsent {
+				require.Equal(t, want, detail[*Error](t, err).Type, "%v", err)
+			}
+		})
+	}
 }
 
 func TestMapEndOfContextEndsTheLoopWithItsError(t *testing.T) {
