@@ -10,8 +10,14 @@ import (
 // Caller returns a Caller that makes calls of next, each with a span that goes along with it, and
 // the durations among the metrics. It is for one whose calls are served elsewhere, as the module
 // nats has: there the call's span is under this one if the pool is instrumented, too, and Python's
-// are in any case. A pool of this program's has an Observer.
-func (t *Telemetry) Caller(next pypool.Caller) pypool.Caller { return &caller{t, next} }
+// are in any case. A pool of this program's has an Observer. Calls of a nil next fail as those of a
+// pool that was never started.
+func (t *Telemetry) Caller(next pypool.Caller) pypool.Caller {
+	if next == nil {
+		next = (*pypool.Pool)(nil)
+	}
+	return &caller{t, next}
+}
 
 type caller struct {
 	t    *Telemetry
@@ -27,13 +33,13 @@ func (c *caller) one(
 	if o, wrong := pypool.ReadCallOptions(opts...); wrong == nil && info.Session == "" {
 		info.Session = o.Session
 	}
-	ctx = c.t.callStart(ctx, info)
+	ctx, begun := c.t.callStart(ctx, info)
 	ended := false
 	defer func() {
 		if !ended { // it panics
 			err = pypool.NewError(pypool.TypeInternal, pypool.MaybeExecuted, "the Caller has panicked", nil)
 		}
-		c.t.callEnd(ctx, info, pypool.CallOutcome{Worker: res.Worker(), Queued: res.Queued(), Ran: res.Ran(), Err: err})
+		c.t.callEnd(ctx, begun, info, pypool.CallOutcome{Worker: res.Worker(), Queued: res.Queued(), Ran: res.Ran(), Err: err})
 	}()
 	res, err = call(ctx, along(ctx, opts))
 	ended = true

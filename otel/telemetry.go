@@ -38,11 +38,23 @@ type options struct {
 	texts   bool
 }
 
-// WithTracerProvider sets where spans go, in place of the global provider.
-func WithTracerProvider(p trace.TracerProvider) Option { return func(o *options) { o.tracers = p } }
+// WithTracerProvider sets where spans go, in place of the global provider, which nil stands for.
+func WithTracerProvider(p trace.TracerProvider) Option {
+	return func(o *options) {
+		if p != nil {
+			o.tracers = p
+		}
+	}
+}
 
-// WithMeterProvider sets where metrics go, in place of the global provider.
-func WithMeterProvider(p metric.MeterProvider) Option { return func(o *options) { o.meters = p } }
+// WithMeterProvider sets where metrics go, in place of the global provider, which nil stands for.
+func WithMeterProvider(p metric.MeterProvider) Option {
+	return func(o *options) {
+		if p != nil {
+			o.meters = p
+		}
+	}
+}
 
 // WithoutTexts keeps what Python has put into an exception, its message and traceback, and the text
 // of errors out of spans. Their types are there.
@@ -68,7 +80,9 @@ var bounds = []float64{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02
 func New(opts ...Option) (*Telemetry, error) {
 	o := options{tracers: otel.GetTracerProvider(), meters: otel.GetMeterProvider(), texts: true}
 	for _, opt := range opts {
-		opt(&o)
+		if opt != nil {
+			opt(&o)
+		}
 	}
 	t := &Telemetry{
 		tracer: o.tracers.Tracer(scope, trace.WithInstrumentationVersion(pypool.Version), trace.WithSchemaURL(semconv.SchemaURL)),
@@ -107,41 +121,55 @@ func (t *Telemetry) Observer(next *pypool.Observer) *pypool.Observer {
 		*o = *next
 	}
 	callStart, callEnd, functionStart, functionEnd := o.CallStart, o.CallEnd, o.FunctionStart, o.FunctionEnd
+	key := &callKey{}
 	o.CallStart = func(ctx context.Context, c pypool.CallInfo) context.Context {
-		started := t.callStart(ctx, c)
+		started, one := t.callStart(ctx, c)
+		started = context.WithValue(started, key, one)
 		if callStart == nil {
 			return started
 		}
 		ended := false
 		defer func() {
 			if !ended { // it panics, and CallEnd gets the context from before
-				t.callEnd(started, c, pypool.CallOutcome{Err: pypool.NewError(pypool.TypeInternal, pypool.NotExecuted, "CallStart has panicked", nil)})
+				t.callEnd(started, one, c, pypool.CallOutcome{Err: pypool.NewError(pypool.TypeInternal, pypool.NotExecuted, "CallStart has panicked", nil)})
 			}
 		}()
-		observed := callStart(started, c)
+		observed := one.keptIn(started, callStart(started, c), key)
 		ended = true
-		if observed != nil {
-			return observed
-		}
-		return started
+		return observed
 	}
 	o.CallEnd = func(ctx context.Context, c pypool.CallInfo, end pypool.CallOutcome) {
-		defer t.callEnd(ctx, c, end)
+		defer func() {
+			if one := callIn(ctx, key, callID{c.Pool, c.RequestID}, false); one != nil {
+				t.callEnd(ctx, one, c, end)
+			}
+		}()
 		if callEnd != nil {
 			callEnd(ctx, c, end)
 		}
 	}
 	o.FunctionStart = func(ctx context.Context, f pypool.FunctionInfo) context.Context {
-		started := t.functionStart(ctx, f)
-		if functionStart != nil {
-			if observed := functionStart(started, f); observed != nil {
-				return observed
-			}
+		started, one := t.functionStart(ctx, f)
+		started = context.WithValue(started, key, one)
+		if functionStart == nil {
+			return started
 		}
-		return started
+		ended := false
+		defer func() {
+			if !ended {
+				t.functionEnd(started, one, f, pypool.NewError(pypool.TypeInternal, pypool.NotExecuted, "FunctionStart has panicked", nil))
+			}
+		}()
+		observed := one.keptIn(started, functionStart(started, f), key)
+		ended = true
+		return observed
 	}
 	o.FunctionEnd = func(ctx context.Context, f pypool.FunctionInfo, err error) {
-		defer t.functionEnd(ctx, f, err)
+		defer func() {
+			if one := callIn(ctx, key, callID{f.Pool, f.RequestID}, true); one != nil {
+				t.functionEnd(ctx, one, f, err)
+			}
+		}()
 		if functionEnd != nil {
 			functionEnd(ctx, f, err)
 		}
@@ -181,15 +209,42 @@ func method(c pypool.CallInfo) string {
 	return c.Command
 }
 
-// call is what callEnd needs to know of callStart.
+// call is what callEnd needs to know of callStart, and functionEnd of functionStart.
 type call struct {
-	span  trace.Span
-	begun time.Time
+	span     trace.Span
+	begun    time.Time
+	id       callID
+	function bool
 }
 
-type callKey struct{}
+// callKey is where an Observer keeps its calls in contexts. Each has one of its own, so that one may
+// be inside another.
+type callKey struct{ _ byte }
 
-func (t *Telemetry) callStart(ctx context.Context, c pypool.CallInfo) context.Context {
+// callIn is the call that began with such a context; nil where its start has panicked, and what is
+// there is the one around it.
+func callIn(ctx context.Context, key *callKey, id callID, function bool) *call {
+	if one, ok := ctx.Value(key).(*call); ok && one.id == id && one.function == function {
+		return one
+	}
+	return nil
+}
+
+// keptIn is the context that somebody's Observer has made of started: where it is not derived from
+// that, it has lost the call, which would never end, and perhaps the span.
+func (one *call) keptIn(started, observed context.Context, key *callKey) context.Context {
+	switch {
+	case observed == nil:
+		return started
+	case observed.Value(key) == any(one):
+		return observed
+	case !trace.SpanContextFromContext(observed).IsValid():
+		observed = trace.ContextWithSpan(observed, one.span)
+	}
+	return context.WithValue(observed, key, one)
+}
+
+func (t *Telemetry) callStart(ctx context.Context, c pypool.CallInfo) (context.Context, *call) {
 	attrs := append(make([]attribute.KeyValue, 0, 5), semconv.RPCSystemNameKey.String(system), semconv.RPCMethod(method(c)),
 		attribute.String("pypool.pool.name", c.Pool), attribute.Int64("pypool.request.id", int64(c.RequestID)))
 	if c.Session != "" {
@@ -201,14 +256,10 @@ func (t *Telemetry) callStart(ctx context.Context, c pypool.CallInfo) context.Co
 	begun := time.Now()
 	ctx, span := t.tracer.Start(ctx, method(c), trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(begun), trace.WithAttributes(attrs...))
 	t.calls.begin(c.Pool, c.RequestID, span.SpanContext())
-	return context.WithValue(ctx, callKey{}, &call{span, begun})
+	return ctx, &call{span, begun, callID{c.Pool, c.RequestID}, false}
 }
 
-func (t *Telemetry) callEnd(ctx context.Context, c pypool.CallInfo, end pypool.CallOutcome) {
-	one, ok := ctx.Value(callKey{}).(*call)
-	if !ok { // CallStart has panicked, or somebody's context has lost it
-		return
-	}
+func (t *Telemetry) callEnd(ctx context.Context, one *call, c pypool.CallInfo, end pypool.CallOutcome) {
 	now := time.Now()
 	t.calls.end(c.Pool, c.RequestID)
 	name := method(c)
@@ -288,9 +339,7 @@ func errorType(err error) string {
 
 // --- functions that Python calls ----------------------------------------------------------------------------------------
 
-type functionKey struct{}
-
-func (t *Telemetry) functionStart(ctx context.Context, f pypool.FunctionInfo) context.Context {
+func (t *Telemetry) functionStart(ctx context.Context, f pypool.FunctionInfo) (context.Context, *call) {
 	if f.Trace != "" { // else the call's own span is the parent
 		ctx = trace.ContextWithRemoteSpanContext(ctx, spanOf(f.Trace))
 	}
@@ -299,14 +348,10 @@ func (t *Telemetry) functionStart(ctx context.Context, f pypool.FunctionInfo) co
 		semconv.RPCSystemNameKey.String(system), semconv.RPCMethod(f.Function), attribute.String("pypool.pool.name", f.Pool),
 		attribute.Int64("pypool.request.id", int64(f.RequestID)),
 	))
-	return context.WithValue(ctx, functionKey{}, &call{span, begun})
+	return ctx, &call{span, begun, callID{f.Pool, f.RequestID}, true}
 }
 
-func (t *Telemetry) functionEnd(ctx context.Context, f pypool.FunctionInfo, err error) {
-	one, ok := ctx.Value(functionKey{}).(*call)
-	if !ok {
-		return
-	}
+func (t *Telemetry) functionEnd(ctx context.Context, one *call, f pypool.FunctionInfo, err error) {
 	attrs := []attribute.KeyValue{semconv.RPCMethod(f.Function), attribute.String("pypool.pool.name", f.Pool)}
 	if err != nil {
 		kind := semconv.ErrorTypeKey.String(errorType(err))
