@@ -99,7 +99,9 @@ func NewClient(nc *nats.Conn, name string, opts ...ClientOption) *Client {
 func (c *Client) With(opts ...ClientOption) *Client {
 	other := *c
 	for _, opt := range opts {
-		opt(&other.o)
+		if opt != nil {
+			opt(&other.o)
+		}
 	}
 	o := &other.o
 	switch {

@@ -62,6 +62,9 @@ func CreateJobs(ctx context.Context, js jetstream.JetStream, name string, store 
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("pypoolnats: %w", err)
 	}
+	if js == nil {
+		return errNoJetStream
+	}
 	if store.Keep <= 0 {
 		store.Keep = 24 * time.Hour
 	}
@@ -77,6 +80,8 @@ func CreateJobs(ctx context.Context, js jetstream.JetStream, name string, store 
 	}
 	return nil
 }
+
+var errNoJetStream = errors.New("pypoolnats: there is no JetStream")
 
 func jobStream(name string) string   { return "PYPOOL_" + name + "_JOBS" }
 func jobBucket(name string) string   { return "pypool_" + name + "_jobs" }
@@ -129,7 +134,9 @@ func enqueue(ctx context.Context, js jetstream.JetStream, name string, ctl contr
 	ctx = foreign.Context(ctx)
 	o := jobOptions{id: nuid.Next(), attempts: 1}
 	for _, opt := range opts {
-		opt(&o)
+		if opt != nil {
+			opt(&o)
+		}
 	}
 	fail := func(err *pypool.Error) (*Job, error) {
 		err.Context = pypool.ErrorContext{Pool: name, Session: ctl.Session, Command: ctl.Command, Program: ctl.Program}
@@ -137,6 +144,9 @@ func enqueue(ctx context.Context, js jetstream.JetStream, name string, ctl contr
 	}
 	if err := checkName(name); err != nil {
 		return fail(invalid(err.Error()))
+	}
+	if js == nil {
+		return fail(unavailable(pypool.NotExecuted, "the job is not stored", errNoJetStream))
 	}
 	call, err := pypool.ReadCallOptions(o.call...)
 	switch {
@@ -203,6 +213,9 @@ func (j *Job) Wait(ctx context.Context) (pypool.Result, error) {
 	}
 	if ctx.Err() != nil {
 		return fail(ended(ctx, pypool.MaybeExecuted))
+	}
+	if j.js == nil {
+		return fail(unavailable(pypool.MaybeExecuted, "the job's outcome cannot be read", errNoJetStream))
 	}
 	kv, err := outcomes(ctx, j.js, j.name)
 	if err != nil {

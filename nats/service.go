@@ -108,7 +108,9 @@ var (
 func Serve(nc *nats.Conn, name string, pool pypool.Caller, opts ...ServeOption) (*Service, error) {
 	o := serveOptions{config: micro.Config{Name: name, Version: "0.0.0", Description: "Python commands, served by pypool", Metadata: map[string]string{}}}
 	for _, opt := range opts {
-		opt(&o)
+		if opt != nil {
+			opt(&o)
+		}
 	}
 	switch {
 	case nc == nil:
@@ -137,10 +139,10 @@ func Serve(nc *nats.Conn, name string, pool pypool.Caller, opts ...ServeOption) 
 	return s, nil
 }
 
-// isNone reports whether there is no pool, or a nil one.
+// isNone reports whether there is no pool, or one that New has not made.
 func isNone(c pypool.Caller) bool {
 	p, ok := c.(*pypool.Pool)
-	return c == nil || ok && p == nil
+	return c == nil || ok && p.Name() == ""
 }
 
 // start subscribes to what the service listens to, requests last.

@@ -55,13 +55,18 @@ func Work(ctx context.Context, js jetstream.JetStream, name string, pool pypool.
 	ctx = foreign.Context(ctx)
 	o := workOptions{grace: 30 * time.Second, ackWait: 30 * time.Second}
 	for _, opt := range opts {
-		opt(&o)
+		if opt != nil {
+			opt(&o)
+		}
 	}
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("pypoolnats: %w", err)
 	}
 	o.logger = foreign.Logger(o.logger)
-	if isNone(pool) {
+	switch {
+	case js == nil:
+		return errNoJetStream
+	case isNone(pool):
 		return errors.New("pypoolnats: there is no pool")
 	}
 	if o.concurrency <= 0 {

@@ -11,8 +11,11 @@ import (
 
 // Handler returns a log handler that passes records on to next: those of a call's (what its command
 // prints and logs, and what the pool says of it) with the call's span in the context, as bridges to
-// OpenTelemetry's logs want it, and as the attributes trace_id and span_id.
+// OpenTelemetry's logs want it, and as the attributes trace_id and span_id. A nil next takes nothing.
 func (t *Telemetry) Handler(next slog.Handler) slog.Handler {
+	if next == nil {
+		next = slog.DiscardHandler
+	}
 	t.calls.wanted.Store(true)
 	return &handler{next, &t.calls}
 }

@@ -6,6 +6,7 @@
 package pypoolprometheus
 
 import (
+	"errors"
 	"math"
 	"strconv"
 	"time"
@@ -36,16 +37,33 @@ func DefaultBuckets() []time.Duration {
 
 // NewCollector returns a collector of a pool's figures, which are asked for when it is scraped:
 // they cost calls nothing. Each pool has a collector; of several in one registry each must have a
-// Config.Name of its own, which is the label pool.
+// Config.Name of its own, which is the label pool. The collector of a pool that is nil, or that New
+// has not made, cannot be registered: the registry says so.
 func NewCollector(pool *pypool.Pool, opts ...Option) prometheus.Collector {
+	if pool.Name() == "" {
+		return none{}
+	}
 	c := &collector{pool: pool, bounds: DefaultBuckets(), descs: map[*family]*prometheus.Desc{}}
 	for _, opt := range opts {
-		opt(c)
+		if opt != nil {
+			opt(c)
+		}
 	}
 	for _, f := range families {
 		c.descs[f] = prometheus.NewDesc("pypool_"+f.name, f.help, f.labels, prometheus.Labels{"pool": pool.Name()})
 	}
 	return c
+}
+
+// none is the collector of no pool.
+type none struct{}
+
+var errNoPool = errors.New("pypoolprometheus: there is no pool: New makes pools")
+
+func (none) Describe(descs chan<- *prometheus.Desc) { descs <- prometheus.NewInvalidDesc(errNoPool) }
+
+func (none) Collect(metrics chan<- prometheus.Metric) {
+	metrics <- prometheus.NewInvalidMetric(prometheus.NewInvalidDesc(errNoPool), errNoPool)
 }
 
 type collector struct {

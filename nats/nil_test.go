@@ -1,0 +1,38 @@
+package pypoolnats
+
+import (
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool"
+	"github.com/pypool/pypool/pypooltest"
+)
+
+func TestWhatIsNilIsToldInWords(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	nc, fake := b.connect(t), pypooltest.New()
+	for _, pool := range []pypool.Caller{nil, (*pypool.Pool)(nil), &pypool.Pool{}} {
+		_, err := Serve(nc, "test", pool, nil)
+		require.ErrorContains(t, err, "there is no pool")
+		require.ErrorContains(t, Work(t.Context(), stream(t, b), "test", pool, nil), "there is no pool")
+	}
+	_, err := Serve(nil, "test", fake, nil)
+	require.ErrorContains(t, err, "there is no connection")
+	_, err = NewClient(nil, "test", nil).With(nil).ExecuteAnonymous(t.Context(), "f", nil)
+	require.ErrorContains(t, err, "the client has no connection")
+
+	var none jetstream.JetStream
+	require.ErrorContains(t, Work(t.Context(), none, "test", fake), "there is no JetStream")
+	require.ErrorContains(t, CreateJobs(t.Context(), none, "test", JobStore{}), "there is no JetStream")
+	_, err = Enqueue(t.Context(), none, "test", "f", nil, nil)
+	require.ErrorIs(t, err, pypool.ErrPoolClosed)
+	require.ErrorContains(t, err, "there is no JetStream")
+	require.True(t, pypool.SafeToRetry(err))
+	_, err = EnqueueProgram(t.Context(), none, "test", "p", nil)
+	require.ErrorContains(t, err, "there is no JetStream")
+	_, err = OpenJob(none, "test", "job").Wait(t.Context())
+	require.ErrorContains(t, err, "there is no JetStream")
+}
