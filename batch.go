@@ -364,8 +364,9 @@ func (b *callBatch) exchange(w *worker) (answers []*batchOutcome, err error) {
 		}
 		o := &batchOutcome{}
 		o.rep, o.err = w.judge(b.ctx, &m.job, &f, nil)
-		if r := w.retirement.Load(); o.err != nil && r != nil && r.id == b.running() {
+		if r := w.retirement.Load(); o.err != nil && r != nil && r.by == b.running() {
 			o.err.retiring(r)
+			o.err.stale = o.err.retires == ""
 			o.spare, charged = charged, true // one of them is charged with the worker
 		}
 		answers = append(answers, o)

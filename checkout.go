@@ -24,7 +24,7 @@ type checkout struct {
 	maxQueue int64
 	maxBytes int64          // of the requests that wait; one alone may have more
 	onWait   func()         // called when a caller begins to wait
-	onDead   func()         // called when a worker that is put back turns out to be dead
+	onDead   func()         // called when an idle worker turns out to be dead, or to ask for a replacement; mu may be held
 	waiting  atomic.Int64   // written under mu
 	alarms   sync.WaitGroup // the timer is set, or expire runs
 	waiters  sync.Pool      // of *waiter, to be used again
@@ -192,10 +192,10 @@ func (c *checkout) tryTake() *resource {
 }
 
 func (c *checkout) popLocked() *resource {
-	last := len(c.idle) - 1
-	if last < 0 || c.sparedLocked(c.idle[last].Value()) { // those below it are to be spared, too
+	if !c.readyLocked() {
 		return nil
 	}
+	last := len(c.idle) - 1
 	res := c.idle[last]
 	c.idle[last] = nil
 	c.idle = c.idle[:last]
@@ -366,14 +366,14 @@ func (c *checkout) handOver(res *resource) bool {
 	if c.closed {
 		return false
 	}
-	if c.sparedLocked(res.Value()) {
-		c.shelveLocked(res)
-	} else if first := c.nextLocked(); first != nil {
+	w, first := res.Value(), c.nextLocked()
+	switch {
+	case first != nil && !c.sparedLocked(w):
 		c.grantLocked(first, res)
 		c.reopenLocked()
-	} else if res.Value().retirement.Load() != nil {
+	case first != nil || w.retirement.Load() != nil:
 		c.shelveLocked(res)
-	} else {
+	default:
 		c.idle = append(c.idle, res)
 	}
 	return true

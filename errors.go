@@ -211,8 +211,8 @@ type Error struct {
 	Delivery Delivery
 	Err      error // the detail and the cause, or nil
 
-	retires string    // why its worker is replaced because of it; empty: it is not
-	stale   bool      // its worker had asked to be replaced before
+	retires string    // why its worker is replaced, where its call has asked for that; empty: it has not
+	stale   bool      // another call had asked for that before, or none
 	given   time.Time // when its worker had the call; zero: it had none
 }
 

@@ -43,7 +43,7 @@ type exchange struct {
 	contextOf func(id uint64) context.Context      // of a request, where ctx is that of many; nil: it is ctx
 	push      func(replies []replyLine) (all bool) // writes them between requests that are on their way, nil: there are none
 	running   func() uint64                        // the id that the handler runs under, where that of a batch runs; nil: that of the next to be answered
-	retires   func(id uint64, reason string)       // the worker asks to be replaced, in a line before that request's final one
+	retires   func(by uint64, reason string)       // the worker asks to be replaced, because of that request; 0: of none
 	left      bool                                 // the caller of the request in hand has gone
 	called    uint64                               // the last request that has called a function: its handler has begun
 	owed      []byte                               // the rest of a reply to the last one, to be written before anything else
@@ -342,8 +342,12 @@ func (x *exchange) retire(f *wire.Frame) error {
 	if err := json.Unmarshal(f.Body, &reason); err != nil {
 		return x.violation(fmt.Errorf("an unreadable reason: %w", err), f.Body)
 	}
+	by := f.ID
+	if f.Between {
+		by = 0
+	}
 	if x.retires != nil {
-		x.retires(f.ID, reason)
+		x.retires(by, reason)
 	}
 	return nil
 }

@@ -244,6 +244,7 @@ func (p *fakeProcess) Spin(time.Duration, bool)   {}
 func (p *fakeProcess) Memory() *shm.Memory        { return nil }
 func (p *fakeProcess) Cancel(uint64)              {}
 func (p *fakeProcess) Shielded() bool             { return false }
+func (p *fakeProcess) Retires() bool              { return false }
 func (p *fakeProcess) ServiceTime() time.Duration { return time.Microsecond }
 func (p *fakeProcess) Unread() (int, bool) {
 	p.mu.Lock()

@@ -139,6 +139,9 @@ func (s *supervisor) pingHeld(res *resource) WorkerHealth {
 	if w.retirement.Load() == nil {
 		rtt, err = w.ping(s.ctx, pingTimeout)
 	}
+	if err == nil && w.isUnheard() {
+		w.asksToRetire(0, "its shared page says so, and nothing says why")
+	}
 	if err == nil && w.x.memory != nil {
 		w.x.memory.Rest() // it is held, and has answered all
 	}

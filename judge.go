@@ -163,10 +163,11 @@ func (w *worker) answered(j *job, f *wire.Frame, start time.Time) *Error {
 		w.x.doubt(e)
 		w.blame("its runtime failed")
 	}
-	if r := w.retirement.Load(); r != nil && r.id == j.id {
-		e.retiring(r)
-	} else {
-		e.stale = r != nil
+	if r := w.retirement.Load(); r != nil {
+		e.stale = r.by != j.id // else it has cost the worker, and no other has
+		if we.Retires || !e.stale {
+			e.retiring(r)
+		}
 	}
 	return w.withContext(e, j, start)
 }

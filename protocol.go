@@ -40,6 +40,7 @@ type wireError struct {
 	Errors []FieldError `json:"errors"`
 
 	Entered bool `json:"entered"` // code of the command had run before it was refused
+	Retires bool `json:"retires"` // its call asks that the worker be replaced
 }
 
 func (e *wireError) Error() string { return e.Kind + ": " + e.Message }

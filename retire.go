@@ -21,24 +21,46 @@ import (
 // retirement is a worker's request to be replaced.
 type retirement struct {
 	reason string // one line
-	id     uint64 // the request in hand, or the highest of a batch's
+	by     uint64 // the request that has caused it, or the highest of a batch's; 0: none has
 	calls  int64  // that had been answered by then
 }
 
-// asksToRetire takes in that the worker asks to be replaced. What it said first counts. It runs on
-// the goroutine that reads.
-func (w *worker) asksToRetire(id uint64, reason string) {
-	r := &retirement{reason: oneLine(reason), id: id, calls: w.calls.Load()}
+// asksToRetire takes in that the worker asks to be replaced, because of that request; 0: of none.
+// What it said first counts. It runs on the goroutine that reads.
+func (w *worker) asksToRetire(by uint64, reason string) {
+	r := &retirement{reason: oneLine(reason), by: by, calls: w.calls.Load()}
 	if w.retirement.CompareAndSwap(nil, r) && isClosed(w.ready) { // else its start fails, which says why
 		w.env.onRetire(w)
 	}
 }
 
+// cause is the call that has caused it, nil when none has, or none of a caller's.
+func (r *retirement) cause(w *worker) *CallInfo {
+	if r.by == 0 {
+		return nil
+	}
+	if s := w.sharing.Load(); s != nil {
+		return s.callOf(r.by)
+	}
+	info := w.current.now()
+	if info != nil && info.RequestID != 0 { // else it is a batch
+		info.RequestID = r.by // a Map has the worker, in the name of another of its items perhaps
+	}
+	return info
+}
+
 // leaves reports whether the worker should be given back soon, because it is to be replaced.
 func (w *worker) leaves() bool { return w.retired.Load() || w.retirement.Load() != nil }
 
-// isSound reports whether the worker may serve, and has not asked to be replaced.
-func (w *worker) isSound() bool { return w.retirement.Load() == nil && w.reusable() }
+// asks reports whether the worker asks to be replaced: it has said so, or will have with its next
+// line, as its page says.
+func (w *worker) asks() bool { return w.retirement.Load() != nil || w.proc.Retires() }
+
+// isUnheard reports whether it asks, and has not been heard.
+func (w *worker) isUnheard() bool { return w.retirement.Load() == nil && w.proc.Retires() }
+
+// isSound reports whether the worker may serve, and does not ask to be replaced.
+func (w *worker) isSound() bool { return !w.asks() && w.reusable() }
 
 // retirementError says that the worker has asked to be replaced; nil: it has not.
 func (w *worker) retirementError() *Error {
@@ -53,19 +75,17 @@ func (w *worker) retirementError() *Error {
 
 // retiring adds to the error of a call that it has its worker replaced.
 func (e *Error) retiring(r *retirement) {
-	if r != nil && e.retires == "" && e.Type != TypeInternal {
-		e.retires, e.stale = r.reason, false
+	if e.retires == "" && e.Type != TypeInternal {
+		e.retires = r.reason
 		e.Message = oneLine(e.Message + "; its worker is replaced: " + r.reason)
 	}
 }
 
 // --- the checkout's part ---------------------------------------------------------------------------------------------
 
-// sparedLocked reports whether the worker is left alone because it has asked to be replaced, and
-// others can serve.
-func (c *checkout) sparedLocked(w *worker) bool {
-	return w.retirement.Load() != nil && c.anySoundLocked()
-}
+// sparedLocked reports whether the worker is left alone because it asks to be replaced, and others
+// can serve.
+func (c *checkout) sparedLocked(w *worker) bool { return w.asks() && c.anySoundLocked() }
 
 func (c *checkout) anySoundLocked() bool {
 	for w := range c.members {
@@ -76,24 +96,41 @@ func (c *checkout) anySoundLocked() bool {
 	return false
 }
 
-// shelveLocked puts a worker that has asked to be replaced below all others.
+// shelveLocked puts a worker that asks to be replaced below all others. One that has not been heard
+// is to be asked.
 func (c *checkout) shelveLocked(res *resource) {
+	if res.Value().isUnheard() {
+		c.onDead()
+	}
 	c.idle = append(c.idle, nil)
 	copy(c.idle[1:], c.idle)
 	c.idle[0] = res
 }
 
-// readyLocked reports whether an idle worker could be given to a caller.
+// readyLocked reports whether an idle worker can be given to a caller, the last then: those on top
+// that have come to ask for a replacement while they were idle are put below the others.
 func (c *checkout) readyLocked() bool {
-	last := len(c.idle) - 1
-	return last >= 0 && !c.sparedLocked(c.idle[last].Value())
+	for range c.idle {
+		last := len(c.idle) - 1
+		res := c.idle[last]
+		switch w := res.Value(); {
+		case !c.sparedLocked(w):
+			return true
+		case w.retirement.Load() != nil: // those below it are to be spared, too
+			return false
+		}
+		c.idle = c.idle[:last]
+		c.shelveLocked(res)
+	}
+	return false
 }
 
 // --- the supervisor's part -------------------------------------------------------------------------------------------
 
 // onRetire runs on the goroutine that reads.
 func (s *supervisor) onRetire(w *worker) {
-	r, call := w.retirement.Load(), w.current.now()
+	r := w.retirement.Load()
+	call := r.cause(w)
 	s.retirements.Add(1)
 	attrs := []slog.Attr{slog.String("worker", w.id), slog.Int("slot", w.slot), slog.Int("pid", w.proc.PID()), slog.String("cause", r.reason)}
 	ev := Event{Kind: EventWorkerRetired, Worker: w.id, Slot: w.slot, PID: w.proc.PID(), Cause: r.reason}

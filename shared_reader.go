@@ -145,6 +145,18 @@ func (s *sharing) running() (list []RunningCall) {
 	return list
 }
 
+// callOf is the call of that number, nil when there is none.
+func (s *sharing) callOf(id uint64) *CallInfo {
+	mu := &s.p.sup.checkout.mu
+	mu.Lock()
+	defer mu.Unlock()
+	if t := s.calls[id]; t != nil {
+		info := t.info
+		return &info
+	}
+	return nil
+}
+
 // settle ends the wait for the end of a call whose caller has gone.
 func (s *sharing) settle(t *seat) {
 	if t.timer.Stop() {

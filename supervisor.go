@@ -48,7 +48,7 @@ type supervisor struct {
 
 	canGrow     atomic.Bool  // fewer than Size+Overflow workers: a waiting caller is worth a wake-up
 	retirements atomic.Int64 // workers that have asked to be replaced
-	dirty       atomic.Bool  // a worker may stand idle that must not: dead, or retired
+	dirty       atomic.Bool  // a worker may stand idle that must not: dead, or retired, or unheard
 	generation  atomic.Int64
 	seq         atomic.Int64
 	target      atomic.Int64                   // how many workers are to be ready: see size
@@ -326,8 +326,10 @@ func (s *supervisor) reconcile(now time.Time) time.Time {
 	s.announceLocked()
 	s.mu.Unlock()
 	if s.dirty.Swap(false) {
-		for _, res := range s.checkout.inspect(func(res *resource) bool { return !res.Value().reusable() }) {
-			s.release(res)
+		for _, res := range s.checkout.inspect(func(res *resource) bool { return !res.Value().reusable() || res.Value().isUnheard() }) {
+			if !res.Value().reusable() || !s.goJob(func() { s.pingHeld(res) }) {
+				s.release(res)
+			}
 		}
 	}
 	return again

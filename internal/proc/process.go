@@ -52,6 +52,9 @@ type Process interface {
 	Cancel(id uint64)
 	// Shielded reports whether what runs asks not to be interrupted.
 	Shielded() bool
+	// Retires reports whether the runtime says that the worker asks to be replaced; false where there
+	// is no page.
+	Retires() bool
 	// Terminate and Kill signal the whole process group, and the interpreter wherever it is. They
 	// do nothing once the process is reaped.
 	Terminate()
@@ -460,6 +463,7 @@ func (p *process) Memory() *shm.Memory {
 }
 
 func (p *process) Shielded() bool { return p.ends.page != nil && p.ends.page.Shielded() }
+func (p *process) Retires() bool  { return p.ends.page != nil && p.ends.page.Retires() }
 
 func (p *process) Terminate() {
 	p.Signal(func(int) {

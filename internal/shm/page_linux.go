@@ -91,6 +91,10 @@ func (p *Page) Cancel(id uint64) { p.tell(canceled, id) }
 // say so for ever.
 func (p *Page) Shielded() bool { return atomic.LoadUint64(p.word(shielded)) != 0 }
 
+// Retires reports whether the worker says that it asks to be replaced. Code in the worker may say so,
+// and take it back.
+func (p *Page) Retires() bool { return atomic.LoadUint64(p.word(retires)) != 0 }
+
 // Ring tells a worker that its next request is about to be there, if it listens: while calls run
 // one at a time.
 func (p *Page) Ring() {

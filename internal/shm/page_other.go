@@ -28,5 +28,6 @@ func (*Page) ServiceTime() time.Duration { return 0 }
 func (*Page) Spin(time.Duration, bool)   {}
 func (*Page) Cancel(uint64)              {}
 func (*Page) Shielded() bool             { return false }
+func (*Page) Retires() bool              { return false }
 func (*Page) Ring()                      {}
 func (*Page) Close()                     {}

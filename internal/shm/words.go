@@ -19,6 +19,7 @@ const (
 	doorbell = 10
 	canceled = 11
 	emptied  = 12
+	retires  = 16 // alone in its line: the host reads it for each call, and who stores others there would take it away
 
 	// What one side writes in each call has a cache line of its own, which is eight words. Those of
 	// the places of Memory stand behind all others: by them the reader tells that it has let go.
@@ -37,6 +38,7 @@ const Slots = 192
 var Words = []Word{
 	{served, "WORKED", "runtime", "ns from having read the last request to having written its answer"},
 	{shielded, "SHIELDED", "runtime", "0 while what runs may be interrupted"},
+	{retires, "RETIRES", "runtime", "1 once the worker has asked to be replaced"},
 	{spin, "SPIN_NS", "host", "ns to poll for the next request before sleeping; 0: not at all"},
 	{alone, "KEEP_CPU", "host", "1 while calls run one at a time, else 0"},
 	{doorbell, "DOORBELL", "host", "a number that changes just before a request is written, while KEEP_CPU is 1"},

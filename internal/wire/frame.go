@@ -26,6 +26,8 @@ type Frame struct {
 	BigInt bool   // an integer of more than 15 digits is in it
 	Blobs  []Blob // the payloads in it
 
+	Between bool // no call has caused it: the worker asks to be replaced
+
 	Host     uint64 // the number of a function's call
 	Function []byte // the function's name, a JSON string; nil: its arguments are nested too deeply
 	Trace    []byte // the traceparent of the span that calls it, a JSON string; nil: none
@@ -48,6 +50,7 @@ func Parse(line []byte, f *Frame) error {
 		hasTrace
 		hasBlobs
 		hasRetire
+		hasBetween
 	)
 	if !utf8.Valid(line) {
 		return errors.New("the line is not valid UTF-8")
@@ -110,6 +113,9 @@ func Parse(line []byte, f *Frame) error {
 		case "retire":
 			bit, ok = hasRetire, s.peek() == '"' && s.value(0)
 			f.Body = s.b[start:s.i]
+		case "between":
+			bit = hasBetween
+			f.Between, ok = s.bool()
 		default:
 			return fmt.Errorf("unknown envelope key at byte %d", s.i-len(key)-2)
 		}
@@ -152,7 +158,7 @@ func Parse(line []byte, f *Frame) error {
 		f.Kind = KindFunction
 	case seen == hasID|hasStack:
 		f.Kind = KindStack
-	case seen == hasID|hasRetire:
+	case seen&^hasBetween == hasID|hasRetire:
 		f.Kind = KindRetire
 	default:
 		return errors.New("the envelope is neither a result, an error, an item nor a function's call: " + whatLacks(seen&hasID != 0, seen&hasSuccess != 0, success))

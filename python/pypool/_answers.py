@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
+from ._call import RUNNING
 from ._commands import DIRECT
 from ._json import escape
 from ._wire import SPLIT_WRITE, SUCCESS, ResultError
@@ -71,6 +72,8 @@ class Answers:
             fields = _failure.fields_of(error, entry, args)
             if fatal and type(error) is TypeError and fields["kind"] == "python_exception":
                 self.judge(entry, error)  # type: ignore[arg-type]
+            if RUNNING.retires(id):
+                fields["retires"] = True
             return _failure.fitting_line(id, fields, self.limit)
         except MemoryError:
             return OUT_OF_MEMORY % id

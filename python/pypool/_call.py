@@ -124,13 +124,14 @@ class _Running:
     else those are None.
     """
 
-    __slots__ = ("request", "calls", "began", "canceled", "strike", "host", "tasks", "loop", "telemetry")
+    __slots__ = ("request", "calls", "began", "canceled", "strike", "host", "retires", "tasks", "loop", "telemetry")
 
     def __init__(self) -> None:
         self.request: Optional[Request] = None
         self.calls: Optional[Sequence[Request]] = None
         self.began = 0  # monotonic_ns()
         self.host: Callable[[int], Any] = _nobody  # by id, `_host`'s
+        self.retires: Callable[[int], bool] = _never  # by id, whether it asks for a successor; `_retire`'s
         self.canceled: Callable[[int], bool] = _never  # by id; where the host can say so, `_cancel`'s
         self.strike: Callable[[Any], None] = _nothing  # stop what runs, in this frame; `_cancel`'s
         self.tasks: Dict[int, TaskCall] = {}  # by id, the calls of a shared worker
@@ -146,7 +147,7 @@ class _Running:
 class TaskCall:
     """One of several calls side by side, each a task of the loop's."""
 
-    __slots__ = ("request", "began", "task", "canceled", "shields", "credit", "wanted", "items", "ended")
+    __slots__ = ("request", "began", "task", "canceled", "shields", "credit", "wanted", "items", "ended", "retires")
 
     def __init__(self, request: Request, began: int) -> None:
         self.request = request
@@ -158,6 +159,7 @@ class TaskCall:
         self.wanted: Any = None  # a future that waits for more credit
         self.items: Any = None  # the generator of a stream
         self.ended = False  # its final line is made
+        self.retires = False  # it has asked that this worker be replaced
 
 
 #: What a worker serves while it is shared, for those who ask whether it serves. No request has this

@@ -210,9 +210,9 @@ class Channel:
 
 
 class _Ours:
-    """The channel of this worker, for what is called by handlers. `notice` is a frame that is to be
-    written before the next line of a call, with %d for that call's id; `about` is the call that has
-    caused it, or 0.
+    """The channel of this worker, for what is called by handlers. `notice` is JSON text, why this
+    worker asks to be replaced, which is to be told before the next line of a call; `about` is the
+    call that has caused it, or 0.
     """
 
     channel: Optional[Channel] = None
@@ -227,7 +227,7 @@ _plain_write = write
 
 
 def tell_first(notice: bytes, about: int) -> None:
-    """Have the frame written before the next line of a call, in whatever thread that is asked for."""
+    """Have the notice told before the next line of a call, in whatever thread that is asked for."""
     OURS.notice, OURS.about = notice, about
     if globals()["write"] is _plain_write:  # else `write_whole` sees to it
         globals()["write"] = _write_noticed
@@ -242,19 +242,24 @@ def _write_noticed(fd: int, data: bytes) -> int:
 
 def _tell_notice(data: bytes) -> bool:
     """Write the notice, if these are lines of a call. It names the call that has caused it, if that
-    has not ended before.
+    has not ended before, and else says that it is none.
     """
-    notice, channel, id = OURS.notice, OURS.channel, OURS.about
+    notice, channel, id, between = OURS.notice, OURS.channel, OURS.about, b""
     first = data[6:30].partition(b",")[0]
     if notice is None or channel is None or not (data.startswith(b'{"id":') and first.isdigit()):
         return False
     OURS.notice = None
-    if b'{"id":%d,' % id not in data and id not in RUNNING.tasks:
-        id = int(first)
+    if not id or not (_runs(id) or data.startswith(b'{"id":%d,' % id) or b'\n{"id":%d,' % id in data):
+        id, between = int(first), b',"between":true'
     channel.torn = True
-    channel._write_rest(memoryview(notice % id))
+    channel._write_rest(memoryview(b'{"id":%d,"retire":%s%s}\n' % (id, notice, between)))
     channel.torn = False
     return True
+
+
+def _runs(id: int) -> bool:
+    request = RUNNING.request
+    return id in RUNNING.tasks or (request is not None and request[0] == id)
 
 
 def write_whole(fd: int, data: bytes) -> int:

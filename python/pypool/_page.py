@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 WORDS = 512
 WORKED, SHIELDED = 0, 1  # written here
 SPIN_NS, KEEP_CPU, DOORBELL, CANCELED, EMPTIED = 8, 9, 10, 11, 12  # written by the host
+RETIRES = 16  # written here, once
 
 #: Doorbell reads (50 ns) per pipe poll (500 ns). 24 cover the host's 1 us between answer and next
 #: call.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from . import _channel
+import os
+
+from . import _channel, _life
 from ._call import RUNNING, SHARED_REQUEST
 from ._json import escape
+from ._page import RETIRES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,9 +20,12 @@ MAX_REASON = 500
 
 
 class _Retirement:
-    """`reason` is why this worker has asked to be replaced; None while it has not."""
+    """`reason` is why this worker has asked to be replaced; None while it has not. `latest` is the
+    last call that has asked so, but for those side by side, of which their tasks tell.
+    """
 
     reason: Optional[str] = None
+    latest = 0
 
 
 RETIREMENT = _Retirement()
@@ -31,9 +37,9 @@ def retire(reason: str) -> None:
 
     The call that runs is served to its end, and its answer is what it is. Then a new worker is
     started, and when it is ready this one ends; until then it serves only what no other worker can.
-    It may be called in any thread, and also between two calls: then the host hears of it with the
-    next answer, or when it next pings. The first reason counts. In a worker that is still starting
-    it fails the start.
+    It may be called in any thread, and also between two calls: then the host hears of it when it
+    next looks for a worker, or else (where there is no shared page: off Linux) with the next answer
+    or ping. The first reason counts. In a worker that is still starting it fails the start.
 
     Raises TypeError when the reason is no text, ValueError when it is empty.
     """
@@ -41,22 +47,41 @@ def retire(reason: str) -> None:
         raise TypeError("retire() takes the reason, a text: got %r" % (reason,))
     if not reason.strip():
         raise ValueError("retire() takes the reason, and that is empty")
+    about = _asks()
     if RETIREMENT.reason is not None:
         return
     RETIREMENT.reason = reason = reason[:MAX_REASON]
     channel = _channel.OURS.channel
-    if channel is not None and channel.retires:
+    if channel is not None and channel.retires and os.getpid() == _life.WATCH.pid:
         text = escape(reason.encode("utf-8", "replace").decode("utf-8"))
-        _channel.tell_first(b'{"id":%%d,"retire":%s}\n' % text.encode("ascii").replace(b"%", b"%%"), _current())
+        _channel.tell_first(text.encode("ascii"), about)
+        channel.page[RETIRES] = 1  # only now: who sees it asks, and is to be told
 
 
-def _current() -> int:
-    """The call that is served here, or 0."""
+def _asks() -> int:
+    """Note that the call that is served here asks for it, and return its id, or 0."""
     request = RUNNING.request
     if request is SHARED_REQUEST:
         task = RUNNING.task()
-        request = None if task is None else task.request
-    return 0 if request is None else request[0]
+        if task is None:
+            return 0
+        task.retires = True
+        return task.request[0]
+    if request is None:
+        return 0
+    RETIREMENT.latest = request[0]
+    return request[0]
+
+
+def has_asked(id: int) -> bool:
+    """Whether the call, which runs, has asked for it; of a batch, any of its calls."""
+    task, request = RUNNING.tasks.get(id), RUNNING.request
+    if task is not None:
+        return task.retires
+    return request is not None and request[0] == RETIREMENT.latest
+
+
+RUNNING.retires = has_asked
 
 
 def judge(entry: Command, error: BaseException) -> None:

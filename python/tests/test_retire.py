@@ -17,8 +17,8 @@ from pypool._commands import COMMANDS, HEALTH, PROGRAMS
 CAPABLE = ["stream", "page", "packed", "batch", "shared", "retire"]
 
 
-def told(line: Dict[str, Any], id: int, reason: str) -> None:
-    assert line == {"id": id, "retire": reason}
+def told(line: Dict[str, Any], id: int, reason: str, between: bool = False) -> None:
+    assert line == {"id": id, "retire": reason, **({"between": True} if between else {})}
 
 
 def test_the_request_stands_before_the_answer(start: Start) -> None:
@@ -75,7 +75,7 @@ def test_what_is_said_between_two_calls_stands_before_the_next_answer(start: Sta
         host.send({"id": id, "command": "wait"})
         line = host.receive()
         if "retire" in line:
-            told(line, id, "late")
+            told(line, id, "late", between=True)
             assert host.receive()["id"] == id
             break
     else:
