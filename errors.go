@@ -604,7 +604,7 @@ func (e *InvalidResultError) Error() string {
 // to others, and so errors.Is and errors.As on the refused call's error do not find it.
 type CircuitError struct {
 	Command string    // the command whose circuit is open ("execute_program:" and the id for a program); empty for the pool's own
-	RetryAt time.Time // when the next probe is due
+	RetryAt time.Time // when the next probe is due; now, while one is under way
 	// Cause is the last failure that opened it, an *Error: for the pool's own circuit the failed
 	// start, with its [StartError]; for a command's the type and the message of the last loss,
 	// without details and without anything of the call that suffered it.
