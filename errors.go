@@ -252,8 +252,17 @@ func (e *Error) forStrangers() *Error {
 	return c
 }
 
+// nilText is the text of a nil pointer that has become an error: somebody returned a variable of its
+// type where he meant nil.
+func nilText(err error) string {
+	return fmt.Sprintf("a nil %T, which is an error that says nothing", err)
+}
+
 // Error returns one line: the type, the command or script, the cause.
 func (e *Error) Error() string {
+	if e == nil {
+		return "pypool: " + nilText(e)
+	}
 	var b strings.Builder
 	b.WriteString("pypool: ")
 	b.WriteString(string(e.Type))
@@ -270,7 +279,12 @@ func (e *Error) Error() string {
 }
 
 // Unwrap returns the detail and the cause.
-func (e *Error) Unwrap() error { return e.Err }
+func (e *Error) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
 
 // errorJSON is an Error without its methods, and with the detail and the cause as text.
 type errorJSON struct {
@@ -285,6 +299,9 @@ type errorJSON struct {
 // MarshalJSON writes the fields under their names: Delivery by its name, Context.Elapsed in
 // nanoseconds, Err as its text.
 func (e *Error) MarshalJSON() ([]byte, error) {
+	if e == nil {
+		return []byte("null"), nil
+	}
 	out := errorJSON{e.Category, e.Type, e.Message, e.Context, e.Delivery, ""}
 	if e.Err != nil {
 		out.Err = e.Err.Error()
@@ -340,22 +357,22 @@ func (e *Error) LogValue() slog.Value {
 	var start *StartError
 	var circuit *CircuitError
 	detail := e.Err
-	if errors.As(detail, &circuit) { // what its cause says is the pool's, or says nothing of a call
+	if errors.As(detail, &circuit) && circuit != nil { // what its cause says is the pool's, or says nothing of a call
 		detail = circuit.Cause
 	}
-	if errors.As(detail, &py) {
+	if errors.As(detail, &py) && py != nil {
 		text("traceback", py.Traceback)
 	}
 	switch {
-	case errors.As(detail, &hang):
+	case errors.As(detail, &hang) && hang != nil:
 		text("stacks", hang.Stacks)
-	case errors.As(detail, &exit):
+	case errors.As(detail, &exit) && exit != nil:
 		text("stacks", exit.Stacks)
 	}
 	switch {
-	case errors.As(detail, &start):
+	case errors.As(detail, &start) && start != nil:
 		text("stderr", start.Stderr)
-	case errors.As(detail, &exit):
+	case errors.As(detail, &exit) && exit != nil:
 		text("stderr", exit.Stderr)
 	}
 	return slog.GroupValue(attrs...)
@@ -364,7 +381,7 @@ func (e *Error) LogValue() slog.Value {
 // Is matches the sentinel of the error's type.
 func (e *Error) Is(target error) bool {
 	row, ok := target.(*errorRow)
-	return ok && row.typ == e.Type
+	return ok && e != nil && row.typ == e.Type
 }
 
 // SafeToRetry reports whether err proves that the handler never began, so that repeating the call
@@ -372,7 +389,7 @@ func (e *Error) Is(target error) bool {
 // [NotExecuted].
 func SafeToRetry(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && e.Delivery == NotExecuted
+	return errors.As(err, &e) && e != nil && e.Delivery == NotExecuted
 }
 
 // HangError is the detail of a call that was stopped while it ran.
@@ -383,6 +400,9 @@ type HangError struct {
 }
 
 func (e *HangError) Error() string {
+	if e == nil {
+		return nilText(e)
+	}
 	if at := innermostFrame(e.Stacks); at != "" {
 		return "stopped in " + at
 	}
@@ -410,6 +430,9 @@ type ExitError struct {
 const channelClosed = "pypool: the channel to the host is closed"
 
 func (e *ExitError) Error() string {
+	if e == nil {
+		return nilText(e)
+	}
 	switch {
 	case e.Signal == syscall.SIGKILL && strings.Contains(e.Stderr, channelClosed):
 		return "ended itself: its channel to the host was closed (by a handler that closes descriptors it did not open?)"
@@ -469,6 +492,9 @@ type StartError struct {
 }
 
 func (e *StartError) Error() string {
+	if e == nil {
+		return nilText(e)
+	}
 	text := "at " + e.Stage
 	if e.Err != nil {
 		text += ": " + e.Err.Error()
@@ -477,7 +503,12 @@ func (e *StartError) Error() string {
 }
 
 // Unwrap returns the cause.
-func (e *StartError) Unwrap() error { return e.Err }
+func (e *StartError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
 
 // PythonError is an exception raised by Python code.
 type PythonError struct {
@@ -494,6 +525,9 @@ type PythonError struct {
 // Error returns one line: the type, the message (Message has all of a long one), and in parentheses
 // where it was raised.
 func (e *PythonError) Error() string {
+	if e == nil {
+		return nilText(e)
+	}
 	text := e.Type
 	if e.Message != "" {
 		text += ": " + printable(e.Message, maxPythonMessage)
@@ -517,6 +551,9 @@ type ArgumentError struct {
 }
 
 func (e *ArgumentError) Error() string {
+	if e == nil {
+		return nilText(e)
+	}
 	var b strings.Builder
 	for i, field := range e.Errors {
 		if i > 0 {
@@ -567,6 +604,9 @@ type ProtocolError struct {
 }
 
 func (e *ProtocolError) Error() string {
+	if e == nil {
+		return nilText(e)
+	}
 	if e.Sample == "" {
 		return e.Reason
 	}
@@ -576,12 +616,15 @@ func (e *ProtocolError) Error() string {
 // UnknownCommandError is the detail of an unknown command or program.
 type UnknownCommandError struct {
 	Name  string
-	Names []string // those that exist, nearest first
+	Names []string // those that exist, as far as they are known, nearest first
 }
 
 func (e *UnknownCommandError) Error() string {
+	if e == nil {
+		return nilText(e)
+	}
 	if len(e.Names) == 0 {
-		return fmt.Sprintf("%q is not registered, and nothing else is", e.Name)
+		return fmt.Sprintf("%q is not registered", e.Name)
 	}
 	near := e.Names[:min(3, len(e.Names))]
 	return fmt.Sprintf("%q is not registered; nearest: %s", e.Name, strings.Join(near, ", "))
@@ -594,6 +637,9 @@ type InvalidResultError struct {
 }
 
 func (e *InvalidResultError) Error() string {
+	if e == nil {
+		return nilText(e)
+	}
 	if e.Path == "" {
 		return e.Reason
 	}
@@ -612,6 +658,9 @@ type CircuitError struct {
 }
 
 func (e *CircuitError) Error() string {
+	if e == nil {
+		return nilText(e)
+	}
 	who := "workers cannot start"
 	if e.Command != "" {
 		who = oneLine(e.Command) + " keeps costing workers"

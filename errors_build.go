@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"syscall"
 	"time"
 )
@@ -28,8 +29,8 @@ func NewError(t ErrorType, delivery Delivery, message string, detail error) *Err
 // ErrInternal.
 func EncodeError(err error) []byte {
 	var e *Error
-	if !errors.As(err, &e) {
-		e = newError(TypeInternal, MaybeExecuted, err.Error(), nil)
+	if !errors.As(err, &e) || e == nil {
+		e = newError(TypeInternal, MaybeExecuted, fmt.Sprint(err), nil) // which knows what nil pointers are
 	}
 	out := encodeError(e)
 	data, failed := json.Marshal(out)
@@ -112,6 +113,9 @@ func encodeDetail(err error) *encodedDetail {
 		return &encodedDetail{Context: hostCanceled}
 	case context.DeadlineExceeded:
 		return &encodedDetail{Context: hostDeadline}
+	}
+	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
+		return &encodedDetail{Text: nilText(err)}
 	}
 	switch e := err.(type) {
 	case *HangError:

@@ -210,7 +210,7 @@ func (r *Retry) again(err *pypool.Error) bool {
 		return true
 	case pypool.TypeCircuitOpen: // a command's would be open elsewhere, too, or be opened
 		var circuit *pypool.CircuitError
-		return errors.As(err, &circuit) && circuit.Command == ""
+		return errors.As(err, &circuit) && circuit != nil && circuit.Command == ""
 	}
 	return false
 }

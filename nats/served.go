@@ -308,7 +308,7 @@ func (c *served) stream(ctx context.Context, args any, opts []pypool.CallOption)
 func (c *served) explain(err error) *pypool.Error {
 	var e *pypool.Error
 	if !errors.As(err, &e) || e == nil {
-		return pypool.NewError(pypool.TypeInternal, pypool.MaybeExecuted, err.Error(), nil)
+		return pypool.NewError(pypool.TypeInternal, pypool.MaybeExecuted, fmt.Sprint(err), nil)
 	}
 	why := context.Cause(c.ctx)
 	if e.Type != pypool.TypeCanceled || why == nil || errors.Is(why, errCanceled) || errors.Is(why, errNobody) {

@@ -134,7 +134,7 @@ func oneSubject(name, id string) string       { return "pypool." + name + ".one.
 const commandProgram = "execute_program"
 
 const (
-	maxCommand = 256  // bytes: as long as a pool takes
+	maxCommand = 512  // bytes: as long as a pool takes
 	maxProgram = 4096 // bytes: it travels in a header
 )
 

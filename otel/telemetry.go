@@ -264,7 +264,7 @@ func (t *Telemetry) callEnd(ctx context.Context, one *call, c pypool.CallInfo, e
 	t.calls.end(c.Pool, c.RequestID)
 	name := method(c)
 	var e *pypool.Error
-	if errors.As(end.Err, &e) && e.Type == pypool.TypeUnknownCommand {
+	if errors.As(end.Err, &e) && e != nil && e.Type == pypool.TypeUnknownCommand {
 		one.span.SetAttributes(semconv.RPCMethod("_OTHER"), semconv.RPCMethodOriginal(name))
 		name = "_OTHER" // so that callers cannot make labels up
 	}
@@ -302,7 +302,7 @@ func (t *Telemetry) describe(span trace.Span, now time.Time, end pypool.CallOutc
 		span.SetAttributes(attribute.String("pypool.delivery", e.Delivery.String()))
 	}
 	var raised *pypool.PythonError
-	if errors.As(end.Err, &raised) {
+	if errors.As(end.Err, &raised) && raised != nil {
 		exception := []attribute.KeyValue{semconv.ExceptionType(qualified(raised))}
 		if t.texts {
 			exception = append(exception, semconv.ExceptionMessage(raised.Message), semconv.ExceptionStacktrace(raised.Traceback))
@@ -315,7 +315,7 @@ func (t *Telemetry) describe(span trace.Span, now time.Time, end pypool.CallOutc
 func (t *Telemetry) failed(span trace.Span, err error) {
 	text := errorType(err)
 	if t.texts {
-		text = err.Error()
+		text = fmt.Sprint(err) // which knows what nil pointers are
 	}
 	span.SetStatus(codes.Error, text)
 }

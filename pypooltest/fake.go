@@ -494,7 +494,7 @@ func (r *running) complete(err error) *pypool.Error {
 	case errors.As(err, &python) && python != nil:
 		e = pypool.NewError(pypool.TypePython, pypool.Executed, "", python)
 	default:
-		e = Exception("Exception", err.Error())
+		e = Exception("Exception", fmt.Sprint(err)) // which knows what nil pointers are
 	}
 	e.Context = pypool.ErrorContext{
 		Pool: worker, Session: r.call.Session, Command: r.command(), Program: r.call.Program, RequestID: r.call.ID, Elapsed: time.Since(r.begun),
