@@ -117,7 +117,7 @@ type EventKind string
 const (
 	EventWorkerStarted EventKind = "worker_started" // a worker is ready
 	EventWorkerExited  EventKind = "worker_exited"  // a worker's process has ended, or never became ready; Cause says why
-	EventWorkerRetired EventKind = "worker_retired" // a worker has asked to be replaced; Cause says why
+	EventWorkerRetired EventKind = "worker_retired" // a worker has asked to be replaced; Cause says why, and the call is the one that has caused it
 	EventCircuit       EventKind = "circuit"        // a circuit changed its State; Command is empty for the pool's own
 	EventPoolState     EventKind = "pool_state"     // State is serving, degraded, unavailable, closing or closed
 	EventSessionEnded  EventKind = "session_ended"  // Cause says why

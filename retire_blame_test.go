@@ -109,6 +109,27 @@ func TestWhatIsSaidBetweenTwoCallsIsNobodys(t *testing.T) {
 	}
 }
 
+// Nor has the call during which a thread says so that another call has left behind.
+func TestWhatACallHasLeftBehindSpeaksForNoOther(t *testing.T) {
+	t.Parallel()
+	events := &eventLog{}
+	p, at := retirementPool(t, 1, func(c *Config) { c.Breaker.Failures, c.Observer = 1, &Observer{Event: events.add} })
+	at.put("in the call")
+	executed(t, p, "leave_later", nil)
+	wait := inBackground(1, func(int) (Result, error) { return p.ExecuteAnonymous(t.Context(), "until_said", nil) })
+	eventually(t, "the other one runs", func() bool { return at.has("waits") })
+	at.take("in the call")
+	err := wait()[0].err
+	require.ErrorIs(t, err, ErrPython)
+	require.NotContains(t, err.Error(), "replaced")
+	ev := toldOf(t, events, EventWorkerRetired, 1)[0]
+	assert.Equal(t, "said between two calls", ev.Cause)
+	assert.Empty(t, ev.Command)
+	for _, c := range p.Circuits() {
+		assert.Empty(t, c.Command, "nobody pays for a stranger")
+	}
+}
+
 // Each call that asks for it says so, however many have before; one worker is lost.
 func TestEachErrorSaysThatItsWorkerIsReplaced(t *testing.T) {
 	t.Parallel()

@@ -10,7 +10,7 @@ from conftest import Start
 
 CAPABLE = ["stream", "page", "packed", "batch", "shared", "retire"]
 SCRIPT = """
-    import os, threading, time
+    import asyncio, os, threading, time
     import pypool
     from pypool import command
 
@@ -24,6 +24,44 @@ SCRIPT = """
             pypool.retire("late")
             os.remove(path)
         threading.Thread(target=say, daemon=True).start()
+
+    @command
+    async def later_in_a_task(path):
+        async def say():
+            while not os.path.exists(path):
+                await asyncio.sleep(0.002)
+            pypool.retire("late")
+            os.remove(path)
+        asyncio.get_running_loop()._say = asyncio.ensure_future(say())
+
+    @command
+    async def until_said(path, how):
+        open(path, "w").close()
+        while os.path.exists(path):
+            await asyncio.sleep(0.002)
+        fail(how)
+
+    @command
+    def until_said_by_a_thread(path, how):
+        open(path, "w").close()
+        while os.path.exists(path):
+            time.sleep(0.002)
+        fail(how)
+
+    @command
+    def in_a_thread(how):
+        thread = threading.Thread(target=pypool.retire, args=("asked",))
+        thread.start()
+        thread.join()
+        fail(how)
+
+    @command
+    async def in_a_task(how):
+        await asyncio.ensure_future(asyncio.sleep(0))
+        async def say():
+            pypool.retire("asked")
+        await asyncio.ensure_future(say())
+        fail(how)
 
     @command
     def rows():
@@ -132,6 +170,26 @@ def test_each_error_of_a_call_that_asks_says_so(start: Start) -> None:
     for how in ("dead", "retire"):
         host.send({"shared": {"id": 3004, "command": "beside", "args": [how]}})
         assert host.receive()["error"]["retires"] is True
+
+
+def test_what_a_call_has_left_behind_speaks_for_no_other(start: Start, tmp_path: Path) -> None:
+    path = str(tmp_path / "say")
+    for later, until in (("later", "until_said_by_a_thread"), ("later_in_a_task", "until_said"), ("later", "until_said")):
+        host = start(SCRIPT, capabilities=CAPABLE)
+        assert host.result(later, [path]) is None
+        host.send({"id": 3000, "command": until, "args": [path, "bad"]})
+        assert host.receive() == {"id": 3000, "retire": "late", "between": True}, until
+        assert "retires" not in host.receive()["error"]
+
+
+def test_threads_and_tasks_of_a_call_speak_for_it(start: Start) -> None:
+    for name in ("in_a_thread", "in_a_task"):
+        host = start(SCRIPT, capabilities=CAPABLE)
+        for id in (3000, 3001):
+            host.send({"id": id, "command": name, "args": ["bad"]})
+            if id == 3000:
+                assert host.receive() == {"id": 3000, "retire": "asked"}, name
+            assert host.receive()["error"]["retires"] is True
 
 
 def test_a_child_is_no_worker(start: Start) -> None:

@@ -51,6 +51,14 @@ def leave_later():
     return os.getpid()
 
 
+@command(retire_on=Dead)
+def until_said(how="bad"):
+    say("waits")
+    while not has("said"):
+        time.sleep(0.002)
+    return act(how)
+
+
 def act(how):
     """Fail as everybody does, or so that the worker is replaced."""
     if how == "retire":
