@@ -57,7 +57,7 @@ func TestStartLeavesNothing(t *testing.T) {
 func goroutinesOf(t *testing.T, _ *pypool.Pool) (stacks string) {
 	t.Helper()
 	for n := started.Load(); n > 0 && stacks == ""; n-- {
-		stacks = goroutines(fmt.Sprint(n))
+		stacks = goroutines(label, fmt.Sprint(n))
 	}
 	return stacks
 }

@@ -3,7 +3,7 @@
 import time
 from typing import Iterator, List
 
-from pypool import command, current_call, program
+from pypool import command, current_call, host, program
 
 
 @command
@@ -26,6 +26,11 @@ def session() -> object:
 @command
 def sleep(seconds: float) -> None:
     time.sleep(seconds)
+
+
+@command
+def hosted() -> object:
+    return host.wait()
 
 
 @command
