@@ -107,14 +107,26 @@ type handler struct {
 // other error is an exception that Python raised: a *pypool.PythonError as it is, else an Exception
 // with the error's text. h runs with the call's context, in which [CallFromContext] finds the call,
 // on the caller's goroutine, or on one of its own if the call can end before it. If h panics, or
-// calls t.FailNow, that happens on the caller's goroutine.
+// calls t.FailNow, that happens on the caller's goroutine. Handle panics where f or h is nil.
 func Handle[In, Out any](f *Fake, command string, h func(ctx context.Context, in In) (Out, error)) {
+	given(f, command, h == nil)
 	f.register(&f.commands, command, plain(h))
 }
 
 // HandleProgram is Handle for ExecuteProgram.
 func HandleProgram[In, Out any](f *Fake, programID string, h func(ctx context.Context, in In) (Out, error)) {
+	given(f, programID, h == nil)
 	f.register(&f.programs, programID, plain(h))
+}
+
+// given panics where there is nothing to register, or nowhere.
+func given(f *Fake, name string, none bool) {
+	switch {
+	case f == nil:
+		panic(fmt.Sprintf("pypooltest: the Fake that is to handle %q is nil", name))
+	case none:
+		panic(fmt.Sprintf("pypooltest: the function that is to handle %q is nil", name))
+	}
 }
 
 // HandleStream is Handle for a generator command, which Stream and Each call. The sequence that h
@@ -122,6 +134,7 @@ func HandleProgram[In, Out any](f *Fake, programID string, h func(ctx context.Co
 // the context has ended, and has to look at that itself where it waits. An error ends it, behind
 // the items before it. WithTimeout and WithStallTimeout have no effect.
 func HandleStream[In, Out any](f *Fake, command string, h func(ctx context.Context, in In) iter.Seq2[Out, error]) {
+	given(f, command, h == nil)
 	run := func(ctx context.Context, args values, yield func(values) bool) error {
 		var in In
 		if err := args.decode(&in); err != nil {

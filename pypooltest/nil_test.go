@@ -44,3 +44,17 @@ func TestANilPointerThatIsAnErrorFailsTheCall(t *testing.T) {
 		require.True(t, errors.Is(fake.Calls()[2].Err, pypool.ErrPython))
 	}
 }
+
+func TestWhatIsNilIsToldInWords(t *testing.T) {
+	t.Parallel()
+	fake := New()
+	for words, f := range map[string]func(){
+		`pypooltest: the function that is to handle "f" is nil`: func() { Handle[struct{}, int](fake, "f", nil) },
+		`pypooltest: the function that is to handle "p" is nil`: func() { HandleProgram[struct{}, int](fake, "p", nil) },
+		`pypooltest: the function that is to handle "g" is nil`: func() { HandleStream[struct{}, int](fake, "g", nil) },
+		`pypooltest: the Fake that is to handle "f" is nil`:     func() { Handle(nil, "f", func(context.Context, struct{}) (int, error) { return 1, nil }) },
+		"pypooltest: Start needs the test's T, and got nil":     func() { Start(nil, config) },
+	} {
+		require.PanicsWithValue(t, words, f)
+	}
+}
