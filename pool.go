@@ -155,8 +155,8 @@ func (p *Pool) Name() string {
 	return p.cfg.Name
 }
 
-// wasStarted is false for a nil or zero Pool: calls of it fail as those of a closed one do, and
-// closing it does nothing.
+// wasStarted is false for a nil or zero Pool: calls of it fail as those of a closed one do, closing
+// it does nothing, and what it tells of itself is empty.
 func (p *Pool) wasStarted() bool { return p != nil && p.sup != nil }
 
 func neverStarted(info CallInfo) error {

@@ -208,11 +208,21 @@ func (t *sessionTable) list() []SessionInfo {
 func (t *sessionTable) size() int { return int(t.count.Load()) }
 
 // Sessions describes the known sessions, oldest first.
-func (p *Pool) Sessions() []SessionInfo { return p.sessions.list() }
+func (p *Pool) Sessions() []SessionInfo {
+	if !p.wasStarted() {
+		return []SessionInfo{}
+	}
+	return p.sessions.list()
+}
 
 // Session describes one session; false when it is not known (any more).
-func (p *Pool) Session(id string) (SessionInfo, bool) { return p.sessions.get(id) }
+func (p *Pool) Session(id string) (SessionInfo, bool) {
+	if !p.wasStarted() {
+		return SessionInfo{}, false
+	}
+	return p.sessions.get(id)
+}
 
 // EndSession forgets a session and reports whether it was known. Calls in it go on; the next call
 // in it starts a new count.
-func (p *Pool) EndSession(id string) bool { return p.sessions.end(id) }
+func (p *Pool) EndSession(id string) bool { return p.wasStarted() && p.sessions.end(id) }

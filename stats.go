@@ -89,8 +89,11 @@ type SizeDistribution struct {
 	P50, P95, P99, Max int
 }
 
-// Stats returns a snapshot.
+// Stats returns a snapshot; of a pool that New has not made it is zero.
 func (p *Pool) Stats() Stats {
+	if !p.wasStarted() {
+		return Stats{}
+	}
 	st := Stats{
 		Overflow: p.cfg.Overflow,
 		Waiting:  int(p.sup.checkout.waiting.Load()), Sessions: p.sessions.size(), Uptime: time.Since(p.born), Unreapable: int(p.unreapable.Load()),
@@ -112,6 +115,9 @@ func (p *Pool) Stats() Stats {
 // Workers describes the live processes, oldest first.
 func (p *Pool) Workers() []WorkerInfo {
 	list := []WorkerInfo{}
+	if !p.wasStarted() {
+		return list
+	}
 	for _, w := range p.sup.workers() {
 		list = append(list, p.sup.info(w))
 	}
