@@ -39,8 +39,8 @@ type wireError struct {
 
 	Errors []FieldError `json:"errors"`
 
-	Entered bool `json:"entered"` // code of the command had run before it was refused
-	Retires bool `json:"retires"` // its call asks that the worker be replaced
+	Entered *bool `json:"entered"` // whether code of the command had run, where that is not what its kind says
+	Retires bool  `json:"retires"` // its call asks that the worker be replaced
 }
 
 func (e *wireError) Error() string { return e.Kind + ": " + e.Message }
@@ -51,8 +51,11 @@ func (e *wireError) toError(info CallInfo) *Error {
 		if row := &errorTypes[i]; row.wire != "" && row.wire == e.Kind {
 			message, detail := row.read(e, info)
 			delivery := row.proves
-			if e.Entered {
-				delivery = Executed
+			if e.Entered != nil {
+				delivery = NotExecuted
+				if *e.Entered {
+					delivery = Executed
+				}
 			}
 			return newError(row.typ, delivery, message, detail)
 		}

@@ -12,7 +12,7 @@ from ._wire import BindError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, Dict
 
     from ._commands import Command
     from ._hints import Plan
@@ -23,10 +23,25 @@ _PLAIN = frozenset("int str bool object None NoneType Any Optional Union typing 
 _FUNCTION = type(lambda: None)
 
 
+class Unprepared(BindError):
+    """What the call of a command needs cannot be had: no descriptor is left, say, to load it."""
+
+    def fields(self) -> Dict[str, Any]:
+        from . import _errors  # loaded with the first error
+
+        cause: Any = self.__cause__
+        return {"kind": "python_exception", "entered": False, **_errors.exception_fields(cause)}
+
+
 def bind(entry: Command, args: Any) -> Bound:
     """Positional and keyword arguments for entry.func; raises BindError, before the handler begins."""
     if entry.adapt is None and entry.direct is None:
-        _prepare(entry)
+        try:
+            _prepare(entry)
+        except BindError:
+            raise
+        except Exception as error:
+            raise Unprepared(entry.name) from error
     if entry.adapt is not None:
         bound: Bound = entry.adapt(args)
         return bound
