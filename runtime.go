@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"io/fs"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -58,10 +59,19 @@ func packRuntime(without ...string) string {
 	})
 	var buf bytes.Buffer
 	w, _ := zlib.NewWriterLevel(&buf, zlib.BestCompression) // into memory: nothing here can fail
-	_ = json.NewEncoder(w).Encode(modules)
+	text := json.NewEncoder(w)
+	text.SetEscapeHTML(false)
+	_ = text.Encode(modules)
 	_ = w.Close()
 	return base64.StdEncoding.EncodeToString(buf.Bytes())
 }
+
+// indents are the spaces that lines begin with, four at a time, and arrows what functions are said to
+// return.
+var (
+	indents = regexp.MustCompile(`(?m)^(?: {4})+`)
+	arrows  = regexp.MustCompile(`(?m)^( *(?:async )?def .*\)) -> .*:$|^( *\)) -> .*:$`)
+)
 
 // withoutNotes leaves comments, docstrings, and what is for type checkers alone out of a module, so
 // that hello fits into a pipe and each start compiles less. Every line keeps its number.
@@ -88,5 +98,6 @@ func withoutNotes(source string) string {
 			}
 		}
 	}
-	return strings.Join(lines, "\n")
+	text := arrows.ReplaceAllString(strings.Join(lines, "\n"), "$1$2:")
+	return indents.ReplaceAllStringFunc(text, func(spaces string) string { return spaces[:len(spaces)/4] })
 }
