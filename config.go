@@ -362,8 +362,8 @@ func (c *Config) resolveTimes(bad *faults) {
 }
 
 // addBare adds a duration that is too short to be meant. Most have been written as a bare number:
-// a small one of seconds, a larger one of milliseconds. One that is longer still, in nanoseconds, has
-// been written with its unit, or could as well have been: nothing is guessed of it.
+// a small one of seconds, a larger one of milliseconds. One that is longer still, in nanoseconds,
+// has been written with its unit, or could as well have been: nothing is guessed of it.
 func (f *faults) addBare(field string, v, least time.Duration) {
 	if v <= 0 || v >= least {
 		return

@@ -252,8 +252,8 @@ func (e *Error) forStrangers() *Error {
 	return c
 }
 
-// nilText is the text of a nil pointer that has become an error: somebody returned a variable of its
-// type where he meant nil.
+// nilText is the text of a nil pointer that has become an error: somebody has returned a variable
+// of its type where nil was meant.
 func nilText(err error) string {
 	return fmt.Sprintf("a nil %T, which is an error that says nothing", err)
 }

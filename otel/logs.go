@@ -9,9 +9,10 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Handler returns a log handler that passes records on to next: those of a call's (what its command
-// prints and logs, and what the pool says of it) with the call's span in the context, as bridges to
-// OpenTelemetry's logs want it, and as the attributes trace_id and span_id. A nil next takes nothing.
+// Handler returns a log handler that passes records on to next: those of a call's (what its
+// command prints and logs, and what the pool says of it) with the call's span in the context, as
+// bridges to OpenTelemetry's logs want it, and as the attributes trace_id and span_id. A nil next
+// takes nothing.
 func (t *Telemetry) Handler(next slog.Handler) slog.Handler {
 	if next == nil {
 		next = slog.DiscardHandler

@@ -217,8 +217,8 @@ type call struct {
 	function bool
 }
 
-// callKey is where an Observer keeps its calls in contexts. Each has one of its own, so that one may
-// be inside another.
+// callKey is where an Observer keeps its calls in contexts. Each has one of its own, so that one
+// may be inside another.
 type callKey struct{ _ byte }
 
 // callIn is the call that began with such a context; nil where its start has panicked, and what is

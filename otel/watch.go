@@ -22,7 +22,8 @@ import (
 //	pypool.session.count      {session}  sessions that are remembered
 //	pypool.circuit.state                 0 closed, 1 half-open, 2 open, by rpc.method; without it the pool's own
 //
-// An error is the meter provider's, or says that there is no pool: it is nil, or New has not made it.
+// An error is the meter provider's, or says that there is no pool: it is nil, or New has not made
+// it.
 func (t *Telemetry) Watch(pool *pypool.Pool) (stop func() error, err error) {
 	if pool.Name() == "" {
 		return nil, errors.New("pypoolotel: there is no pool: New makes pools")

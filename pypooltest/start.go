@@ -30,11 +30,11 @@ const (
 //
 // When the test and its subtests are over, and what it has registered with t.Cleanup since, the
 // pool is closed, and the test fails if something is left: a call that has not returned, a worker
-// process, or a goroutine: the pool's own, or one that a call has begun for code of the test's, which
-// is a function of Config.Functions or the items of a Map. Of calls, those are seen that were made on
-// the test's goroutine or on one begun from there after Start, whichever pool they were made of. So
-// the code under test has to end what it does before its test does. What still ends within 10 s is
-// waited for.
+// process, or a goroutine: the pool's own, or one that a call has begun for code of the test's,
+// which is a function of Config.Functions or the items of a Map. Of calls, those are seen that
+// were made on the test's goroutine or on one begun from there after Start, whichever pool they
+// were made of. So the code under test has to end what it does before its test does. What still
+// ends within 10 s is waited for.
 func Start(t testing.TB, cfg pypool.Config) *pypool.Pool {
 	if t == nil {
 		panic("pypooltest: Start needs the test's T, and got nil")
@@ -178,8 +178,8 @@ const (
 	testLabel = "pypooltest_test"
 )
 
-// ofCalls are the functions of the goroutines that a call begins on its caller's, and that run code
-// of the caller's.
+// ofCalls are the functions of the goroutines that a call begins on its caller's, and that run
+// code of the caller's.
 var ofCalls = []string{
 	"github.com/pypool/pypool.(*mapper[...]).feed+", "github.com/pypool/pypool.(*mapper[...]).call+", "github.com/pypool/pypool.(*calls).run+",
 }
