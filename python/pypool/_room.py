@@ -43,7 +43,7 @@ def library(name: str) -> Any:
     """A library, imported for what travels; by a thread, which has a stack of its own, where a handler
     stands too deep in its calls: many cannot be imported again after an import that has failed.
     """
-    if imported(name) is None:
+    if imported(name) is None and (deep() or getrecursionlimit() < 2 * IMPORT):
         try:
             _descend(IMPORT)
         except RecursionError:
