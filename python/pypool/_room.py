@@ -4,6 +4,7 @@ of frames where something has been read, and would be lost, or a module is half 
 
 from __future__ import annotations
 
+import sys
 from _thread import allocate_lock, start_new_thread
 from sys import _getframe, getrecursionlimit
 
@@ -11,12 +12,15 @@ from ._finder import imported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List
+    from typing import Any, Dict, List
 
 #: Frames that a call of the host's takes at most, with the imports of modules of our own.
 CALL = 80
 #: Frames that an import of a large library takes: NumPy's has 150.
 IMPORT = 400
+#: The libraries that are not there, by what imports went by: to look for one takes longer than an
+#: array does.
+_ABSENT: Dict[str, Any] = {}
 
 
 def deep() -> bool:
@@ -43,12 +47,30 @@ def library(name: str) -> Any:
     """A library, imported for what travels; by a thread, which has a stack of its own, where a handler
     stands too deep in its calls: many cannot be imported again after an import that has failed.
     """
-    if imported(name) is None and (deep() or getrecursionlimit() < 2 * IMPORT):
-        try:
-            _descend(IMPORT)
-        except RecursionError:
-            return _by_a_thread(name)
-    return __import__(name)
+    if imported(name) is not None:
+        return __import__(name)
+    ways = _ways()
+    if _ABSENT.get(name, ()) == ways:
+        raise ModuleNotFoundError("No module named %r" % name, name=name)
+    try:
+        if deep() or getrecursionlimit() < 2 * IMPORT:
+            try:
+                _descend(IMPORT)
+            except RecursionError:
+                return _by_a_thread(name)
+        return __import__(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            _ABSENT[name] = ways
+        raise
+
+
+def _ways() -> Any:
+    """What imports go by."""
+    try:
+        return tuple(sys.path), tuple(sys.meta_path)
+    except Exception:
+        return None  # a script has put something odd in their place
 
 
 def _by_a_thread(name: str) -> Any:

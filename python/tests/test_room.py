@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import pytest
 from conftest import Start
 from host import Host
+
+from pypool import _room
 
 ABLE = ["stream", "page", "log", "packed", "cancel", "batch", "functions", "shared"]
 SCRIPT = """
@@ -127,3 +130,21 @@ def test_a_number_that_cannot_be_read_is_an_error_of_that_call(start: Start) -> 
             assert deep(worker, command, "number", 3) == "HostError"
     del REPLIES["number"]
     assert deep(worker, "calls", "plain", 3) == "ok: [1, 2]"
+
+
+def test_a_library_that_is_absent_is_found_once_the_path_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: List[str] = []
+
+    class Watch:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> None:
+            looked.append(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Watch, *sys.meta_path])
+    for _ in range(3):
+        with pytest.raises(ModuleNotFoundError, match="room_library"):
+            _room.library("room_library")
+    assert looked == ["room_library"], "it is looked for once"
+    (tmp_path / "room_library.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert _room.library("room_library").__name__ == "room_library"
