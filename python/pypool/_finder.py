@@ -91,7 +91,8 @@ class _Begun:
             if isinstance(module, _Module):
                 self._loaded.setdefault(name, module)
 
-    def module(self, name: str) -> Any:
+    def imported(self, name: str) -> Any:
+        """A module that somebody has imported, else None; whatever has become of sys.modules."""
         found = self._modules.get(name)
         return found if isinstance(found, _Module) else self._loaded.get(name, found)
 
@@ -138,7 +139,7 @@ _BUILTINS = dict(vars(builtins), __import__=_import)
 _LOCK = RLock()
 _Module = type(sys)
 _BEGUN = _Begun()
-remember, keep = _BEGUN.remember, _BEGUN.keep
+remember, keep, imported = _BEGUN.remember, _BEGUN.keep, _BEGUN.imported
 
 
 class _Loader:
@@ -278,11 +279,6 @@ def installed() -> Optional[Finder]:
 def loaded(key: str) -> Any:
     """A module of the runtime's if it has been loaded, else None."""
     return _MODULES.get(key)
-
-
-def imported(name: str) -> Any:
-    """A module that somebody has imported, else None; whatever has become of sys.modules."""
-    return _BEGUN.module(name)
 
 
 def when_imported(name: str, hook: Hook) -> None:
