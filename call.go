@@ -309,7 +309,7 @@ func (c *call) recycleBuffer() {
 // breakerKey is what lost workers are charged to.
 func (c *CallInfo) breakerKey() string {
 	if c.Program != "" {
-		return commandExecuteProgram + ":" + c.Program
+		return programKey + c.Program
 	}
 	return c.Command
 }

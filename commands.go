@@ -18,6 +18,9 @@ const (
 	commandExecuteProgram = "execute_program"
 )
 
+// programKey is what a program's figures and circuit go by, with its id behind it.
+const programKey = commandExecuteProgram + ":"
+
 // maxCommandName is in bytes: Python takes names of 128 characters.
 const maxCommandName = 128 * utf8.UTFMax
 
@@ -64,7 +67,7 @@ func (p *Pool) commandNames() []string {
 // refusedCommand refuses the names that no worker may be asked for. What looks like a program's key
 // would count, and have a circuit, under that.
 func (p *Pool) refusedCommand(name string) *Error {
-	if name != commandHello && name != commandShutdown && name != "" && len(name) <= maxCommandName && !strings.HasPrefix(name, commandExecuteProgram+":") {
+	if name != commandHello && name != commandShutdown && name != "" && len(name) <= maxCommandName && !strings.HasPrefix(name, programKey) {
 		return nil
 	}
 	unknown := &UnknownCommandError{Name: name, Names: p.commandNames()}
