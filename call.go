@@ -169,7 +169,8 @@ func (r Result) Worker() string { return r.info.Worker }
 // Queued returns how long the call waited for a worker.
 func (r Result) Queued() time.Duration { return r.info.Queued }
 
-// Ran returns how long the worker had the call, from the first byte written to the last byte read.
+// Ran returns how long the worker had the call, from the first byte written to the last byte read;
+// of an item of a stream: until it came.
 func (r Result) Ran() time.Duration { return r.info.Ran }
 
 // Call runs a command and decodes its result into an Out; anonymously, unless WithSession is given.
@@ -198,9 +199,10 @@ func resultAs[Out any](res Result, err error) (out Out, _ error) {
 	return out, err
 }
 
-// result is what the caller gets, or one item of a stream.
-func (c *call) result(rep reply) Result {
-	return Result{reply: rep, info: ResultInfo{Worker: c.worker, Queued: c.queued, Ran: c.ran, Call: c.info}}
+// result is what the caller gets, or one item of a stream, which the worker has had for so long by
+// now.
+func (c *call) result(rep reply, now time.Duration) Result {
+	return Result{reply: rep, info: ResultInfo{Worker: c.worker, Queued: c.queued, Ran: c.ran + now, Call: c.info}}
 }
 
 // Valuer is a value that encodes as another one: its MarshalJSON must be

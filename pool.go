@@ -201,7 +201,7 @@ func (p *Pool) execute(ctx context.Context, c *call, opts []CallOption) (Result,
 		return Result{}, p.finish(ctx, c, err, time.Now())
 	}
 	_ = p.finish(ctx, c, nil, c.begun.Add(c.queued+c.ran))
-	return c.result(rep), nil
+	return c.result(rep, 0), nil
 }
 
 // begin counts the call and tells the observer, whose context takes the place of ctx. Exactly one

@@ -93,7 +93,7 @@ func (t *seat) stream(ctx context.Context, c *call) (rep reply, err *Error) {
 		if c.stall > 0 {
 			limit()
 		}
-		c.stopped = !c.item(item)
+		c.stopped = !c.item(item, t.turn)
 		unlimit()
 		if t.lost() == revokedStalled {
 			return t.taken(ctx, c)

@@ -40,9 +40,9 @@ import (
 func (p *Pool) Stream(ctx context.Context, command string, args any, opts ...CallOption) iter.Seq2[Result, error] {
 	return func(yield func(Result, error) bool) {
 		c := call{job: job{info: CallInfo{Command: command}}, args: args}
-		c.item = func(r reply) bool {
+		c.item = func(r reply, came time.Time) bool {
 			c.admitted.pass()
-			return yield(c.result(r), nil)
+			return yield(c.result(r, came.Sub(c.given)), nil)
 		}
 		if _, err := p.execute(ctx, &c, opts); err != nil && !c.stopped {
 			yield(Result{}, err)
@@ -213,10 +213,11 @@ func (x *streamed) receive(c *call, f *wire.Frame) (revocation, error) {
 			continue // what was on its way
 		}
 		item := conn.reply(f)
-		if !x.enter(time.Now()) {
+		now := time.Now()
+		if !x.enter(now) {
 			return notRevoked, os.ErrDeadlineExceeded
 		}
-		c.stopped = !c.item(item)
+		c.stopped = !c.item(item, now)
 		if why := x.reclaim(); why != notRevoked {
 			return why, nil
 		}

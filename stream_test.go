@@ -52,6 +52,34 @@ func TestStreamOfAnAsyncGeneratorAndOfAPlainCommand(t *testing.T) {
 	require.Equal(t, []int{0, 1, 2, 81}, got)
 }
 
+func TestAnItemSaysHowLongTheWorkerHadItsStream(t *testing.T) {
+	p := newPool(t, Config{Script: script(t, `
+import asyncio, time
+from pypool import command
+
+@command
+def plain():
+    for i in range(3):
+        time.sleep(0.02)
+        yield i
+
+@command(concurrency=2)
+async def shared():
+    for i in range(3):
+        await asyncio.sleep(0.02)
+        yield i
+`), Size: 1, Overflow: -1})
+	for _, name := range []string{"plain", "shared"} {
+		slept := time.Duration(0)
+		for res, err := range p.Stream(context.Background(), name, nil) {
+			require.NoError(t, err)
+			slept += 20 * time.Millisecond
+			require.GreaterOrEqual(t, res.Ran(), slept, name)
+		}
+		require.Equal(t, 60*time.Millisecond, slept, name)
+	}
+}
+
 func TestLeavingAStreamClosesTheGeneratorAndKeepsTheWorker(t *testing.T) {
 	p := sequences(t, 1)
 	journal := filepath.Join(t.TempDir(), "journal")

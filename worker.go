@@ -173,16 +173,19 @@ type job struct {
 	info    CallInfo
 	trace   string // W3C traceparent; empty: none
 	req     wire.Request
-	timeout time.Duration    // of the operation; 0: none
-	given   time.Time        // when the worker got it
-	idle    time.Duration    // how long the worker had been free by then
-	spin    spin.Mode        // for the answer, before parking
-	item    func(reply) bool // takes a stream's items; false stops the stream. nil: items are not expected
-	stopped bool             // item has returned false
-	takes   bool             // payloads in what answers it
-	open    bool             // the exchange has begun, and did not end in an answer
-	left    bool             // by its caller: it goes on
+	timeout time.Duration // of the operation; 0: none
+	given   time.Time     // when the worker got it
+	idle    time.Duration // how long the worker had been free by then
+	spin    spin.Mode     // for the answer, before parking
+	item    takeItem      // nil: items are not expected
+	stopped bool          // item has returned false
+	takes   bool          // payloads in what answers it
+	open    bool          // the exchange has begun, and did not end in an answer
+	left    bool          // by its caller: it goes on
 }
+
+// takeItem takes an item of a stream, and when it came; false stops the stream.
+type takeItem func(item reply, came time.Time) bool
 
 // reply is the raw JSON of a result or item.
 type reply struct {

@@ -297,7 +297,7 @@ func (c *served) stream(ctx context.Context, args any, opts []pypool.CallOption)
 		if err != nil {
 			return err
 		}
-		_ = c.sendWhole(ctx, &control{Kind: kindItem, Worker: res.Worker(), Queued: res.Queued()}, pypool.EncodeResult(res)) // else ctx has ended
+		_ = c.sendWhole(ctx, &control{Kind: kindItem, Worker: res.Worker(), Queued: res.Queued(), Ran: res.Ran()}, pypool.EncodeResult(res)) // else ctx has ended
 	}
 	c.send(&control{Kind: kindEnd, Seq: c.next()}, nil)
 	return nil

@@ -79,9 +79,12 @@ func (c *caller) ExecuteProgram(ctx context.Context, programID string, inputs an
 // Stream is next's. The span ends with the loop.
 func (c *caller) Stream(ctx context.Context, command string, args any, opts ...pypool.CallOption) iter.Seq2[pypool.Result, error] {
 	return func(yield func(pypool.Result, error) bool) {
-		_, _ = c.one(ctx, pypool.CallInfo{Command: command}, opts, func(ctx context.Context, opts []pypool.CallOption) (last pypool.Result, err error) {
-			for last, err = range c.next.Stream(ctx, command, args, opts...) {
-				if !yield(last, err) || err != nil {
+		_, _ = c.one(ctx, pypool.CallInfo{Command: command}, opts, func(ctx context.Context, opts []pypool.CallOption) (last pypool.Result, _ error) {
+			for res, err := range c.next.Stream(ctx, command, args, opts...) {
+				if err == nil {
+					last = res
+				}
+				if !yield(res, err) || err != nil {
 					return last, err
 				}
 			}

@@ -3,10 +3,12 @@ package pypoolotel
 import (
 	"context"
 	"iter"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/pypool/pypool"
 )
@@ -66,7 +68,13 @@ func TestATraceGoesThroughACaller(t *testing.T) {
 		require.Len(t, work, 1)
 		require.Equal(t, "0x"+inner.SpanContext().SpanID().String(), work[0].ParentID)
 		require.Equal(t, "0x"+root.SpanContext().TraceID().String(), work[0].Context.TraceID)
-		require.Equal(t, "w1", attributes(outer)["pypool.worker.id"])
+		told := attributes(outer)
+		require.Equal(t, "w1", told["pypool.worker.id"])
+		require.NotContains(t, told, "process.pid", "a result does not tell it")
+		require.Contains(t, attributes(inner), "process.pid")
+		ran := slices.IndexFunc(outer.Events(), func(e sdktrace.Event) bool { return e.Name == "pypool.run" })
+		require.GreaterOrEqual(t, ran, 0)
+		require.Positive(t, values(outer.Events()[ran].Attributes)["pypool.run.duration"], "of a stream: until its last item")
 	}
 }
 

@@ -290,7 +290,10 @@ func (t *Telemetry) describe(span trace.Span, now time.Time, end pypool.CallOutc
 	given := now.Add(-end.Ran)
 	span.AddEvent("pypool.queue", trace.WithTimestamp(given.Add(-end.Queued)), trace.WithAttributes(attribute.Float64("pypool.queue.duration", end.Queued.Seconds())))
 	if end.Worker != "" {
-		worker := []attribute.KeyValue{attribute.String("pypool.worker.id", end.Worker), semconv.ProcessPID(end.PID)}
+		worker := []attribute.KeyValue{attribute.String("pypool.worker.id", end.Worker)}
+		if end.PID != 0 { // a Caller's results do not tell it
+			worker = append(worker, semconv.ProcessPID(end.PID))
+		}
 		span.SetAttributes(worker...)
 		span.AddEvent("pypool.run", trace.WithTimestamp(given), trace.WithAttributes(append(worker, attribute.Float64("pypool.run.duration", end.Ran.Seconds()))...))
 	}
