@@ -88,7 +88,7 @@ var startFaults = []fault{
 			require.Contains(t, py.Traceback, "worker.py")
 			require.Contains(t, start.Stderr, want)
 			require.Contains(t, e.Error(), want)
-			require.Contains(t, start.Python, "3.", "the interpreter's version")
+			require.Regexp(t, `^/.* \(3\.\d+\.\d+\)$`, start.Python, "the interpreter and its version")
 		}
 	}},
 	{name: "A5_exit_0_during_import_is_a_failure", run: func(t *testing.T, r *rig) {

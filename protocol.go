@@ -27,6 +27,7 @@ type wireError struct {
 	Traceback string   `json:"traceback"`
 	Notes     []string `json:"notes"`
 	Stage     string   `json:"stage"`
+	Python    string   `json:"python"`
 	What      string   `json:"what"`
 	Names     []string `json:"names"`
 	Path      string   `json:"path"`

@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -319,6 +320,7 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 		if we.Stage != "" {
 			stage = we.Stage
 		}
+		w.python = cmp.Or(we.Python, w.python)
 		cause = we.startCause()
 	case ctx.Err() != nil:
 		cause = context.Cause(ctx)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
 PROTOCOL = 1
+PYTHON = "%d.%d.%d" % sys.version_info[:3]
 CAPABILITIES = ("stream", "page", "log", "packed", "cancel", "batch", "functions", "shared", "retire", "memory")
 
 
@@ -101,7 +102,8 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     except BaseException as error:
         from . import _errors, _exit, _failure  # a start that goes well has no time for them
 
-        fields: Dict[str, Any] = {"kind": "start_failed", "stage": stage, **_errors.exception_fields(error)}
+        fields: Dict[str, Any] = {"kind": "start_failed", "stage": stage, "python": PYTHON}
+        fields.update(_errors.exception_fields(error))
         channel.write(_failure.error_line(0, fields))
         _exit.finish(1)
     # First: the answer may be followed at once by `shutdown` and the end of file
@@ -179,7 +181,7 @@ def _describe_self(args: Dict[str, Any], able: Dict[str, bool]) -> Dict[str, Any
         **facts,
         "protocol": PROTOCOL,
         "runtime": __version__,
-        "python": "%d.%d.%d" % sys.version_info[:3],
+        "python": PYTHON,
         "implementation": sys.implementation.name,
         "executable": sys.executable,
         "pid": os.getpid(),

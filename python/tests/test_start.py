@@ -18,6 +18,8 @@ def fields(hello: Dict[str, Any], stage: str) -> Dict[str, Any]:
     error: Dict[str, Any] = hello["error"]
     assert (hello["id"], hello["success"]) == (0, False)
     assert (error["kind"], error["stage"]) == ("start_failed", stage)
+    if stage != "bootstrap":
+        assert error["python"] == "%d.%d.%d" % sys.version_info[:3]
     return error
 
 
