@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,6 +32,13 @@ const asService = "PYPOOL_EXAMPLE_SERVICE" // the test binary with this set is t
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asService) != "" {
+		if slices.Contains(os.Args, asPayloads) {
+			if err := callWithPayloads(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		}
 		main()
 		os.Exit(0)
 	}
