@@ -315,7 +315,11 @@ func (c *Config) resolveSizes(bad *faults) {
 	if c.MaxMessageBytes < 1024 {
 		bad.add("MaxMessageBytes", "%d is less than 1024", c.MaxMessageBytes)
 	}
-	c.MaxMessageBytes = min(c.MaxMessageBytes, math.MaxInt/4) // no memory holds more, and what is added to it must not overflow
+	// No memory holds more, nobody counts further, and what these are added to, or multiplied with,
+	// must not overflow.
+	c.MaxMessageBytes, c.MaxQueueBytes = min(c.MaxMessageBytes, math.MaxInt/4), min(c.MaxQueueBytes, math.MaxInt/2)
+	c.MaxQueue, c.MaxSessions, c.MaxRestarts = min(c.MaxQueue, math.MaxInt32), min(c.MaxSessions, math.MaxInt32), min(c.MaxRestarts, math.MaxInt32)
+	c.Breaker.Failures = min(c.Breaker.Failures, math.MaxInt32/exitFactor)
 	c.MaxCalls, c.MaxRSS = max(c.MaxCalls, 0), max(c.MaxRSS, 0)
 }
 
@@ -356,6 +360,7 @@ func (c *Config) resolveTimes(bad *faults) {
 		offDuration(d.value, d.def)
 	}
 	bad.addBare("CancelGrace", c.CancelGrace, ms) // 0 and below have meanings of their own
+	c.CancelGrace = min(c.CancelGrace, longest)
 	if c.RestartBackoff.Min > c.RestartBackoff.Max {
 		bad.add("RestartBackoff", "Min %v is more than Max %v", c.RestartBackoff.Min, c.RestartBackoff.Max)
 	}
@@ -523,11 +528,14 @@ func offInt(v *int, def, off int) {
 	}
 }
 
+// longest is as long as any duration is taken for, 73 years: two may be added.
+const longest time.Duration = math.MaxInt64 / 4
+
 // offDuration sets the default for zero; a negative duration becomes zero, which all code here
 // reads as off.
 func offDuration(v *time.Duration, def time.Duration) {
 	if *v == 0 {
 		*v = def
 	}
-	*v = max(*v, 0)
+	*v = min(max(*v, 0), longest)
 }

@@ -141,7 +141,7 @@ func (c *calls) begin(frame *wire.Frame, args arguments, deadline time.Time) {
 		return
 	}
 	size := args.size()
-	if h.running.Add(1) > maxFunctions || h.held.Add(size)-size > int64(h.cfg.MaxQueueBytes) {
+	if many, held := h.running.Add(1), h.held.Add(size); many > maxFunctions || held-size > int64(h.cfg.MaxQueueBytes) {
 		h.finished(size)
 		c.reply(c.failed(number, hostTooMany, fmt.Sprintf("%d functions run already, or their arguments are %d bytes", maxFunctions, h.cfg.MaxQueueBytes)))
 		return
