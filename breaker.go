@@ -162,15 +162,31 @@ func (a admission) end(v evidence, err *Error) {
 	}
 }
 
+// probes reports whether the circuit waits for what this call shows.
+func (a admission) probes() bool {
+	return a.circuit != nil && a.circuit.cb.State() == gobreaker.StateHalfOpen && !a.once.over.Load()
+}
+
 // pass takes the first item of a stream that is a probe for its answer: the stream may last for
 // hours, and all others would be refused as long. What it costs later is charged as that of a call
 // that no circuit has let in.
 func (a admission) pass() {
-	if a.circuit != nil && a.circuit.cb.State() == gobreaker.StateHalfOpen && !a.once.over.Swap(true) {
+	if a.probes() && !a.once.over.Swap(true) {
 		a.circuit.answer()
 		a.once.done(nil)
 	}
 }
+
+// answer books an answer in a run of many calls, which goes on: as one that is a probe, pass.
+func (a admission) answer() {
+	if e := a.b.known(a.command); e != nil {
+		e.answer()
+	}
+	a.pass()
+}
+
+// none reports whether no command has a circuit.
+func (b *breakers) none() bool { return b.count.Load() == 0 }
 
 // refuses returns why a call of the command would be refused now; nil when it would not be, or
 // would be a probe.
@@ -190,7 +206,7 @@ func (b *breakers) state(command string) string {
 }
 
 func (b *breakers) known(command string) *commandBreaker {
-	if b.count.Load() > 0 {
+	if !b.none() {
 		if v, ok := b.keys.Load(command); ok {
 			return v.(*commandBreaker)
 		}

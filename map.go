@@ -124,6 +124,9 @@ type mapper[Out any] struct {
 	work       sync.WaitGroup          // the lanes
 	feederDone chan struct{}           // the feeder's end
 	trouble    atomic.Pointer[trouble] // the first of the caller's code: nothing more is yielded. When Map returns there is some in any case
+
+	entering sync.Mutex    // guards probe; held while a lane asks the command's circuit
+	probe    chan struct{} // closed when the lane whose run is the circuit's probe has shown something; nil: none is
 }
 
 type mapSlot[Out any] struct {
@@ -297,9 +300,10 @@ func itemArgs(item any) any {
 // lane serves slots until there are no more. Its worker is taken for a run of them, and given back
 // when others wait.
 type lane[Out any] struct {
-	m    *mapper[Out]
-	run  *pipeline[Out] // under way, or nil
-	call call           // for all of the run
+	m      *mapper[Out]
+	run    *pipeline[Out] // under way, or nil
+	call   call           // for all of the run
+	probes bool           // the run is the probe of the command's circuit
 }
 
 // serve is the lane's goroutine. When code of the caller's ends it, another goes on in its place:
@@ -330,7 +334,7 @@ func (l *lane[Out]) begin() bool {
 	l.call = m.template
 	l.call.info.Pool = m.p.cfg.Name
 	l.call.id = m.slot(slots[0]).call.id
-	if err := m.p.sup.breakers.enter(&l.call, l.call.info.breakerKey()); err != nil {
+	if err := l.enter(); err != nil {
 		m.ring.looked(false, nil)
 		m.fail(slots, err)
 		return true
@@ -343,14 +347,67 @@ func (l *lane[Out]) begin() bool {
 		return true
 	}
 	alone := m.p.sup.checkout.waiting.Load() == 0 && !res.Value().leaves() // else one item, or one batch, is its turn
-	l.run = m.start(res, m.ring.looked(alone, slots))
+	l.run = l.start(res, m.ring.looked(alone, slots))
 	return true
 }
 
-// end tells the command's circuit how the run has ended.
+// enter asks the command's circuit. While another lane's run is its probe, what that shows is
+// waited for: as items of one call after the other they would be served.
+func (l *lane[Out]) enter() *Error {
+	m, breakers, command := l.m, l.m.p.sup.breakers, l.call.info.breakerKey()
+	for !breakers.none() {
+		m.entering.Lock()
+		probe := m.probe
+		var err *Error
+		if probe == nil {
+			if err = breakers.enter(&l.call, command); err == nil && l.call.admitted.probes() {
+				l.probes, m.probe = true, make(chan struct{})
+			}
+		}
+		m.entering.Unlock()
+		if probe == nil {
+			return err
+		}
+		select {
+		case <-probe:
+		case <-m.ctx.Done():
+			return queueError(m.ctx, &l.call)
+		}
+	}
+	return breakers.enter(&l.call, command)
+}
+
+// answered tells the command's circuit that the run has brought an answer.
+func (l *lane[Out]) answered() {
+	l.call.admitted.answer()
+	l.shown()
+}
+
+// shown lets those go on who wait for what the probe shows.
+func (l *lane[Out]) shown() {
+	if !l.probes {
+		return
+	}
+	l.probes = false
+	l.m.entering.Lock()
+	defer l.m.entering.Unlock()
+	close(l.m.probe)
+	l.m.probe = nil
+}
+
+// end tells the command's circuit how the run has ended, or what it has cost before: a worker that
+// an item has had replaced. Its answers have been told.
 func (l *lane[Out]) end(err *Error) {
+	shows := noEvidence
+	if err != nil {
+		shows = l.call.evidence(l.m.ctx, &l.m.p.cfg, err)
+	}
+	if l.run != nil && l.run.charge != nil && shows != lostWorker {
+		shows, err = lostWorker, l.run.charge
+	}
 	l.run = nil
-	l.call.admitted.end(l.call.evidence(l.m.ctx, &l.m.p.cfg, err), err)
+	l.call.admitted.end(shows, err)
+	l.shown()
 }
 
 // fail settles slots that cannot be served.

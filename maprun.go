@@ -18,6 +18,7 @@ import (
 // then reads; when none is due, the worker is reading.
 type pipeline[Out any] struct {
 	m       *mapper[Out]
+	lane    *lane[Out]
 	w       *worker
 	batch   int    // items that the worker serves together; 1 or less: it serves each alone
 	sent    []int  // slots whose requests were handed to out, unanswered, in order
@@ -41,7 +42,9 @@ type pipeline[Out any] struct {
 	apart   bool   // the caller's code must not end this goroutine
 	ending  bool   // the context has ended: what runs is being stopped
 
-	succeeded int64 // of them, not yet counted
+	succeeded int64  // of them, not yet counted
+	proved    bool   // there was an answer among them, of which the circuit has not been told
+	charge    *Error // of an item that has had the worker replaced; nil: none has
 
 	lease lease      // code of the caller's decodes and observes
 	taken revocation // by the pool's close: the worker is not to be touched any more
@@ -54,14 +57,14 @@ type lentReply struct {
 }
 
 // start begins to serve the slots. serve must follow.
-func (m *mapper[Out]) start(res *resource, batch []int) *pipeline[Out] {
-	w := res.Value()
+func (l *lane[Out]) start(res *resource, batch []int) *pipeline[Out] {
+	m, w := l.m, res.Value()
 	info := m.template.info
 	info.Pool, info.RequestID = m.p.cfg.Name, m.slot(batch[0]).call.id
 	now := time.Now()
 	w.current.begin(&info, now)
 	w.proc.Spin(0, false)
-	f := &pipeline[Out]{m: m, w: w, res: res, last: now, lease: lease{killing: m.p.killing}}
+	f := &pipeline[Out]{m: m, lane: l, w: w, res: res, last: now, lease: lease{killing: m.p.killing}}
 	f.batch = w.batches[info.breakerKey()].Size
 	w.lease.Store(&f.lease)
 	w.x.reserve(mapBuffer)
@@ -489,6 +492,7 @@ func (f *pipeline[Out]) answer(fr *wire.Frame, now time.Time) (ours bool) {
 			failed = f.ended(MaybeExecuted)
 		}
 	}
+	f.learn(failed)
 	if !f.lease.lend(now) {
 		return false
 	}
@@ -516,6 +520,22 @@ func (f *pipeline[Out]) answer(fr *wire.Frame, now time.Time) (ours bool) {
 	return true
 }
 
+// learn takes in what the answer to the oldest request says of the command. Of those that were
+// served together one is charged with a worker that they have had replaced.
+func (f *pipeline[Out]) learn(failed *Error) {
+	if failed != nil && failed.stale && failed.retires != "" && f.batch > 1 {
+		failed.stale = f.w.retirement.Load().by != f.running()
+	}
+	switch f.m.template.evidence(f.m.ctx, &f.m.p.cfg, failed) {
+	case answered:
+		f.proved = true
+	case lostWorker:
+		if f.charge == nil {
+			f.charge = failed.clone()
+		}
+	}
+}
+
 // book runs code of the caller's: nothing of the pipeline may depend on its return.
 func (f *pipeline[Out]) book(s *mapSlot[Out], fr *wire.Frame, failed *Error, now time.Time) {
 	if failed != nil {
@@ -534,6 +554,10 @@ func (f *pipeline[Out]) commit(now time.Time) {
 	n := len(f.done)
 	if n == 0 {
 		return
+	}
+	if f.proved {
+		f.proved = false
+		f.lane.answered()
 	}
 	each := now.Sub(f.last) / time.Duration(n)
 	f.last = now
