@@ -116,3 +116,26 @@ func TestAMapWhoseItemsRetireTheirWorkersIsRefused(t *testing.T) {
 	}
 	assert.LessOrEqual(t, at.starts(), 1+3)
 }
+
+// A Map that does not end holds up no Shutdown: what is sent is served, and the rest is refused as
+// calls are.
+func TestShutdownDoesNotWaitForTheRestOfAMap(t *testing.T) {
+	t.Parallel()
+	p := dyingPool(t, 2, Breaker{})
+	var done chan error
+	n := 0
+	for _, err := range Map[int](t.Context(), p, "f", endlessly(1, 2, 3)) {
+		if n++; n == 1000 {
+			done = make(chan error, 1)
+			go func() { done <- p.Shutdown(context.Background()) }() // joined by done
+		}
+		if err != nil {
+			failsWith(t, err, ErrPoolClosed, NotExecuted)
+			break
+		}
+	}
+	require.NoError(t, <-done)
+	st := p.Stats()
+	assert.Equal(t, st.Started, st.Succeeded+st.Failed)
+	assert.Equal(t, st.ByType[TypePoolNotAvailable]+st.ByType[TypeCanceled], st.Failed, "%v", st.ByType)
+}
