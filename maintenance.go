@@ -170,8 +170,9 @@ func (w *worker) worn(generation int64, now time.Time) bool {
 
 // Reload replaces every worker, rolling: a new one is ready before an old one goes, so that at no
 // time fewer than Size are ready, and no call fails for it. (With BreakBeforeMake one at a time is
-// away, and calls wait.) It returns when the last old worker is gone, and replaced; one that a stalled stream holds is taken after StallTimeout. If a new one does not start,
-// it returns that error: the old ones go on serving, and the pool goes on trying.
+// away, and calls wait.) It returns when the last old worker is gone, and replaced, also one that
+// had ended by itself; one that a stalled stream holds is taken after StallTimeout. If a new one
+// does not start, it returns that error: the old ones go on serving, and the pool goes on trying.
 func (p *Pool) Reload(ctx context.Context) error {
 	if !p.wasStarted() {
 		return neverStarted(CallInfo{})
@@ -195,14 +196,12 @@ func (p *Pool) Reload(ctx context.Context) error {
 	return e
 }
 
-// reload has every worker that is there now replaced, and returns when the last of them is gone. A
-// replacement that does not start ends it with that error: the old workers go on serving, and the
-// supervisor goes on trying.
+// reload has every worker that is there now replaced, and returns when the last of them is gone, and
+// each slot has had a new one: an old one may have ended by itself, or none been there. A start of the
+// new generation that fails ends it with that error: the old workers go on serving, and the supervisor
+// goes on trying. What fails of a start that was begun before says nothing of the new code.
 func (s *supervisor) reload(ctx context.Context) error {
 	generation := s.generation.Add(1)
-	s.mu.Lock()
-	failed := s.history.failed
-	s.mu.Unlock()
 	s.kick()
 	for {
 		s.mu.Lock()
@@ -212,10 +211,10 @@ func (s *supervisor) reload(ctx context.Context) error {
 				stale++
 			}
 		}
-		if s.history.failed > failed {
-			err = s.history.last
+		if failed := s.history.newest; failed.generation >= generation {
+			err = failed.err
 		}
-		there := !s.cfg.BreakBeforeMake || s.readyLocked() >= s.size() // else the last replacement is still to come
+		there := s.allArrivedLocked(generation)
 		s.mu.Unlock()
 		switch {
 		case stale == 0 && there:

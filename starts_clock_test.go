@@ -130,6 +130,76 @@ func TestAReloadThatDoesNotStartIsTriedByOneAtATime(t *testing.T) {
 	})
 }
 
+// Where no worker is left, or one has ended by itself, Reload is not over with the last old one: it
+// returns when the new ones are there, or says why they are not.
+func TestReloadIsNotOverBeforeTheNewWorkersAreThere(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		var failing atomic.Bool
+		failing.Store(true)
+		f.fails = func(int) error {
+			time.Sleep(time.Second)
+			if failing.Load() {
+				return broken(0)
+			}
+			return nil
+		}
+		cfg := f.config(2)
+		cfg.MinReady = -1
+		p := open(t, cfg)
+		defer p.Close()
+		time.Sleep(10 * time.Second)
+		require.Empty(t, p.Workers())
+		require.ErrorIs(t, p.Reload(t.Context()), ErrWorkerStart)
+
+		failing.Store(false)
+		require.NoError(t, p.Reload(t.Context()))
+		assert.True(t, serving(p))
+
+		failing.Store(true)
+		done := make(chan error, 1)
+		go func() { done <- p.Reload(t.Context()) }() // joined by done
+		synctest.Wait()
+		for _, w := range f.alive() {
+			w.killed() // by somebody else, before they are replaced
+		}
+		require.ErrorIs(t, <-done, ErrWorkerStart)
+		failing.Store(false)
+		require.NoError(t, p.Reload(t.Context()))
+		assert.True(t, serving(p))
+	})
+}
+
+// A start that was begun before Reload, and fails after it, had the old code.
+func TestAStartOfTheOldCodeFailsNoReload(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		var version atomic.Int64
+		f.fails = func(int) error {
+			imported := version.Load()
+			time.Sleep(10 * time.Second)
+			if imported == 0 {
+				return broken(0)
+			}
+			return nil
+		}
+		cfg := f.config(1)
+		cfg.MinReady = -1
+		p := open(t, cfg)
+		defer p.Close()
+		for range 3 {
+			before := len(f.spawned())
+			for len(f.spawned()) == before {
+				time.Sleep(time.Second)
+			}
+			time.Sleep(2 * time.Second)
+			version.Add(1)
+			require.NoError(t, p.Reload(t.Context()))
+			assert.True(t, serving(p))
+			version.Store(0)
+			f.alive()[0].killed()
+		}
+	})
+}
+
 func TestASurgeBeyondReasonIsRefused(t *testing.T) {
 	_, err := Config{ReloadSurge: 5000}.resolve()
 	require.ErrorContains(t, err, "Config.ReloadSurge: 5000 is beyond 4096 workers")

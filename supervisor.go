@@ -61,8 +61,9 @@ type supervisor struct {
 	spawned  int64
 	exited   int64
 	recycled int64
-	starting int          // constructions under way
-	building map[int]bool // their slots; true: for overflow
+	starting int           // constructions under way
+	building map[int]bool  // their slots; true: for overflow
+	arrived  map[int]int64 // by slot, the latest generation of which a worker became ready there
 	history  startHistory
 	broken   int64                       // with WatchScripts: one more than the last generation whose source files failed to start
 	delays   map[int]*slotDelay          // of the slots whose last worker was of no use
@@ -80,7 +81,7 @@ func newSupervisor(p *Pool, python interp.Interpreter, spec proc.Spec) (*supervi
 	s := &supervisor{
 		cfg: cfg, sessions: p.sessions, counters: p.counters,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}),
-		live: map[*worker]struct{}{}, building: map[int]bool{}, delays: map[int]*slotDelay{}, reached: cfg.Size, history: startHistory{wait: newBackoff(cfg.RestartBackoff)}, idleWait: newBackoff(cfg.RestartBackoff),
+		live: map[*worker]struct{}{}, building: map[int]bool{}, arrived: map[int]int64{}, delays: map[int]*slotDelay{}, reached: cfg.Size, history: startHistory{wait: newBackoff(cfg.RestartBackoff)}, idleWait: newBackoff(cfg.RestartBackoff),
 	}
 	s.target.Store(int64(cfg.Size))
 	s.ctx, s.cancel = context.WithCancel(context.Background())

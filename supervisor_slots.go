@@ -36,6 +36,27 @@ func (s *supervisor) occupancyLocked(now time.Time) occupancy {
 	return o
 }
 
+// arrivedLocked takes in that a worker has become ready in the slot: a fork server may have made it
+// of a later generation than its start was begun for.
+func (s *supervisor) arrivedLocked(slot int) {
+	for w := range s.live {
+		if w.slot == slot && w.isReady() {
+			s.arrived[slot] = max(s.arrived[slot], w.generation)
+		}
+	}
+}
+
+// allArrivedLocked reports whether each slot below Size has had a worker of the generation, or of a
+// later one.
+func (s *supervisor) allArrivedLocked(generation int64) bool {
+	for slot := range s.size() {
+		if s.arrived[slot] < generation {
+			return false
+		}
+	}
+	return true
+}
+
 // beyond counts the slots from size on in which somebody serves, or is being started.
 func (o occupancy) beyond(size int) (n int) {
 	for slot := range o.filled {

@@ -21,16 +21,26 @@ type startHistory struct {
 	inARow    []time.Time // the latest MaxRestarts failures since a start went well, or since an edit
 	useless   []time.Time // the latest MaxRestarts starts that were of no use, since one was
 	last      error       // the last failure; nil: there was none
+	newest    failedStart // the last one of the latest generation of which a start has failed
 	mended    bool        // Size workers have been ready since
 	told      toldStart   // what the log has said of it
 	wait      *backoff.ExponentialBackOff
 	notBefore time.Time // the next start
 }
 
-// fail books a start that failed now.
-func (h *startHistory) fail(err error, now time.Time, kept int) {
+// failedStart is why a start of a generation has failed; the zero one is of none.
+type failedStart struct {
+	generation int64
+	err        error
+}
+
+// fail books a start of the generation that failed now.
+func (h *startHistory) fail(generation int64, err error, now time.Time, kept int) {
 	h.failed++
 	h.last, h.mended = err, false
+	if generation >= h.newest.generation {
+		h.newest = failedStart{generation, err}
+	}
 	h.inARow = append(h.inARow, now)
 	h.inARow = h.inARow[max(0, len(h.inARow)-kept):]
 	if !now.Before(h.notBefore) { // one step for starts that fail side by side
@@ -58,12 +68,11 @@ func (s *supervisor) construct(ctx context.Context) (w *worker, err error) {
 			err = newError(TypeInternal, NotExecuted, "panic while starting a worker: "+oneLine(foreign.Describe(r)), nil)
 		}
 	}()
-	seq, generation := s.seq.Add(1), s.generation.Load()
-	slot, _ := ctx.Value(slotKey{}).(int)
-	w, err = startWorker(ctx, s.env, seq, generation, slot)
+	begun, _ := ctx.Value(startKey{}).(start)
+	w, err = startWorker(ctx, s.env, s.seq.Add(1), begun.generation, begun.slot)
 	if err != nil && s.cfg.WatchScripts && raisedByPython(err) {
 		s.mu.Lock()
-		s.broken = max(s.broken, generation+1)
+		s.broken = max(s.broken, begun.generation+1)
 		s.mu.Unlock()
 	}
 	return w, err
@@ -81,36 +90,43 @@ func raisedByPython(err error) bool {
 // changes.
 func (s *supervisor) brokenLocked() bool { return s.broken > s.generation.Load() }
 
-// slotKey leads to the slot of a construction in its context, which puddle hands through.
-type slotKey struct{}
+// start is what a construction is for.
+type start struct {
+	slot       int
+	generation int64
+}
+
+// startKey leads to a construction's start in its context, which puddle hands through.
+type startKey struct{}
 
 // startLocked has one worker constructed for the slot, on a goroutine that close joins.
 func (s *supervisor) startLocked(slot int, done func(error)) {
 	s.starting++
 	s.building[slot] = slot >= s.size()
-	generation := s.generation.Load()
+	begun := start{slot, s.generation.Load()}
 	s.jobs.Go(func() {
-		err := s.checkout.create(context.WithValue(s.ctx, slotKey{}, slot))
-		s.started(slot, generation, err, done)
+		err := s.checkout.create(context.WithValue(s.ctx, startKey{}, begun))
+		s.started(begun, err, done)
 		s.kick()
 	})
 }
 
-// started books the end of a construction that was begun for the generation. One that went well
-// forgives no failure of a later generation, which may have been booked before it.
-func (s *supervisor) started(slot int, generation int64, err error, done func(error)) {
+// started books the end of a construction. One that went well forgives no failure of a later
+// generation, which may have been booked before it.
+func (s *supervisor) started(begun start, err error, done func(error)) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.broadcastLocked()
 	s.starting--
-	delete(s.building, slot)
+	delete(s.building, begun.slot)
 	switch {
 	case s.ctx.Err() != nil:
 		done(errNoOutcome)
 	case err == nil:
 		done(nil)
-		if generation == s.generation.Load() {
+		s.arrivedLocked(begun.slot)
+		if begun.generation == s.generation.Load() {
 			s.history.forgive()
 		}
 		s.publishLocked()
@@ -118,7 +134,7 @@ func (s *supervisor) started(slot int, generation int64, err error, done func(er
 		done(errNoOutcome) // workers on their way out still hold their slots
 		s.history.notBefore = later(s.history.notBefore, now.Add(10*time.Millisecond))
 	default:
-		s.history.fail(err, now, s.cfg.MaxRestarts)
+		s.history.fail(begun.generation, err, now, s.cfg.MaxRestarts)
 		done(err)
 		s.publishLocked()
 		s.reportFailedStartLocked(err)
