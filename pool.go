@@ -37,6 +37,7 @@ type Pool struct {
 	unreapable  atomic.Int64
 	traceFaulty atomic.Bool // the observer has returned a bad traceparent
 
+	lookers   lookers
 	winding   sync.WaitGroup // streams that are wound up behind their loops' backs; begun only by who has a worker
 	closing   chan struct{}  // closed when no new call is let in
 	killing   chan struct{}  // closed when nothing is waited for any more
@@ -598,6 +599,7 @@ func (p *Pool) dismantle() {
 		<-stopped
 	}
 	p.winding.Wait()
+	p.lookers.close()
 	p.sup.env.functions.wait()
 	if servers := p.sup.env.servers; servers != nil {
 		servers.close() // their workers are gone: only they could reap them

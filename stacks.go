@@ -22,7 +22,8 @@ const stacksWait = time.Second
 // Stacks returns where a worker (WorkerInfo.ID) is: the Python stacks of all its threads, as
 // faulthandler writes them, newest call first, and below them those of the tasks of the calls that
 // it serves side by side. The worker is interrupted for the time of the dump alone: it goes on with
-// what it does, whether it is starting, idle, busy or hung, and no call fails for it.
+// what it does, whether it is starting, idle, busy or hung, and no call fails for it. While Shutdown
+// waits for calls this shows what it waits for.
 //
 // The error says why there are none: an ErrInvalidArguments for a worker that is not there (any
 // more), an ErrOperationTimeout, with a [HangError], for one that has not answered within a second.
@@ -44,7 +45,7 @@ func (p *Pool) Stacks(ctx context.Context, workerID string) (string, error) {
 	asked := time.Now()
 	type dump struct{ text, none string }
 	done := make(chan dump, 1)
-	if !p.sup.goJob(func() {
+	if !p.lookers.look(func() {
 		var d dump
 		d.text, d.none = w.stacksOf(stacksWait)
 		done <- d
@@ -64,6 +65,32 @@ func (p *Pool) Stacks(ctx context.Context, workerID string) (string, error) {
 	case <-ctx.Done():
 		return "", w.withContext(contextError(ctx, NotExecuted, nil), &job{}, asked)
 	}
+}
+
+// lookers are those who wait for stacks, on goroutines that the pool's close joins when its workers
+// are gone.
+type lookers struct {
+	jobs sync.WaitGroup
+
+	mu     sync.Mutex // guards closed; held while a job begins
+	closed bool
+}
+
+// look has f run; false: the pool is closed.
+func (l *lookers) look(f func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.jobs.Go(f)
+	}
+	return !l.closed
+}
+
+func (l *lookers) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.jobs.Wait()
 }
 
 // endsWithin reports whether the process has ended in the time that is left. One that is ending has

@@ -3,6 +3,7 @@
 package pypool
 
 import (
+	"context"
 	"os"
 	"syscall"
 	"testing"
@@ -35,4 +36,22 @@ func TestStacksOfAWorkerThatHasJustEnded(t *testing.T) {
 			return len(list) == 1 && list[0].ID != w.ID && list[0].State == workerIdle
 		})
 	}
+}
+
+// Who is told by Shutdown's silence that something runs on may ask what.
+func TestStacksOfTheCallThatShutdownWaitsFor(t *testing.T) {
+	t.Parallel()
+	p := corePool(t, 1, 0)
+	held := hold(t, t.Context(), p, "")
+	w := p.Workers()[0]
+	done := make(chan error, 1)
+	go func() { done <- p.Shutdown(context.Background()) }() // joined by done
+	eventually(t, "the pool is closing", func() bool { return isClosed(p.sup.done) })
+	stacks, err := p.Stacks(t.Context(), w.ID)
+	require.NoError(t, err)
+	require.Contains(t, stacks, "in hold")
+	held.finish(t)
+	require.NoError(t, <-done)
+	_, err = p.Stacks(t.Context(), w.ID)
+	failsWith(t, err, ErrPoolClosed, NotExecuted)
 }
