@@ -232,6 +232,7 @@ type call struct {
 	lent     []int           // slots of its worker's memory that its line's payloads are in, of an item of a Map
 	spare    bool            // another call is charged with the worker that it lost
 	shares   bool            // its command is concurrent
+	nested   bool            // it waits, and must not wait for other calls
 	leaving  <-chan struct{} // that its context has ended, of a concurrent command
 	seat     *seat           // on a shared worker, until it is served there
 

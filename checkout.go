@@ -35,19 +35,20 @@ type checkout struct {
 	batched func([]*member) *callBatch
 	maxLine int // bytes of a batch's line
 
-	mu         sync.Mutex // guards the fields below
-	members    map[*worker]*resource
-	idle       []*resource // a stack: who was put back last serves next, and the others can be retired
-	queue      queue       // has none but who wait for company when a worker is idle
-	bytes      int64       // of the requests in it
-	shared     []*sharing  // workers with several calls
-	plain      int         // of the queue, who wants a worker of its own
-	inspecting int64       // idle workers that inspect holds for a moment: callers then wait who would not have to
-	timer      *time.Timer
-	alarm      time.Time // when the timer fires: with the earliest deadline or before; zero: it is not set
-	closed     bool
-	room       int // processes that there may be at most
-	processes  int // that there are, or that are being started
+	mu        sync.Mutex // guards the fields below
+	members   map[*worker]*resource
+	idle      []*resource          // a stack: who was put back last serves next, and the others can be retired
+	looked    map[*worker]struct{} // idle workers that the pool itself looks at for a moment: callers then wait who would not have to
+	queue     queue                // has none but who wait for company when a worker is idle
+	bytes     int64                // of the requests in it
+	shared    []*sharing           // workers with several calls
+	plain     int                  // of the queue, who wants a worker of its own
+	nested    int                  // of the queue, who waits for those that are looked at alone
+	timer     *time.Timer
+	alarm     time.Time // when the timer fires: with the earliest deadline or before; zero: it is not set
+	closed    bool
+	room      int // processes that there may be at most
+	processes int // that there are, or that are being started
 }
 
 // waiter is a caller in the queue.
@@ -57,6 +58,7 @@ type waiter struct {
 	deadline time.Time  // zero: none
 	bytes    int64      // of the request
 	sharer   *call      // of a concurrent command, which a seat on a shared worker will do for; nil: of none
+	nested   bool       // it waits for no other call: only while the pool itself looks at idle workers
 	outcome  chan grant // gets one from whoever takes it out of the queue
 
 	member  *member // of a batch command, as the next two; nil: of none
@@ -123,7 +125,7 @@ type grant struct {
 }
 
 func newCheckout(room int, cfg *Config, construct puddle.Constructor[*worker], onWait, onDead func()) (*checkout, error) {
-	c := &checkout{maxLine: cfg.MaxMessageBytes, maxQueue: int64(cfg.MaxQueue), maxBytes: int64(cfg.MaxQueueBytes), onWait: onWait, onDead: onDead, members: map[*worker]*resource{}, room: room}
+	c := &checkout{maxLine: cfg.MaxMessageBytes, maxQueue: int64(cfg.MaxQueue), maxBytes: int64(cfg.MaxQueueBytes), onWait: onWait, onDead: onDead, members: map[*worker]*resource{}, looked: map[*worker]struct{}{}, room: room}
 	var err error
 	c.puddle, err = puddle.NewPool(&puddle.Config[*worker]{Constructor: construct, Destructor: c.destroy, MaxSize: maxProcesses})
 	return c, err
@@ -143,6 +145,7 @@ func (c *checkout) setRoom(n int) {
 func (c *checkout) destroy(w *worker) {
 	c.mu.Lock()
 	delete(c.members, w)
+	c.seenLocked(w)
 	c.mu.Unlock()
 	w.stop()
 	c.vacate()
@@ -177,6 +180,7 @@ var (
 	errTimeout = errors.New("timeout")
 	errStopped = errors.New("stopped")
 	errEnded   = errors.New("ctx has ended")
+	errBusy    = errors.New("no worker is idle")
 )
 
 // fullQueue says, in words for the caller, why nobody more may wait.
@@ -209,6 +213,15 @@ func (c *checkout) wait(ctx context.Context, deadline time.Time, bytes int, refu
 	return v.res, v.err
 }
 
+// waitNested is wait for a call that must not wait for others: it gives up with errBusy when no idle
+// worker is looked at any more that it could get.
+func (c *checkout) waitNested(ctx context.Context, deadline time.Time, bytes int, refused func() bool) (*resource, error) {
+	w := c.newWaiter(deadline, bytes)
+	w.nested = true
+	v := c.await(ctx, w, refused)
+	return v.res, v.err
+}
+
 // waitInLine is wait for a call of a batch command, which waits for company for so long.
 func (c *checkout) waitInLine(ctx context.Context, deadline time.Time, l *lineup, m *member, company time.Duration, refused func() bool) grant {
 	w := c.newWaiter(deadline, m.job.req.Size())
@@ -222,7 +235,7 @@ func (c *checkout) waitInLine(ctx context.Context, deadline time.Time, l *lineup
 // waitForSeat is wait for a call of a concurrent command.
 func (c *checkout) waitForSeat(ctx context.Context, deadline time.Time, k *call, refused func() bool) grant {
 	w := c.newWaiter(deadline, k.req.Size())
-	w.sharer = k
+	w.sharer, w.nested = k, k.nested
 	return c.await(ctx, w, refused)
 }
 
@@ -232,7 +245,7 @@ func (c *checkout) newWaiter(deadline time.Time, bytes int) *waiter {
 		w = &waiter{outcome: make(chan grant, 1)}
 	}
 	w.deadline, w.bytes = deadline, int64(max(bytes, 0))
-	w.company, w.sharer = time.Time{}, nil
+	w.company, w.sharer, w.nested = time.Time{}, nil, false
 	return w
 }
 
@@ -276,8 +289,13 @@ func (c *checkout) enqueue(w *waiter) grant {
 			return grant{res: res}
 		}
 	}
-	if full != nil {
+	switch {
+	case w.nested && len(c.looked) == 0:
+		return grant{err: errBusy}
+	case full != nil:
 		return grant{err: full}
+	case w.nested:
+		c.nested++
 	}
 	c.queue.push(w)
 	w.queued = true
@@ -313,7 +331,7 @@ func (c *checkout) full() error {
 // large as it likes.
 func (c *checkout) fullLocked(bytes int64) error {
 	switch waiting := int64(c.queue.length); {
-	case waiting >= c.maxQueue+c.inspecting:
+	case waiting >= c.maxQueue+int64(len(c.looked)):
 		return fullQueue(fmt.Sprintf("%d callers wait already (MaxQueue)", c.maxQueue))
 	case waiting > 0 && c.bytes+bytes > c.maxBytes:
 		return fullQueue(fmt.Sprintf("%d callers wait already, with %d bytes of requests, and no more than %d bytes may wait (MaxQueueBytes)", waiting, c.bytes, c.maxBytes))
@@ -343,6 +361,9 @@ func (c *checkout) dismissLocked(w *waiter, v grant) {
 	if w.sharer == nil {
 		c.plain--
 	}
+	if w.nested {
+		c.nested--
+	}
 	w.outcome <- v // w is somebody else's from here on
 }
 
@@ -361,12 +382,14 @@ func (c *checkout) put(res *resource) {
 // handOver gives the worker to the first in the queue, or to the idle; false: the checkout is
 // closed.
 func (c *checkout) handOver(res *resource) bool {
+	w := res.Value()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.seenLocked(w)
 	if c.closed {
 		return false
 	}
-	w, first := res.Value(), c.nextLocked()
+	first := c.nextLocked()
 	switch {
 	case first != nil && !c.sparedLocked(w):
 		c.grantLocked(first, res)
@@ -474,13 +497,38 @@ func (c *checkout) create(ctx context.Context) error {
 	return nil
 }
 
+// look says that the pool itself looks at a worker that is held, and would be idle; until it is put
+// or destroyed.
+func (c *checkout) look(res *resource) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.looked[res.Value()] = struct{}{}
+}
+
+// seenLocked is the end of look. After the last one those go who have waited for that alone.
+func (c *checkout) seenLocked(w *worker) {
+	delete(c.looked, w)
+	if len(c.looked) > 0 || c.nested == 0 {
+		return
+	}
+	for w, next := c.queue.first, (*waiter)(nil); w != nil; w = next {
+		next = w.links[inQueue].behind
+		if w.nested {
+			c.dismissLocked(w, grant{err: errBusy})
+		}
+	}
+	c.reopenLocked()
+}
+
 // inspect takes all idle workers; keep decides for each whether it is held (the caller then puts or
 // destroys it) or goes back at once.
 func (c *checkout) inspect(keep func(*resource) bool) (held []*resource) {
 	c.mu.Lock()
 	taken := c.idle
 	c.idle = nil
-	c.inspecting += int64(len(taken))
+	for _, res := range taken {
+		c.looked[res.Value()] = struct{}{}
+	}
 	c.mu.Unlock()
 	for _, res := range taken { // the coldest first, so that the stack is as it was
 		if keep(res) {
@@ -489,9 +537,6 @@ func (c *checkout) inspect(keep func(*resource) bool) (held []*resource) {
 			c.put(res)
 		}
 	}
-	c.mu.Lock()
-	c.inspecting -= int64(len(taken))
-	c.mu.Unlock()
 	return held
 }
 

@@ -41,8 +41,9 @@ type Function struct {
 // "deadline_exceeded" for a context's, else the name of its Go type. So is a panic ("panic", and
 // its stack is in the log) and runtime.Goexit ("goexit").
 //
-// A call of the same pool that is made with ctx, or with one derived from it, never waits for a
-// worker: when none is idle it fails at once with an [ErrNestedCall]. f should return soon after
+// A call of the same pool that is made with ctx, or with one derived from it, never waits for
+// another call: when no worker is idle it fails at once with an [ErrNestedCall]. (One that is being
+// pinged, or runs its @health functions, is idle, and waited for.) f should return soon after
 // ctx's end: Close waits for processes, and only a moment for functions.
 func Func[In, Out any](f func(ctx context.Context, in In) (Out, error)) Function {
 	if f == nil {

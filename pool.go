@@ -385,9 +385,6 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 			res = p.sup.checkout.tryTake()
 		}
 		if res == nil {
-			if p.nested(ctx) {
-				return nil, nestedError()
-			}
 			var err error
 			switch res, err = p.queue(ctx, c); {
 			case c.member != nil:
@@ -398,6 +395,8 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 			case c.seat != nil:
 				return nil, nil
 			case err == nil:
+			case errors.Is(err, errBusy):
+				return nil, nestedError()
 			case errors.As(err, new(fullQueue)):
 				return nil, queueFull(err)
 			case errors.Is(err, errTimeout):
@@ -424,10 +423,12 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	}
 }
 
-// queue waits for a worker for as long as the call may still wait, and measures that.
+// queue waits for a worker for as long as the call may still wait, and measures that. A nested call
+// waits for those alone that are idle, but for the pool's own looking at them, which ends soon.
 func (p *Pool) queue(ctx context.Context, c *call) (*resource, error) {
 	begun := time.Now()
 	defer func() { c.queued += time.Since(begun) }()
+	c.nested = p.nested(ctx)
 	var deadline time.Time
 	if c.checkout > 0 {
 		deadline = begun.Add(c.checkout - c.queued)
@@ -437,7 +438,10 @@ func (p *Pool) queue(ctx context.Context, c *call) (*resource, error) {
 		c.seat = v.seat
 		return v.res, v.err
 	}
-	if c.lineup == nil {
+	switch {
+	case c.nested:
+		return p.sup.checkout.waitNested(ctx, deadline, c.req.Size(), p.refusing)
+	case c.lineup == nil:
 		return p.sup.checkout.wait(ctx, deadline, c.req.Size(), p.refusing)
 	}
 	return p.queueInLine(ctx, deadline, c)

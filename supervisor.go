@@ -187,10 +187,11 @@ func (s *supervisor) onSpawn(w *worker) {
 func (s *supervisor) onReady(w *worker) {
 	s.checkout.learn(w.batches)
 	s.counters.learn(w.commands, w.programs)
-	s.concurrent.Store(nil)
+	var concurrent *map[string]int
 	if len(w.concurrent) > 0 {
-		s.concurrent.Store(&w.concurrent)
+		concurrent = &w.concurrent
 	}
+	s.concurrent.Store(concurrent) // at once: a call that found none would take a worker for itself
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, alive := s.live[w]; !alive {
@@ -271,8 +272,11 @@ func (w *worker) chargeable(ended bool) (bool, CallInfo) {
 func (s *supervisor) release(res *resource) {
 	w := res.Value()
 	if w.reusable() {
-		if w.checks && w.due.Load() && w.due.Swap(false) && w.retirement.Load() == nil && s.goJob(func() { s.pingHeld(res) }) {
-			return
+		if w.checks && w.due.Load() && w.due.Swap(false) && w.retirement.Load() == nil {
+			s.checkout.look(res)
+			if s.goJob(func() { s.pingHeld(res) }) {
+				return
+			}
 		}
 		s.checkout.put(res)
 		if limit := s.cfg.MaxCalls; limit > 0 && w.calls.Load() >= limit || w.retirement.Load() != nil {
