@@ -34,7 +34,7 @@ func (s *supervisor) circuitInfo() CircuitInfo {
 	defer s.mu.Unlock()
 	info.State = s.breakerLocked()
 	if info.State == circuitOpen {
-		info.RetryAt = s.history.notBefore
+		info.RetryAt = s.nextTryLocked()
 	}
 	return info
 }

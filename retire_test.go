@@ -463,6 +463,23 @@ func TestACommandThatRetiresEveryWorkerIsNoRestartStorm(t *testing.T) {
 	})
 }
 
+// The circuit says when the first of the slots is tried again, whichever kind of start of no use it
+// waits after.
+func TestACircuitSaysWhenItsSlotsAreTriedAgain(t *testing.T) {
+	t.Parallel()
+	p, _ := healthPool(t, 2, func(c *Config) {
+		c.Breaker.Failures, c.MaxRestarts, c.RestartBackoff = -1, 2, Backoff{Min: time.Hour, Max: time.Hour}
+	})
+	for p.Stats().Breaker != circuitOpen {
+		_, err := p.ExecuteAnonymous(t.Context(), "poison", nil)
+		require.Error(t, err)
+	}
+	_, err := p.ExecuteAnonymous(t.Context(), "pid", nil)
+	told := detail[*CircuitError](t, err).RetryAt
+	assert.WithinRange(t, told, time.Now().Add(45*time.Minute), time.Now().Add(75*time.Minute))
+	assert.Equal(t, told, p.Circuits()[0].RetryAt)
+}
+
 // Who asks to be replaced after each call, all of them answered well, is replaced after each.
 func TestAWorkerMayRetireAfterEachCall(t *testing.T) {
 	t.Parallel()

@@ -198,7 +198,7 @@ func (s *supervisor) publishLocked() {
 	case s.frozen != nil && s.readyLocked() == 0:
 		why = &CircuitError{Cause: s.frozen}
 	case !s.circuit.closed():
-		why = &CircuitError{RetryAt: later(s.history.notBefore, s.notAgain), Cause: s.history.last}
+		why = &CircuitError{RetryAt: s.nextTryLocked(), Cause: s.history.last}
 	}
 	switch was := s.circuit.why.Swap(why); {
 	case why == nil && was != nil:
@@ -209,6 +209,21 @@ func (s *supervisor) publishLocked() {
 	if why != nil {
 		s.checkout.rejectWaiters()
 	}
+}
+
+// nextTryLocked is when the next start may be, in the first of the slots below Size.
+func (s *supervisor) nextTryLocked() time.Time {
+	var first time.Time
+	for slot := range s.size() {
+		var until time.Time
+		if d := s.delays[slot]; d != nil {
+			until = d.until
+		}
+		if slot == 0 || until.Before(first) {
+			first = until
+		}
+	}
+	return later(first, later(s.history.notBefore, s.notAgain))
 }
 
 func later(a, b time.Time) time.Time {
