@@ -562,6 +562,7 @@ func (f *pipeline[Out]) commit(now time.Time) {
 	each := now.Sub(f.last) / time.Duration(n)
 	f.last = now
 	f.m.template.tally.times().run.AddMany(each, int64(n))
+	f.w.current.answer(&f.m.template.info, now)
 	if f.succeeded > 0 {
 		f.m.p.counters.succeed(f.m.template.tally, f.succeeded, now.Sub(f.m.p.born))
 		f.succeeded = 0

@@ -90,6 +90,7 @@ func (s *sharing) finish(t *seat, f *wire.Frame) (last bool) {
 	if f.Kind == wire.KindError {
 		w.errs.Add(1)
 	}
+	w.current.answer(&t.info, time.Now())
 	c.mu.Lock()
 	delete(s.calls, t.id)
 	t.untoldLocked()

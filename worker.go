@@ -138,6 +138,14 @@ func (s *occupation) end(at time.Time) {
 	}
 }
 
+// answer takes in that a call has its answer, and that the worker goes on with others: items of a
+// Map, or calls beside it.
+func (s *occupation) answer(info *CallInfo, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last, s.answered = *info, at
+}
+
 // now returns a copy, nil when there is no call.
 func (s *occupation) now() *CallInfo {
 	s.mu.Lock()

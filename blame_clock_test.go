@@ -1,0 +1,89 @@
+package pypool
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/proc"
+)
+
+// chargedCommand is the one command that has a circuit.
+func chargedCommand(t *testing.T, p *Pool) string {
+	t.Helper()
+	circuits := p.Circuits()
+	require.Len(t, circuits, 2, "%+v", circuits)
+	return circuits[1].Command
+}
+
+// endUnread ends the process by itself before it reads what it was sent last.
+func (p *fakeProcess) endUnread() bool {
+	p.mu.Lock()
+	p.left = 1 << 20
+	p.mu.Unlock()
+	p.end(proc.ExitState{Code: 3})
+	return true
+}
+
+// A worker that ends between two items of a Map is charged to the command of these, and not to the
+// call that it had before the Map.
+func TestAWorkerThatEndsBetweenTheItemsOfAMapIsChargedToThese(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		items := 0
+		f.script = func(p *fakeProcess, req fakeRequest) bool {
+			if req.Command != "item" {
+				return false
+			}
+			items++
+			return isClosed(p.done) || items == 3 && p.endUnread()
+		}
+		p := open(t, f.config(1))
+		defer p.Close()
+		executed(t, p, "work", nil)
+		n := 0
+		for _, err := range Map[any](t.Context(), p, "item", integers(10)) {
+			require.NoError(t, err)
+			n++
+		}
+		assert.Equal(t, 10, n)
+		assert.Equal(t, "item", chargedCommand(t, p))
+	})
+}
+
+// Likewise of calls side by side: the last that had its answer is charged.
+func TestAWorkerThatEndsBetweenSharedCallsIsChargedToTheLastAnswer(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		f.able = `["page","shared"],"concurrent":{"first":4,"second":4}`
+		f.script = func(p *fakeProcess, req fakeRequest) bool {
+			switch {
+			case req.Shared == nil:
+				return false
+			case p.n > 1:
+				p.reply(req.Shared.ID, `2`)
+			case req.Shared.Command == "first":
+				p.pause(time.Second / 2)
+				p.reply(req.Shared.ID, `1`)
+			default:
+				return p.endUnread()
+			}
+			return true
+		}
+		p := open(t, f.config(1))
+		defer p.Close()
+		executed(t, p, "work", nil)
+		first := inBackground(1, func(int) (int, error) { return Call[int](t.Context(), p, "first", nil) })
+		for len(f.nth(1).lines()) < 4 { // hello, ping, work, first
+			time.Sleep(time.Millisecond)
+		}
+		got, err := Call[int](t.Context(), p, "second", nil)
+		require.NoError(t, err)
+		assert.Equal(t, 2, got, "on another worker")
+		for _, out := range first() {
+			require.NoError(t, out.err)
+			assert.Equal(t, 1, out.res)
+		}
+		assert.Equal(t, "first", chargedCommand(t, p))
+	})
+}
