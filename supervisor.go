@@ -61,9 +61,10 @@ type supervisor struct {
 	spawned  int64
 	exited   int64
 	recycled int64
-	starting int           // constructions under way
-	building map[int]bool  // their slots; true: for overflow
-	arrived  map[int]int64 // by slot, the latest generation of which a worker became ready there
+	starting int               // constructions under way
+	building map[int]bool      // their slots; true: for overflow
+	arrived  map[int]int64     // by slot, the latest generation of which a worker became ready there
+	refused  map[int]time.Time // by slot, the last start that has failed there since one went well
 	history  startHistory
 	broken   int64                       // with WatchScripts: one more than the last generation whose source files failed to start
 	delays   map[int]*slotDelay          // of the slots whose last worker was of no use
@@ -81,7 +82,7 @@ func newSupervisor(p *Pool, python interp.Interpreter, spec proc.Spec) (*supervi
 	s := &supervisor{
 		cfg: cfg, sessions: p.sessions, counters: p.counters,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), changed: make(chan struct{}),
-		live: map[*worker]struct{}{}, building: map[int]bool{}, arrived: map[int]int64{}, delays: map[int]*slotDelay{}, reached: cfg.Size, history: startHistory{wait: newBackoff(cfg.RestartBackoff)}, idleWait: newBackoff(cfg.RestartBackoff),
+		live: map[*worker]struct{}{}, building: map[int]bool{}, arrived: map[int]int64{}, refused: map[int]time.Time{}, delays: map[int]*slotDelay{}, reached: cfg.Size, history: startHistory{wait: newBackoff(cfg.RestartBackoff)}, idleWait: newBackoff(cfg.RestartBackoff),
 	}
 	s.target.Store(int64(cfg.Size))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -370,8 +371,8 @@ func (s *supervisor) onStuck(w *worker) {
 	s.kick()
 }
 
-// startMissingLocked fills the slots up to Size, starts more while callers wait, and some in the
-// slots of worn-out workers.
+// startMissingLocked fills the slots up to Size, starts more while callers wait, and, when those are
+// there or do not start, some in the slots of worn-out workers.
 func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 	ready, o := s.readyLocked(), s.occupancyLocked(now)
 	ceiling := s.size() + s.cfg.Overflow
@@ -380,18 +381,26 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 		slots = append(slots, s.beyondLocked(o, min(ceiling, ready+demand)-ready-s.starting-len(slots))...)
 	}
 	atOnce := s.startsAtOnce(ready, ready+s.starting+len(slots))
-	if worn := s.wornSlotsLocked(o); len(slots) == 0 && len(worn) > 0 && !s.brokenLocked() {
-		surge := s.surgeLocked()
-		slots = worn[:max(0, min(len(worn), surge-s.starting))] // make before break
-		atOnce = max(atOnce, surge)
-	}
 	s.canGrow.Store(ready+s.starting < ceiling)
-	if slots, again = s.dueLocked(slots, now); len(slots) == 0 {
+	slots, again = s.dueLocked(slots, now)
+	if failing := len(s.history.inARow) > 0; (len(slots) == 0 || failing) && !s.brokenLocked() { // make before break
+		worn, at := s.dueLocked(s.wornSlotsLocked(o), now)
+		again = sooner(again, at)
+		surge, under := s.surgeLocked(), s.starting
+		if failing {
+			under = s.replacingLocked(o) // a slot where nothing starts holds up no other's replacement
+		}
+		if worn = worn[:max(0, min(len(worn), surge-under))]; len(worn) > 0 {
+			slots, atOnce = append(slots, worn...), max(atOnce, surge+s.starting-under)
+		}
+	}
+	if len(slots) == 0 {
 		return again
 	}
 	if wait := later(s.history.notBefore, s.notAgain); now.Before(wait) {
 		return wait
 	}
+	slices.SortStableFunc(slots, func(a, b int) int { return s.refused[a].Compare(s.refused[b]) }) // each has its turn
 	slots = slots[:max(0, min(len(slots), atOnce-s.starting))]
 	for _, slot := range slots {
 		if s.starting > 0 && !s.circuit.closed() {

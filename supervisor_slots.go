@@ -109,9 +109,20 @@ func (s *supervisor) wornSlotsLocked(o occupancy) (slots []int) {
 	return slots
 }
 
+// replacingLocked counts the starts under way in slots whose worker is to be replaced.
+func (s *supervisor) replacingLocked(o occupancy) (n int) {
+	for slot := range s.building {
+		if o.worn[slot] {
+			n++
+		}
+	}
+	return n
+}
+
 // retireReplacedLocked lets go of the workers that have a successor, of those beyond Size that are
 // no overflow, of worn-out overflow that Size does not need, and, with BreakBeforeMake, of a
-// worn-out worker when all others are there.
+// worn-out worker when all others are there, or of one that asks to be replaced when some sound one
+// is.
 func (s *supervisor) retireReplacedLocked(now time.Time) {
 	generation := s.generation.Load()
 	ready := s.readyWorkersLocked()
@@ -125,7 +136,7 @@ func (s *supervisor) retireReplacedLocked(now time.Time) {
 		w.retired.Store(true) // it ends at its next release, or now when it is idle
 		s.lookForDead()
 	}
-	var worn *worker
+	var worn, broken *worker
 	for _, w := range ready {
 		switch isWorn := w.worn(generation, now); {
 		case w.slot >= s.size() && !w.overflow:
@@ -134,8 +145,13 @@ func (s *supervisor) retireReplacedLocked(now time.Time) {
 			s.recycled++
 			let(w)
 		case !isWorn, w.slot >= s.size():
-		case worn == nil || w.state() == workerIdle: // as a rule one that nobody has to wait for
-			worn = w
+		default:
+			if worn == nil || w.state() == workerIdle { // as a rule one that nobody has to wait for
+				worn = w
+			}
+			if w.retirement.Load() != nil {
+				broken = w
+			}
 		}
 	}
 	if worn == nil || !s.cfg.BreakBeforeMake || s.brokenLocked() || s.starting > 0 || !s.circuit.closed() && s.soundLocked() > 0 {
@@ -143,8 +159,10 @@ func (s *supervisor) retireReplacedLocked(now time.Time) {
 	}
 	o := s.occupancyLocked(now)
 	for slot := range s.size() {
-		if !o.filled[slot] && !o.worn[slot] {
-			return // one at a time
+		if !o.filled[slot] && !o.worn[slot] { // one at a time, but for who serves nothing that another can
+			if worn = broken; broken == nil || s.soundLocked() == 0 {
+				return
+			}
 		}
 	}
 	s.recycled++

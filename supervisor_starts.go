@@ -125,6 +125,7 @@ func (s *supervisor) started(begun start, err error, done func(error)) {
 		done(errNoOutcome)
 	case err == nil:
 		done(nil)
+		delete(s.refused, begun.slot)
 		s.arrivedLocked(begun.slot)
 		if begun.generation == s.generation.Load() {
 			s.history.forgive()
@@ -134,6 +135,7 @@ func (s *supervisor) started(begun start, err error, done func(error)) {
 		done(errNoOutcome) // workers on their way out still hold their slots
 		s.history.notBefore = later(s.history.notBefore, now.Add(10*time.Millisecond))
 	default:
+		s.refused[begun.slot] = now
 		s.history.fail(begun.generation, err, now, s.cfg.MaxRestarts)
 		done(err)
 		s.publishLocked()
@@ -231,6 +233,14 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// sooner is the earlier of two times, of which either may be zero: none.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 func (s *supervisor) broadcastLocked() {
