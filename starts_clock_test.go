@@ -2,7 +2,9 @@ package pypool
 
 import (
 	"context"
+	"fmt"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -10,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // How many workers are started side by side: against the clock, as supervisor_clock_test.go.
@@ -197,6 +201,56 @@ func TestAStartOfTheOldCodeFailsNoReload(t *testing.T) {
 			version.Store(0)
 			f.alive()[0].killed()
 		}
+	})
+}
+
+// While a slot's start fails again and again, for want of its device, others that lose their worker
+// do not wait with it.
+func TestASlotWhereNothingStartsDelaysNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		var dead atomic.Int64 // slots below
+		cfg := f.config(4)
+		cfg.WorkerEnv = func(slot int) []string { return []string{fmt.Sprint("SLOT=", slot)} }
+		cfg.spawn = func(ctx context.Context, sp *proc.Spawner, spec proc.Spec) (proc.Process, error) {
+			for slot := range dead.Load() {
+				if slices.Contains(spec.Env, fmt.Sprint("SLOT=", slot)) {
+					return nil, broken(0)
+				}
+			}
+			return f.spawn(ctx, sp, spec)
+		}
+		p := open(t, cfg)
+		defer p.Close()
+		killed := func(slot int) {
+			for _, w := range p.Workers() {
+				if w.Slot == slot {
+					f.nth(w.PID - 1<<30).killed()
+				}
+			}
+		}
+		dead.Store(1)
+		killed(0)
+		time.Sleep(10 * time.Minute)
+		before := len(f.spawned())
+		for slot := 1; slot < 4; slot++ {
+			time.Sleep(7 * time.Second)
+			killed(slot)
+			time.Sleep(time.Second)
+			assert.Equal(t, 3, p.Stats().Idle)
+		}
+		assert.Equal(t, 3, len(f.spawned())-before)
+
+		dead.Store(4) // it is no device: nothing starts any more
+		begun := p.Stats().WorkersStarted
+		for slot := 1; slot < 4; slot++ {
+			killed(slot)
+		}
+		time.Sleep(10 * time.Minute)
+		assert.Equal(t, begun, p.Stats().WorkersStarted)
+		assert.LessOrEqual(t, p.sup.history.failed, 4*(2*10*60/24+10), "each has its first, and then they back off")
+		dead.Store(0)
+		time.Sleep(time.Minute)
+		assert.True(t, serving(p))
 	})
 }
 

@@ -70,6 +70,7 @@ type supervisor struct {
 	delays   map[int]*slotDelay          // of the slots whose last worker was of no use
 	idleWait *backoff.ExponentialBackOff // after workers that ended idle, and young
 	notAgain time.Time                   // the next start, because of such workers
+	noRoom   time.Time                   // the next start, because of workers on their way out
 	changed  chan struct{}               // closed and replaced whenever a construction has ended or a worker is gone
 	reached  int                         // the last Size that was reached, by which the pool's state is judged
 	state    string                      // a pool state; empty: none was announced
@@ -397,8 +398,12 @@ func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 	if len(slots) == 0 {
 		return again
 	}
-	if wait := later(s.history.notBefore, s.notAgain); now.Before(wait) {
+	if wait := later(s.noRoom, s.notAgain); now.Before(wait) {
 		return wait
+	}
+	if now.Before(s.history.notBefore) { // but for who has had no part in that, and is missing
+		again = sooner(again, s.history.notBefore)
+		slots = slices.DeleteFunc(slots, func(slot int) bool { return o.worn[slot] || !s.refused[slot].IsZero() })
 	}
 	slices.SortStableFunc(slots, func(a, b int) int { return s.refused[a].Compare(s.refused[b]) }) // each has its turn
 	slots = slots[:max(0, min(len(slots), atOnce-s.starting))]

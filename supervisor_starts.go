@@ -133,7 +133,7 @@ func (s *supervisor) started(begun start, err error, done func(error)) {
 		s.publishLocked()
 	case errors.Is(err, puddle.ErrNotAvailable):
 		done(errNoOutcome) // workers on their way out still hold their slots
-		s.history.notBefore = later(s.history.notBefore, now.Add(10*time.Millisecond))
+		s.noRoom = now.Add(10 * time.Millisecond)
 	default:
 		s.refused[begun.slot] = now
 		s.history.fail(begun.generation, err, now, s.cfg.MaxRestarts)
