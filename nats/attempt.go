@@ -101,18 +101,19 @@ func (a *attempt) send() *pypool.Error {
 	if end, ok := a.ctx.Deadline(); ok {
 		ctl.Deadline = max(time.Until(end), 1)
 	}
-	header := headerSize(a.r.header)
-	alone, part := limits(a.c.nc, header)
-	payload := a.r.encoded
-	if len(payload) > alone {
-		ctl.Size = len(payload)
-		payload, a.rest = payload[:part], payload[part:]
-	}
-	m := ctl.message(callSubject(a.c.name, ctl.Command), a.c.reply(a.p), payload)
-	for key, values := range a.r.header {
-		if m.Header[key] == nil {
-			m.Header[key] = values
+	message := func(payload []byte) *nats.Msg {
+		m := ctl.message(callSubject(a.c.name, ctl.Command), a.c.reply(a.p), payload)
+		for key, values := range a.r.header {
+			if m.Header[key] == nil {
+				m.Header[key] = values
+			}
 		}
+		return m
+	}
+	m := message(a.r.encoded)
+	if alone, part := limits(a.c.nc, headerSize(m.Header)); len(m.Data) > alone {
+		ctl.Size = len(a.r.encoded)
+		m, a.rest = message(a.r.encoded[:part]), a.r.encoded[part:]
 	}
 	if err := a.c.nc.PublishMsg(m); err != nil {
 		return unavailable(pypool.NotExecuted, "the request cannot be sent", err)

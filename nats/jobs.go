@@ -167,14 +167,14 @@ func enqueue(ctx context.Context, js jetstream.JetStream, name string, ctl contr
 	if err != nil {
 		return fail(own(err))
 	}
-	if alone, _ := limits(js.Conn(), 0); len(payload) > alone {
-		return fail(pypool.NewError(pypool.TypeMessageTooLarge, pypool.NotExecuted,
-			fmt.Sprintf("the arguments are %d bytes, and a job's message takes %d: store them, and pass where", len(payload), alone), nil))
-	}
 	m := ctl.message(jobSubject(name, ctl.Command), "", payload)
 	m.Header.Set(nats.MsgIdHdr, o.id)
 	if call.TraceParent != "" {
 		m.Header.Set(headerTrace, call.TraceParent)
+	}
+	if alone, _ := limits(js.Conn(), headerSize(m.Header)); len(payload) > alone {
+		return fail(pypool.NewError(pypool.TypeMessageTooLarge, pypool.NotExecuted,
+			fmt.Sprintf("the arguments are %d bytes, and a job's message takes %d: store them, and pass where", len(payload), alone), nil))
 	}
 	if _, err = js.PublishMsg(ctx, m); errors.Is(err, jetstream.ErrNoStreamResponse) { // nobody has made the stream
 		if err = CreateJobs(ctx, js, name, JobStore{}); err == nil {
