@@ -37,7 +37,7 @@ type attempt struct {
 	takenBytes int
 	toldItems  int // of these the server knows
 	toldBytes  int
-	apart      time.Duration // how long the connection has been seen interrupted
+	apart      time.Duration // how long the connection has been seen interrupted, since something was heard
 	silentFrom time.Duration // since p.begun: before that silence does not count
 }
 
@@ -189,16 +189,19 @@ func (a *attempt) receive() (pypool.Result, *pypool.Error) {
 // watch finds out whether the server still is there.
 func (a *attempt) watch() *pypool.Error {
 	nc, period := a.c.nc, a.c.o.lostAfter/patience
-	now := time.Since(a.p.begun)
+	now, heard := time.Since(a.p.begun), time.Duration(a.p.heard.Load())
 	switch {
 	case nc.IsClosed():
 		return unavailable(a.delivery(), "the connection was closed during the call", nats.ErrConnectionClosed)
 	case !nc.IsConnected():
+		if heard > a.silentFrom { // that was another interruption
+			a.apart = 0
+		}
 		if a.apart += period; a.apart > outage {
 			return unavailable(a.delivery(), fmt.Sprintf("the connection has been interrupted for %v", outage), nats.ErrDisconnected)
 		}
 		a.silentFrom = now
-	case now-max(a.silentFrom, time.Duration(a.p.heard.Load())) > a.c.o.lostAfter:
+	case now-max(a.silentFrom, heard) > a.c.o.lostAfter:
 		return unavailable(a.delivery(), fmt.Sprintf("the call's server is lost: nothing was heard of it for %v", a.c.o.lostAfter), nil)
 	}
 	return nil
@@ -310,6 +313,7 @@ func (a *attempt) whole() (end bool, res pypool.Result, err *pypool.Error) {
 		a.r.left = true
 		return true, res, nil
 	}
+	a.silentFrom = time.Since(a.p.begun) // nobody has looked at the connection while the loop's body ran
 	a.credit()
 	return false, res, nil
 }
