@@ -202,7 +202,18 @@ func (a *attempt) watch() *pypool.Error {
 		}
 		a.silentFrom = now
 	case now-max(a.silentFrom, heard) > a.c.o.lostAfter:
-		return unavailable(a.delivery(), fmt.Sprintf("the call's server is lost: nothing was heard of it for %v", a.c.o.lostAfter), nil)
+		return unavailable(a.delivery(), fmt.Sprintf("the call's server is lost: nothing was heard of it for %v", a.c.o.lostAfter), a.forbidden())
+	}
+	return nil
+}
+
+// forbidden is NATS's word that the request may not be published, or its answer not be heard. It
+// comes beside the connection, and to no call.
+func (a *attempt) forbidden() error {
+	for _, subject := range []string{callSubject(a.c.name, a.r.ctl.Command), a.c.inbox + "*"} {
+		if err := a.c.nc.LastError(); denies(err, `"`+subject+`"`) {
+			return err
+		}
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,7 +62,6 @@ const (
 
 // read reads the request.
 func (c *served) read(subject string) *pypool.Error {
-	command := untoken(subject[strings.LastIndexByte(subject, '.')+1:])
 	if c.header.Get(headerControl) == "" {
 		c.plain = true
 	} else {
@@ -77,12 +75,13 @@ func (c *served) read(subject string) *pypool.Error {
 		}
 		c.ctl = ctl
 	}
-	if c.ctl.Command == "" {
-		c.ctl.Command = command
-	}
+	wrong := c.ctl.calls(subject)
 	if len(c.ctl.Command) > maxCommand || len(c.ctl.Program) > maxProgram || len(c.ctl.Session) > maxCommand {
 		c.ctl = control{}
 		return pypool.NewError(pypool.TypeInvalidArguments, pypool.NotExecuted, "the name of the command, the program or the session is too long", nil)
+	}
+	if wrong != nil {
+		return wrong
 	}
 	c.size = max(c.ctl.Size, len(c.args))
 	if c.size > c.s.o.maxSize {

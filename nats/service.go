@@ -104,7 +104,7 @@ var (
 //
 // name is of letters, digits, - and _. It works with the subjects pypool.NAME.>. nc must not be
 // drained or closed before [Service.Shutdown]; when it is, what runs is stopped. An error is one of
-// NATS, or says what is wrong with name or an option.
+// NATS, as that nc may not subscribe to them, or says what is wrong with name or an option.
 func Serve(nc *nats.Conn, name string, pool pypool.Caller, opts ...ServeOption) (*Service, error) {
 	o := serveOptions{config: micro.Config{Name: name, Version: "0.0.0", Description: "Python commands, served by pypool", Metadata: map[string]string{}}}
 	for _, opt := range opts {
@@ -157,6 +157,7 @@ func (s *Service) start() (err error) {
 			s.cancel(nats.ErrConnectionClosed)
 		}
 	}
+	before := s.nc.LastError()
 	if s.micro, err = micro.AddService(s.nc, s.o.config); err != nil {
 		return err
 	}
@@ -175,6 +176,9 @@ func (s *Service) start() (err error) {
 	}
 	if s.nc.IsConnected() { // else the subscriptions are sent when it is
 		_ = s.nc.FlushTimeout(flushTimeout) // lost with its connection, they are sent to the next one
+	}
+	if err := s.nc.LastError(); err != before && denies(err, `"pypool.`+s.name+".") { // else it would serve nobody, in silence
+		return err
 	}
 	return nil
 }

@@ -5,10 +5,93 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pypool/pypool"
 )
+
+// Who may publish to one command's subject calls that command, whatever the request says.
+func TestPermissionsAreByCommand(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, func(o *server.Options) {
+		o.Users = []*server.User{
+			{Username: "all", Password: "p"},
+			{Username: "adds", Password: "p", Permissions: &server.Permissions{
+				Publish:   &server.SubjectPermission{Allow: []string{"pypool.test.call.add", "pypool.test.jobs.add", "pypool.test.all", "pypool.test.one.>", "$JS.>"}},
+				Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+			}},
+			{Username: "hears nothing", Password: "p", Permissions: &server.Permissions{
+				Subscribe: &server.SubjectPermission{Deny: []string{"_INBOX.>"}},
+			}},
+		}
+	})
+	as := func(user string) *nats.Conn {
+		return b.connect(t, nats.UserInfo(user, "p"), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	}
+	all, adds := as("all"), as("adds")
+	p := newPool(t, config(1))
+	s, err := Serve(all, "test", p, WithLogger(silent))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	c := NewClient(adds, "test", WithLostAfter(time.Second), WithRetry(Retry{Attempts: 1}))
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	sum, err := pypool.Call[int](t.Context(), c, "add", []any{1})
+	require.NoError(t, err)
+	require.Equal(t, 2, sum)
+	_, err = pypool.Call[any](t.Context(), c, "fail", []any{"it ran"})
+	failure(t, err, pypool.ErrPoolClosed)
+	require.ErrorIs(t, err, nats.ErrPermissionViolation, "the server drops what may not be published")
+	require.ErrorContains(t, err, `Permissions Violation for Publish to "pypool.test.call.fail"`)
+	deaf := NewClient(as("hears nothing"), "test", WithLostAfter(time.Second), WithRetry(Retry{Attempts: 1}))
+	t.Cleanup(func() { require.NoError(t, deaf.Close()) })
+	_, err = pypool.Call[int](t.Context(), deaf, "add", []any{1})
+	require.Equal(t, pypool.MaybeExecuted, failure(t, err, pypool.ErrPoolClosed).Delivery)
+	require.ErrorContains(t, err, `Permissions Violation for Subscription to "_INBOX.`)
+	for range 2 {
+		_, err = Serve(adds, "test", p, WithLogger(silent))
+		require.ErrorIs(t, err, nats.ErrPermissionViolation)
+		require.ErrorContains(t, err, `pypoolnats: nats: permissions violation: Permissions Violation for Subscription to "pypool.test.call.*"`)
+	}
+
+	const subject = "pypool.test.call.add"
+	require.Equal(t, "42", string(raw(t, adds, subject, "1.0", `{"command":"fail"}`, []byte(`[40,2]`)).Data))
+	e, err := pypool.DecodeError(raw(t, adds, subject, "1.0", `{"command":"execute_program","program":"double"}`, []byte(`[1]`)).Data)
+	require.NoError(t, err)
+	require.ErrorIs(t, e, pypool.ErrInvalidArguments)
+	require.Equal(t, pypool.NotExecuted, e.Delivery)
+	require.Contains(t, e.Message, `a program is called through execute_program, and the request's subject is that of "add"`)
+
+	require.NoError(t, b.srv.GlobalAccount().AddMapping("pypool.test.call.plus", "pypool.test.call.add"))
+	every := NewClient(all, "test")
+	t.Cleanup(func() { require.NoError(t, every.Close()) })
+	sum, err = pypool.Call[int](t.Context(), every, "plus", []any{1})
+	require.NoError(t, err, "a subject mapping has another command called")
+	require.Equal(t, 2, sum)
+}
+
+func TestAJobIsOfItsSubjectsCommand(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	js := stream(t, b)
+	ctx := patient(t)
+	require.NoError(t, CreateJobs(ctx, js, "test", JobStore{}))
+	for id, ctl := range map[string]control{"a": {Command: "fail"}, "b": {}, "c": {Command: commandProgram, Program: "double"}} {
+		m := ctl.message("pypool.test.jobs.add", "", []byte("[1]"))
+		m.Header.Set(nats.MsgIdHdr, id)
+		_, err := js.PublishMsg(ctx, m)
+		require.NoError(t, err)
+	}
+	work(t, b, newPool(t, config(1)))
+	for _, id := range []string{"a", "b"} {
+		res, err := OpenJob(js, "test", id).Wait(ctx)
+		require.NoError(t, err)
+		require.JSONEq(t, "2", string(res.Raw()))
+	}
+	_, err := OpenJob(js, "test", "c").Wait(ctx)
+	require.Equal(t, pypool.NotExecuted, failure(t, err, pypool.ErrInvalidArguments).Delivery)
+}
 
 // Long names take room in a message, too.
 func TestLongNamesBesideLargeArguments(t *testing.T) {

@@ -2,6 +2,7 @@ package pypoolnats
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/pypool/pypool"
 )
 
 // What stands on the wire: PROTOCOL.md.
@@ -42,7 +45,7 @@ type control struct {
 	Kind string `json:"kind,omitempty"` // absent in a request
 
 	// In requests.
-	Command  string        `json:"command,omitempty"` // absent: the subject's
+	Command  string        `json:"command,omitempty"` // as the client calls it; the subject's counts
 	Program  string        `json:"program,omitempty"`
 	Session  string        `json:"session,omitempty"`
 	Stream   bool          `json:"stream,omitempty"`
@@ -91,6 +94,16 @@ func readControl(h nats.Header) (c control, err error) {
 		return c, fmt.Errorf("its header %s is unreadable: %w", headerControl, err)
 	}
 	return c, nil
+}
+
+// calls has a request call the command of its subject, whatever it says itself: permissions and
+// mappings are subjects'.
+func (c *control) calls(subject string) *pypool.Error {
+	c.Command = untoken(subject[strings.LastIndexByte(subject, '.')+1:])
+	if c.Program != "" && c.Command != commandProgram {
+		return invalid(fmt.Sprintf("a program is called through %s, and the request's subject is that of %.64q", commandProgram, c.Command))
+	}
+	return nil
 }
 
 // isAlive reports whether a message says no more than that a call is being served, without reading
@@ -200,6 +213,12 @@ const (
 func limits(nc *nats.Conn, header int) (alone, part int) {
 	alone = max(int(nc.MaxPayload())-header-room, 1)
 	return alone, min(alone, partBytes)
+}
+
+// denies reports whether an error of a connection's says that it may not use what has that in its
+// subject.
+func denies(err error, part string) bool {
+	return errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), part)
 }
 
 // headerSize is how many bytes a header takes in a message, at the most.

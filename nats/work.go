@@ -217,7 +217,10 @@ func (w *jobWorker) job(ctx context.Context, m jetstream.Msg) {
 		w.ack(ctx, m)
 		return
 	}
-	res, failed := w.call(ctx, &ctl, header, m.Data())
+	res, failed := pypool.Result{}, ctl.calls(m.Subject())
+	if failed == nil {
+		res, failed = w.call(ctx, &ctl, header, m.Data())
+	}
 	switch {
 	case failed != nil && repeatable(failed, &ctl, b.Attempt):
 		w.o.logger.Info("a job is made again", "service", w.name, "job", id, "attempt", b.Attempt, "delivery", failed.Delivery.String(), "error", failed)
