@@ -69,9 +69,13 @@ func CreateJobs(ctx context.Context, js jetstream.JetStream, name string, store 
 		store.Keep = 24 * time.Hour
 	}
 	replicas := max(store.Replicas, 1)
+	known := min(2*time.Minute, store.Keep) // of ids, by the stream: no longer than by the bucket, or a job would be dropped that has no outcome
+	if store.MaxAge > 0 {
+		known = min(known, store.MaxAge)
+	}
 	if _, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: jobStream(name), Subjects: []string{jobSubjects(name)}, Retention: jetstream.WorkQueuePolicy,
-		Replicas: replicas, MaxAge: store.MaxAge,
+		Replicas: replicas, MaxAge: store.MaxAge, Duplicates: max(known, 100*time.Millisecond),
 	}); err != nil {
 		return fmt.Errorf("pypoolnats: the stream of the jobs: %w", err)
 	}

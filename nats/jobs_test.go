@@ -188,6 +188,30 @@ func TestJobsThatAreRefused(t *testing.T) {
 	require.Error(t, CreateJobs(ctx, js, "", JobStore{}))
 }
 
+// A job whose outcome is forgotten may be enqueued again under its id, and runs.
+func TestAJobsIDIsFreeWhenItsOutcomeIsForgotten(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	js := stream(t, b)
+	ctx := patient(t)
+	for _, store := range []JobStore{{Keep: time.Second, MaxAge: 500 * time.Millisecond}, {Keep: time.Second}} {
+		require.NoError(t, CreateJobs(ctx, js, "test", store))
+	}
+	work(t, b, newPool(t, config(1)))
+	for range 2 {
+		job, err := Enqueue(ctx, js, "test", "add", []any{1}, WithJobID("again"))
+		require.NoError(t, err)
+		_, err = job.Wait(ctx)
+		require.NoError(t, err)
+		kv, err := js.KeyValue(ctx, jobBucket("test"))
+		require.NoError(t, err)
+		eventually(t, "it is forgotten", func() bool {
+			_, err := kv.Get(ctx, "again")
+			return errors.Is(err, jetstream.ErrKeyNotFound)
+		})
+	}
+}
+
 // A job that is enqueued twice is one.
 func TestAJobsIDIsOneJob(t *testing.T) {
 	t.Parallel()
