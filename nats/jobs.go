@@ -116,6 +116,12 @@ type Job struct {
 // whether there is one.
 func OpenJob(js jetstream.JetStream, name, id string) *Job { return &Job{js, name, id} }
 
+func validJobID(id string) bool { return validName.MatchString(id) && len(id) <= maxName }
+
+func badJobID(id string) string {
+	return fmt.Sprintf("the job's id %.64q is not 1 to %d letters, digits, - and _", id, maxName)
+}
+
 // ID is the job's id.
 func (j *Job) ID() string { return j.id }
 
@@ -156,8 +162,8 @@ func enqueue(ctx context.Context, js jetstream.JetStream, name string, ctl contr
 	switch {
 	case err != nil:
 		return fail(own(err))
-	case !validName.MatchString(o.id) || len(o.id) > maxName:
-		return fail(invalid(fmt.Sprintf("the job's id %.64q is not 1 to %d letters, digits, - and _", o.id, maxName)))
+	case !validJobID(o.id):
+		return fail(invalid(badJobID(o.id)))
 	case o.attempts < 1:
 		return fail(invalid(fmt.Sprintf("WithAttempts(%d): a job runs at least once", o.attempts)))
 	case ctl.Command == "" || len(ctl.Command) > maxCommand || len(ctl.Program) > maxProgram:
@@ -217,6 +223,9 @@ func (j *Job) Wait(ctx context.Context) (pypool.Result, error) {
 	}
 	if ctx.Err() != nil {
 		return fail(ended(ctx, pypool.MaybeExecuted))
+	}
+	if !validJobID(j.id) { // one with a wildcard would have others' outcomes
+		return fail(invalid(badJobID(j.id)))
 	}
 	if j.js == nil {
 		return fail(unavailable(pypool.MaybeExecuted, "the job's outcome cannot be read", errNoJetStream))

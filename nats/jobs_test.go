@@ -186,6 +186,15 @@ func TestJobsThatAreRefused(t *testing.T) {
 	require.Error(t, Work(ctx, js, "a.b", newPool(t, config(1))))
 	require.Error(t, Work(ctx, js, "test", nil))
 	require.Error(t, CreateJobs(ctx, js, "", JobStore{}))
+	require.NoError(t, CreateJobs(ctx, js, "test", JobStore{}))
+	kv, err := js.KeyValue(ctx, jobBucket("test"))
+	require.NoError(t, err)
+	_, err = kv.Put(ctx, "another", (&jobState{State: stateDone, payload: []byte("42")}).encode())
+	require.NoError(t, err)
+	for _, id := range []string{"", "*", ">", "a.b", strings.Repeat("x", maxName+1)} {
+		_, err = OpenJob(js, "test", id).Wait(ctx)
+		require.Equal(t, pypool.NotExecuted, failure(t, err, pypool.ErrInvalidArguments).Delivery, id)
+	}
 }
 
 // A job whose outcome is forgotten may be enqueued again under its id, and runs.

@@ -195,7 +195,7 @@ func (w *jobWorker) job(ctx context.Context, m jetstream.Msg) {
 	id := header.Get(nats.MsgIdHdr)
 	ctl, err := readControl(header)
 	meta, bad := m.Metadata()
-	if bad != nil || !validName.MatchString(id) || len(id) > maxName {
+	if bad != nil || !validJobID(id) {
 		w.o.logger.Warn("a message in the jobs' stream is no job", "service", w.name, "subject", m.Subject())
 		_ = m.TermWithReason("it is no pypool job")
 		return
