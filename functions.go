@@ -18,7 +18,7 @@ import (
 // run on a goroutine of its own, and goes on reading.
 
 // Functions are what workers may call in the host, by the names that they have in Python: ASCII
-// letters, digits and underscores, the first of them a letter; not aio.
+// letters, digits and underscores, the first of them a letter; no keyword of Python's, and not aio.
 type Functions map[string]Function
 
 // Function is a function of the host's that Python may call. [Func] makes one.
@@ -107,7 +107,7 @@ func (c *Config) resolveFunctions(bad *faults) {
 
 // pythonNames are the keywords of Python that could be a function's name, and what pypool.host has
 // itself.
-var pythonNames = strings.Fields("aio and as assert async await break class continue def del elif else except finally for from global if import in is lambda " +
+var pythonNames = strings.Fields("aio False None True and as assert async await break class continue def del elif else except finally for from global if import in is lambda " +
 	"nonlocal not or pass raise return try while with yield")
 
 func isFunctionName(name string) bool {

@@ -387,9 +387,9 @@ func TestANestedCallNeverWaits(t *testing.T) {
 
 func TestFunctionNamesAreChecked(t *testing.T) {
 	t.Parallel()
-	_, err := New(t.Context(), functionsConfig(t, Functions{"a-b": echoFunction(), "_x": echoFunction(), "aio": echoFunction(), "import": echoFunction(), "": echoFunction(), "empty": {}, "é": echoFunction(), "nil": Func[int, int](nil)}))
+	_, err := New(t.Context(), functionsConfig(t, Functions{"a-b": echoFunction(), "_x": echoFunction(), "aio": echoFunction(), "import": echoFunction(), "None": echoFunction(), "": echoFunction(), "empty": {}, "é": echoFunction(), "nil": Func[int, int](nil)}))
 	e := failure(t, err, ErrInvalidArguments)
-	for _, name := range []string{`"a-b"`, `"_x"`, `"aio"`, `"import"`, `""`, `"empty"`, `"é"`, `"nil"`} {
+	for _, name := range []string{`"a-b"`, `"_x"`, `"aio"`, `"import"`, `"None"`, `""`, `"empty"`, `"é"`, `"nil"`} {
 		assert.Contains(t, e.Message, "Config.Functions: "+name)
 	}
 }
