@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -16,16 +17,20 @@ import (
 
 func TestFunctionsBecomeAPythonModule(t *testing.T) {
 	t.Parallel()
-	want, err := os.ReadFile("testdata/functions/host_functions.py")
-	require.NoError(t, err)
-	out := filepath.Join(t.TempDir(), "host_functions.py")
-	require.NoError(t, run(t.Context(), []string{"-functions", "testdata/functions", "-o", out}, io.Discard, io.Discard))
-	got, err := os.ReadFile(out)
-	require.NoError(t, err)
-	assert.Equal(t, string(want), string(got))
-	var stdout bytes.Buffer
-	require.NoError(t, run(t.Context(), []string{"-functions", "testdata/functions"}, &stdout, io.Discard))
-	assert.Equal(t, string(want), stdout.String())
+	for _, dir := range []string{"testdata/functions", "testdata/odd"} {
+		want, err := os.ReadFile(filepath.Join(dir, "host_functions.py"))
+		require.NoError(t, err)
+		out := filepath.Join(t.TempDir(), "host_functions.py")
+		require.NoError(t, run(t.Context(), []string{"-functions", dir, "-o", out}, io.Discard, io.Discard))
+		got, err := os.ReadFile(out)
+		require.NoError(t, err)
+		assert.Equal(t, string(want), string(got))
+		var stdout bytes.Buffer
+		require.NoError(t, run(t.Context(), []string{"-functions", dir}, &stdout, io.Discard))
+		assert.Equal(t, string(want), stdout.String())
+		output, err := exec.Command("python3", "-c", "import ast, sys; ast.parse(open(sys.argv[1], encoding='utf-8').read())", out).CombinedOutput()
+		require.NoError(t, err, "%s", output)
+	}
 }
 
 func TestTheModuleOfFunctionsCallsThem(t *testing.T) {
@@ -52,6 +57,8 @@ func TestFunctionsThatCannotBeFound(t *testing.T) {
 		_, err := stubs(dir)
 		require.ErrorContains(t, err, part)
 	}
-	_, err := parse([]string{"-functions", ".", "-script", "x.py"}, io.Discard)
+	_, err := stubs("testdata/badname")
+	require.ErrorContains(t, err, `"class" cannot be a function's name in Python: rename it`)
+	_, err = parse([]string{"-functions", ".", "-script", "x.py"}, io.Discard)
 	require.Error(t, err)
 }
