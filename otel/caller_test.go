@@ -3,7 +3,9 @@ package pypoolotel
 import (
 	"context"
 	"iter"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -76,6 +78,23 @@ func TestATraceGoesThroughACaller(t *testing.T) {
 		require.GreaterOrEqual(t, ran, 0)
 		require.Positive(t, values(outer.Events()[ran].Attributes)["pypool.run.duration"], "of a stream: until its last item")
 	}
+}
+
+// A Caller's calls have no number, and so no log record is about them.
+func TestACallersCallHasNoLogRecords(t *testing.T) {
+	r := start(t, pypool.Config{})
+	log := slog.New(r.tel.Handler(slog.NewJSONHandler(r.logs, nil)))
+	for range r.tel.Caller(elsewhere{r.pool}).Stream(t.Context(), "greet_all", map[string]any{"names": []string{"a"}}) {
+		log.Info("of nothing")
+	}
+	found := false
+	for line := range strings.Lines(r.logs.String()) {
+		if strings.Contains(line, "of nothing") {
+			found = true
+			require.NotContains(t, line, "trace_id")
+		}
+	}
+	require.True(t, found)
 }
 
 func TestFailuresOfACallerAreInItsSpans(t *testing.T) {

@@ -60,7 +60,8 @@ func WithMeterProvider(p metric.MeterProvider) Option {
 // of errors out of spans. Their types are there.
 func WithoutTexts() Option { return func(o *options) { o.texts = false } }
 
-// Telemetry is the instrumentation of one or several pools. It is safe for concurrent use.
+// Telemetry is the instrumentation of one or several pools, each with a Config.Name of its own. It
+// is safe for concurrent use.
 type Telemetry struct {
 	tracer trace.Tracer
 	meter  metric.Meter
@@ -255,13 +256,17 @@ func (t *Telemetry) callStart(ctx context.Context, c pypool.CallInfo) (context.C
 	}
 	begun := time.Now()
 	ctx, span := t.tracer.Start(ctx, method(c), trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(begun), trace.WithAttributes(attrs...))
-	t.calls.begin(c.Pool, c.RequestID, span.SpanContext())
+	if c.RequestID != 0 { // else it is a Caller's, of which no log record tells
+		t.calls.begin(c.Pool, c.RequestID, span.SpanContext())
+	}
 	return ctx, &call{span, begun, callID{c.Pool, c.RequestID}, false}
 }
 
 func (t *Telemetry) callEnd(ctx context.Context, one *call, c pypool.CallInfo, end pypool.CallOutcome) {
 	now := time.Now()
-	t.calls.end(c.Pool, c.RequestID)
+	if c.RequestID != 0 {
+		t.calls.end(c.Pool, c.RequestID)
+	}
 	name := method(c)
 	var e *pypool.Error
 	if errors.As(end.Err, &e) && e != nil && e.Type == pypool.TypeUnknownCommand {
