@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -67,6 +68,7 @@ type Telemetry struct {
 	meter  metric.Meter
 	texts  bool
 	calls  spans
+	served sync.Map // the methods' names that a worker has had
 
 	duration rpcconv.ClientCallDuration
 	serves   rpcconv.ServerCallDuration
@@ -270,15 +272,15 @@ func (t *Telemetry) callEnd(ctx context.Context, one *call, c pypool.CallInfo, e
 	name := method(c)
 	var e *pypool.Error
 	if errors.As(end.Err, &e) && e != nil && e.Type == pypool.TypeUnknownCommand {
-		one.span.SetAttributes(semconv.RPCMethod("_OTHER"), semconv.RPCMethodOriginal(name))
-		name = "_OTHER" // so that callers cannot make labels up
+		one.span.SetAttributes(semconv.RPCMethod(other), semconv.RPCMethodOriginal(name))
+		name = other
 	}
 	if one.span.IsRecording() {
 		t.describe(one.span, now, end, e)
 	}
 	one.span.End(trace.WithTimestamp(now))
 
-	attrs := append(make([]attribute.KeyValue, 0, 3), semconv.RPCMethod(name), attribute.String("pypool.pool.name", c.Pool))
+	attrs := append(make([]attribute.KeyValue, 0, 3), semconv.RPCMethod(t.label(name, end, e)), attribute.String("pypool.pool.name", c.Pool))
 	set := metric.WithAttributes(attrs...)
 	t.wait.Record(ctx, end.Queued.Seconds(), set)
 	if end.Worker != "" {
@@ -288,6 +290,21 @@ func (t *Telemetry) callEnd(ctx context.Context, one *call, c pypool.CallInfo, e
 		attrs = append(attrs, semconv.ErrorTypeKey.String(errorType(end.Err)))
 	}
 	t.duration.Record(ctx, now.Sub(one.begun).Seconds(), system, attrs...)
+}
+
+const other = "_OTHER"
+
+// label is the method's name for the metrics: another one is not made of a name that no worker has
+// had, so that callers cannot make labels up.
+func (t *Telemetry) label(name string, end pypool.CallOutcome, e *pypool.Error) string {
+	if _, served := t.served.Load(name); served || name == other {
+		return name
+	}
+	if end.Err != nil && end.Worker == "" && (e == nil || e.Context.Worker == "") {
+		return other
+	}
+	t.served.Store(name, true)
+	return name
 }
 
 // describe puts the outcome of a call into its span.

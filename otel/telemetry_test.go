@@ -387,6 +387,30 @@ func TestMetrics(t *testing.T) {
 	require.NotContains(t, r.metrics(t), "pypool.worker.count")
 }
 
+// A name that no worker has had makes no label, whatever its call failed with.
+func TestCallersMakeNoLabelsUp(t *testing.T) {
+	r := start(t, pypool.Config{})
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, ctx := range []context.Context{ended, t.Context(), ended} {
+		_, err := r.pool.ExecuteAnonymous(ctx, "greet", []string{"a"})
+		require.Equal(t, ctx == ended, err != nil)
+		_, err = r.pool.ExecuteAnonymous(ctx, "made up", nil)
+		require.Error(t, err)
+		_, err = r.pool.ExecuteProgram(ctx, "made up", nil)
+		require.Error(t, err)
+	}
+	_, err := r.tel.Caller(elsewhere{}).ExecuteAnonymous(t.Context(), "made up elsewhere", nil)
+	require.ErrorIs(t, err, pypool.ErrPoolClosed)
+	_, err = r.tel.Caller(elsewhere{r.pool}).ExecuteAnonymous(t.Context(), "bad", nil)
+	require.ErrorIs(t, err, pypool.ErrPython)
+	counts := map[any]uint64{}
+	for _, p := range r.metrics(t)["rpc.client.call.duration"].Data.(metricdata.Histogram[float64]).DataPoints {
+		counts[values(p.Attributes.ToSlice())["rpc.method"]] += p.Count
+	}
+	require.Equal(t, map[any]uint64{"_OTHER": 8, "greet": 2, "bad": 2}, counts)
+}
+
 func (r *recorded) metrics(t *testing.T) map[string]metricdata.Metrics {
 	t.Helper()
 	var all metricdata.ResourceMetrics
