@@ -5,7 +5,7 @@
     python -m pypool check worker.py                    the doctor: interpreter, environment, script, commands
 
 Arguments are a JSON object (by name) or array (by position); what is hinted as bytes is base64 text
-there. The exit status is 1 when something is wrong.
+there, or "@FILE". The exit status is 1 when something is wrong.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from . import (
     _health,
     _hints,
     _hints_scalars,
+    _host_calls,
     _json,
     _names,
     _packages,
@@ -151,6 +152,7 @@ def _call_by_hand(options: argparse.Namespace) -> int:
 def _run(entry: Any, args: Any) -> int:
     """Call as a worker does, for a host that wants items: a plain result is one."""
     _hints_scalars.TEXT_FOR_BYTES = True
+    _host_calls._request = _no_host
     screen: Any = _Screen()
     line = _dispatch.run(_answers.Answers(screen, {"max_message_bytes": sys.maxsize}), 1, entry, args, True)
     if screen.left:
@@ -166,6 +168,10 @@ def _run(entry: Any, args: Any) -> int:
     else:
         sys.stderr.write(error["traceback"])
     return 1
+
+
+def _no_host(id: int) -> Any:
+    raise LookupError("there is no host here: functions of the Go program can be called in its own workers only")
 
 
 def _exits(status: int) -> None:

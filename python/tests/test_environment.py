@@ -118,8 +118,18 @@ def test_screens_that_know_few_characters_or_are_none(tmp_path: Path) -> None:
         assert done.returncode == 0 and "Traceback" not in done.stderr, done
 
 
+@pytest.mark.parametrize("name", ["ask", "wait"])
+def test_by_hand_there_is_no_host(tmp_path: Path, name: str) -> None:
+    done = _by_hand(tmp_path, ("worker.py", "call", name))
+    assert done.returncode == 1
+    assert "LookupError: there is no host here: functions of the Go program can be called in its own workers only" in done.stderr
+
+
 def _by_hand(tmp_path: Path, args: Sequence[str], command: Sequence[str] = (), **environ: str) -> Any:
     text = HELLO + "import os\n@command\ndef echo(x=None): return x\n@command\ndef leave(): os._exit(0)\n"
+    text += (
+        "from pypool import host\n@command\ndef ask(): return host.f()\n@command\nasync def wait(): return await host.aio.f()\n"
+    )
     (tmp_path / "worker.py").write_text(text)
     env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **environ}
     command = command or [sys.executable, "-m", "pypool", *args]
