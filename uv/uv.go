@@ -97,20 +97,23 @@ func (t Tool) Python(ctx context.Context, script string) (python string, err err
 		return "", err
 	}
 	env := environment{dir: dir, key: wanted.key(t.Args)}
-	if python := env.ready(); python != "" {
-		return python, nil
+	if python, err := env.ready(); python != "" || err != nil {
+		return python, err
 	}
 	uv, err := t.uv()
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%w; what %s asks for is not in %s", err, wanted.what, dir)
 	}
 	lock, err := acquire(ctx, filepath.Join(dir, env.key+".lock"))
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return "", fmt.Errorf("what %s asks for is not in %s, and cannot be made there: %w", wanted.what, dir, err)
+	case err != nil:
 		return "", fmt.Errorf("waiting for another process that makes the same environment: %w", err)
 	}
 	defer lock.Close()
-	if python := env.ready(); python != "" {
-		return python, nil // the other one has made it
+	if python, err := env.ready(); python != "" || err != nil {
+		return python, err // the other one has made it
 	}
 	begun := time.Now()
 	t.Logger.InfoContext(ctx, "making the Python environment", slog.String("script", script), slog.String("for", wanted.what), slog.String("dir", env.path()))
@@ -136,7 +139,7 @@ func (t Tool) dir() (string, error) {
 	}
 	dir, err := filepath.Abs(dir)
 	if err == nil {
-		err = os.MkdirAll(dir, 0o700)
+		err = os.MkdirAll(dir, 0o755) // who uses them need not be who makes them
 	}
 	if err != nil {
 		return "", fmt.Errorf("no folder for the environments: %w; set Tool.Dir, or PYPOOL_UV_DIR", err)
@@ -199,22 +202,25 @@ func (e environment) python() string {
 
 // ready is the interpreter of an environment that is whole; empty: it is to be made. Its
 // interpreter may be a link to one that is gone.
-func (e environment) ready() string {
+func (e environment) ready() (python string, err error) {
 	target, err := os.ReadFile(e.mark())
-	if err != nil {
-		return ""
+	if err == nil {
+		made := environment{e.dir, strings.TrimSpace(string(target))}
+		var info os.FileInfo
+		if info, err = os.Stat(made.python()); err == nil && info.Mode().IsRegular() {
+			return made.python(), nil
+		}
 	}
-	made := environment{e.dir, strings.TrimSpace(string(target))}
-	if info, err := os.Stat(made.python()); err != nil || !info.Mode().IsRegular() {
-		return ""
+	if errors.Is(err, fs.ErrPermission) {
+		return "", fmt.Errorf("the environment is there, and this user may not use it: %w", err)
 	}
-	return made.python()
+	return "", nil
 }
 
 // markReady says that the environment called key is what is asked for by this one's key.
 func (e environment) markReady(key string) error {
 	temp := e.mark() + ".new"
-	if err := os.WriteFile(temp, []byte(key+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(temp, []byte(key+"\n"), 0o644); err != nil {
 		return err
 	}
 	return os.Rename(temp, e.mark())

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -135,6 +136,46 @@ func (d *desk) runs() int {
 	}
 	require.NoError(d.t, err)
 	return strings.Count(string(data), "\n")
+}
+
+// Who makes an environment, as an image's build does it as root, need not be who uses it.
+func TestAnEnvironmentIsForAllUsers(t *testing.T) {
+	const base = "/usr/bin/python3" // one that all may use
+	if _, err := os.Stat(base); err != nil || os.Geteuid() != 0 {
+		t.Skip("only root can be somebody else, who needs the system's python3")
+	}
+	d := newDesk(t)
+	t.Setenv("UV_PYTHON", base)
+	open, err := os.MkdirTemp("", "pypool-uv-test-*")
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(open)) })
+	require.NoError(t, os.Chmod(open, 0o755)) //nolint:gosec // for nobody
+	script, binary := filepath.Join(open, "worker.py"), filepath.Join(open, "test")
+	require.NoError(t, os.WriteFile(script, []byte(d.block("probe-one")+worker), 0o644)) //nolint:gosec // for nobody
+	self, err := os.Executable()
+	require.NoError(t, err)
+	code, err := os.ReadFile(self)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(binary, code, 0o755)) //nolint:gosec // for nobody
+	d.tool.Dir = filepath.Join(open, "envs")
+	python, err := d.tool.Python(t.Context(), script)
+	require.NoError(t, err)
+	asNobody := func(more ...string) string {
+		cmd := exec.Command(binary)
+		cmd.Env = append(more, maker+"="+script, "PYPOOL_UV_DIR="+d.tool.Dir, "UV_PYTHON="+base, "HOME=/nonexistent")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		cmd.Dir = "/"
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		return string(out)
+	}
+	require.Equal(t, python+" <nil>\n", asNobody())
+	require.NoError(t, os.Chmod(python[:strings.LastIndex(python, "/bin/")], 0o700)) //nolint:gosec // it is not for others then
+	require.Contains(t, asNobody(), "the environment is there, and this user may not use it: ")
+	require.NoError(t, os.WriteFile(script, []byte(d.block("probe-two")+worker), 0o644)) //nolint:gosec // for nobody
+	require.Contains(t, asNobody(), "uv is not there: neither in PATH nor in ")
+	require.Contains(t, asNobody(), "; what its inline metadata asks for is not in "+d.tool.Dir)
+	require.Contains(t, asNobody("PYPOOL_UV=/bin/true"), "what its inline metadata asks for is not in "+d.tool.Dir+", and cannot be made there: ")
 }
 
 // versions runs the script in a pool with the interpreter.
