@@ -377,7 +377,7 @@ func TestMetrics(t *testing.T) {
 		want             int64
 	}{
 		{"pypool.worker.count", "pypool.worker.state", "idle", 1}, {"pypool.worker.count", "pypool.worker.state", "busy", 0},
-		{"pypool.worker.limit", "", "", 1}, {"pypool.worker.started", "", "", 1}, {"pypool.worker.exited", "", "", 0}, {"pypool.queue.length", "", "", 0},
+		{"pypool.worker.limit", "", "", 1}, {"pypool.worker.started", "", "", 1}, {"pypool.worker.exited", "", "", 0}, {"pypool.worker.recycled", "", "", 0}, {"pypool.worker.retired", "", "", 0}, {"pypool.queue.length", "", "", 0},
 		{"pypool.call.active", "rpc.method", "greet", 0}, {"pypool.call.active", "rpc.method", "_OTHER", 0}, {"pypool.session.count", "", "", 1},
 		{"pypool.circuit.state", "rpc.method", "", 0}, {"pypool.circuit.state", "rpc.method", "bad", 0},
 	} {

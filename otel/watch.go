@@ -17,6 +17,8 @@ import (
 //	pypool.worker.limit       {worker}   as many as the pool has at most: Size and Overflow
 //	pypool.worker.started     {worker}   processes that were started
 //	pypool.worker.exited      {worker}   processes that have ended
+//	pypool.worker.recycled    {worker}   of these, those that were worn out
+//	pypool.worker.retired     {worker}   workers that have asked to be replaced
 //	pypool.queue.length       {call}     callers that wait for a worker
 //	pypool.call.active        {call}     calls under way, by rpc.method
 //	pypool.session.count      {session}  sessions that are remembered
@@ -44,6 +46,8 @@ func (t *Telemetry) Watch(pool *pypool.Pool) (stop func() error, err error) {
 	w.limit = number("pypool.worker.limit", "{worker}", "Workers that the pool has at most.")
 	w.started = counter("pypool.worker.started", "{worker}", "Worker processes that were started.")
 	w.exited = counter("pypool.worker.exited", "{worker}", "Worker processes that have ended.")
+	w.recycled = counter("pypool.worker.recycled", "{worker}", "Workers that were replaced because they were worn out.")
+	w.retired = counter("pypool.worker.retired", "{worker}", "Workers that have asked to be replaced, because they are broken.")
 	w.queue = number("pypool.queue.length", "{call}", "Callers that wait for a worker.")
 	w.active = number("pypool.call.active", "{call}", "Calls under way, those that wait included.")
 	w.sessions = number("pypool.session.count", "{session}", "Sessions that are remembered.")
@@ -65,7 +69,7 @@ type watched struct {
 	all  []metric.Observable
 
 	workers, limit, queue, active, sessions metric.Int64ObservableUpDownCounter
-	started, exited                         metric.Int64ObservableCounter
+	started, exited, recycled, retired      metric.Int64ObservableCounter
 	circuit                                 metric.Int64ObservableGauge
 }
 
@@ -86,6 +90,8 @@ func (w *watched) observe(_ context.Context, o metric.Observer) error {
 	o.ObserveInt64(w.limit, int64(st.MaxSize), plain)
 	o.ObserveInt64(w.started, st.WorkersStarted, plain)
 	o.ObserveInt64(w.exited, st.WorkersExited, plain)
+	o.ObserveInt64(w.recycled, st.Recycled, plain)
+	o.ObserveInt64(w.retired, st.Retired, plain)
 	o.ObserveInt64(w.queue, int64(st.Waiting), plain)
 	o.ObserveInt64(w.sessions, int64(st.Sessions), plain)
 	o.ObserveInt64(w.circuit, circuits[st.Breaker], plain)

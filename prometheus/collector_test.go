@@ -122,6 +122,7 @@ func TestWhatAPoolDoesIsInItsMetrics(t *testing.T) {
 		"workers_started_total{}":                        3,
 		"workers_exited_total{}":                         1,
 		"workers_recycled_total{}":                       0,
+		"workers_retired_total{}":                        0,
 		"workers_unreapable{}":                           0,
 		"sessions{}":                                     1,
 		"dropped_total{what=logs}":                       0,
@@ -150,6 +151,15 @@ func TestWhatAPoolDoesIsInItsMetrics(t *testing.T) {
 	problems, err := testutil.GatherAndLint(registry)
 	require.NoError(t, err)
 	require.Empty(t, problems)
+}
+
+func TestAWorkerThatAsksToBeReplacedIsCounted(t *testing.T) {
+	pool := start(t, pypool.Config{})
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(NewCollector(pool))
+	_, err := pool.ExecuteAnonymous(t.Context(), "tired", nil)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return gather(t, registry).value(t, "workers_retired_total{}") == 1 }, 20*time.Second, time.Millisecond)
 }
 
 func TestPoolsInOneRegistryAreToldApartByTheirNames(t *testing.T) {

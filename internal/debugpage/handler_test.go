@@ -72,6 +72,7 @@ func TestTheJSONIsBesideThePage(t *testing.T) {
 		require.Equal(t, large.Workers, large.Idle+large.Busy+large.Starting+large.Stopping)
 		require.Equal(t, "4611686018427387904", large.WorkerList[1].Running[0].Request)
 		require.Equal(t, []string{"", "embed", "rerank"}, []string{large.Commands[0].Name, large.Commands[1].Name, large.Commands[2].Name})
+		require.Equal(t, []any{int64(2), "DeadContext", ""}, []any{large.Retired, large.WorkerList[1].Retired, large.WorkerList[0].Retired})
 		require.InDelta(t, 14, large.Run.P50, 0)
 		require.Equal(t, countView{"python_exception", 5_800}, large.Calls.ByType[0])
 		require.Equal(t, "unavailable", broken.State)

@@ -185,7 +185,10 @@ function poolSection(index) {
 	const workerTable = table([
 		{ name: "Worker", text: (w) => w.id + (w.overflow ? " (overflow)" : "") },
 		number("Slot", (w) => w.slot, "optional"),
-		{ name: "State", text: (w) => w.state },
+		{
+			name: "State", text: (w) => w.state + (w.retired ? ", to be replaced" : ""),
+			update: (cell, w) => { if (cell.title !== (w.retired || "")) cell.title = w.retired || ""; },
+		},
 		{ name: "Runs", kind: "text", text: running },
 		number("Calls", (w) => count(w.calls)),
 		number("Errors", (w) => count(w.errors)),
@@ -259,7 +262,7 @@ function poolSection(index) {
 		setText(name, p.name);
 		setClass(badge, "badge " + (["serving", "degraded", "unavailable"].includes(p.state) ? p.state : ""));
 		setText(badge, p.state);
-		setText(facts, "size " + p.size + (p.overflow ? " + " + p.overflow : "") + " · up " + span(p.uptime_ms) + " · " + count(p.workers_started) + " workers started, " + count(p.recycled) + " recycled");
+		setText(facts, "size " + p.size + (p.overflow ? " + " + p.overflow : "") + " · up " + span(p.uptime_ms) + " · " + count(p.workers_started) + " workers started, " + count(p.recycled) + " recycled" + (p.retired ? ", " + count(p.retired) + " by their own request" : ""));
 		keyed(notices, noticesOf(p), (n) => n.text, (n) => element("p", "notice" + (n.bad ? " bad" : ""), n.text), () => {});
 
 		const last = previous.get(index);

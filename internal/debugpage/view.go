@@ -38,6 +38,7 @@ type poolView struct {
 	WorkersStarted int64         `json:"workers_started"`
 	WorkersExited  int64         `json:"workers_exited"`
 	Recycled       int64         `json:"recycled"`
+	Retired        int64         `json:"retired"`
 	Unreapable     int           `json:"unreapable"`
 	LogsDropped    int64         `json:"logs_dropped"`
 	EventsDropped  int64         `json:"events_dropped"`
@@ -95,6 +96,7 @@ type workerView struct {
 	Python      string        `json:"python"`
 	Interpreter string        `json:"interpreter"`
 	Overflow    bool          `json:"overflow"`
+	Retired     string        `json:"retired,omitempty"` // why it has asked to be replaced
 	Running     []runningView `json:"running"`
 }
 
@@ -137,7 +139,7 @@ func poolOf(now time.Time, source Source) poolView {
 		Name: source.Name(), State: "degraded", UptimeMS: st.Uptime.Milliseconds(), Size: st.Size, Overflow: st.Overflow, Workers: st.Workers,
 		Idle: st.Idle, Busy: st.Busy, Starting: st.Starting, Stopping: max(0, st.Workers-st.Idle-st.Busy-st.Starting), Waiting: st.Waiting,
 		Calls: callsOf(st.Started, st.Succeeded, st.Failed, st.InFlight, st.ByType), ErrorRate: st.ErrorRate, Wait: latencyOf(st.CheckoutWait), Run: latencyOf(st.Run),
-		WorkersStarted: st.WorkersStarted, WorkersExited: st.WorkersExited, Recycled: st.Recycled, Unreapable: st.Unreapable,
+		WorkersStarted: st.WorkersStarted, WorkersExited: st.WorkersExited, Recycled: st.Recycled, Retired: st.Retired, Unreapable: st.Unreapable,
 		LogsDropped: st.LogsDropped, EventsDropped: st.EventsDropped, Sessions: st.Sessions,
 		Circuits: []circuitView{}, WorkerList: []workerView{}, Commands: commandsOf(st), SessionList: []sessionView{},
 	}
@@ -160,7 +162,7 @@ func poolOf(now time.Time, source Source) poolView {
 	for _, w := range source.Workers() {
 		v.WorkerList = append(v.WorkerList, workerView{
 			ID: w.ID, Slot: w.Slot, PID: w.PID, State: w.State, AgeMS: age(now, w.StartedAt), Calls: w.Calls, Errors: w.Errors, RSS: w.RSS,
-			Python: w.Python, Interpreter: w.Interpreter, Overflow: w.Overflow, Running: runningOf(now, w),
+			Python: w.Python, Interpreter: w.Interpreter, Overflow: w.Overflow, Retired: w.Retired, Running: runningOf(now, w),
 		})
 	}
 	slices.SortFunc(sessions, func(a, b pypool.SessionInfo) int {

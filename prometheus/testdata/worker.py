@@ -1,7 +1,7 @@
 import os
 import time
 
-from pypool import command, program
+from pypool import command, program, retire
 
 
 @command
@@ -28,6 +28,11 @@ def wait(gate):
 @command(max_batch_size=4, max_wait_ms=10000)
 def batch(n):
     return n
+
+
+@command
+def tired():
+    retire("enough")
 
 
 @program("p")

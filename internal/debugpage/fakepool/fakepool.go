@@ -79,7 +79,7 @@ func Large(n int) *Pool {
 				"rerank": {Started: 100_000, Succeeded: 96_000, Failed: 3_990, InFlight: 10, CheckoutWait: latency(2), Run: latency(45), ByType: map[pypool.ErrorType]int64{pypool.TypePython: 3_990}},
 				"":       {Started: 12, Failed: 12, ByType: map[pypool.ErrorType]int64{pypool.TypeUnknownCommand: 12}},
 			},
-			WorkersStarted: int64(n) + 131, WorkersExited: 131, Recycled: 35, Sessions: 4_211, CheckoutWait: latency(1), Run: latency(14),
+			WorkersStarted: int64(n) + 131, WorkersExited: 131, Recycled: 35, Retired: 2, Sessions: 4_211, CheckoutWait: latency(1), Run: latency(14),
 			Batches:   pypool.SizeDistribution{Count: 81_000, P50: 11, P95: 32, P99: 32, Max: 32},
 			ErrorRate: 0.004, Breaker: "closed", Uptime: 53*time.Hour + 12*time.Minute,
 		},
@@ -100,6 +100,9 @@ func Large(n int) *Pool {
 		case "busy", "shared", "canceling":
 			p.Figures.Busy++
 			w.Running = []pypool.RunningCall{{CallInfo: pypool.CallInfo{Command: "embed", Session: fmt.Sprintf("user-%d", i), RequestID: 1 << 62}, Since: now.Add(-time.Duration(3*i) * time.Millisecond)}}
+		}
+		if i == 1 {
+			w.Retired = "DeadContext"
 		}
 		p.List = append(p.List, w)
 	}
