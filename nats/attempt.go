@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -23,11 +24,12 @@ type attempt struct {
 	r   *request
 	ctx context.Context
 
-	sent     bool   // the request has begun to go out
-	rest     []byte // of it, still to be sent
-	parts    uint64 // of it, sent beside the first
-	mayRun   bool   // the request is out whole
-	answered bool   // a last message came, or nobody was there
+	fate     atomic.Int32 // of the request: what is below
+	sent     bool         // the request has begun to go out
+	rest     []byte       // of it, still to be sent
+	parts    uint64       // of it, sent beside the first
+	answered bool         // a last message came, nobody was there, or the server is told that nobody waits
+	stuck    bool         // what the connection was asked last goes on without the caller, and all but fate is its own
 
 	seq        uint64  // of the last message that has a place
 	head       control // of the payload that is coming in
@@ -46,22 +48,12 @@ func (c *Client) attempt(ctx context.Context, r *request) (pypool.Result, *pypoo
 	if ctx.Err() != nil {
 		return pypool.Result{}, ended(ctx, pypool.NotExecuted)
 	}
-	frames := maxFrames
-	if r.item == nil {
-		frames = maxCallFrames
+	if n := c.stuck.Load(); n > maxStuck {
+		return pypool.Result{}, unavailable(pypool.NotExecuted, fmt.Sprintf("the connection takes nothing, and %d bytes of requests wait for it", n), nil)
 	}
-	p, err := c.open(frames)
-	if err != nil {
-		return pypool.Result{}, err
-	}
-	a := &attempt{c: c, p: p, r: r, ctx: ctx}
-	defer c.forget(p)
-	defer func() {
-		if a.sent && !a.answered { // also when the loop's body panics
-			a.cancel()
-		}
-	}()
-	if err := a.send(); err != nil {
+	a := &attempt{c: c, r: r, ctx: ctx}
+	defer a.finish() // also when the loop's body panics
+	if err := a.ask(a.send); err != nil {
 		return pypool.Result{}, err
 	}
 	return a.receive()
@@ -89,7 +81,7 @@ func ended(ctx context.Context, d pypool.Delivery) *pypool.Error {
 // delivery is what is known of the handler when no answer tells: a request of which something was
 // never sent has not run.
 func (a *attempt) delivery() pypool.Delivery {
-	if a.mayRun {
+	if a.fate.Load() == out {
 		return pypool.MaybeExecuted
 	}
 	return pypool.NotExecuted
@@ -97,7 +89,21 @@ func (a *attempt) delivery() pypool.Delivery {
 
 // send sends the request, or its first part.
 func (a *attempt) send() *pypool.Error {
-	ctl := a.r.ctl
+	frames := maxFrames
+	if a.r.item == nil {
+		frames = maxCallFrames
+	}
+	p, err := a.c.open(frames)
+	if err != nil {
+		return err
+	}
+	a.p = p
+	nc, ctl := a.c.nc, a.r.ctl
+	if size := headerSize(a.r.header); nc.MaxPayload() > 0 && int64(size) > nc.MaxPayload()/2 {
+		return invalid(fmt.Sprintf("the headers that WithHeaders adds are %d bytes, and a message of this connection takes %d", size, nc.MaxPayload()))
+	}
+	_, part := limits(nc, 0)
+	ctl.Items, ctl.Bytes = windowItems, min(windowBytes, windowItems*part)
 	if end, ok := a.ctx.Deadline(); ok {
 		ctl.Deadline = max(time.Until(end), 1)
 	}
@@ -111,14 +117,22 @@ func (a *attempt) send() *pypool.Error {
 		return m
 	}
 	m := message(a.r.encoded)
-	if alone, part := limits(a.c.nc, headerSize(m.Header)); len(m.Data) > alone {
+	if alone, part := limits(nc, headerSize(m.Header)); len(m.Data) > alone {
 		ctl.Size = len(a.r.encoded)
 		m, a.rest = message(a.r.encoded[:part]), a.r.encoded[part:]
+	}
+	return a.publish(m, len(a.rest))
+}
+
+// publish sends a message of the request, behind which so many bytes of it are left.
+func (a *attempt) publish(m *nats.Msg, left int) *pypool.Error {
+	if a.fate.Load() == abandoned || left == 0 && !a.fate.CompareAndSwap(unsent, out) {
+		return nil // nobody waits for it any more
 	}
 	if err := a.c.nc.PublishMsg(m); err != nil {
 		return unavailable(pypool.NotExecuted, "the request cannot be sent", err)
 	}
-	a.sent, a.mayRun = true, len(a.rest) == 0
+	a.sent = true
 	return nil
 }
 
@@ -129,11 +143,10 @@ func (a *attempt) sendParts(has int) *pypool.Error {
 		n := min(part, len(a.rest))
 		a.parts++
 		m := (&control{Kind: kindPart, Seq: a.parts}).message(*a.p.from.Load(), a.c.reply(a.p), a.rest[:n])
-		if err := a.c.nc.PublishMsg(m); err != nil {
-			return unavailable(pypool.NotExecuted, "the request cannot be sent", err)
+		if err := a.publish(m, len(a.rest)-n); err != nil {
+			return err
 		}
 		a.rest = a.rest[n:]
-		a.mayRun = len(a.rest) == 0
 	}
 	return nil
 }
@@ -179,7 +192,7 @@ func (a *attempt) receive() (pypool.Result, *pypool.Error) {
 		case <-a.c.closing:
 			return pypool.Result{}, unavailable(a.delivery(), "the client was closed during the call", nil)
 		case <-tick.C:
-			if err := a.watch(); err != nil {
+			if err := a.ask(a.watch); err != nil {
 				return pypool.Result{}, err
 			}
 		}
@@ -249,7 +262,7 @@ func (a *attempt) take(m *nats.Msg) (end bool, res pypool.Result, err *pypool.Er
 		if a.p.from.Load() == nil {
 			return true, res, a.violation("it takes more, and does not say where")
 		}
-		err := a.sendParts(ctl.Bytes)
+		err := a.ask(func() *pypool.Error { return a.sendParts(ctl.Bytes) })
 		return err != nil, res, err
 	case kindPart:
 		if len(m.Data) == 0 || len(m.Data) > a.coming {
@@ -259,8 +272,8 @@ func (a *attempt) take(m *nats.Msg) (end bool, res pypool.Result, err *pypool.Er
 		a.coming -= len(m.Data)
 		a.takenBytes += len(m.Data)
 		if a.coming > 0 {
-			a.credit()
-			return false, res, nil
+			err := a.credit()
+			return err != nil, res, err
 		}
 		return a.whole()
 	case kindItem, kindResult, kindError, kindEnd:
@@ -276,8 +289,8 @@ func (a *attempt) take(m *nats.Msg) (end bool, res pypool.Result, err *pypool.Er
 		if ctl.Size > len(m.Data) {
 			a.coming = ctl.Size - len(m.Data)
 			a.body = append(make([]byte, 0, min(ctl.Size, 2*windowBytes)), m.Data...) // as it comes: a size is easily said
-			a.credit()
-			return false, res, nil
+			err := a.credit()
+			return err != nil, res, err
 		}
 		return a.whole()
 	}
@@ -325,17 +338,20 @@ func (a *attempt) whole() (end bool, res pypool.Result, err *pypool.Error) {
 		return true, res, nil
 	}
 	a.silentFrom = time.Since(a.p.begun) // nobody has looked at the connection while the loop's body ran
-	a.credit()
-	return false, res, nil
+	err = a.credit()
+	return err != nil, res, err
 }
 
 // credit tells the server now and then how much has been taken in.
-func (a *attempt) credit() {
+func (a *attempt) credit() *pypool.Error {
 	from := a.p.from.Load()
 	if from == nil || a.takenItems-a.toldItems < windowItems/2 && a.takenBytes-a.toldBytes < windowBytes/4 {
-		return
+		return nil
 	}
 	a.toldItems, a.toldBytes = a.takenItems, a.takenBytes
 	m := (&control{Kind: kindCredit, Items: a.takenItems, Bytes: a.takenBytes}).message(*from, "", nil)
-	_ = a.c.nc.PublishMsg(m) // else there is no connection: the next one may tell
+	return a.ask(func() *pypool.Error {
+		_ = a.c.nc.PublishMsg(m) // else there is no connection: the next one may tell
+		return nil
+	})
 }

@@ -3,7 +3,6 @@ package pypoolnats
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"strconv"
 	"sync"
@@ -260,10 +259,6 @@ func (c *Client) prepare(ctx context.Context, r *request, opts []pypool.CallOpti
 	ctl.Timeout, ctl.Checkout, ctl.Stall = o.Timeout, o.CheckoutTimeout, o.StallTimeout
 	ctl.Blobs = o.Blobs
 	ctl.Alive = c.o.lostAfter / patience
-	if c.nc != nil {
-		_, part := limits(c.nc, 0)
-		ctl.Items, ctl.Bytes = windowItems, min(windowBytes, windowItems*part)
-	}
 	if r.encoded, err = pypool.EncodeArgs(r.args); err != nil {
 		return own(err)
 	}
@@ -273,9 +268,6 @@ func (c *Client) prepare(ctx context.Context, r *request, opts []pypool.CallOpti
 	}
 	if c.o.headers != nil {
 		c.o.headers(ctx, r.header)
-	}
-	if size := headerSize(r.header); c.nc != nil && c.nc.MaxPayload() > 0 && int64(size) > c.nc.MaxPayload()/2 {
-		return invalid(fmt.Sprintf("the headers that WithHeaders adds are %d bytes, and a message of this connection takes %d", size, c.nc.MaxPayload()))
 	}
 	return nil
 }
@@ -308,13 +300,14 @@ type mailbox struct {
 	nc      *nats.Conn
 	name    string
 	closing chan struct{} // closed by Close
+	once    sync.Once     // Close's
+	stuck   atomic.Int64  // bytes of requests that the connection does not take, and nobody waits for
 
-	mu     sync.Mutex // guards the fields below
+	mu     sync.Mutex // guards the fields below; held while the connection subscribes
 	inbox  string     // the subject of the answers, without the calls' last token; empty: not opened
 	sub    *nats.Subscription
 	calls  map[string]*pending // by that token
 	nextID uint64
-	closed bool
 }
 
 // pending is a call whose answer is awaited.
@@ -333,8 +326,10 @@ type pending struct {
 func (b *mailbox) open(frames int) (*pending, *pypool.Error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed {
+	select {
+	case <-b.closing:
 		return nil, unavailable(pypool.NotExecuted, "the client is closed", nil)
+	default:
 	}
 	if b.nc == nil {
 		return nil, unavailable(pypool.NotExecuted, "the client has no connection", nats.ErrInvalidConnection)
@@ -383,15 +378,21 @@ func (b *mailbox) deliver(m *nats.Msg) {
 }
 
 func (b *mailbox) close() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return
-	}
-	b.closed = true
-	close(b.closing)
-	if b.sub != nil {
-		_ = b.sub.Unsubscribe() // it may have ended with its connection
+	b.once.Do(func() { close(b.closing) })
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.sub != nil {
+			_ = b.sub.Unsubscribe() // it may have ended with its connection, or before
+		}
+	}()
+	grace := time.NewTimer(deadlineGrace)
+	defer grace.Stop()
+	select {
+	case <-done:
+	case <-grace.C: // the connection is stuck, and has its own end
 	}
 }
 

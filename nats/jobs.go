@@ -182,19 +182,28 @@ func enqueue(ctx context.Context, js jetstream.JetStream, name string, ctl contr
 	if call.TraceParent != "" {
 		m.Header.Set(headerTrace, call.TraceParent)
 	}
-	if alone, _ := limits(js.Conn(), headerSize(m.Header)); len(payload) > alone {
-		return fail(pypool.NewError(pypool.TypeMessageTooLarge, pypool.NotExecuted,
-			fmt.Sprintf("the arguments are %d bytes, and a job's message takes %d: store them, and pass where", len(payload), alone), nil))
-	}
-	if _, err = js.PublishMsg(ctx, m); errors.Is(err, jetstream.ErrNoStreamResponse) { // nobody has made the stream
-		if err = CreateJobs(ctx, js, name, JobStore{}); err == nil {
-			_, err = js.PublishMsg(ctx, m)
-		} else {
-			return fail(unavailable(pypool.NotExecuted, "JetStream takes no jobs", err))
+	err = soon(ctx, func() error {
+		if alone, _ := limits(js.Conn(), headerSize(m.Header)); len(payload) > alone {
+			return pypool.NewError(pypool.TypeMessageTooLarge, pypool.NotExecuted,
+				fmt.Sprintf("the arguments are %d bytes, and a job's message takes %d: store them, and pass where", len(payload), alone), nil)
 		}
-	}
-	if err != nil {
-		return fail(unavailable(notStored(err), "JetStream did not take the job", err))
+		_, err := js.PublishMsg(ctx, m)
+		if errors.Is(err, jetstream.ErrNoStreamResponse) { // nobody has made the stream
+			if err = CreateJobs(ctx, js, name, JobStore{}); err != nil {
+				return unavailable(pypool.NotExecuted, "JetStream takes no jobs", err)
+			}
+			_, err = js.PublishMsg(ctx, m)
+		}
+		if err != nil {
+			return unavailable(notStored(err), "JetStream did not take the job", err)
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, errStuck):
+		return fail(unavailable(pypool.MaybeExecuted, "JetStream did not take the job", err))
+	case err != nil:
+		return fail(own(err))
 	}
 	return &Job{js, name, o.id}, nil
 }
@@ -230,6 +239,23 @@ func (j *Job) Wait(ctx context.Context) (pypool.Result, error) {
 	if j.js == nil {
 		return fail(unavailable(pypool.MaybeExecuted, "the job's outcome cannot be read", errNoJetStream))
 	}
+	var res pypool.Result
+	err := soon(ctx, func() (err error) {
+		res, err = j.outcome(ctx)
+		return err
+	})
+	switch {
+	case errors.Is(err, errStuck):
+		return fail(ended(ctx, pypool.MaybeExecuted))
+	case err != nil:
+		return fail(own(err))
+	}
+	return res, nil
+}
+
+// outcome waits for it.
+func (j *Job) outcome(ctx context.Context) (pypool.Result, error) {
+	fail := func(err *pypool.Error) (pypool.Result, error) { return pypool.Result{}, err }
 	kv, err := outcomes(ctx, j.js, j.name)
 	if err != nil {
 		return fail(unavailable(pypool.MaybeExecuted, "the job's outcome cannot be read", err))

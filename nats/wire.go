@@ -207,6 +207,7 @@ const (
 	defaultMaxMessage = 64 << 20  // bytes, as Config.MaxMessageBytes
 	maxHeld           = 256 << 20 // bytes of requests that a server has in hand
 	maxServed         = 1 << 16   // calls that a server has in hand
+	maxStuck          = 256 << 20 // bytes of requests that a client's connection does not take
 )
 
 // limits is how much payload goes into one message of a connection: alone, and as one of several.
