@@ -110,6 +110,26 @@ func pathKey(path []any) string {
 	return string(key)
 }
 
+// program is what the arguments of the command execute_program say.
+func (v values) program() (id string, inputs values, is bool) {
+	var in struct {
+		ID     string          `json:"program_id"`
+		Inputs json.RawMessage `json:"inputs"`
+	}
+	if json.Unmarshal(v.line, &in) != nil || in.ID == "" {
+		return "", inputs, false
+	}
+	inputs.line, inputs.payload = append([]byte{}, in.Inputs...), v.payload
+	if len(inputs.line) == 0 {
+		inputs.line = []byte("null")
+	}
+	inputs.payload.Blobs = slices.Clone(v.payload.Blobs)
+	for i, p := range inputs.payload.Blobs {
+		inputs.payload.Blobs[i].At = p.At.([]any)[1:] // behind "inputs", as an id has none
+	}
+	return in.ID, inputs, true
+}
+
 // decode stores the arguments of a call in what in points to: see [Handle]. An error is a
 // *pypool.Error, as Python refuses arguments.
 func (v values) decode(in any) error {

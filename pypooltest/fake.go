@@ -135,7 +135,19 @@ func given(f *Fake, name string, none bool) {
 // the items before it. WithTimeout and WithStallTimeout have no effect.
 func HandleStream[In, Out any](f *Fake, command string, h func(ctx context.Context, in In) iter.Seq2[Out, error]) {
 	given(f, command, h == nil)
-	run := func(ctx context.Context, args values, yield func(values) bool) error {
+	f.register(&f.commands, command, generator(h))
+}
+
+// HandleProgramStream is HandleStream for a program that is a generator, which the clients that
+// pypoolgen writes call: Stream and Each of the command execute_program, with the program's id and
+// its inputs.
+func HandleProgramStream[In, Out any](f *Fake, programID string, h func(ctx context.Context, in In) iter.Seq2[Out, error]) {
+	given(f, programID, h == nil)
+	f.register(&f.programs, programID, generator(h))
+}
+
+func generator[In, Out any](h func(context.Context, In) iter.Seq2[Out, error]) handler {
+	return handler{true, func(ctx context.Context, args values, yield func(values) bool) error {
 		var in In
 		if err := args.decode(&in); err != nil {
 			return err
@@ -153,8 +165,7 @@ func HandleStream[In, Out any](f *Fake, command string, h func(ctx context.Conte
 			}
 		}
 		return nil
-	}
-	f.register(&f.commands, command, handler{true, run})
+	}}
 }
 
 func plain[In, Out any](h func(context.Context, In) (Out, error)) handler {
@@ -183,6 +194,13 @@ func (f *Fake) register(table *map[string]handler, name string, h handler) {
 		*table = map[string]handler{}
 	}
 	(*table)[name] = h
+}
+
+func (f *Fake) handles(command string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, is := f.commands[command]
+	return is
 }
 
 // Fail has the next calls of a command fail, one with each of the errors; nil lets one through.
@@ -287,7 +305,7 @@ func (f *Fake) execute(ctx context.Context, r *running, args any, opts []pypool.
 const worker = "fake" // the id of the only one
 
 func (r *running) result(v values) pypool.Result {
-	call := pypool.CallInfo{Pool: worker, Session: r.call.Session, Command: r.command(), Program: r.call.Program, RequestID: r.call.ID}
+	call := pypool.CallInfo{Pool: worker, Session: r.call.Session, Command: r.command(), Program: r.program(), RequestID: r.call.ID}
 	return v.result(pypool.ResultInfo{Worker: worker, Ran: time.Since(r.begun), Call: call})
 }
 
@@ -299,6 +317,14 @@ func (r *running) command() string {
 	return r.call.Command
 }
 
+// program is what they call the program: nothing, where a command's arguments name it.
+func (r *running) program() string {
+	if r.asCommand {
+		return ""
+	}
+	return r.call.Program
+}
+
 // running is a call under way.
 type running struct {
 	f       *Fake
@@ -308,6 +334,8 @@ type running struct {
 	args    values
 	begun   time.Time
 	h       handler
+
+	asCommand bool // the program is called through the command execute_program
 }
 
 type callKey struct{}
@@ -362,6 +390,9 @@ func (r *running) begin(ctx context.Context, args any, opts []pypool.CallOption)
 	if r.args, encoded = encode(args); encoded != nil {
 		wrong = encoded
 	} else {
+		if id, inputs, is := r.args.program(); is && c.Command == "execute_program" && !f.handles(c.Command) {
+			c.Command, c.Program, r.args, r.asCommand = "", id, inputs, true
+		}
 		c.Args = r.args.result(pypool.ResultInfo{}).Raw()
 		if len(r.args.payload.Blobs) > 0 {
 			c.args = &r.args
@@ -510,7 +541,7 @@ func (r *running) complete(err error) *pypool.Error {
 		e = Exception("Exception", fmt.Sprint(err)) // which knows what nil pointers are
 	}
 	e.Context = pypool.ErrorContext{
-		Pool: worker, Session: r.call.Session, Command: r.command(), Program: r.call.Program, RequestID: r.call.ID, Elapsed: time.Since(r.begun),
+		Pool: worker, Session: r.call.Session, Command: r.command(), Program: r.program(), RequestID: r.call.ID, Elapsed: time.Since(r.begun),
 	}
 	if e.Delivery != pypool.NotExecuted {
 		e.Context.Worker = worker

@@ -82,6 +82,24 @@ func twin() *Fake {
 		}
 		return sum, nil
 	})
+	HandleProgramStream(f, "texts", func(_ context.Context, in struct {
+		Data []byte
+		N    int
+	}) iter.Seq2[string, error] {
+		return func(yield func(string, error) bool) {
+			for range min(in.N, 3) {
+				if !yield(string(in.Data), nil) {
+					return
+				}
+			}
+			if in.N > 3 {
+				yield("", Exception("RuntimeError", "three"))
+			}
+		}
+	})
+	HandleProgramStream(f, "one", func(context.Context, struct{}) iter.Seq2[int, error] {
+		return func(yield func(int, error) bool) { yield(1, nil) }
+	})
 	return f
 }
 
@@ -201,6 +219,16 @@ func TestAFakeIsAsItsPool(t *testing.T) {
 		},
 		"no program": func(ctx context.Context, c pypool.Caller) (any, error) {
 			_, err := c.ExecuteProgram(ctx, "", nil)
+			return nil, err
+		},
+		"a program's call":             call("execute_program", args{"program_id": "total", "inputs": args{"values": []int{1, 2}}}),
+		"a program's items":            items("execute_program", args{"program_id": "texts", "inputs": args{"data": []byte("ab"), "n": 2}}, -1),
+		"a program's items, an error":  items("execute_program", args{"program_id": "texts", "inputs": args{"data": []byte("ab"), "n": 9}}, -1),
+		"a program's bad args":         items("execute_program", args{"program_id": "texts", "inputs": args{"m": 9}}, -1),
+		"no such program's items":      items("execute_program", args{"program_id": "tex"}, -1),
+		"a program's items, no inputs": items("execute_program", args{"program_id": "one"}, -1),
+		"a generator program's call": func(ctx context.Context, c pypool.Caller) (any, error) {
+			_, err := c.ExecuteProgram(ctx, "one", nil)
 			return nil, err
 		},
 		"too slow": call("sleep", args{"seconds": 60}, pypool.WithTimeout(50*time.Millisecond)),

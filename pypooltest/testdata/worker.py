@@ -70,3 +70,16 @@ def parts(value):
 def total(values: List[int]) -> int:
     return sum(values)
 
+
+
+@program("texts")
+def texts(data: bytes, n: int) -> Iterator[str]:
+    for i in range(n):
+        if i == 3:
+            raise RuntimeError("three")
+        yield data.decode()
+
+
+@program("one")
+def one() -> Iterator[int]:
+    yield 1
