@@ -1,12 +1,14 @@
 package pypoolnats
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pypool/pypool"
@@ -22,6 +24,10 @@ func TestPermissionsAreByCommand(t *testing.T) {
 				Publish:   &server.SubjectPermission{Allow: []string{"pypool.test.call.add", "pypool.test.jobs.add", "pypool.test.all", "pypool.test.one.>", "$JS.>"}},
 				Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
 			}},
+			{Username: "serves", Password: "p", Permissions: &server.Permissions{
+				Publish:   &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+				Subscribe: &server.SubjectPermission{Allow: []string{"pypool.test.>", "$SRV.>"}},
+			}},
 			{Username: "hears nothing", Password: "p", Permissions: &server.Permissions{
 				Subscribe: &server.SubjectPermission{Deny: []string{"_INBOX.>"}},
 			}},
@@ -32,14 +38,21 @@ func TestPermissionsAreByCommand(t *testing.T) {
 	}
 	all, adds := as("all"), as("adds")
 	p := newPool(t, config(1))
-	s, err := Serve(all, "test", p, WithLogger(silent))
+	s, err := Serve(as("serves"), "test", p, WithLogger(silent))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	var ping micro.Ping
+	m, err := all.Request("$SRV.PING.test", nil, 10*time.Second)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(m.Data, &ping))
+	require.Equal(t, s.ID(), ping.ID)
 	c := NewClient(adds, "test", WithLostAfter(time.Second), WithRetry(Retry{Attempts: 1}))
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	sum, err := pypool.Call[int](t.Context(), c, "add", []any{1})
 	require.NoError(t, err)
 	require.Equal(t, 2, sum)
+	_, err = pypool.Call[int](t.Context(), c, "add", []any{strings.Repeat("x", 3<<20)})
+	require.ErrorIs(t, err, pypool.ErrPython, "it goes in parts")
 	_, err = pypool.Call[any](t.Context(), c, "fail", []any{"it ran"})
 	failure(t, err, pypool.ErrPoolClosed)
 	require.ErrorIs(t, err, nats.ErrPermissionViolation, "the server drops what may not be published")
