@@ -337,6 +337,9 @@ func (b *mailbox) open(frames int) (*pending, *pypool.Error) {
 	if b.sub == nil {
 		inbox := b.nc.NewInbox() + "."
 		sub, err := b.nc.Subscribe(inbox+"*", b.deliver)
+		if err == nil {
+			err = sub.SetPendingLimits(-1, -1) // the calls' windows are the limits
+		}
 		if err != nil {
 			return nil, unavailable(pypool.NotExecuted, "NATS takes no subscription", err)
 		}

@@ -57,6 +57,44 @@ func frozen(t *testing.T, b *broker, gate *sync.Mutex) (url string) {
 	return "nats://" + l.Addr().String()
 }
 
+// A client that does not come to look at its answers for a moment loses none of them.
+func TestManyLargeAnswersAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	nc := b.connect(t)
+	const calls = 80 // of which the answers are more than NATS keeps for a subscription by itself
+	asked := make(chan string, calls)
+	_, err := nc.Subscribe("pypool.odd.call.*", func(m *nats.Msg) { asked <- m.Reply })
+	require.NoError(t, err)
+	require.NoError(t, nc.Flush())
+	c := client(t, b, "odd", WithRetry(Retry{Attempts: 1}))
+	results := make(chan error, calls)
+	var group sync.WaitGroup
+	defer group.Wait()
+	for range calls {
+		group.Go(func() {
+			_, err := c.ExecuteAnonymous(t.Context(), "f", nil)
+			results <- err
+		})
+	}
+	answer := (&control{Kind: kindResult, Seq: 1}).message("", "", []byte(`"`+strings.Repeat("x", 1_000_000)+`"`))
+	subjects := make([]string, calls)
+	for i := range subjects {
+		subjects[i] = <-asked
+	}
+	c.mu.Lock()
+	for _, subject := range subjects {
+		answer.Subject = subject
+		require.NoError(t, nc.PublishMsg(answer))
+	}
+	require.NoError(t, nc.Flush())
+	require.NoError(t, c.nc.Flush()) // behind them
+	c.mu.Unlock()
+	for range calls {
+		require.NoError(t, <-results)
+	}
+}
+
 // A nats-server that is stopped, or a network that drops all, has a write block for up to a minute,
 // and then the connection can be asked nothing. A call ends with its context all the same.
 func TestAConnectionThatTakesNothing(t *testing.T) {
