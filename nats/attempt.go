@@ -32,6 +32,7 @@ type attempt struct {
 	stuck    bool         // what the connection was asked last goes on without the caller, and all but fate is its own
 
 	seq        uint64  // of the last message that has a place
+	seen       uint64  // seq, when the server was last watched
 	head       control // of the payload that is coming in
 	body       []byte
 	coming     int // bytes of it that are still to come
@@ -195,6 +196,9 @@ func (a *attempt) receive() (pypool.Result, *pypool.Error) {
 			if err := a.ask(a.watch); err != nil {
 				return pypool.Result{}, err
 			}
+			if err := a.creditAgain(); err != nil {
+				return pypool.Result{}, err
+			}
 		}
 	}
 }
@@ -344,14 +348,31 @@ func (a *attempt) whole() (end bool, res pypool.Result, err *pypool.Error) {
 
 // credit tells the server now and then how much has been taken in.
 func (a *attempt) credit() *pypool.Error {
+	if a.takenItems-a.toldItems < windowItems/2 && a.takenBytes-a.toldBytes < windowBytes/4 {
+		return nil
+	}
+	return a.tell()
+}
+
+// creditAgain tells it when nothing has come for a while: the last word may have been lost, and the
+// server be waiting for it, while it says that it is serving.
+func (a *attempt) creditAgain() *pypool.Error {
+	quiet := a.seq == a.seen && a.seq > 0
+	if a.seen = a.seq; !quiet {
+		return nil
+	}
+	return a.tell()
+}
+
+func (a *attempt) tell() *pypool.Error {
 	from := a.p.from.Load()
-	if from == nil || a.takenItems-a.toldItems < windowItems/2 && a.takenBytes-a.toldBytes < windowBytes/4 {
+	if from == nil {
 		return nil
 	}
 	a.toldItems, a.toldBytes = a.takenItems, a.takenBytes
 	m := (&control{Kind: kindCredit, Items: a.takenItems, Bytes: a.takenBytes}).message(*from, "", nil)
 	return a.ask(func() *pypool.Error {
-		_ = a.c.nc.PublishMsg(m) // else there is no connection: the next one may tell
+		_ = a.c.nc.PublishMsg(m) // else there is no connection: it is told again
 		return nil
 	})
 }

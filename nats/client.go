@@ -301,6 +301,7 @@ type mailbox struct {
 	name    string
 	closing chan struct{} // closed by Close
 	once    sync.Once     // Close's
+	leaving atomic.Bool   // a server is being told that nobody waits
 	stuck   atomic.Int64  // bytes of requests that the connection does not take, and nobody waits for
 
 	mu     sync.Mutex // guards the fields below; held while the connection subscribes
@@ -365,8 +366,9 @@ func (b *mailbox) deliver(m *nats.Msg) {
 	b.mu.Lock()
 	p := b.calls[m.Subject[len(b.inbox):]]
 	b.mu.Unlock()
-	if p == nil {
-		return // its caller has gone
+	if p == nil { // its caller has gone
+		b.leave(m)
+		return
 	}
 	p.heard.Store(int64(time.Since(p.begun)))
 	if isAlive(m) {
@@ -378,6 +380,18 @@ func (b *mailbox) deliver(m *nats.Msg) {
 	default:
 		p.once.Do(func() { close(p.full) })
 	}
+}
+
+// leave tells a server that serves a call which nobody waits for: it has not heard so. One is told
+// at a time, on a goroutine that ends when the connection has taken that; the others speak again.
+func (b *mailbox) leave(m *nats.Msg) {
+	if !isAlive(m) || m.Reply == "" || !b.leaving.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer b.leaving.Store(false)
+		_ = b.nc.PublishMsg((&control{Kind: kindCancel}).message(m.Reply, "", nil)) // else it speaks again
+	}()
 }
 
 func (b *mailbox) close() {
