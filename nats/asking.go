@@ -19,8 +19,8 @@ const (
 )
 
 // ask has the connection do something. A write to a server that takes nothing blocks for up to a
-// minute (nats.FlusherTimeout), and with it all that the connection is asked: the call does not wait
-// for that beyond its context's end. What was asked goes on then, to its own end.
+// minute (nats.FlusherTimeout), and with it all that the connection is asked: the call does not
+// wait for that beyond its context's end. What was asked goes on then, to its own end.
 func (a *attempt) ask(what func() *pypool.Error) *pypool.Error {
 	answer, left := make(chan *pypool.Error), make(chan struct{})
 	weight := int64(len(a.r.encoded)) + 64<<10 // with what a goroutine takes, and to bound their number
