@@ -40,6 +40,10 @@ from . import (
 )
 
 _end = os._exit
+#: What protocol.go says of them, too.
+_ADVICE = dict.fromkeys(
+    ("nan is not JSON", "inf is not JSON", "-inf is not JSON"), ': put None in its place, or use @command(nan="null")'
+)
 #: Python's variables that have their effect in a worker, too: runtime.go, honoured.
 _HONOURED = frozenset(
     """PYTHONOPTIMIZE PYTHONDEVMODE PYTHONPROFILEIMPORTTIME PYTHONNODEBUGRANGES PYTHONWARNDEFAULTENCODING PYTHONTRACEMALLOC
@@ -164,7 +168,9 @@ def _run(entry: Any, args: Any) -> int:
         return 0
     if error["kind"] in ("invalid_arguments", "invalid_result"):
         where = " (at %s)" % error["path"] if "path" in error else ""
-        sys.stderr.write("%s: %s%s\n" % (error["kind"].replace("_", " "), error["message"], where))
+        sys.stderr.write(
+            "%s: %s%s%s\n" % (error["kind"].replace("_", " "), error["message"], where, _ADVICE.get(error["message"], ""))
+        )
     else:
         sys.stderr.write(error["traceback"])
     return 1

@@ -99,6 +99,7 @@ def test_scripts_that_are_refused(tmp_path: Path, name: str, text: str, words: s
         (("worker.py", "call", "echo", "--session", ""), "session id"),
         (("worker.py", "call", "echo", "--session", "a\n"), "session id"),
         (("worker.py", "call", "leave"), "os._exit(0)"),
+        (("worker.py", "call", "least"), '-inf is not JSON (at $): put None in its place, or use @command(nan="null")'),
         ((".",), "is a folder"),
         (("nothing.py",), "no such file"),
     ],
@@ -127,6 +128,7 @@ def test_by_hand_there_is_no_host(tmp_path: Path, name: str) -> None:
 
 def _by_hand(tmp_path: Path, args: Sequence[str], command: Sequence[str] = (), **environ: str) -> Any:
     text = HELLO + "import os\n@command\ndef echo(x=None): return x\n@command\ndef leave(): os._exit(0)\n"
+    text += "@command\ndef least(): return float('-inf')\n"
     text += (
         "from pypool import host\n@command\ndef ask(): return host.f()\n@command\nasync def wait(): return await host.aio.f()\n"
     )
