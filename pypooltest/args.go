@@ -145,8 +145,8 @@ func (v values) decode(in any) error {
 		var object map[string]json.RawMessage
 		_ = json.Unmarshal(v.line, &object) // it was encoded as JSON
 		for name := range object {
-			if !slices.ContainsFunc(names, func(known string) bool { return strings.EqualFold(known, name) }) {
-				return refused("unknown argument '"+name+"'", pypool.FieldError{Loc: []any{name}, Msg: "unknown argument", Type: "unknown"})
+			if !slices.ContainsFunc(names, func(known argument) bool { return known.is(name) }) {
+				return refused("unknown argument '"+name+"'"+nearest(name, names), pypool.FieldError{Loc: []any{name}, Msg: "unknown argument", Type: "unknown"})
 			}
 		}
 	}
@@ -154,7 +154,7 @@ func (v values) decode(in any) error {
 }
 
 // decodePositional takes arguments that are an array.
-func (v values) decodePositional(target reflect.Value, names []string) error {
+func (v values) decodePositional(target reflect.Value, names []argument) error {
 	var items []json.RawMessage
 	_ = json.Unmarshal(v.line, &items) // it was encoded as JSON
 	switch {
@@ -178,14 +178,14 @@ func (v values) decodePositional(target reflect.Value, names []string) error {
 		if i > 0 {
 			object.line = append(object.line, ',')
 		}
-		key, _ := json.Marshal(names[i]) // a string always encodes
+		key, _ := json.Marshal(names[i].name) // a string always encodes
 		object.line = append(append(append(object.line, key...), ':'), item...)
 	}
 	object.line = append(object.line, '}')
 	object.payload.Blobs = slices.Clone(v.payload.Blobs)
 	for i, p := range object.payload.Blobs {
 		at := slices.Clone(p.At.([]any))
-		at[0] = names[int(at[0].(float64))] // an index
+		at[0] = names[int(at[0].(float64))].name // an index
 		object.payload.Blobs[i].At = at
 	}
 	return object.store(target.Addr().Interface())
@@ -209,27 +209,47 @@ func (v values) store(in any) error {
 	return refused("the arguments do not fit: "+err.Error(), field)
 }
 
+// argument is a field of a struct of arguments.
+type argument struct {
+	name  string
+	exact bool // a tag names it: then Python, for which Name is not name, knows no other
+}
+
+func (a argument) is(name string) bool {
+	return a.name == name || !a.exact && strings.EqualFold(a.name, name)
+}
+
+// nearest is what a pool says where only the case is another.
+func nearest(name string, names []argument) string {
+	for _, known := range names {
+		if strings.EqualFold(known.name, name) {
+			return ", did you mean '" + known.name + "'?"
+		}
+	}
+	return ""
+}
+
 // argumentNames are the names of the arguments, nil where they are not the fields of a struct.
-func argumentNames(t reflect.Type) []string {
+func argumentNames(t reflect.Type) []argument {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
 	if t.Kind() != reflect.Struct || t == reflect.TypeFor[pypool.Array]() || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
 		return nil
 	}
-	return append([]string{}, fieldNames(t)...)
+	return append([]argument{}, fieldNames(t)...)
 }
 
 // fieldNames are the JSON names of a struct's fields, in their order.
-func fieldNames(t reflect.Type) (names []string) {
+func fieldNames(t reflect.Type) (names []argument) {
 	for _, field := range reflect.VisibleFields(t) {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		switch {
 		case !field.IsExported(), name == "-", field.Anonymous && name == "" && field.Type.Kind() == reflect.Struct:
 		case name != "":
-			names = append(names, name)
+			names = append(names, argument{name, true})
 		default:
-			names = append(names, field.Name)
+			names = append(names, argument{field.Name, false})
 		}
 	}
 	return names

@@ -99,8 +99,8 @@ type handler struct {
 // Handle has h serve the calls of a command. An earlier one of that name is replaced.
 //
 // Keyword arguments are the fields of In by the rules of encoding/json; one that In, a struct, does
-// not have is refused with ErrInvalidArguments, as Python refuses it. Positional arguments are the
-// fields in their order, where In is a struct, else the one argument is In itself, and several are
+// not have is refused with ErrInvalidArguments, as Python refuses it, and so is one in another case
+// than the field's tag. Positional arguments are the fields in their order, where In is a struct, else the one argument is In itself, and several are
 // an array. What is not given stays zero: nothing is known of what Python requires.
 //
 // An error of h that is a *pypool.Error is the call's error, with the call in its Context. Any

@@ -165,6 +165,7 @@ func TestAFakeIsAsItsPool(t *testing.T) {
 		"positions":          call("add", []int{40, 2}),
 		"too many positions": call("add", []int{40, 2, 1}),
 		"an unknown one":     call("add", args{"a": 1, "b": 2, "c": 3}),
+		"another case":       call("greet", args{"Name": "Ann"}),
 		"no object":          call("add", 7),
 		"no JSON":            call("add", args{"a": math.Inf(1)}),
 		"an exception":       call("greet", args{"name": ""}),
