@@ -341,6 +341,32 @@ func TestReadmeProgram(t *testing.T) {
 	require.Equal(t, blocks(readme, "text")[0], string(out))
 }
 
+// Whoever is called at night finds each message of the log in docs/operations.md.
+func TestOperationsListsTheLog(t *testing.T) {
+	_, table, found := strings.Cut(readDoc(t, "docs/operations.md"), "\n## What to watch\n")
+	require.True(t, found)
+	table, _, _ = strings.Cut(table, "\n## ")
+	sources, err := filepath.Glob("../*.go")
+	require.NoError(t, err)
+	message := regexp.MustCompile(`(?:log\((?:slog\.Level\w+|level), |slog\.(?:Warn|Error)\(|\btext: +)"([^":\n]+)`)
+	n := 0
+	for _, source := range sources {
+		if strings.HasSuffix(source, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(source)
+		require.NoError(t, err)
+		for _, m := range message.FindAllStringSubmatch(string(text), -1) {
+			if filepath.Base(source) == "errors.go" || strings.HasPrefix(m[1], "fork server started") || strings.HasPrefix(m[1], "worker started") {
+				continue // sentinels; routine at Debug
+			}
+			n++
+			require.Contains(t, table, strings.TrimSpace(m[1]), source)
+		}
+	}
+	require.Greater(t, n, 15)
+}
+
 // TestReadmeNamesEveryField keeps the configuration table complete.
 func TestReadmeNamesEveryField(t *testing.T) {
 	_, table, found := strings.Cut(readDoc(t, "README.md"), "\n## Configuration\n")
