@@ -66,10 +66,12 @@ func packRuntime(without ...string) string {
 	return base64.StdEncoding.EncodeToString(buf.Bytes())
 }
 
-// indents are the spaces that lines begin with, four at a time, and arrows what functions are said to
-// return.
+// indents are the spaces that lines begin with, four at a time, arrows what functions are said to
+// return, and hints, in the heads of functions, what they are said to take.
 var (
 	indents = regexp.MustCompile(`(?m)^(?: {4})+`)
+	heads   = regexp.MustCompile(`(?m)^ *(?:async )?def .*:$`)
+	hints   = regexp.MustCompile(`(\w): [\w.]+(?:\[(?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*\])?(,|\)| =)`)
 	arrows  = regexp.MustCompile(`(?m)^( *(?:async )?def .*\)) -> .*:$|^( *\)) -> .*:$`)
 )
 
@@ -99,5 +101,11 @@ func withoutNotes(source string) string {
 		}
 	}
 	text := arrows.ReplaceAllString(strings.Join(lines, "\n"), "$1$2:")
+	text = heads.ReplaceAllStringFunc(text, func(head string) string {
+		if strings.Contains(head, "lambda") { // its colon is another one
+			return head
+		}
+		return hints.ReplaceAllString(head, "$1$2")
+	})
 	return indents.ReplaceAllStringFunc(text, func(spaces string) string { return spaces[:len(spaces)/4] })
 }

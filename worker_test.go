@@ -208,6 +208,35 @@ func TestHelloFitsIntoAPipe(t *testing.T) {
 	require.Less(t, len(hello.Seal(0, 0, false)), proc.RequestRoom-(8<<10))
 }
 
+// TestWhatIsSentOfAModule: what no worker needs is left out, every line keeps its number, and code stays what it is.
+func TestWhatIsSentOfAModule(t *testing.T) {
+	const source = `"""A module."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+class C:
+    """A class."""
+    def f(self, a: Any, b: Dict[str, List[Any]] = None, *c: x.Y, **d: Any) -> Any:  # why
+        return {a: b, "c": c[a: b]}
+    async def g(self, a: int = 1, key=lambda v: v) -> None:
+        # a note
+        x: int = 5
+`
+	const sent = `""
+TYPE_CHECKING = False
+
+
+class C:
+ ""
+ def f(self, a, b = None, *c, **d):
+  return {a: b, "c": c[a: b]}
+ async def g(self, a: int = 1, key=lambda v: v):
+
+  x: int = 5
+`
+	require.Equal(t, sent, withoutNotes(source))
+}
+
 func TestVersionIsThePythonPackages(t *testing.T) {
 	text, err := os.ReadFile("python/pyproject.toml")
 	require.NoError(t, err)
