@@ -89,52 +89,89 @@ def model(value: Any) -> Any:
     """A pydantic model by its own rules; only its bytes are ours, for pydantic would make text of
     them, where it can.
     """
-    if not hasattr(value, "model_dump"):
-        return by_pydantic1(value.dict())
-    kind = type(value)
-    if kind not in _with_bytes:
-        text = repr(getattr(kind, "__pydantic_core_schema__", ""))
-        _with_bytes[kind] = any("'%s'" % word in text for word in ("bytes", "any", "is-instance")) or len(text) < 100
-    if not _with_bytes[kind]:
-        return value.model_dump(mode="json")
-    inside = value.model_dump()
-    if not _has_bytes(inside):
-        return value.model_dump(mode="json")
-    return by_pydantic(inside, imported("pydantic_core"))
+    return _dumped(value, value.model_dump) if hasattr(value, "model_dump") else _by_pydantic1(value.dict(), value)
 
 
 def pydantic_dataclass(value: Any) -> Any:
     """An object of pydantic.dataclasses, by pydantic's rules."""
-    inside = type(value).__pydantic_serializer__.to_python(value)
-    return by_pydantic(inside, imported("pydantic_core"))
+    return _dumped(value, lambda **how: type(value).__pydantic_serializer__.to_python(value, **how))
 
 
 _with_bytes: Dict[type, bool] = {}
+#: Words of the schemas of classes whose objects may have bytes in them.
+_BYTES = ("bytes", "any", "is-instance", "allow", "function-plain", "function-wrap")
 
 
-def _has_bytes(value: Any) -> bool:
+def _dumped(value: Any, dump: Callable[..., Any]) -> Any:
+    kind = type(value)
+    if kind not in _with_bytes:
+        text = repr(getattr(kind, "__pydantic_core_schema__", ""))
+        _with_bytes[kind] = any("'%s'" % word in text for word in _BYTES) or len(text) < 100
+    if _with_bytes[kind]:
+        inside, named = dump(), dump(by_alias=False)
+        places = _places(named)
+        if places:
+            try:
+                return _joined(inside, named, places, {} if places is True else dump(mode="json", exclude=places))
+            except (StopIteration, TypeError, ValueError):  # the class has another form in JSON, around its bytes
+                return _by_pydantic(inside)
+    return dump(mode="json")
+
+
+def _places(value: Any) -> Any:
+    """Where in what pydantic has dumped there are bytes, or arrays: as it is told what to leave out."""
+    if isinstance(value, (set, frozenset)):
+        return any(map(_places, value))
+    if not isinstance(value, (dict, list, tuple)) and not is_one(value, "collections", "deque"):
+        return isinstance(value, (bytes, bytearray)) or is_one(value, "numpy", "ndarray")
+    found = {key: _places(item) for key, item in _items(value)}
+    return {key: places for key, places in found.items() if places}
+
+
+def _items(value: Any) -> Any:
+    return value.items() if isinstance(value, dict) else enumerate(value)
+
+
+def _joined(inside: Any, named: Any, places: Any, left: Any) -> Any:
+    """What pydantic has left in its JSON, and what it was told to leave out, in one."""
+    if not places:
+        return left
+    if places is True:
+        return list(inside) if isinstance(inside, (set, frozenset)) else inside
+    rest, found = iter(_items(left)), []
+    for (key, item), (name, same) in zip(_items(inside), _items(named)):
+        at = places.get(name)
+        shown, plain = (_key(key), None) if at is True else next(rest)
+        found.append((shown, _joined(item, same, at, plain)))
+    for _ in rest:
+        raise ValueError
+    return dict(found) if isinstance(inside, dict) else [item for _, item in found]
+
+
+def _key(key: Any) -> Any:
+    """A key as pydantic's JSON has it."""
+    return next(iter(imported("pydantic_core").to_jsonable_python({key: None})))
+
+
+def _by_pydantic(value: Any) -> Any:
     if isinstance(value, dict):
-        return any(_has_bytes(item) for item in value.values())
+        return {_key(key): _by_pydantic(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return any(_has_bytes(item) for item in value)
-    return isinstance(value, (bytes, bytearray)) or is_one(value, "numpy", "ndarray")
+        return [_by_pydantic(item) for item in value]
+    return value if _places(value) else imported("pydantic_core").to_jsonable_python(value)
 
 
-def by_pydantic(value: Any, core: Any) -> Any:
+def _by_pydantic1(value: Any, model: Any) -> Any:
+    """What is in a model as its own encoders have it, and pydantic's own classes as pydantic has them."""
     if isinstance(value, dict):
-        text = core.to_jsonable_python
-        return {key if isinstance(key, str) else text(key): by_pydantic(item, core) for key, item in value.items()}
+        return {key: _by_pydantic1(item, model) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [by_pydantic(item, core) for item in value]
-    return value if _has_bytes(value) else core.to_jsonable_python(value)
-
-
-def by_pydantic1(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: by_pydantic1(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [by_pydantic1(item) for item in value]
-    return value.total_seconds() if is_one(value, "datetime", "timedelta") else value
+        return [_by_pydantic1(item, model) for item in value]
+    kinds = type(value).__mro__
+    own = not isinstance(value, (str, int, float)) and not model.__config__.json_encoders.keys().isdisjoint(kinds)
+    if own or is_one(value, "datetime", "timedelta") or kinds[0].__module__.startswith("pydantic") and not isinstance(value, str):
+        return model.__json_encoder__(value)
+    return value
 
 
 def _by_msgspec(value: Any, key_text: Callable[[Any], str]) -> Any:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -150,3 +151,86 @@ def test_arrays_beside_decimals() -> None:
         positional, keyword = _bind.bind(entry, args)
         got = [*positional, *keyword.values()][0]
         assert got.d == module.Decimal("100000000000000000.01") and got.a is array
+
+
+#: How pydantic has a value in JSON, and only there.
+ONLY_IN_JSON = "Mark = Annotated[int, pydantic.PlainSerializer(lambda n: '#%d' % n, when_used='json')]\n"
+PARTS = """
+class Part(pydantic.BaseModel):
+    b: bytes = b'\\xff'
+    n: Mark = 5
+class Named(pydantic.BaseModel):
+    model_config = {'serialize_by_alias': True}
+    b: bytes = pydantic.Field(b'\\xff', serialization_alias='Bee')
+    n: Mark = pydantic.Field(5, serialization_alias='En')
+class Pair(NamedTuple):
+    b: bytes
+    n: Mark = 5
+@dataclasses.dataclass
+class Data:
+    b: bytes
+    n: Mark = 5
+"""
+PART = {"b": "/w==", "n": "#5"}
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "wanted"),
+    [
+        ("bytes", "b'\\xff'", "/w=="),
+        ("Part", "Part()", PART),
+        ("List[Named]", "[Named()] * 2", [{"Bee": "/w==", "En": "#5"}] * 2),
+        ("Tuple[bytes, Mark]", "(b'\\xff', 5)", ["/w==", "#5"]),
+        ("Pair", "Pair(b'\\xff')", ["/w==", "#5"]),
+        ("Data", "Data(b'\\xff')", PART),
+        ("collections.deque", "collections.deque([b'\\xff'])", ["/w=="]),
+        ("FrozenSet[bytes]", "{b'\\xff'}", ["/w=="]),
+        ("Dict[Tuple[int, int], Part]", "{(1, 2): Part()}", {"1,2": PART}),
+        ("Dict[datetime.date, bytes]", "{datetime.date(2026, 1, 2): b'\\xff'}", {"2026-01-02": "/w=="}),
+        ("Any", "[b'\\xff', {'k': Part()}, 1]", ["/w==", {"k": PART}, 1]),
+    ],
+)
+@pytest.mark.parametrize("sort", ["class M(pydantic.BaseModel):", "@pydantic.dataclasses.dataclass\nclass M:"])
+def test_bytes_change_nothing_else_in_a_model(sort: str, hint: str, value: str, wanted: Any) -> None:
+    module.pydantic = pytest.importorskip("pydantic", minversion="2.11", reason="not for every Python")
+    import pydantic.dataclasses  # noqa: F401
+
+    fields = "    x: %s\n    n: Mark = 5\n    took: datetime.timedelta = datetime.timedelta(1)\n    day: datetime.date = datetime.date(2026, 1, 2)\n"
+    source = "import collections\nfrom typing import *\n" + ONLY_IN_JSON + PARTS + sort + "\n" + fields % hint
+    function = define(source + "def f(): return M(x=%s)\n" % value)
+    assert json.loads(encode(function())) == {"x": wanted, "n": "#5", "took": "P1D", "day": "2026-01-02"}
+
+
+def test_bytes_that_no_field_of_a_model_names() -> None:
+    module.pydantic = pytest.importorskip("pydantic", minversion="2", reason="not for every Python")
+    for body in (
+        "    model_config = {'extra': 'allow'}\n",
+        "    @pydantic.model_serializer\n    def form(self): return {'b': b'test', 'n': 1}\n",
+        "    b: int = 0\n    n: int = 1\n    @pydantic.field_serializer('b')\n    def form(self, b): return b'test'\n",
+    ):
+        function = define("class M(pydantic.BaseModel):\n" + body + "def f(**more): return M(**more)\n")
+        assert json.loads(encode(function(b=b"test", n=1) if "extra" in body else function())) == {"b": "dGVzdA==", "n": 1}
+
+
+def test_a_model_with_another_form_in_json_around_its_bytes() -> None:
+    module.pydantic = pytest.importorskip("pydantic", minversion="2", reason="not for every Python")
+    head = "class M(pydantic.BaseModel):\n    b: bytes = b'test'\n    secret: str = 's'\n"
+    for body in (
+        "    def model_dump(self, **how): return super().model_dump(exclude={'secret'}, **how)\n",
+        "    def model_dump(self, **how): return super().model_dump(**{'exclude': {'secret'}, **how})\n",
+        "    @pydantic.model_serializer(mode='wrap')\n    def form(self, rest, info): return {'b': b'test'} if info.mode == 'python' else {'c': 1, 'd': 2}\n",
+    ):
+        assert json.loads(encode(define(head + body + "def f(): return M()\n")())) == {"b": "dGVzdA=="}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9) or sys.version_info >= (3, 14), reason="pydantic.v1 is not for every Python")
+def test_encoders_of_a_model_of_pydantic_1() -> None:
+    module.v1 = pytest.importorskip("pydantic.v1", reason="not for every Python")
+    function = define(
+        "class M(v1.BaseModel):\n    class Config:\n        json_encoders = {datetime.date: lambda day: day.year, str: len}\n"
+        "    day: datetime.date = datetime.date(2026, 1, 2)\n    days: List[datetime.date] = [day]\n    took: datetime.timedelta = datetime.timedelta(1)\n"
+        "    word: v1.SecretStr = v1.SecretStr('x')\n    text: str = 'a'\n    b: bytes = b'\\xff'\n    price: Decimal = Decimal('0.10')\n"
+        "def f(): return M()\n"
+    )
+    wanted = {"day": 2026, "days": [2026], "took": 86400.0, "word": "**********", "text": "a", "b": "/w==", "price": "0.10"}
+    assert json.loads(encode(function())) == wanted
