@@ -78,7 +78,7 @@ class Plan:
         self.rest: Optional[Tuple[str, Converter]] = None
         self.rest_whole = False  # its hint is a tuple with a star: all of it is converted at once
         self.extra: Optional[Converter] = None
-        self.extra_but: Any = ()
+        self.extra_but: Any = frozenset()
         #: Some hint is a Decimal: numbers come with their text.
         self.exact = False
         #: The hints of parameters that name what does not exist, and of which classes' fields.
@@ -158,20 +158,22 @@ class Plan:
                 name = parameter
                 if convert is not None:
                     out[index] = convert(out[index])
-            if self.rest is not None:
-                first = len(self.by_position)
-                if self.rest_whole:
-                    name = self.rest[0]
-                    out[first:] = self.rest[1](out[first:])
-                else:
-                    for index in range(first, len(out)):
-                        name = "%s[%d]" % (self.rest[0], index - first)
-                        out[index] = self.rest[1](out[index])
         except ConversionError as error:
             raise error.under(name)
         except RecursionError as error:
             raise too_deep(out, error).under(name) from None
+        first = len(self.by_position)
+        out[first:] = self.others(out[first:])
         return out
+
+    def others(self, values: Any) -> List[Any]:
+        """What *args takes, converted."""
+        if self.rest is None:
+            return list(values)
+        name, convert = self.rest
+        if self.rest_whole:
+            return self._one(name, convert, list(values))  # type: ignore[no-any-return]
+        return [self._one("%s[%d]" % (name, index), convert, value) for index, value in enumerate(values)]
 
     def by_name(self) -> Dict[str, Converter]:
         """The converters of the parameters that have one."""
@@ -191,11 +193,7 @@ class Plan:
             if p.name not in arguments:
                 continue
             if p.kind.name == "VAR_POSITIONAL":
-                if self.rest is not None and self.rest_whole:
-                    arguments[p.name] = self._one(p.name, self.rest[1], list(arguments[p.name]))
-                elif self.rest is not None:
-                    many, convert = enumerate(arguments[p.name]), self.rest[1]
-                    arguments[p.name] = tuple(self._one("%s[%d]" % (p.name, index), convert, value) for index, value in many)
+                arguments[p.name] = tuple(self.others(arguments[p.name]))
             elif p.kind.name == "VAR_KEYWORD":
                 if self.extra is not None:
                     arguments[p.name] = self._one("", self.extra, arguments[p.name])

@@ -47,33 +47,38 @@ def adapter(entry: Command) -> Any:
     func = entry.func
     own, inner = own_signature(func), _inner_signature(func)
     converters: Dict[str, Any] = {}
-    for target, signature in ((func, inner), (called(func) or func, own)):
-        if signature is not None:
-            plan = Plan(target, signature)
-            entry.exact = entry.exact or plan.exact
-            converters.update(plan.by_name())
+    plan, outer = Plan(func, inner), Plan(called(func) or func, own)
+    entry.exact = plan.exact or outer.exact
+    converters.update(plan.by_name(), **outer.by_name())
+    known = plan.extra_but.union(converters, outer.extra_but)
     other = plain if entry.exact else None
 
     def adapt(args: Any) -> Tuple[Any, Any]:
         positional, keyword = split(entry, args)
         if own is not None:
             by_signature(entry, own, positional, keyword)
-        if not converters and other is None:
+        if not converters and other is None and not plan:
             return positional, keyword
         given, name = keyword, ""
+        more = {name: value for name, value in given.items() if plan.extra is not None and name not in known}
         try:
             keyword = dict(keyword)
             for name in keyword:
                 convert = converters.get(name, other)
-                if convert is not None:
+                if convert is not None and name not in more:
                     keyword[name] = convert(keyword[name])
-            names = _names(own, inner, positional, keyword)
+            names, behind = _names(own, inner, positional, given)
             positional = list(positional)
             for index in range(len(positional)):
                 name = names[index] if index < len(names) else ""
-                convert = converters.get(name, other)
+                convert = converters.get(name, None if behind else other)
                 if convert is not None:
                     positional[index] = convert(positional[index])
+            name = ""
+            if behind:
+                positional[len(names) :] = plan.others(positional[len(names) :])
+            if more:
+                keyword.update(plan.extra(more))  # type: ignore[misc]
         except ConversionError as error:
             raise refused(entry, error.under(name), given) from None
         except RecursionError as error:
@@ -90,9 +95,11 @@ def _inner_signature(func: Any) -> Optional[inspect.Signature]:
         return None
 
 
-def _names(own: Optional[inspect.Signature], inner: Optional[inspect.Signature], positional: Any, keyword: Any) -> List[str]:
+def _names(
+    own: Optional[inspect.Signature], inner: Optional[inspect.Signature], positional: Any, keyword: Any
+) -> Tuple[List[str], bool]:
     """The parameters that take the positional arguments, as far as that is known: a wrapper may put
-    others before them.
+    others before them. And whether what is behind those is the inner function's *args.
     """
     for signature in (own, inner):
         if signature is None or not positional:
@@ -102,9 +109,9 @@ def _names(own: Optional[inspect.Signature], inner: Optional[inspect.Signature],
         except TypeError:
             continue
         names = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        if names:
-            return names[: len(positional)]
-    return []
+        if names or signature is inner:
+            return names[: len(positional)], signature == inner
+    return [], False
 
 
 def refused_inside(entry: Command, error: BaseException) -> str:

@@ -47,6 +47,16 @@ SCRIPT = """
     @plain
     def kept(a, b=2, *, when: datetime.date = None): return [a, b, repr(when)]
     @command
+    @plain
+    def days(a, *rest: datetime.date, **more: datetime.date): return [a, repr(rest), repr(more)]
+    @command
+    @asynchronous
+    @plain
+    def all_days(*rest: datetime.date, **more: datetime.date): return [repr(rest), repr(more)]
+    @command
+    class Days:
+        def __new__(cls, a, *rest: datetime.date): return [a, repr(rest)]
+    @command
     @asynchronous
     def calm(a): return a
     @command
@@ -124,6 +134,16 @@ SCRIPT = """
         ("point", {"p": {"x": 3}}, ["db", 3]),
         ("kept", {"a": 1, "when": "2026-01-02"}, [1, 2, "datetime.date(2026, 1, 2)"]),
         ("kept", [1, 3], [1, 3, "None"]),
+        ("days", [1, "2026-01-02"], [1, "(datetime.date(2026, 1, 2),)", "{}"]),
+        ("days", {"a": 1, "b": "2026-01-02"}, [1, "()", "{'b': datetime.date(2026, 1, 2)}"]),
+        ("days", {"b": "2026-01-02", "a": 1}, [1, "()", "{'b': datetime.date(2026, 1, 2)}"]),
+        ("all_days", ["2026-01-02"], ["(datetime.date(2026, 1, 2),)", "{}"]),
+        (
+            "all_days",
+            {"z": "2026-01-02", "a": "2026-01-03"},
+            ["()", "{'z': datetime.date(2026, 1, 2), 'a': datetime.date(2026, 1, 3)}"],
+        ),
+        ("Days", [1, "2026-01-02"], [1, "(datetime.date(2026, 1, 2),)"]),
         ("calm", {"a": 1}, 1),
         ("rows", [3], [0, 1, 2]),
         ("waits", [4], 4),
