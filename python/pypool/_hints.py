@@ -390,7 +390,8 @@ class Maker(Guarded):
                 convert = _optional(convert)
             if convert is not None:
                 converters[field.name] = convert
+        other = plain if self._text else None
         if sort == "typed_dict":
-            return typed_dict(kind, converters) if converters else None
+            return typed_dict(kind, converters, other) if converters else None
         checked = None if getattr(kind, "__init__", None) is None or own_init(kind, sort) else (names, required)
-        return record(kind, converters, names, checked, list(kind._fields) if sort == "named_tuple" else None)
+        return record(kind, converters, other, names, checked, list(kind._fields) if sort == "named_tuple" else None)

@@ -100,20 +100,22 @@ def _written(function: Any) -> bool:
     return code is not None and not code.co_filename.startswith("<")
 
 
-def typed_dict(kind: Any, fields: Dict[str, Converter]) -> Converter:
+def typed_dict(kind: Any, fields: Dict[str, Converter], other: Optional[Converter]) -> Converter:
+    """`other` is for keys that the class does not know."""
+
     def convert(value: Any) -> Any:
         if not isinstance(value, dict):
             raise ConversionError("%s (an object)" % kind.__name__, value)
-        return _members(value, fields)
+        return _members(value, fields, other)
 
     return convert
 
 
-def _members(value: Dict[str, Any], fields: Dict[str, Converter]) -> Dict[str, Any]:
+def _members(value: Dict[str, Any], fields: Dict[str, Converter], other: Optional[Converter]) -> Dict[str, Any]:
     out, key = {}, ""
     try:
         for key, item in value.items():
-            convert = fields.get(key)
+            convert = fields.get(key, other)
             out[key] = item if convert is None else convert(item)
     except ConversionError as error:
         raise error.under("." + key)
@@ -123,12 +125,13 @@ def _members(value: Dict[str, Any], fields: Dict[str, Converter]) -> Dict[str, A
 def record(
     kind: Any,
     fields: Dict[str, Converter],
+    other: Optional[Converter],
     names: Dict[str, str],
     checked: Optional[Tuple[Any, List[str]]],
     positions: Optional[List[str]],
 ) -> Converter:
-    """The converter of a class: its fields' converters, what its __init__ calls them, what is
-    checked before, a tuple's order.
+    """The converter of a class: its fields' converters, that of what its __init__ takes beside
+    them, what that calls them, what is checked before, a tuple's order.
     """
     wanted = "%s (an object)" % kind.__name__
     renamed = {name: argument for name, argument in names.items() if name != argument}
@@ -146,7 +149,7 @@ def record(
             reason = _ill_fitting(value, *checked)
             if reason:
                 raise ConversionError(wanted, whole, reason)
-        values = _members(value, fields)
+        values = _members(value, fields, other)
         if renamed:
             values = {names.get(key, key): item for key, item in values.items()}
         try:

@@ -4,6 +4,8 @@ enumerations.
 
 from __future__ import annotations
 
+from errno import EMFILE, ENFILE
+
 from ._arrays import is_array
 from ._forms import Number, is_a, plain_numbers, type_name
 from ._results import encode
@@ -207,7 +209,9 @@ def from_iso(kind: type, words: str, parse: Callable[[str], Any]) -> Converter:
             raise ConversionError("%s (%s as a string)" % (kind.__name__, words), value)
         try:
             return parse(value)
-        except (ValueError, LookupError) as error:
+        except (ValueError, LookupError, OSError) as error:  # a zone is a file
+            if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE):
+                raise
             raise ConversionError("%s (%s)" % (kind.__name__, words), value, str(error)) from None
 
     return convert
@@ -316,9 +320,10 @@ def literal(values: Tuple[Any, ...]) -> Converter:
     """One of the values. An Enum's member stands for its value."""
 
     def one_of(value: Any) -> Any:
+        kind = float if type(value) is Number else type(value)
         for wanted in values:
             plain = getattr(wanted, "value", wanted)
-            if type(plain) is type(value) and plain == value:
+            if type(plain) is kind and plain == value:
                 return wanted
         shown = ", ".join(repr(getattr(v, "value", v)) if v is not None else "null" for v in values[:20])
         raise ConversionError("one of " + shown if len(values) > 1 else shown, value)

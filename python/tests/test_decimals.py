@@ -46,11 +46,42 @@ def test_every_digit_arrives(hint: str, text: str, number: str) -> None:
         ("Tuple[Optional[float], Decimal]", "[1e400,1]"),
         ("Tuple[Union[int, List[Any]], Decimal]", "[[1e400],1]"),
         ("Tuple[Dict[str, Any], Decimal]", '[{"k":1e400},1]'),
+        ("Tuple[Keys, Decimal]", '[{"known":1,"other":1e400},1]'),
+        ("Tuple[Taking, Decimal]", '[{"other":1e400},1]'),
     ],
 )
 def test_what_is_no_decimal_is_refused_it(hint: str, text: str) -> None:
     with pytest.raises(BindError, match="expected numbers that a float holds, got an? .*1e400"):
         got(hint, text)
+
+
+OTHERS = """
+from typing import TypedDict
+class Keys(TypedDict):
+    known: int
+@dataclasses.dataclass
+class Taking:
+    known: int = 0
+    def __init__(self, **more): self.more = more
+class Half(enum.Enum):
+    HALF = 0.5
+    ONE = 1
+"""
+# With a file's name, without which an __init__ is taken for one that dataclass has written
+exec(compile(OTHERS, "others.py", "exec"), vars(module))
+
+
+def test_what_is_no_decimal_is_a_float() -> None:
+    for hint, text, wanted in (
+        ("Tuple[Keys, Decimal]", '[{"other":[1.5]},1]', "({'other': [1.5]}, Decimal('1'))"),
+        ("Tuple[Literal[Half.HALF, Half.ONE], Decimal]", "[0.5,1]", "(<Half.HALF: 0.5>, Decimal('1'))"),
+        ("Tuple[Half, Decimal]", "[0.5,1]", "(<Half.HALF: 0.5>, Decimal('1'))"),
+    ):
+        assert got(hint, text) == wanted
+    value = arrives(define("def f(x: Tuple[Keys, Taking, Decimal]): return x\n"), '[{"a":1.5},{"b":1.5},1]')
+    assert (type(value[0]["a"]), type(value[1].more["b"])) == (float, float)
+    with pytest.raises(BindError, match="expected one of 0.5, 1"):
+        got("Tuple[Literal[Half.HALF, Half.ONE], Decimal]", "[1.0,1]")
 
 
 def test_float_or_decimal() -> None:

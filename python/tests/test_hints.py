@@ -336,6 +336,13 @@ def test_annotated_and_required() -> None:
 # ------------------------------------------------------------------------------------------------------------ defaults
 
 
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="zoneinfo is new in Python 3.9")
+@pytest.mark.parametrize("name", ["Europe", "x" * 300, "", "Nowhere", "../etc"])
+def test_what_is_no_time_zone_is_refused(name: str) -> None:
+    with pytest.raises(BindError, match="expected ZoneInfo"):
+        arrives(define("import zoneinfo\ndef f(x: zoneinfo.ZoneInfo): return x\n"), json.dumps(name))
+
+
 def test_a_default_whose_repr_raises(start: Start) -> None:
     worker = start(
         """
