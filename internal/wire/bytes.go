@@ -216,8 +216,8 @@ func (f *bytesFinder) value(v reflect.Value) {
 			f.path = f.path[:len(f.path)-1]
 		}
 	case reflect.Map:
-		var seen map[string]bool // texts of keys, of which two may be the same
-		if key := t.Key(); key.Kind() != reflect.String && key.Implements(textMarshalerType) {
+		var seen map[string]bool
+		if mayClash(t.Key()) {
 			seen = map[string]bool{}
 		}
 		for it := v.MapRange(); it.Next(); {
@@ -244,6 +244,12 @@ func (f *bytesFinder) value(v reflect.Value) {
 			}
 		}
 	}
+}
+
+// mayClash reports whether two keys of the type may be the same text: Python would have the last of
+// them alone.
+func mayClash(key reflect.Type) bool {
+	return key.Kind() != reflect.String && key.Implements(textMarshalerType)
 }
 
 // memberOf follows the index, and reports whether no nil pointer is on the way.
@@ -293,8 +299,8 @@ func IsOne(t reflect.Type) bool {
 	return IsBytes(t) || t == ArrayType || t.Implements(payloadType)
 }
 
-// mayHoldBytes reports whether a value of the type may have []byte in it: an answer is computed
-// once for each type.
+// mayHoldBytes reports whether a value of the type may have []byte in it, or is to be searched for
+// another reason, which reachesBytes has: an answer is computed once for each type.
 func mayHoldBytes(t reflect.Type) bool {
 	if known, ok := holdsBytes.Load(t); ok {
 		return known.(bool)
@@ -326,7 +332,9 @@ func reachesBytes(t reflect.Type, seen map[reflect.Type]bool) bool {
 		return true
 	case reflect.Slice:
 		return IsBytes(t) || reachesBytes(t.Elem(), seen)
-	case reflect.Array, reflect.Pointer, reflect.Map:
+	case reflect.Map:
+		return mayClash(t.Key()) || reachesBytes(t.Elem(), seen)
+	case reflect.Array, reflect.Pointer:
 		return reachesBytes(t.Elem(), seen)
 	case reflect.Struct:
 		return slices.ContainsFunc(jsonMembers(t), func(m bytesMember) bool { return reachesBytes(m.typ, seen) })

@@ -130,6 +130,16 @@ func TestKeysThatAreEqualAsText(t *testing.T) {
 	require.ErrorContains(t, err, `are "same" as text`)
 	_, _, _, err = AppendArgs(nil, []any{map[equalAsText][]byte{{1}: nil}})
 	require.NoError(t, err)
+	for _, args := range []any{
+		map[equalAsText]int{{1}: 1, {2}: 2}, []map[equalAsText]string{{{1}: "a", {2}: "b"}}, struct{ M *map[equalAsText]bool }{&map[equalAsText]bool{{1}: true, {2}: true}},
+	} {
+		_, _, _, err = AppendArgs(nil, args)
+		require.ErrorContains(t, err, `are "same" as text`, "%T", args)
+	}
+	out, _, plain, err := AppendArgs(nil, map[equalAsText]int{{1}: 1})
+	require.NoError(t, err)
+	require.True(t, plain)
+	require.JSONEq(t, `{"same":1}`, string(out))
 }
 
 func TestTextThatIsNotUTF8(t *testing.T) {
