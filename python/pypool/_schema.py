@@ -139,6 +139,10 @@ class _Walker:
                 return self.hint(bare(hint))
             finally:
                 self._aliases.pop()
+        if self.output and self._model == "pydantic" and hasattr(hint, "__metadata__"):
+            from ._schema_pydantic import serialized  # for a library that many scripts have not
+
+            hint = serialized(hint.__metadata__, hint)
         hint = bare(hint)
         if hint is typing.Any or hint is object:
             return {"type": "any"}
@@ -265,6 +269,8 @@ class _Walker:
         root = getattr(kind, "model_fields", {}).get("root") if is_a(kind, "pydantic", "RootModel") else None
         if root is not None:
             return self.hint(root.annotation)
+        if _has_own_form(kind, self.output):
+            return _unknown(kind.__qualname__)
         name = _key(kind, args)
         if name not in self.types:
             entry = self.types[name] = {"kind": "", "name": kind.__qualname__, "doc": _doc(kind), "fields": []}
@@ -287,6 +293,15 @@ class _Walker:
         if field.doc:
             found["doc"] = field.doc
         return found
+
+
+def _has_own_form(kind: Any, output: bool) -> bool:
+    """Whether its fields do not tell how it looks in JSON: it is an array, or what a serializer of the
+    class makes of it.
+    """
+    if is_a(kind, "msgspec", "Struct"):
+        return bool(kind.__struct_config__.array_like)
+    return output and bool(getattr(getattr(kind, "__pydantic_decorators__", None), "model_serializers", None))
 
 
 def _rules(kind: Any) -> str:

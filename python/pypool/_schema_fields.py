@@ -246,10 +246,9 @@ def _bound_fields(kind: Any, args: Tuple[Any, ...], fields: Iterator[Field]) -> 
 
 def _fields_of(kind: Any, output: bool) -> Tuple[str, Iterator[Field]]:
     if is_a(kind, "pydantic", "BaseModel") or is_a(kind, "pydantic.v1", "BaseModel"):
-        modern = hasattr(kind, "model_fields")
-        return "model", _pydantic(kind, output) if modern else _pydantic1(kind, output)
+        return "model", _pydantic(kind, output)
     if hasattr(kind, "__dataclass_fields__"):
-        return "dataclass", _dataclass(kind, output)
+        return "dataclass", (_pydantic if hasattr(kind, "__pydantic_fields__") else _dataclass)(kind, output)
     if hasattr(kind, "__attrs_attrs__"):
         return "attrs", _attrs(kind, output)
     if is_a(kind, "msgspec", "Struct"):
@@ -327,26 +326,13 @@ def _named_tuple(kind: Any) -> Iterator[Field]:
 
 
 def _pydantic(kind: Any, output: bool) -> Iterator[Field]:
-    by_name = any(kind.model_config.get(key) for key in ("populate_by_name", "validate_by_name"))
-    for name, field in kind.model_fields.items():
-        if output and field.exclude:
-            continue
-        alias = field.validation_alias if isinstance(field.validation_alias, str) else field.alias
-        shown = name if output or by_name or not alias else alias
-        default = field.default if field.default_factory is None else _EMPTY.get(field.default_factory, UNSAID)
-        yield Field(shown, field.annotation, field.is_required(), default, field.description or "")
-    if output:
-        for name, computed in getattr(kind, "model_computed_fields", {}).items():
-            yield Field(name, computed.return_type, True, doc=computed.description or "")
+    from . import _schema_pydantic  # for a library that many scripts have not
 
-
-def _pydantic1(kind: Any, output: bool) -> Iterator[Field]:
-    by_name = getattr(kind.__config__, "allow_population_by_field_name", False)
-    for name, field in kind.__fields__.items():
-        hint = typing.Optional[field.outer_type_] if field.allow_none else field.outer_type_
-        shown = name if output or by_name else field.alias
-        default = field.default if field.default_factory is None else UNSAID
-        yield Field(shown, hint, bool(field.required), default, field.field_info.description or "")
+    if hasattr(kind, "__pydantic_fields__") or hasattr(kind, "model_fields"):
+        told = _schema_pydantic.fields(kind, output, UNSAID, _EMPTY)
+    else:
+        told = _schema_pydantic.fields_of_pydantic_1(kind, output, UNSAID)
+    return (Field(*one) for one in told)
 
 
 def _hints_of(kind: Any) -> Dict[str, Any]:

@@ -191,3 +191,82 @@ def test_pydantic(start: Start) -> None:
     assert [f["name"] for f in inputs] == ["aB", "n", "tags"]
     assert [f["name"] for f in outputs] == ["a_b", "n", "tags", "c"]
     assert inputs[0]["doc"] == "d" and inputs[1]["type"] == {"type": "bytes"} and inputs[2]["default"] == []
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="built-in generics")
+def test_pydantic_as_it_is_sent(start: Start) -> None:
+    """The schema has the names and the types that the JSON of the same objects has."""
+    pytest.importorskip("pydantic", minversion="2.11")
+    host = start(
+        """
+        import dataclasses, datetime, typing, pydantic
+        from pydantic import BaseModel, Field, PlainSerializer, WrapSerializer, computed_field, field_serializer, model_serializer
+        from pydantic.alias_generators import to_camel
+        from pydantic.dataclasses import dataclass
+        Text = typing.Annotated[int, PlainSerializer(lambda n: str(n), return_type=str)]
+        class M(BaseModel):
+            model_config = {"alias_generator": to_camel, "serialize_by_alias": True}
+            my_number: int = 1
+            as_text: Text = 1
+            some_texts: list[Text] = [1]
+            by_method: int = 1
+            never_none: typing.Annotated[int, PlainSerializer(lambda n: str(n), return_type=str, when_used="unless-none")] = 1
+            of_any: typing.Annotated[int, WrapSerializer(lambda n, rest: [n])] = 1
+            @field_serializer("by_method")
+            def form(self, n) -> bool: return bool(n)
+            @computed_field
+            @property
+            def more_text(self) -> str: return "x"
+        @dataclass
+        class D:
+            x: int = Field(alias="X")
+            hidden: int = Field(default=1, exclude=True)
+            took: datetime.timedelta = datetime.timedelta(1)
+            first: int = Field(1, validation_alias=pydantic.AliasChoices("First", "erste"))
+            @computed_field
+            @property
+            def twice(self) -> int: return 2 * self.x
+        class Own(BaseModel):
+            a: int = 1
+            @model_serializer
+            def form(self): return {"z": "1"}
+        @command
+        def m(x: M) -> M: return x
+        @command
+        def d(x: D) -> D: return x
+        @command
+        def own(x: Own) -> Own: return x
+        """
+    )
+    found = {c["name"]: c["schema"] for c in host.result("list_commands", {"schema": True})}
+
+    def fields(command: str, side: str, name: str) -> Dict[str, Any]:
+        return {f["name"]: f["type"]["type"] for f in found[command][side]["worker." + name]["fields"]}
+
+    sent = host.result("m", {"x": {"myNumber": 2}})
+    shown = fields("m", "output_types", "M")
+    assert list(fields("m", "input_types", "M")) == [name for name in sent if name != "moreText"]
+    assert list(shown) == list(sent)
+    kinds = ["integer", "string", "array", "boolean", "optional", "any", "string"]
+    assert list(shown.values()) == kinds and [type(v) for v in sent.values()] == [int, str, list, bool, str, list, str]
+    assert found["m"]["output_types"]["worker.M"]["fields"][2]["type"]["of"] == [{"type": "string"}]
+
+    assert list(fields("d", "input_types", "D")) == ["X", "hidden", "took", "First"]
+    assert list(fields("d", "output_types", "D").items()) == [
+        ("x", "integer"),
+        ("took", "string"),
+        ("first", "integer"),
+        ("twice", "integer"),
+    ]
+    assert host.result("d", {"x": {"X": 2, "First": 3}}) == {"x": 2, "took": "P1D", "first": 3, "twice": 4}
+    assert [f["required"] for f in found["d"]["input_types"]["worker.D"]["fields"]] == [True, False, False, False]
+
+    assert found["own"]["returns"] == {"type": "unknown", "text": "Own"} and host.result("own", {"x": {}}) == {"z": "1"}
+    assert fields("own", "input_types", "Own") == {"a": "integer"}
+
+
+def test_an_array_of_msgspec_is_no_object(start: Start) -> None:
+    pytest.importorskip("msgspec")
+    source = "import msgspec\nclass Row(msgspec.Struct, array_like=True):\n    a: int\n@command\ndef f(x: Row) -> Row: return x\n"
+    found = schema(start, source)["f"]
+    assert found["returns"] == found["params"][0]["type"] == {"type": "unknown", "text": "Row"}
