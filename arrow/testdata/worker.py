@@ -70,6 +70,14 @@ def as_lazy(table: polars.LazyFrame) -> dict[str, Any]:
 
 
 @command
+def column(library: str):
+    values = [(1 << 60) + 1, None]
+    if library == "pandas":
+        return pandas.Series(values, dtype="Int64")
+    return polars.Series(values) if library == "polars" else pyarrow.array(values)
+
+
+@command
 def maybe(table: pandas.DataFrame | None = None) -> str:
     return type(table).__name__
 

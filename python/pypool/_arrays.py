@@ -177,7 +177,11 @@ def value_of(blob: Dict[str, Any], view: Any) -> Any:
         raise Unloadable("nothing here knows payloads of the kind %.40r: see pypool.payload" % (kind,))
     try:
         return load(view)
-    except Exception as error:
+    except BaseException as error:
+        from ._tables import is_failure  # with the first error
+
+        if not is_failure(error):
+            raise
         raise Unloadable("a payload of the kind %.40r cannot be read: %s" % (kind, text_of(error))) from error
 
 
@@ -306,7 +310,12 @@ def _of_array(value: Any) -> Optional[Export]:
         numpy = library("numpy")  # whoever has such an object mostly has it
     except Exception:
         return None
-    return _of_numpy(numpy.asarray(value))
+    found = numpy.asarray(value)
+    kind = str(getattr(value, "dtype", None) or getattr(value, "type", "")).lower()
+    if "int" in kind and found.dtype.kind == "f" and (abs(found) > 1 << 53).any():  # NaN stands for nulls there
+        words = "an array of this %s, which has nulls, would have its integers rounded: fill the nulls, or return a list"
+        raise TypeError(words % type(value).__qualname__)
+    return _of_numpy(found)
 
 
 #: What formats are, by whether they have a sign, or are floats.

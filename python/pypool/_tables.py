@@ -102,8 +102,15 @@ def dump(value: Any) -> Tuple[str, Any]:
         elif not isinstance(value, (pyarrow.Table, pyarrow.RecordBatch)):
             value = pyarrow.RecordBatchReader.from_stream(value).read_all()
         return BATCH if isinstance(value, pyarrow.RecordBatch) else TABLE, _written(value, pyarrow)
-    except Exception as error:
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         raise TypeError("this %s cannot be sent as a table: %s" % (type(value).__qualname__, text_of(error))) from None
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether a library has failed: polars' panics are no Exceptions."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _refuse_objects(frame: Any) -> None:
