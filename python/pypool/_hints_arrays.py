@@ -39,6 +39,8 @@ def array(kind: Any, scalar: Any = None) -> Converter:
     words = "%s (pypool.Array in Go)" % kind.__name__
 
     def to_array(value: Any) -> Any:
+        if value is None:
+            value = []  # Go's nil slice
         if kind is Array:
             return _to_plain(value, words)
         numpy: Any = imported("numpy")

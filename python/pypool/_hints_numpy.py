@@ -132,12 +132,14 @@ def _cast(found: Any, scalar: Any, value: Any, numpy: Any) -> Any:
         kind = numpy.dtype(abstract.get(scalar.__name__, scalar.__name__))
     except TypeError:
         raise ConversionError(words, found) from None
-    if kind.kind not in "iufc" or (found.dtype.kind == "f" and kind.kind in "iu" and found.size) or found.dtype.kind == "b":
+    if not found.size and kind.kind in "biufc":
+        return found.astype(kind)
+    if kind.kind not in "iufc" or (found.dtype.kind == "f" and kind.kind in "iu") or found.dtype.kind == "b":
         raise ConversionError(words, found)
     with numpy.errstate(all="ignore"):
         made = found.astype(kind)
         fits = numpy.isfinite(made).all() if found.dtype.kind == "f" else (made.real.astype(found.dtype) == found).all()
-        if fits and kind.kind in "iu" and found.size:
+        if fits and kind.kind in "iu":
             limits = numpy.iinfo(kind)
             fits = limits.min <= int(found.min()) and int(found.max()) <= limits.max
     if not fits:

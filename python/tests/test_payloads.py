@@ -369,6 +369,13 @@ def test_hints_of_arrays() -> None:
     assert converted("List[np.ndarray]", [wire_array()])[0].dtype == "float32"
     assert converted("np.ndarray", Array("int8", [1], b"\x05")).tolist() == [5]
     assert converted("np.ndarray", [[1, 2], [3, 4]]).shape == (2, 2)
+    for kind in ("bool_", "int8", "float32", "complex64"):  # Go's empty slice, and its nil
+        none: Any
+        for none in ([], None):
+            found = converted("npt.NDArray[np.%s]" % kind, none)
+            assert found.shape == (0,) and found.dtype == getattr(np, kind)
+    assert converted("np.ndarray", None).shape == (0,) and converted("Optional[np.ndarray]", None) is None
+    assert list(converted("Array", None).shape) == [0]
     for hint, value, words in (
         ("npt.NDArray[np.float64]", wire_array(), "array of float64, got an array of float32"),
         ("np.ndarray", b"abc", "pypool.Array in Go"),
