@@ -109,7 +109,7 @@ func (w *stubWriter) method(f hostFunction) method {
 		for _, member := range members(t) {
 			switch {
 			case !isIdentifier(member.name) || member.name == "self": // by position then, as a dict
-				m.params = []parameter{{name: "value", typ: "Any"}, {name: "/"}}
+				m.params = []parameter{{name: "value", typ: w.python(in)}, {name: "/"}}
 				return m
 			case member.optional:
 				optional = append(optional, parameter{member.name, w.member(member), " = ..."})
