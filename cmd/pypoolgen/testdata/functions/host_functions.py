@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         pass
 
     _Mail = TypedDict("_Mail", {"from": "str"})
-    _Mail_ = TypedDict("_Mail_", {"subject": "str"}, total=False)
+    _Mail_ = TypedDict("_Mail_", {"subject": "str", "size": "Optional[str]"}, total=False)
 
     class Mail(_Mail, _Mail_):
         pass

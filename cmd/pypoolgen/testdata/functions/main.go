@@ -28,6 +28,7 @@ type user struct {
 type mail struct {
 	From    string `json:"from"`
 	Subject string `json:"subject,omitempty"`
+	Size    *int64 `json:"size,string"`
 }
 
 type filed struct {
