@@ -15,7 +15,7 @@ import (
 // exactly.
 func EncodeArgs(b []byte, args any) ([]byte, error) {
 	at := len(b)
-	b, err := encodeValue(b, args)
+	b, err := encodeValue(b, args, "args")
 	if err != nil {
 		return nil, err
 	}
@@ -26,8 +26,8 @@ func EncodeArgs(b []byte, args any) ([]byte, error) {
 	return nil, fmt.Errorf("arguments must encode to a JSON object, array or null, and %T does not", args)
 }
 
-// encodeValue appends any value as JSON.
-func encodeValue(b []byte, args any) ([]byte, error) {
+// encodeValue appends any value as JSON. what is its name in errors.
+func encodeValue(b []byte, args any, what string) ([]byte, error) {
 	at := len(b)
 	switch v := args.(type) {
 	case json.RawMessage:
@@ -52,7 +52,7 @@ func encodeValue(b []byte, args any) ([]byte, error) {
 			return nil, err
 		}
 		b = b[:len(b)-1] // the encoder's newline
-		if err := refuseReplaced(b[at:], args); err != nil {
+		if err := refuseReplaced(b[at:], args, what); err != nil {
 			return nil, err
 		}
 		if !utf8.Valid(b[at:]) { // encoding/json passes the bytes of a json.RawMessage on as they are
@@ -84,11 +84,11 @@ func (e *argsEncoder) Write(p []byte) (int, error) {
 // refuseReplaced finds the strings that encoding/json changed silently: it writes \ufffd for each
 // byte that is not UTF-8. A U+FFFD that the caller wrote comes out unescaped, so only suspects are
 // looked at closely.
-func refuseReplaced(encoded []byte, args any) error {
+func refuseReplaced(encoded []byte, args any, what string) error {
 	if !bytes.Contains(encoded, []byte(`\ufffd`)) {
 		return nil
 	}
-	if path, found := invalidUTF8(args); found {
+	if path, found := invalidUTF8(args, what); found {
 		return fmt.Errorf("the string at %s is not valid UTF-8", path)
 	}
 	return nil
@@ -96,8 +96,8 @@ func refuseReplaced(encoded []byte, args any) error {
 
 // invalidUTF8 looks for a string in v, as encoding/json would reach it, that is not UTF-8, and says
 // where.
-func invalidUTF8(v any) (path string, found bool) {
-	return invalidUTF8In(reflect.ValueOf(v), "args", 0)
+func invalidUTF8(v any, what string) (path string, found bool) {
+	return invalidUTF8In(reflect.ValueOf(v), what, 0)
 }
 
 func invalidUTF8In(v reflect.Value, path string, depth int) (string, bool) {

@@ -225,11 +225,11 @@ func appendValue(b []byte, v any, root, what string, smallest int) (out []byte, 
 		if err := e.any(v); err != nil {
 			return nil, nil, false, err
 		}
-		if err := checkText(e.b[at:], v); err != nil {
+		if err := checkText(e.b[at:], v, what); err != nil {
 			return nil, nil, false, err
 		}
 		b, f.out, keys, blobs = keepNegativeZeros(e.b, at), e.out, e.keys, e.blobs
-	} else if b, err = encodeValue(b, v); err != nil {
+	} else if b, err = encodeValue(b, v, what); err != nil {
 		return nil, nil, false, err
 	}
 	if isProgram {
@@ -253,8 +253,8 @@ func appendValue(b []byte, v any, root, what string, smallest int) (out []byte, 
 }
 
 // checkText refuses what encoding/json has changed silently.
-func checkText(encoded []byte, v any) error {
-	if err := refuseReplaced(encoded, v); err != nil {
+func checkText(encoded []byte, v any, what string) error {
+	if err := refuseReplaced(encoded, v, what); err != nil {
 		return err
 	}
 	if !utf8.Valid(encoded) { // encoding/json passes the bytes of a json.RawMessage on as they are

@@ -166,7 +166,7 @@ func TestPayloadsAmongAllThatJSONHas(t *testing.T) {
 		b, blobs, _, err := AppendArgs([]byte(`{"args":`), args)
 		require.NoError(t, err)
 		payloads += len(blobs)
-		plain, err := encodeValue(nil, args)
+		plain, err := encodeValue(nil, args, "args")
 		require.NoError(t, err)
 		var want any
 		require.NoError(t, json.Unmarshal(plain, &want))

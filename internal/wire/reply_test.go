@@ -36,6 +36,8 @@ func TestARepliesLineIsWhatTheRuntimeReads(t *testing.T) {
 		_, _, err := Reply(7, 3, result)
 		assert.Error(t, err)
 	}
+	_, _, err := Reply(7, 3, map[string]string{"k": "a\xff"})
+	require.EqualError(t, err, `the string at result["k"] is not valid UTF-8`)
 	line := ReplyError(7, 3, "a\"b", "c\nd\xff")
 	var reply struct {
 		Error struct{ Type, Message string }
