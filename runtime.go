@@ -67,22 +67,29 @@ func packRuntime(without ...string) string {
 }
 
 // indents are the spaces that lines begin with, four at a time, arrows what functions are said to
-// return, and hints, in the heads of functions, what they are said to take.
+// return, and hints, in the heads of functions, what they are said to take; values are assignments
+// with a hint.
 var (
 	indents = regexp.MustCompile(`(?m)^(?: {4})+`)
 	heads   = regexp.MustCompile(`(?m)^ *(?:async )?def .*:$`)
-	hints   = regexp.MustCompile(`(\w): [\w.]+(?:\[(?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*\])?(,|\)| =)`)
+	hints   = regexp.MustCompile(`(\w): ` + hint + `(,|\)| =)`)
+	values  = regexp.MustCompile(`^( *[\w.]+): ` + hint + ` = `)
 	arrows  = regexp.MustCompile(`(?m)^( *(?:async )?def .*\)) -> .*:$|^( *\)) -> .*:$`)
 )
+
+const hint = `[\w.]+(?:\[(?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*\])?`
 
 // withoutNotes leaves comments, docstrings, and what is for type checkers alone out of a module, so
 // that hello fits into a pipe and each start compiles less. Every line keeps its number.
 func withoutNotes(source string) string {
 	const quotes = `"""`
 	lines := strings.Split(source, "\n")
-	checking, doc := false, false
+	checking, doc, class := false, false, false
 	for i, line := range lines {
 		text := strings.TrimSpace(line)
+		if line != "" && line[0] != ' ' {
+			class = strings.HasPrefix(line, "class ")
+		}
 		checking = line == "if TYPE_CHECKING:" || checking && (text == "" || line[0] == ' ')
 		switch {
 		case doc:
@@ -97,6 +104,9 @@ func withoutNotes(source string) string {
 			code, note, found := strings.Cut(line, "  # ")
 			if found && !strings.ContainsAny(note, quotes+"'") { // else it may be in a string
 				lines[i] = code
+			}
+			if !class || strings.HasPrefix(line, "        ") { // else it may be a field's
+				lines[i] = values.ReplaceAllString(lines[i], "$1 = ")
 			}
 		}
 	}

@@ -214,9 +214,12 @@ func TestWhatIsSentOfAModule(t *testing.T) {
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+names: Dict[str, Any] = {}
 class C:
     """A class."""
+    field: Any = 1
     def f(self, a: Any, b: Dict[str, List[Any]] = None, *c: x.Y, **d: Any) -> Any:  # why
+        self.a: Any = a
         return {a: b, "c": c[a: b]}
     async def g(self, a: int = 1, key=lambda v: v) -> None:
         # a note
@@ -226,13 +229,16 @@ class C:
 TYPE_CHECKING = False
 
 
+names = {}
 class C:
  ""
+ field: Any = 1
  def f(self, a, b = None, *c, **d):
+  self.a = a
   return {a: b, "c": c[a: b]}
  async def g(self, a: int = 1, key=lambda v: v):
 
-  x: int = 5
+  x = 5
 `
 	require.Equal(t, sent, withoutNotes(source))
 }
