@@ -5,7 +5,7 @@ are loaded.
 from __future__ import annotations
 
 from ._finder import imported
-from ._forms import is_one, missing
+from ._forms import base64_text, is_one, missing
 from ._json import scan
 
 TYPE_CHECKING = False
@@ -112,7 +112,7 @@ def _dumped(value: Any, dump: Callable[..., Any]) -> Any:
         places = _places(named)
         if places:
             try:
-                return _joined(inside, named, places, {} if places is True else dump(mode="json", exclude=places))
+                return _joined(inside, named, places, {} if places is True else dump(mode="json", exclude=places), value)
             except (StopIteration, TypeError, ValueError):  # the class has another form in JSON, around its bytes
                 return _by_pydantic(inside)
     return dump(mode="json")
@@ -132,20 +132,34 @@ def _items(value: Any) -> Any:
     return value.items() if isinstance(value, dict) else enumerate(value)
 
 
-def _joined(inside: Any, named: Any, places: Any, left: Any) -> Any:
-    """What pydantic has left in its JSON, and what it was told to leave out, in one."""
+def _joined(inside: Any, named: Any, places: Any, left: Any, source: Any) -> Any:
+    """What pydantic has left in its JSON, and what it was told to leave out, in one. `source` is what
+    all that was dumped from.
+    """
     if not places:
         return left
+    if is_one(source, "pydantic", "RootModel"):
+        source = source.root
     if places is True:
+        if type(source) is bytes and _is_base64(inside, source):
+            return source
         return list(inside) if isinstance(inside, (set, frozenset)) else inside
     rest, found = iter(_items(left)), []
     for (key, item), (name, same) in zip(_items(inside), _items(named)):
         at = places.get(name)
         shown, plain = (_key(key), None) if at is True else next(rest)
-        found.append((shown, _joined(item, same, at, plain)))
+        one = source[name] if hasattr(source, "__getitem__") else getattr(source, name, None)
+        found.append((shown, _joined(item, same, at, plain, one)))
     for _ in rest:
         raise ValueError
     return dict(found) if isinstance(inside, dict) else [item for _, item in found]
+
+
+def _is_base64(text: Any, data: bytes) -> bool:
+    """Whether bytes stand for others as text, as pydantic.Base64Bytes has them."""
+    if len(text) != (len(data) + 2) // 3 * 4:
+        return False
+    return bytes(text).translate(bytes.maketrans(b"-_", b"+/")) == base64_text(data).encode()
 
 
 def _key(key: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from . import _refusal
 from ._finder import imported
-from ._forms import Number, is_a
+from ._forms import Number, base64_text, is_a
 from ._hints_json import HasBytes, decimal_of, held, json_text
 from ._hints_scalars import ConversionError, plain
 from ._json import make_encoder
@@ -53,6 +53,7 @@ def _pydantic(kind: Any, maker: Any) -> Converter:
         adapter = pydantic.TypeAdapter(kind)
         by_json, by_python = adapter.validate_json, adapter.validate_python
     schema = repr(getattr(kind, "__pydantic_core_schema__", ""))
+    encoded = "Base64" in schema
     if "'decimal'" in schema or "ock" in schema[:20]:  # a mock: not yet built
         maker.exact = True
 
@@ -64,6 +65,8 @@ def _pydantic(kind: Any, maker: Any) -> Converter:
             text = json_text(value, None) if maker.exact else "".join(_quick(value, 0))
         except HasBytes:  # JSON has none
             value = _for_decimals(value, by_python, True)
+            if encoded:
+                value = _as_base64(value, by_python)
         else:
             return through_json(_for_decimals(value, through_json, False)) if "\0" in text else by_json(text)
         try:
@@ -123,6 +126,36 @@ def _replaced(value: Any, change: Callable[[Number], Any]) -> Any:
     if kind is dict:
         return {key: _replaced(item, change) for key, item in value.items()}
     return [_replaced(item, change) for item in value] if kind is list else value
+
+
+def _as_base64(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """The value with text for those bytes that are for a Base64Bytes, which has them as text in JSON: it
+    says so when it refuses what is none.
+    """
+    probes: List[bytes] = []
+    wanted: Set[bytes] = set()
+
+    def probe(data: bytes) -> Any:
+        number = b"%d" % len(probes)  # of what is no base64, behind one character that is, which are too few
+        probes.append(b"A" + number.translate(bytes.maketrans(b"0123456789", b"!#$%&'()*,")))
+        return probes[-1]
+
+    try:
+        validate(_with(value, probe))
+    except Exception as error:
+        wanted = {one["input"] for one in getattr(error, "errors", list)() if one.get("type") == "base64_decode"}
+    rest = iter(probes)
+    return _with(value, lambda data: base64_text(data) if next(rest) in wanted else data)
+
+
+def _with(value: Any, change: Callable[[bytes], Any]) -> Any:
+    """The value with its bytes changed, in their order."""
+    kind = type(value)
+    if kind is dict:
+        return {key: _with(item, change) for key, item in value.items()}
+    if kind is list:
+        return [_with(item, change) for item in value]
+    return change(value) if kind is bytes else value
 
 
 def _msgspec(kind: Any) -> Converter:

@@ -234,3 +234,30 @@ def test_encoders_of_a_model_of_pydantic_1() -> None:
     )
     wanted = {"day": 2026, "days": [2026], "took": 86400.0, "word": "**********", "text": "a", "b": "/w==", "price": "0.10"}
     assert json.loads(encode(function())) == wanted
+
+
+def test_base64_of_pydantic_is_bytes_for_go() -> None:
+    """A []byte for a Base64Bytes is those bytes, and so is a Base64Bytes for a []byte; text is base64."""
+    module.pydantic = pytest.importorskip("pydantic", minversion="2.10", reason="not for every Python")
+    function = define(
+        "from typing import *\nclass Part(pydantic.BaseModel):\n    x: pydantic.Base64Bytes\n    y: bytes = b''\n"
+        "class M(pydantic.BaseModel):\n    parts: List[Union[Part, int]] = []\n    more: Dict[str, pydantic.Base64UrlBytes] = {}\n"
+        "    one: Optional[pydantic.Base64Bytes] = None\n    pair: Tuple[bytes, pydantic.Base64Bytes] = (b'', b'')\n"
+        "def f(x: M): return x\n"
+    )
+    text = '{"parts":[{"x":"@dGVzdA==","y":"@dGVzdA=="},{"x":"dGVzdA=="},7],"more":{"k":"@+/8="},"one":"@/w==","pair":["@dGVzdA==","@dGVzdA=="]}'
+    got = arrives(function, text)
+    assert [got.parts[0].x, got.parts[0].y, got.parts[1].x, got.parts[2]] == [b"test", b"test", b"test", 7]
+    assert (got.more["k"], got.one, got.pair) == (b"\xfb\xff", b"\xff", (b"test", b"test"))
+    assert json.loads(encode(got)) == {
+        "parts": [{"x": "dGVzdA==", "y": "dGVzdA=="}, {"x": "dGVzdA==", "y": ""}, 7],
+        "more": {"k": "+/8="},
+        "one": "/w==",
+        "pair": ["dGVzdA==", "dGVzdA=="],
+    }
+    many = arrives(function, '{"parts":[%s]}' % ",".join(['{"x":"@dGVzdA=="}'] * 300))
+    assert {part.x for part in many.parts} == {b"test"}
+    with pytest.raises(BindError, match="base64"):
+        arrives(function, '{"one":"x"}')
+    root = define("class R(pydantic.RootModel[List[pydantic.Base64Bytes]]): pass\ndef f(x: R): return x\n")
+    assert json.loads(encode(arrives(root, '["@/w=="]'))) == ["/w=="]
