@@ -101,13 +101,20 @@ func (r Result) decode(v any, own bool) error {
 	if rep.raw == nil {
 		rep.raw = json.RawMessage("null")
 	}
-	err := decodeReply(rep, v, own)
+	if err := decodeReply(rep, v, own); err != nil {
+		return r.info.named(err)
+	}
+	return nil
+}
+
+// named has an error of decoding tell which call's result does not fit.
+func (i *ResultInfo) named(err error) error {
 	var e *Error
 	if errors.As(err, &e) {
-		c := &r.info.Call
+		c := &i.Call
 		e.Context = ErrorContext{
-			Pool: c.Pool, Worker: r.info.Worker, Session: c.Session, Command: c.Command, Program: c.Program,
-			RequestID: c.RequestID, Elapsed: r.info.Queued + r.info.Ran,
+			Pool: c.Pool, Worker: i.Worker, Session: c.Session, Command: c.Command, Program: c.Program,
+			RequestID: c.RequestID, Elapsed: i.Queued + i.Ran,
 		}
 	}
 	return err

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"math"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -216,6 +217,10 @@ class P:
 	require.Equal(t, ErrorContext{Pool: "names", Command: "execute_program", Program: "p"}, contextOf(res.Decode(&n)))
 	for _, err := range Each[int](ctx, p, "rows", nil) {
 		require.Equal(t, ErrorContext{Pool: "names", Command: "rows"}, contextOf(err))
+	}
+	for _, err := range Map[int](ctx, p, "text", slices.Values([]struct{}{{}, {}}), WithSession("s")) {
+		require.Equal(t, ErrorContext{Pool: "names", Session: "s", Command: "text"}, contextOf(err))
+		require.ErrorContains(t, err, "pypool: decode_failed: text: ")
 	}
 	far := NewResult(json.RawMessage(`"x"`), ResultInfo{Call: CallInfo{Pool: "far", Command: "text"}})
 	require.Equal(t, ErrorContext{Pool: "far", Command: "text"}, failure(t, far.Decode(&n), ErrDecode).Context)

@@ -461,6 +461,11 @@ func (m *mapper[Out]) succeed(s *mapSlot[Out], fr *wire.Frame, now time.Time) {
 	if !decoded {
 		s.err = decodeReply(reply{raw: fr.Body, bigInt: fr.BigInt, blobs: fr.Blobs}, &s.out, true)
 		decoded = true
+		if s.err != nil {
+			res := s.call.result(reply{}, 0)
+			res.info.Call.RequestID = s.call.id
+			s.err = res.info.named(s.err)
+		}
 	}
 }
 
