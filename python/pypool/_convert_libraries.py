@@ -108,7 +108,7 @@ def _dumped(value: Any, dump: Callable[..., Any]) -> Any:
         text = repr(getattr(kind, "__pydantic_core_schema__", ""))
         _with_bytes[kind] = any("'%s'" % word in text for word in _BYTES) or len(text) < 100
     if _with_bytes[kind]:
-        inside, named = dump(), dump(by_alias=False)
+        inside, named = dump(warnings=False), dump(by_alias=False, warnings=False)  # the third one warns
         places = _places(named)
         if places:
             try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from typing import Any
 
 import pytest
@@ -210,6 +211,17 @@ def test_bytes_that_no_field_of_a_model_names() -> None:
     ):
         function = define("class M(pydantic.BaseModel):\n" + body + "def f(**more): return M(**more)\n")
         assert json.loads(encode(function(b=b"test", n=1) if "extra" in body else function())) == {"b": "dGVzdA==", "n": 1}
+
+
+def test_what_pydantic_warns_of_is_told_once() -> None:
+    module.pydantic = pytest.importorskip("pydantic", minversion="2", reason="not for every Python")
+    function = define(
+        "class M(pydantic.BaseModel):\n    b: bytes = b'\\xff'\n    n: int = 1\ndef f(): return M.model_construct(n='x')\n"
+    )
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert json.loads(encode(function())) == {"b": "/w==", "n": "x"}
+    assert len(told) == 1
 
 
 def test_a_model_with_another_form_in_json_around_its_bytes() -> None:
