@@ -252,7 +252,7 @@ def _fields_of(kind: Any, output: bool) -> Tuple[str, Iterator[Field]]:
     if hasattr(kind, "__attrs_attrs__"):
         return "attrs", _attrs(kind, output)
     if is_a(kind, "msgspec", "Struct"):
-        return "struct", _msgspec(kind)
+        return "struct", _msgspec(kind, output)
     return ("typed_dict", _typed_dict(kind)) if issubclass(kind, dict) else ("named_tuple", _named_tuple(kind))
 
 
@@ -293,7 +293,7 @@ def _attrs(kind: Any, output: bool) -> Iterator[Field]:
         yield Field(attribute.name, hint, required, default, argument=argument)
 
 
-def _msgspec(kind: Any) -> Iterator[Field]:
+def _msgspec(kind: Any, output: bool) -> Iterator[Field]:
     hints = _hints_of(kind)
     config = kind.__struct_config__
     if config.tag is not None:
@@ -304,7 +304,11 @@ def _msgspec(kind: Any) -> Iterator[Field]:
         required = name not in defaults or type(default).__name__ == "NoDefaultType"
         if type(default).__name__ in ("Factory", "NoDefaultType"):
             default = UNSAID
-        yield Field(shown, hints.get(name, typing.Any), required, default)
+        hint = hints.get(name, typing.Any)
+        zero = default is None or (type(default) in (bool, int, float, str) and not default)
+        if output and config.omit_defaults and not required and not zero and not isinstance(hint, Unresolved):
+            hint = typing.Optional[hint]  # what is left out is not what Go has where nothing came
+        yield Field(shown, hint, required, default)
 
 
 def _typed_dict(kind: Any) -> Iterator[Field]:

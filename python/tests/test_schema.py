@@ -270,3 +270,25 @@ def test_an_array_of_msgspec_is_no_object(start: Start) -> None:
     source = "import msgspec\nclass Row(msgspec.Struct, array_like=True):\n    a: int\n@command\ndef f(x: Row) -> Row: return x\n"
     found = schema(start, source)["f"]
     assert found["returns"] == found["params"][0]["type"] == {"type": "unknown", "text": "Row"}
+
+
+def test_defaults_that_msgspec_omits(start: Start) -> None:
+    pytest.importorskip("msgspec")
+    host = start(
+        """
+        import msgspec
+        class S(msgspec.Struct, omit_defaults=True):
+            a: int
+            b: int = 5
+            c: int = 0
+            d: list = []
+            e: str = "x"
+        @command
+        def f(x: S) -> S: return x
+        """
+    )
+    found = host.result("list_commands", {"schema": True})[0]["schema"]
+    kinds = {side: [f["type"]["type"] for f in found[side]["worker.S"]["fields"]] for side in ("input_types", "output_types")}
+    assert kinds["input_types"] == ["integer", "integer", "integer", "array", "string"]
+    assert kinds["output_types"] == ["integer", "optional", "integer", "optional", "optional"]
+    assert host.result("f", {"x": {"a": 1}})["a"] == 1 and "b" not in host.result("f", {"x": {"a": 1}})
