@@ -4,6 +4,7 @@ are loaded.
 
 from __future__ import annotations
 
+from ._arrays import travels
 from ._finder import imported
 from ._forms import base64_text, is_one, missing
 from ._json import scan
@@ -119,13 +120,18 @@ def _dumped(value: Any, dump: Callable[..., Any]) -> Any:
 
 
 def _places(value: Any) -> Any:
-    """Where in what pydantic has dumped there are bytes, or arrays: as it is told what to leave out."""
+    """Where in what pydantic has dumped there is what it has no JSON for, and pypool has something:
+    bytes, arrays, tables. As it is told what to leave out.
+    """
     if isinstance(value, (set, frozenset)):
         return any(map(_places, value))
     if not isinstance(value, (dict, list, tuple)) and not is_one(value, "collections", "deque"):
-        return isinstance(value, (bytes, bytearray)) or is_one(value, "numpy", "ndarray")
+        return not isinstance(value, _PLAIN) and (travels(value) or is_one(value, "numpy", "generic"))
     found = {key: _places(item) for key, item in _items(value)}
     return {key: places for key, places in found.items() if places}
+
+
+_PLAIN = (str, int, float, type(None))
 
 
 def _items(value: Any) -> Any:

@@ -273,3 +273,26 @@ def test_base64_of_pydantic_is_bytes_for_go() -> None:
         arrives(function, '{"one":"x"}')
     root = define("class R(pydantic.RootModel[List[pydantic.Base64Bytes]]): pass\ndef f(x: R): return x\n")
     assert json.loads(encode(arrives(root, '["@/w=="]'))) == ["/w=="]
+
+
+def test_what_pydantic_has_no_json_for() -> None:
+    np = module.np = pytest.importorskip("numpy", reason="not for every Python")
+    module.pydantic = pytest.importorskip("pydantic", minversion="2", reason="not for every Python")
+    pandas = pytest.importorskip("pandas", reason="not for every Python")
+    function = define(
+        "class M(pydantic.BaseModel):\n    model_config = {'arbitrary_types_allowed': True}\n    x: Any\n    took: datetime.timedelta = datetime.timedelta(1)\n"
+        "def f(x): return [M(x=x)]\n"
+    )
+    for value, wanted in (
+        (np.float32(1.5), 1.5),
+        ([np.arange(2), {"k": np.bool_(True)}, 1], [[0, 1], {"k": True}, 1]),
+        ({np.int8(2)}, [2]),
+        (memoryview(b"\xff"), "/w=="),
+        (float("inf"), None),
+    ):
+        assert json.loads(encode(function(value))) == [{"x": wanted, "took": "P1D"}]
+    text, blobs, payloads = _blobs.encode(function({"k": np.arange(2.0)}), 0)
+    assert json.loads(text) == [{"x": {"k": None}, "took": "P1D"}] and '"float64"' in blobs and len(payloads) == 1
+    with pytest.raises(ResultError) as refusal:
+        encode(function({"k": pandas.DataFrame()}))
+    assert refusal.value.fields["path"] == "$[0].x.k" and "have Go ask for a pypoolarrow.Table" in refusal.value.fields["message"]
