@@ -19,8 +19,9 @@ const (
 
 // startCircuit is the pool's own circuit, over workers' starts. While it is open, calls fail fast.
 type startCircuit struct {
-	cb  *gobreaker.TwoStepCircuitBreaker[any]
-	why atomic.Pointer[CircuitError] // calls are refused; nil while closed
+	cb    *gobreaker.TwoStepCircuitBreaker[any] // the supervisor's mu guards it
+	fresh func() *gobreaker.TwoStepCircuitBreaker[any]
+	why   atomic.Pointer[CircuitError] // calls are refused; nil while closed
 }
 
 // errNoOutcome ends what says nothing about the circuit it was asked of: a call that was canceled
@@ -30,10 +31,22 @@ var errNoOutcome = errors.New("no outcome")
 // newStartCircuit trips when trip says so upon a failed start. It is half-open after probe: then
 // one start is tried at a time.
 func newStartCircuit(probe time.Duration, trip func() bool) *startCircuit {
-	return &startCircuit{cb: gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
-		Timeout: max(probe, time.Millisecond), ReadyToTrip: func(gobreaker.Counts) bool { return trip() },
-		IsExcluded: func(err error) bool { return errors.Is(err, errNoOutcome) },
-	})}
+	c := &startCircuit{fresh: func() *gobreaker.TwoStepCircuitBreaker[any] {
+		return gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
+			Timeout: max(probe, time.Millisecond), ReadyToTrip: func(gobreaker.Counts) bool { return trip() },
+			IsExcluded: func(err error) bool { return errors.Is(err, errNoOutcome) },
+		})
+	}}
+	c.cb = c.fresh()
+	return c
+}
+
+// close closes it, because a start has gone well: also one that was begun before it opened, which
+// gobreaker does not count. What fails beside a worker that serves opens nothing.
+func (c *startCircuit) close() {
+	if !c.closed() {
+		c.cb = c.fresh()
+	}
 }
 
 func (c *startCircuit) closed() bool { return c.cb.State() == gobreaker.StateClosed }

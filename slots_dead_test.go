@@ -19,10 +19,15 @@ func deadSlots(t *testing.T, size int, change func(*Config)) (p *Pool, dead func
 	place := t.TempDir()
 	cfg := Config{
 		Script: script(t, `
-import os
+import os, time
 import pypool
 from pypool import command, current_worker
-if os.path.exists(os.path.join(os.environ["PLACE"], os.environ["SLOT"])):
+def lies(name):
+    return os.path.exists(os.path.join(os.environ["PLACE"], os.environ["SLOT"] + name))
+
+while lies("hold"):
+    time.sleep(0.005)
+if lies(""):
     raise OSError("the device is lost")
 
 @command
@@ -132,4 +137,29 @@ func TestASlotWhereNothingStartsLeavesTheOthersTheirTurn(t *testing.T) {
 		require.NoError(t, res.Decode(&slot))
 		return slot == 2
 	})
+}
+
+// The pool's circuit opens when nothing can start, and closes with the first worker that is there: also
+// when its start was begun before, and other slots go on failing.
+func TestTheCircuitClosesWithAWorkerWhoseStartWasBegunBefore(t *testing.T) {
+	t.Parallel()
+	p, dead := deadSlots(t, 2, func(c *Config) { c.MaxRestarts = 2 })
+	failed := func() int {
+		p.sup.mu.Lock()
+		defer p.sup.mu.Unlock()
+		return p.sup.history.failed
+	}
+	newFile(t, dead(0))
+	killSlot(t, p, 0)
+	eventually(t, "its starts have failed", func() bool { return failed() > 2 })
+	newFile(t, dead(1)+"hold")
+	killSlot(t, p, 1)
+	eventually(t, "the circuit is open", func() bool { return p.Stats().Breaker != circuitClosed })
+	require.NoError(t, os.Remove(dead(1)+"hold"))
+	eventually(t, "the worker is there", func() bool { _, id := workerIn(p, 1, ""); return id != "" })
+	eventually(t, "it serves", func() bool { _, err := p.ExecuteAnonymous(t.Context(), "slot", nil); return err == nil })
+	for before := failed(); failed() < before+4; time.Sleep(time.Millisecond) {
+		executed(t, p, "slot", nil)
+		require.Equal(t, circuitClosed, p.Stats().Breaker)
+	}
 }

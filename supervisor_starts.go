@@ -125,6 +125,7 @@ func (s *supervisor) started(begun start, err error, done func(error)) {
 		done(errNoOutcome)
 	case err == nil:
 		done(nil)
+		s.circuit.close()
 		delete(s.refused, begun.slot)
 		s.arrivedLocked(begun.slot)
 		if begun.generation == s.generation.Load() {
