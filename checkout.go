@@ -368,13 +368,14 @@ func (c *checkout) dismissLocked(w *waiter, v grant) {
 }
 
 // put takes a worker back that may serve again, or takes a new one in: the first in the queue gets
-// it. If it died while it was out, the supervisor's sweep of the idle missed it: onDead reports it.
+// it. If it died while it was out, or was told to go just now, the supervisor's sweep of the idle
+// missed it: onDead reports it.
 func (c *checkout) put(res *resource) {
 	w := res.Value()
 	if !c.handOver(res) {
 		res.Release()
 	}
-	if w.isExited() {
+	if w.isExited() || w.retired.Load() {
 		c.onDead()
 	}
 }

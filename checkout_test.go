@@ -65,6 +65,24 @@ func TestDeskServesInTheOrderOfArrival(t *testing.T) {
 	})
 }
 
+// A worker is put by who has found it fit to serve a moment before: what ends or retires it in that
+// moment comes too early to find it among the idle.
+func TestDeskTellsOfAWorkerThatGoesWhileItIsPut(t *testing.T) {
+	told := 0
+	d := bareCheckout(t, 2)
+	d.onDead = func() { told++ }
+	exited, retired := d.tryTake(), d.tryTake()
+	d.put(exited)
+	require.Zero(t, told)
+	require.Same(t, exited, d.tryTake())
+	close(exited.Value().proc.(*fakeProcess).done)
+	d.put(exited)
+	require.Equal(t, 1, told)
+	retired.Value().retired.Store(true)
+	d.put(retired)
+	require.Equal(t, 2, told)
+}
+
 // One timer serves all deadlines, in whatever order they come and go.
 func TestDeskEndsEachWaitAtItsOwnDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
