@@ -61,6 +61,8 @@ def to_json(value: Any) -> Any:
         return value.tolist()
     if is_one(value, "pydantic", "BaseModel") or is_one(value, "pydantic.v1", "BaseModel"):
         return _libraries().model(value)
+    if hasattr(kind, "__get_pydantic_core_schema__") and loaded("pydantic", "TypeAdapter"):
+        return _libraries().by_schema(value)
     if hasattr(kind, "__attrs_attrs__"):
         return {attribute.name: getattr(value, attribute.name) for attribute in kind.__attrs_attrs__}
     if is_one(value, "msgspec", "Struct"):

@@ -98,6 +98,22 @@ def pydantic_dataclass(value: Any) -> Any:
     return _dumped(value, lambda **how: type(value).__pydantic_serializer__.to_python(value, **how))
 
 
+_adapters: Dict[type, Any] = {}
+
+
+def by_schema(value: Any) -> Any:
+    """An object of a class that tells pydantic how it looks: one of pydantic's own, say, as HttpUrl."""
+    kind = type(value)
+    if kind not in _adapters:
+        _adapters[kind] = imported("pydantic").TypeAdapter(kind)
+    found = _adapters[kind].dump_python(value, mode="json")
+    if type(found) is kind:
+        from ._advice import refusal  # a table that is seldom needed
+
+        raise TypeError(refusal(value))
+    return found
+
+
 _with_bytes: Dict[type, bool] = {}
 #: Words of the schemas of classes whose objects may have bytes in them.
 _BYTES = ("bytes", "any", "is-instance", "allow", "function-plain", "function-wrap")

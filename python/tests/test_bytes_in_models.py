@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from test_hints import arrives, define, module
 
-from pypool import _blobs
+from pypool import _bind, _blobs
+from pypool._commands import Command
 from pypool._results import encode
 from pypool._wire import BindError, ResultError
 
@@ -296,3 +297,26 @@ def test_what_pydantic_has_no_json_for() -> None:
     with pytest.raises(ResultError) as refusal:
         encode(function({"k": pandas.DataFrame()}))
     assert refusal.value.fields["path"] == "$[0].x.k" and "have Go ask for a pypoolarrow.Table" in refusal.value.fields["message"]
+
+
+def test_what_tells_pydantic_how_it_looks() -> None:
+    """A hint that pydantic converts is a result, too."""
+    pydantic = module.pydantic = pytest.importorskip("pydantic", minversion="2", reason="not for every Python")
+    own = (
+        "class Own:\n    def __init__(self, n): self.n = n\n    @classmethod\n    def __get_pydantic_core_schema__(cls, source, handler):\n"
+        "        from pydantic_core import core_schema as s\n"
+        "        form = s.plain_serializer_function_ser_schema(lambda one: [one.n])\n"
+        "        return s.no_info_plain_validator_function(lambda v: v if isinstance(v, cls) else cls(v[0]), serialization=%s)\n"
+    )
+    for hint, text in (("pydantic.HttpUrl", '"http://a.b/"'), ("pydantic.ByteSize", "5"), ("Own", "[7]")):
+        function = define(own % "form" + "def f(x: %s): return x\n" % hint)
+        got = arrives(function, text) if hint != "Own" else module.Own(7)
+        assert encode([got]) == "[%s]" % text
+    assert encode({"k": pydantic.SecretStr("x")}) == '{"k":"**********"}'
+    define(own % "None" + "def f(): pass\n")
+    with pytest.raises(ResultError) as refusal:
+        encode([module.Own(1)])
+    assert refusal.value.fields["path"] == "$[0]" and "Own" in refusal.value.fields["message"]
+    function = define("def f() -> Dict[pydantic.HttpUrl, int]: return {pydantic.HttpUrl('http://a.b/'): 1}\n")
+    entry = Command("f", "command", function)
+    assert encode(_bind.outgoing(entry)(function())) == '{"http://a.b/":1}'
