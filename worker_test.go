@@ -208,7 +208,8 @@ func TestHelloFitsIntoAPipe(t *testing.T) {
 	require.Less(t, len(hello.Seal(0, 0, false)), proc.RequestRoom-(8<<10))
 }
 
-// TestWhatIsSentOfAModule: what no worker needs is left out, every line keeps its number, and code stays what it is.
+// TestWhatIsSentOfAModule: what no worker needs is left out, every line keeps its number, and code
+// stays what it is.
 func TestWhatIsSentOfAModule(t *testing.T) {
 	const source = `"""A module."""
 TYPE_CHECKING = False

@@ -102,7 +102,7 @@ _adapters: Dict[type, Any] = {}
 
 
 def by_schema(value: Any) -> Any:
-    """An object of a class that tells pydantic how it looks: one of pydantic's own, say, as HttpUrl."""
+    """An object of a class that tells pydantic how it looks, as HttpUrl does."""
     kind = type(value)
     if kind not in _adapters:
         _adapters[kind] = imported("pydantic").TypeAdapter(kind)
@@ -155,8 +155,8 @@ def _items(value: Any) -> Any:
 
 
 def _joined(inside: Any, named: Any, places: Any, left: Any, source: Any) -> Any:
-    """What pydantic has left in its JSON, and what it was told to leave out, in one. `source` is what
-    all that was dumped from.
+    """What pydantic has left in its JSON, and what it was told to leave out, in one. `source` is
+    what all that was dumped from.
     """
     if not places:
         return left
@@ -198,7 +198,7 @@ def _by_pydantic(value: Any) -> Any:
 
 
 def _by_pydantic1(value: Any, model: Any) -> Any:
-    """What is in a model as its own encoders have it, and pydantic's own classes as pydantic has them."""
+    """What is in a model as its own encoders have it, and pydantic's classes as pydantic does."""
     if isinstance(value, dict):
         return {key: _by_pydantic1(item, model) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -129,8 +129,8 @@ def _replaced(value: Any, change: Callable[[Number], Any]) -> Any:
 
 
 def _as_base64(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """The value with text for those bytes that are for a Base64Bytes, which has them as text in JSON: it
-    says so when it refuses what is none.
+    """The value with text for those bytes that are for a Base64Bytes, which has them as text in
+    JSON: it says so when it refuses what is none.
     """
     probes: List[bytes] = []
     wanted: Set[bytes] = set()

@@ -72,8 +72,8 @@ def _columns(value: Any) -> Dict[str, List[Any]]:
 
 
 def _even_columns(value: Any) -> Dict[str, List[Any]]:
-    """Records, or columns, as columns in which values are of one type, at any depth, and objects have the
-    same keys: a library guesses the type of all by the first ones, in some cases.
+    """Records, or columns, as columns in which values are of one type, at any depth, and objects
+    have the same keys: a library guesses the type of all by the first ones, in some cases.
     """
     found = {}
     for name, values in _columns(value).items():

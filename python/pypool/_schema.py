@@ -296,8 +296,8 @@ class _Walker:
 
 
 def _has_own_form(kind: Any, output: bool) -> bool:
-    """Whether its fields do not tell how it looks in JSON: it is an array, or what a serializer of the
-    class makes of it.
+    """Whether its fields do not tell how it looks in JSON: it is an array, or what a serializer of
+    the class makes of it.
     """
     if is_a(kind, "msgspec", "Struct"):
         return bool(kind.__struct_config__.array_like)

@@ -250,7 +250,7 @@ def test_encoders_of_a_model_of_pydantic_1() -> None:
 
 
 def test_base64_of_pydantic_is_bytes_for_go() -> None:
-    """A []byte for a Base64Bytes is those bytes, and so is a Base64Bytes for a []byte; text is base64."""
+    """A []byte for a Base64Bytes is those bytes, and the other way round; text is base64."""
     module.pydantic = pytest.importorskip("pydantic", minversion="2.10", reason="not for every Python")
     function = define(
         "from typing import *\nclass Part(pydantic.BaseModel):\n    x: pydantic.Base64Bytes\n    y: bytes = b''\n"
