@@ -183,14 +183,19 @@ func (s *supervisor) provedLocked(w *worker) {
 	s.history.useless = nil
 }
 
-// uselessLocked books a start that went well and was of no use.
-func (s *supervisor) uselessLocked(w *worker, now time.Time) {
-	d := s.delays[w.slot]
+// delayLocked has the slot wait before its next start, longer each time.
+func (s *supervisor) delayLocked(slot int, now time.Time) {
+	d := s.delays[slot]
 	if d == nil {
 		d = &slotDelay{wait: newBackoff(s.cfg.RestartBackoff)}
-		s.delays[w.slot] = d
+		s.delays[slot] = d
 	}
 	d.until = now.Add(d.wait.NextBackOff())
+}
+
+// uselessLocked books a start that went well and was of no use.
+func (s *supervisor) uselessLocked(w *worker, now time.Time) {
+	s.delayLocked(w.slot, now)
 	err := w.retirementError()
 	s.history.uselessStart(err, now, s.cfg.MaxRestarts)
 	if s.soundLocked() == 0 && !now.Before(s.notAgain) {

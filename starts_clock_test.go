@@ -254,6 +254,47 @@ func TestASlotWhereNothingStartsDelaysNoOther(t *testing.T) {
 	})
 }
 
+// Likewise while a slot's workers end as soon as they are there.
+func TestASlotWhoseWorkersEndAtOnceDelaysNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		var dead atomic.Bool
+		f.setup = func(p *fakeProcess) {
+			if dead.Load() && slices.Contains(p.env, "SLOT=0") {
+				time.AfterFunc(100*time.Millisecond, func() { p.end(proc.ExitState{Code: 3}) })
+			}
+		}
+		cfg := f.config(3)
+		cfg.WorkerEnv = func(slot int) []string { return []string{fmt.Sprint("SLOT=", slot)} }
+		p := open(t, cfg)
+		defer p.Close()
+		killed := func(slot int) {
+			for _, w := range p.Workers() {
+				if w.Slot == slot {
+					f.nth(w.PID - 1<<30).killed()
+				}
+			}
+		}
+		dead.Store(true)
+		time.Sleep(time.Minute)
+		killed(0)
+		time.Sleep(10 * time.Minute)
+		assert.Less(t, len(f.spawned()), 3+10*60/24+20, "it waits longer each time")
+		for round := range 4 {
+			time.Sleep(7 * time.Second)
+			slot := 1 + round%2
+			executed(t, p, "work", nil)
+			before := p.Stats().WorkersExited
+			killed(slot)
+			time.Sleep(time.Second)
+			assert.GreaterOrEqual(t, p.Stats().WorkersExited, before+1)
+			assert.GreaterOrEqual(t, p.Stats().Idle, 2)
+		}
+		dead.Store(false)
+		time.Sleep(time.Minute)
+		assert.True(t, serving(p))
+	})
+}
+
 func TestASurgeBeyondReasonIsRefused(t *testing.T) {
 	_, err := Config{ReloadSurge: 5000}.resolve()
 	require.ErrorContains(t, err, "Config.ReloadSurge: 5000 is beyond 4096 workers")

@@ -223,12 +223,14 @@ func (s *supervisor) onExit(w *worker) {
 	case w.useless: // it has its own delay
 	case wasReady && now.Sub(w.readyAt) >= young:
 		s.idleWait.Reset()
-	case guilty || idle && w.calls.Load() == 0 && w.seq > int64(s.cfg.Size):
-		// A replacement that ended before it served, or because of what it served: perhaps they all
-		// will.
+		delete(s.delays, w.slot)
+	case guilty: // because of what it served: perhaps they all will
 		if !now.Before(s.notAgain) { // one step for those that end side by side
 			s.notAgain = now.Add(s.idleWait.NextBackOff())
 		}
+	case idle && w.calls.Load() == 0 && w.seq > int64(s.cfg.Size):
+		// A replacement that ended before it served: perhaps the next one in its slot will.
+		s.delayLocked(w.slot, now)
 	}
 	s.broadcastLocked()
 	s.mu.Unlock()
