@@ -33,8 +33,8 @@ def batch(x): return x
 async def shared(x): return x
 `
 
-// A worker is idle while the pool itself looks at it: a call that waits for no other waits for that.
-// It gives up when somebody else gets that worker, or it is not to serve any more.
+// A worker is idle while the pool itself looks at it: a call that waits for no other waits for
+// that. It gives up when somebody else gets that worker, or it is not to serve any more.
 func TestANestedCallWaitsWhileIdleWorkersAreLookedAt(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"plain", "batch", "shared", "map"} {

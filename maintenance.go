@@ -196,10 +196,10 @@ func (p *Pool) Reload(ctx context.Context) error {
 	return e
 }
 
-// reload has every worker that is there now replaced, and returns when the last of them is gone, and
-// each slot has had a new one: an old one may have ended by itself, or none been there. A start of the
-// new generation that fails ends it with that error: the old workers go on serving, and the supervisor
-// goes on trying. What fails of a start that was begun before says nothing of the new code.
+// reload has every worker that is there now replaced, and returns when the last of them is gone,
+// and each slot has had a new one: an old one may have ended by itself, or none been there. A start
+// of the new generation that fails ends it with that error: the old workers go on serving, and the
+// supervisor goes on trying. A start that was begun before, and fails, says nothing of the new code.
 func (s *supervisor) reload(ctx context.Context) error {
 	generation := s.generation.Add(1)
 	s.kick()

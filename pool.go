@@ -512,10 +512,11 @@ func (p *Pool) giveBack(res *resource, answered time.Time) {
 
 // --- the end --------------------------------------------------------------------------------------------------------
 
-// Shutdown ends the pool in order: new and waiting calls, and the items of a [Map] that are not sent
-// yet, get ErrPoolClosed at once, those that run finish (a loop over a stream whose body stalls is
-// waited for until StallTimeout), the workers stop. When ctx ends before that, the rest is killed (calls in flight get ErrPoolClosed), and
-// Shutdown returns ctx's error after the last process is gone.
+// Shutdown ends the pool in order: new and waiting calls, and the items of a [Map] that are not
+// sent yet, get ErrPoolClosed at once, those that run finish (a loop over a stream whose body
+// stalls is waited for until StallTimeout), the workers stop. When ctx ends before that, the rest
+// is killed (calls in flight get ErrPoolClosed), and Shutdown returns ctx's error after the last
+// process is gone.
 //
 // It waits for processes, never for code of the caller's once ctx has ended: it may be called in
 // the body of a loop over a stream or a Map, in an Observer, a log handler, or a MarshalJSON, and

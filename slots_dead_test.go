@@ -139,8 +139,8 @@ func TestASlotWhereNothingStartsLeavesTheOthersTheirTurn(t *testing.T) {
 	})
 }
 
-// The pool's circuit opens when nothing can start, and closes with the first worker that is there: also
-// when its start was begun before, and other slots go on failing.
+// The pool's circuit opens when nothing can start, and closes with the first worker that is there:
+// also when its start was begun before, and other slots go on failing.
 func TestTheCircuitClosesWithAWorkerWhoseStartWasBegunBefore(t *testing.T) {
 	t.Parallel()
 	p, dead := deadSlots(t, 2, func(c *Config) { c.MaxRestarts = 2 })

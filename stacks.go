@@ -22,8 +22,8 @@ const stacksWait = time.Second
 // Stacks returns where a worker (WorkerInfo.ID) is: the Python stacks of all its threads, as
 // faulthandler writes them, newest call first, and below them those of the tasks of the calls that
 // it serves side by side. The worker is interrupted for the time of the dump alone: it goes on with
-// what it does, whether it is starting, idle, busy or hung, and no call fails for it. While Shutdown
-// waits for calls this shows what it waits for.
+// what it does, whether it is starting, idle, busy or hung, and no call fails for it. While
+// Shutdown waits for calls this shows what it waits for.
 //
 // The error says why there are none: an ErrInvalidArguments for a worker that is not there (any
 // more), an ErrOperationTimeout, with a [HangError], for one that has not answered within a second.

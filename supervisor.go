@@ -374,8 +374,8 @@ func (s *supervisor) onStuck(w *worker) {
 	s.kick()
 }
 
-// startMissingLocked fills the slots up to Size, starts more while callers wait, and, when those are
-// there or do not start, some in the slots of worn-out workers.
+// startMissingLocked fills the slots up to Size, starts more while callers wait, and, when those
+// are there or do not start, some in the slots of worn-out workers.
 func (s *supervisor) startMissingLocked(now time.Time) (again time.Time) {
 	ready, o := s.readyLocked(), s.occupancyLocked(now)
 	ceiling := s.size() + s.cfg.Overflow
