@@ -4,8 +4,6 @@ enumerations.
 
 from __future__ import annotations
 
-from errno import EMFILE, ENFILE
-
 from ._arrays import is_array
 from ._forms import Number, is_a, plain_numbers, type_name
 from ._results import encode
@@ -90,6 +88,9 @@ def scalar(kind: type, maker: Any) -> Optional[Converter]:
             return from_iso(kind, words, moment(kind) if module == "pandas" else kind)
     return None
 
+
+#: ENFILE and EMFILE, in numbers: module errno may be what a script has put in its place.
+_NO_DESCRIPTORS = (23, 24)
 
 _TEXTS = (
     ("uuid", "UUID", "a UUID"),
@@ -210,7 +211,7 @@ def from_iso(kind: type, words: str, parse: Callable[[str], Any]) -> Converter:
         try:
             return parse(value)
         except (ValueError, LookupError, OSError) as error:  # a zone is a file
-            if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE):
+            if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
                 raise
             raise ConversionError("%s (%s)" % (kind.__name__, words), value, str(error)) from None
 
