@@ -1,0 +1,159 @@
+package proc
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/pypool/pypool/internal/shm"
+)
+
+// pipes is the transport over a process's stdin and stdout.
+type pipes struct {
+	in     *os.File
+	out    *outPipe
+	ended  atomic.Bool // the process has: nothing more comes, whoever else may hold its ends
+	writes *attempt
+	page   *shm.Page // whose doorbell rings when TryWrite is about to write, or nil
+}
+
+// RequestRoom is how many bytes the request pipe should hold: hello, so that no start waits for the
+// interpreter to read while it is still coming up. It is a power of two, as the kernel wants it.
+const RequestRoom = 128 << 10
+
+// newPipes returns the transport and the child's ends of it.
+func newPipes() (_ *pipes, stdin, stdout *os.File, err error) {
+	in, stdin, err := newPipe("stdin", true)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	widen(in, RequestRoom)
+	out, stdout, err := newOutPipe()
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, stdin.Close(), in.Close())
+	}
+	p := &pipes{in: in, out: out}
+	raw, err := in.SyscallConn()
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, p.Close(), stdin.Close(), stdout.Close())
+	}
+	p.writes = newAttempt(raw.Write, func(fd uintptr, b []byte) (int, error) {
+		if p.page != nil {
+			p.page.Ring()
+		}
+		return writeNow(fd, b)
+	})
+	return p, stdin, stdout, nil
+}
+
+func (p *pipes) Read(b []byte) (int, error) {
+	if !p.ended.Load() {
+		if n, err := p.out.Read(b); n > 0 || !p.ended.Load() {
+			return n, err
+		}
+	}
+	return p.rest(b)
+}
+
+func (p *pipes) TryRead(b []byte) (int, error) {
+	ended := p.ended.Load() // asked first, so that the look finds all that the process has written
+	n, err := p.out.TryRead(b)
+	if n == 0 && (ended || err != nil && p.ended.Load()) { // the error may be of finish's deadline
+		return p.rest(b)
+	}
+	return n, err
+}
+
+// rest reads what the process has left behind, and then tells the end of file.
+func (p *pipes) rest(b []byte) (int, error) {
+	for {
+		_ = p.out.SetReadDeadline(time.Time{}) // finish has set one that refuses even this; nobody waits any more
+		n, err := p.out.TryRead(b)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded): // it has set it only now, or somebody interrupts
+		case n == 0 && err == nil:
+			return 0, io.EOF
+		default:
+			return n, err
+		}
+	}
+}
+
+func (p *pipes) Write(b []byte) (int, error) {
+	if p.ended.Load() {
+		return 0, syscall.EPIPE
+	}
+	n, err := p.in.Write(b)
+	if err != nil && p.ended.Load() {
+		err = syscall.EPIPE
+	}
+	return n, err
+}
+
+func (p *pipes) TryWrite(b []byte) (int, error) {
+	if p.ended.Load() {
+		return 0, syscall.EPIPE
+	}
+	n, err := p.writes.do(b, false)
+	if err != nil && p.ended.Load() { // it may be of finish's deadline
+		err = syscall.EPIPE
+	}
+	return n, err
+}
+
+// Pending is how many bytes the process has written and nobody has read; ok is false where that
+// cannot be known.
+func (p *pipes) Pending() (n int, ok bool) { return p.out.unread() }
+
+func (p *pipes) Unwatch() { p.out.Unwatch() }
+
+// finish says that the process has ended. A child of its that holds its ends of the pipes keeps
+// nobody waiting. An exchange sets its deadline before it reads or writes, never during that, so
+// that this one reaches whoever waits.
+func (p *pipes) finish() {
+	p.ended.Store(true)
+	_ = p.SetDeadline(time.Unix(1, 0))
+}
+
+// attempt is a non-blocking system call on a file. Its closure is made once, so that a call
+// allocates nothing. It is not safe for concurrent use.
+type attempt struct {
+	through func(func(fd uintptr) bool) error
+	call    func(fd uintptr) bool
+	wait    bool
+	p       []byte
+	n       int
+	err     error
+}
+
+// newAttempt: through is the Read or the Write of the file's RawConn.
+func newAttempt(through func(func(fd uintptr) bool) error, call func(fd uintptr, p []byte) (int, error)) *attempt {
+	a := &attempt{through: through}
+	a.call = func(fd uintptr) bool {
+		a.n, a.err = call(fd, a.p)
+		return !a.wait || a.n > 0 || a.err != nil
+	}
+	return a
+}
+
+// do makes the call; with wait as often as the file is said to be ready, until bytes have moved.
+func (a *attempt) do(p []byte, wait bool) (int, error) {
+	a.wait, a.p, a.n, a.err = wait, p, 0, nil
+	err := a.through(a.call)
+	a.p = nil
+	if err != nil {
+		return 0, err
+	}
+	return a.n, a.err
+}
+
+func (p *pipes) SetDeadline(t time.Time) error {
+	return errors.Join(p.in.SetWriteDeadline(t), p.out.SetReadDeadline(t))
+}
+
+func (p *pipes) SetReadDeadline(t time.Time) error { return p.out.SetReadDeadline(t) }
+
+func (p *pipes) Close() error { return errors.Join(p.in.Close(), p.out.Close()) }
