@@ -1,6 +1,7 @@
 package pypool
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,13 +32,13 @@ func (p *fakeProcess) endUnread() bool {
 // call that it had before the Map.
 func TestAWorkerThatEndsBetweenTheItemsOfAMapIsChargedToThese(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fleet) {
-		items := 0
+		var items atomic.Int32
 		f.script = func(p *fakeProcess, req fakeRequest) bool {
 			if req.Command != "item" {
 				return false
 			}
-			items++
-			return isClosed(p.done) || items == 3 && p.endUnread()
+			n := items.Add(1)
+			return isClosed(p.done) || n == 3 && p.endUnread()
 		}
 		p := open(t, f.config(1))
 		defer p.Close()
