@@ -54,6 +54,7 @@ const (
 	cpu       = "cpu_us"  // of the calling process, a call
 	lockWait  = "wait_ns" // of its goroutines, for mutexes, a call
 	ms        = "ms"
+	dying     = "dying_ms" // from a SIGKILL until the kernel has taken the process apart
 	rss       = "rss_mib"
 	pss       = "pss_mib"
 	kib       = "kib"

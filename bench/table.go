@@ -18,6 +18,7 @@ var metrics = []struct {
 	{cpu, "CPU µs/call", false},
 	{lockWait, "lock ns/call", false},
 	{ms, "ms", true},
+	{dying, "dying ms", false},
 	{rss, "RSS MiB", true},
 	{pss, "PSS MiB", true},
 	{kib, "KiB", true},
