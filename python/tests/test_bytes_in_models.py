@@ -165,7 +165,7 @@ class Named(pydantic.BaseModel):
     model_config = {'serialize_by_alias': True}
     b: bytes = pydantic.Field(b'\\xff', serialization_alias='Bee')
     n: Mark = pydantic.Field(5, serialization_alias='En')
-class Pair(NamedTuple):
+class Couple(NamedTuple):
     b: bytes
     n: Mark = 5
 @dataclasses.dataclass
@@ -183,7 +183,7 @@ PART = {"b": "/w==", "n": "#5"}
         ("Part", "Part()", PART),
         ("List[Named]", "[Named()] * 2", [{"Bee": "/w==", "En": "#5"}] * 2),
         ("Tuple[bytes, Mark]", "(b'\\xff', 5)", ["/w==", "#5"]),
-        ("Pair", "Pair(b'\\xff')", ["/w==", "#5"]),
+        ("Couple", "Couple(b'\\xff')", ["/w==", "#5"]),
         ("Data", "Data(b'\\xff')", PART),
         ("collections.deque", "collections.deque([b'\\xff'])", ["/w=="]),
         ("FrozenSet[bytes]", "{b'\\xff'}", ["/w=="]),
