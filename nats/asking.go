@@ -33,18 +33,8 @@ func (a *attempt) ask(what func() *pypool.Error) *pypool.Error {
 			a.c.stuck.Add(-weight)
 		}
 	}()
-	select {
-	case err := <-answer:
+	if err, came := await(answer, a.ctx.Done(), a.c.closing); came {
 		return err
-	case <-a.ctx.Done():
-	case <-a.c.closing:
-	}
-	grace := time.NewTimer(stuckGrace)
-	defer grace.Stop()
-	select {
-	case err := <-answer:
-		return err
-	case <-grace.C:
 	}
 	a.stuck = true
 	a.c.stuck.Add(weight)
@@ -86,17 +76,26 @@ var errStuck = errors.New("the connection takes nothing, and the context has end
 func soon(ctx context.Context, what func() error) error {
 	answer := make(chan error, 1)
 	go func() { answer <- what() }()
-	select {
-	case err := <-answer:
+	if err, came := await(answer, ctx.Done(), nil); came {
 		return err
-	case <-ctx.Done():
+	}
+	return errors.Join(errStuck, ctx.Err())
+}
+
+// await waits for the answer until stuckGrace after one of the others is closed.
+func await[E error](answer <-chan E, ended, closing <-chan struct{}) (err E, came bool) {
+	select {
+	case err = <-answer:
+		return err, true
+	case <-ended:
+	case <-closing:
 	}
 	grace := time.NewTimer(stuckGrace)
 	defer grace.Stop()
 	select {
-	case err := <-answer:
-		return err
+	case err = <-answer:
+		return err, true
 	case <-grace.C:
-		return errors.Join(errStuck, ctx.Err())
+		return err, false
 	}
 }
