@@ -132,13 +132,9 @@ func (b *bench) replaced(forks bool) (round, error) {
 
 // isAlive reports whether a process has not ended: it may still be there to be reaped.
 func isAlive(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	const state, threads = 0, 17 // of the fields behind the name
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	return len(fields) > threads && (fields[state] != "Z" && fields[state] != "X" || fields[threads] != "0" && fields[threads] != "1")
+	const state, threads = 0, 17
+	fields, err := statOf(pid)
+	return err == nil && len(fields) > threads && (fields[state] != "Z" && fields[state] != "X" || fields[threads] != "0" && fields[threads] != "1")
 }
 
 // held is what the workers hold together, their fork server and what that has forked ahead included,
@@ -188,11 +184,15 @@ func childrenOf(parent int) (pids []int, err error) {
 }
 
 func parentOf(pid int) (parent int, err error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	fields, err := statOf(pid)
 	if err != nil {
 		return 0, err
 	}
-	var state string
-	_, err = fmt.Sscan(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), &state, &parent)
-	return parent, err
+	return strconv.Atoi(fields[1])
+}
+
+// statOf returns the fields of a process's stat behind its name: its state, its parent and so on.
+func statOf(pid int) ([]string, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:])), err
 }
