@@ -24,6 +24,9 @@ type pipes struct {
 // interpreter to read while it is still coming up. It is a power of two, as the kernel wants it.
 const RequestRoom = 128 << 10
 
+// pipeRoom is how many bytes a pipe holds that has not been widened (pipe(7)).
+const pipeRoom = 64 << 10
+
 // newPipes returns the transport and the child's ends of it.
 func newPipes() (_ *pipes, stdin, stdout *os.File, err error) {
 	in, stdin, err := newPipe("stdin", true)
@@ -157,3 +160,33 @@ func (p *pipes) SetDeadline(t time.Time) error {
 func (p *pipes) SetReadDeadline(t time.Time) error { return p.out.SetReadDeadline(t) }
 
 func (p *pipes) Close() error { return errors.Join(p.in.Close(), p.out.Close()) }
+
+// lateReader reads a pipe that has a deadline. Once that is over it still takes what is there, as
+// far as most bytes: a process that has begun to read too late, on a busy machine, would else be
+// refused what was written in time.
+type lateReader struct {
+	f    *os.File
+	most int // bytes that are still taken late: who holds the pipe open may write for ever
+}
+
+func (r *lateReader) Read(b []byte) (int, error) {
+	n, err := r.f.Read(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		late := whatIsThere(r.f, b[:min(len(b), r.most)])
+		r.most -= late
+		if late > 0 {
+			return late, nil
+		}
+	}
+	return n, err
+}
+
+// whatIsThere reads without waiting, whatever the deadline. 0: nothing is, or never will be again.
+func whatIsThere(f *os.File, b []byte) (n int) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) { n, _ = readNow(fd, b) })
+	return n
+}

@@ -425,7 +425,7 @@ func (p *process) Adopt(pid int) error {
 }
 
 func (p *process) Transport() Transport    { return p.ends.pipes }
-func (p *process) Stderr() io.Reader       { return p.ends.errs }
+func (p *process) Stderr() io.Reader       { return &lateReader{f: p.ends.errs, most: pipeRoom} }
 func (p *process) Exited() <-chan struct{} { return p.done }
 func (p *process) Exit() ExitState         { return p.state }
 

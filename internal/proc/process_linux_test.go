@@ -159,3 +159,33 @@ func TestTheEndIsNeverTakenForADeadline(t *testing.T) {
 	close(stop)
 	finishing.Wait()
 }
+
+func TestWhatWasWrittenInTimeIsReadAlsoAfterTheDeadline(t *testing.T) {
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	defer w.Close()
+	_, err = w.WriteString("last words")
+	require.NoError(t, err)
+	require.NoError(t, r.SetReadDeadline(time.Unix(1, 0)))
+
+	text, err := io.ReadAll(&lateReader{f: r, most: 7})
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.Equal(t, "last wo", string(text), "a writer that goes on for ever ends nowhere")
+	text, err = io.ReadAll(&lateReader{f: r, most: 100})
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.Equal(t, "rds", string(text))
+}
+
+func TestAProcessThatAnswersInTimeHasItsStacksReadByAHostThatIsLate(t *testing.T) {
+	stack, written, err := os.Pipe()
+	require.NoError(t, err)
+	defer stack.Close()
+	defer written.Close()
+	p := &process{ends: &endpoints{stack: stack}}
+	const dump = "asked c3 a1\nThread 0x00000000000000a1 (most recent call first):\n  File \"a.py\", line 2 in main\n"
+	_, err = written.WriteString(dump + dumpEnd)
+	require.NoError(t, err)
+	require.Equal(t, dump+dumpEnd, p.readStacks(time.Unix(1, 0)))
+	require.Empty(t, p.readStacks(time.Unix(1, 0)))
+}

@@ -27,10 +27,12 @@ func (p *process) Stacks(d time.Duration) (text, why string) {
 	if d <= 0 {
 		return "", "KillGrace leaves no time for them"
 	}
-	buf := make([]byte, 4<<10)
-	_ = p.ends.stack.SetReadDeadline(time.Now().Add(time.Millisecond))
-	for err := error(nil); err == nil; { // what came too late for a stream that was only asked to stop
-		_, err = p.ends.stack.Read(buf)
+	for buf, read := make([]byte, 4<<10), 0; read < maxDump; { // what came too late for one before
+		n := whatIsThere(p.ends.stack, buf)
+		if n == 0 {
+			break
+		}
+		read += n
 	}
 	end := time.Now().Add(d)
 	if text = p.askForStacks(end, d); text != "" {
@@ -43,7 +45,7 @@ func (p *process) Stacks(d time.Duration) (text, why string) {
 		if !sent {
 			continue
 		}
-		if text = ownThread(p.readStacks(end.Add(-time.Duration(stackSignals-1-n) * d / 8))); text != "" {
+		if text = ownThread(p.readStacks(laterOf(end.Add(-time.Duration(stackSignals-1-n)*d/8), d/8))); text != "" {
 			return text, ""
 		}
 	}
@@ -59,11 +61,20 @@ func (p *process) askForStacks(end time.Time, d time.Duration) string {
 		return ""
 	}
 	ask(p.ends.asks)
-	text := p.readStacks(end.Add(-d / 2))
+	text := p.readStacks(laterOf(end.Add(-d/2), d/8))
 	if text == "" && !takeBack(p.ends.asks) { // else the thread would write beside a signal's handler
-		text = p.readStacks(end.Add(-d / 4))
+		text = p.readStacks(laterOf(end.Add(-d/4), d/8))
 	}
 	return ownThread(text)
+}
+
+// laterOf is end, or so long from now: who has just been asked has some time also where this machine
+// stood still meanwhile.
+func laterOf(end time.Time, least time.Duration) time.Time {
+	if soonest := time.Now().Add(least); end.Before(soonest) {
+		return soonest
+	}
+	return end
 }
 
 // readStacks reads one dump, as far as it comes before end, and keeps maxDump of it: what it left
@@ -71,6 +82,7 @@ func (p *process) askForStacks(end time.Time, d time.Duration) string {
 func (p *process) readStacks(end time.Time) string {
 	var text []byte
 	buf := make([]byte, 16<<10)
+	from := &lateReader{f: p.ends.stack, most: maxDump}
 	for {
 		// Once something has come from a signal's handler, which says nothing at its end, a pause
 		// means that the dump is complete: faulthandler writes it in one go. The thread has to get
@@ -80,7 +92,7 @@ func (p *process) readStacks(end time.Time) string {
 			wait = quiet
 		}
 		_ = p.ends.stack.SetReadDeadline(wait)
-		n, err := p.ends.stack.Read(buf)
+		n, err := from.Read(buf)
 		text = append(text, buf[:min(n, maxDump-len(text))]...)
 		switch {
 		case err != nil:
