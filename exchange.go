@@ -308,18 +308,32 @@ func (x *exchange) failed(err error) error {
 // receive reads the next frame and checks that it answers id. Functions that are called meanwhile
 // run beside it.
 func (x *exchange) receive(id uint64, f *wire.Frame) error {
-	return x.receiveWith(id, f, x.readNext)
+	for {
+		run, err := x.receiveOne(id, f, x.readNext)
+		if run == nil {
+			return err
+		}
+		if c := x.replies.Load(); c.standsIn() {
+			if whole, err := c.standIn(run, id, f); whole {
+				return err
+			}
+			continue
+		}
+		go run.do() // which functions.wait joins
+	}
 }
 
-func (x *exchange) receiveWith(id uint64, f *wire.Frame, read func([]byte) (int, error)) error {
+// receiveOne reads the next frame that is no function's, or returns a function that is to run before
+// that.
+func (x *exchange) receiveOne(id uint64, f *wire.Frame, read func([]byte) (int, error)) (run *functionRun, err error) {
 	for {
-		err := x.receiveFrame(f, read)
+		err = x.receiveFrame(f, read)
 		switch {
 		case err != nil:
 		case f.ID != id && !((f.Kind == wire.KindFunction || f.Kind == wire.KindRetire) && x.running != nil && f.ID == x.running()):
 			err = x.violation(fmt.Errorf("an answer to request %d, not %d", f.ID, id), f.Body)
 		case f.Kind == wire.KindFunction:
-			err = x.serve(f)
+			run, err = x.serve(f)
 		case f.Kind == wire.KindRetire:
 			err = x.retire(f)
 		case f.Kind == wire.KindStack:
@@ -330,8 +344,8 @@ func (x *exchange) receiveWith(id uint64, f *wire.Frame, read func([]byte) (int,
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			x.doubt(err)
 		}
-		if err != nil || f.Kind != wire.KindFunction && f.Kind != wire.KindRetire {
-			return err
+		if err != nil || run != nil || f.Kind != wire.KindFunction && f.Kind != wire.KindRetire {
+			return run, err
 		}
 	}
 }
@@ -364,7 +378,13 @@ func (x *exchange) receiveFinal(id uint64, f *wire.Frame) error {
 
 // receiveNow is receive without waiting; os.ErrDeadlineExceeded: no whole frame is there.
 func (x *exchange) receiveNow(id uint64, f *wire.Frame) error {
-	return x.receiveWith(id, f, x.readNow)
+	for {
+		run, err := x.receiveOne(id, f, x.readNow)
+		if run == nil {
+			return err
+		}
+		go run.do() // which functions.wait joins
+	}
 }
 
 // cancel asks the runtime to end the stream that is being received, and gives it d to do so.

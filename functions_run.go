@@ -14,9 +14,10 @@ import (
 	"github.com/pypool/pypool/internal/wire"
 )
 
-// A function of the host runs on a goroutine of its own, on behalf of a request that is served. How
-// its reply gets to the worker is the business of whoever holds that: of an exchange, whose holder
-// alone writes (replies.go), or of all who share it (outbox.go).
+// A function of the host runs on behalf of a request that is served, on a goroutine of its own or
+// behind others on a stand-in's (functions_standin.go). How its reply gets to the worker is the
+// business of whoever holds that: of an exchange, whose holder alone writes (replies.go), or of all
+// who share it (outbox.go).
 
 // functions is what all workers of a pool may call, and what they have called.
 type functions struct {
@@ -120,13 +121,31 @@ func (c observedContext) Value(key any) (value any) {
 	return c.values.Value(key)
 }
 
-// begin runs a function, or answers for it. The goroutine is joined by functions.wait, as far as
-// the caller's code can be.
+// functionRun is a function that is to be run.
+type functionRun struct {
+	calls    *calls
+	f        Function
+	number   uint64
+	info     FunctionInfo
+	args     arguments
+	deadline time.Time
+	size     int64 // bytes of the arguments
+}
+
+// begin runs a function on a goroutine of its own, or answers for it. functions.wait joins that, as
+// far as the caller's code can be.
 func (c *calls) begin(frame *wire.Frame, args arguments, deadline time.Time) {
+	if run := c.prepare(frame, args, deadline); run != nil {
+		go run.do()
+	}
+}
+
+// prepare returns a function that is to run, and answers for one that is not: it returns nil then.
+func (c *calls) prepare(frame *wire.Frame, args arguments, deadline time.Time) *functionRun {
 	h, number := c.functions, frame.Host
 	if frame.Function == nil {
 		c.reply(c.failed(number, hostArguments, "the arguments are nested too deeply"))
-		return
+		return nil
 	}
 	var name, trace string
 	_ = json.Unmarshal(frame.Function, &name) // it has been read as JSON
@@ -138,15 +157,15 @@ func (c *calls) begin(frame *wire.Frame, args arguments, deadline time.Time) {
 	f, known := h.cfg.Functions[name]
 	if !known {
 		c.reply(c.failed(number, hostUnknown, fmt.Sprintf("the host has no function %.64q", name)))
-		return
+		return nil
 	}
 	size := args.size()
 	if many, held := h.running.Add(1), h.held.Add(size); many > maxFunctions || held-size > int64(h.cfg.MaxQueueBytes) {
 		h.finished(size)
 		c.reply(c.failed(number, hostTooMany, fmt.Sprintf("%d functions run already, or their arguments are %d bytes", maxFunctions, h.cfg.MaxQueueBytes)))
-		return
+		return nil
 	}
-	go c.run(f, number, FunctionInfo{*c.info, name, trace}, args, deadline)
+	return &functionRun{c, f, number, FunctionInfo{*c.info, name, trace}, args, deadline, size}
 }
 
 func (h *functions) finished(size int64) {
@@ -154,27 +173,27 @@ func (h *functions) finished(size int64) {
 	h.running.Add(-1)
 }
 
-// run is the function's goroutine.
-func (c *calls) run(f Function, number uint64, info FunctionInfo, args arguments, deadline time.Time) {
-	h := c.functions
+// do runs the function, and has the reply written. It returns also where the function panics.
+func (r *functionRun) do() {
+	c := r.calls
 	ended := false
 	var line replyLine
 	defer func() {
 		if !ended {
 			t := &trouble{recover()}
-			h.reporter.failure("the function "+info.Function+" of Config.Functions", t)
-			line = c.told(number, t)
+			c.functions.reporter.failure("the function "+r.info.Function+" of Config.Functions", t)
+			line = c.told(r.number, t)
 		}
 		c.reply(line)
-		h.finished(args.size())
+		c.functions.finished(r.size)
 	}()
 	ctx := c.ctx
-	if !deadline.IsZero() {
+	if !r.deadline.IsZero() {
 		var cancel context.CancelFunc
-		ctx, cancel = untilDeadline(ctx, deadline)
+		ctx, cancel = untilDeadline(ctx, r.deadline)
 		defer cancel()
 	}
-	line = c.answer(ctx, f, number, info, args)
+	line = c.answer(ctx, r.f, r.number, r.info, r.args)
 	ended = true
 	if ctx.Err() != nil {
 		c.awaitLeft()

@@ -29,8 +29,9 @@ type replies struct {
 
 	unwritten int // bytes of the replies that are to be written; counted anew when none is left
 
-	missed int // polls in a row that came to nothing
-	skip   int // polls that are left out
+	missed int  // polls in a row that came to nothing
+	skip   int  // polls that are left out
+	brief  bool // the last function was
 
 	mu    sync.Mutex  // guards the fields below; the reader is woken under it
 	ready []replyLine // replies that nobody has taken yet
@@ -38,20 +39,20 @@ type replies struct {
 	over  bool        // the exchange has ended: no reply is wanted, and the reader is not to be woken
 }
 
-// serve has the function run that f calls. An error is a violation of the protocol.
-func (x *exchange) serve(f *wire.Frame) error {
+// serve returns the function that f calls, unless it has been answered already. An error is a
+// violation of the protocol.
+func (x *exchange) serve(f *wire.Frame) (*functionRun, error) {
 	c := x.replies.Load()
 	if c == nil || c.id != f.ID {
 		if c = x.newReplies(f.ID); c == nil {
-			return x.violation(errors.New("a call of a function, and nothing runs that may call one"), f.Body)
+			return nil, x.violation(errors.New("a call of a function, and nothing runs that may call one"), f.Body)
 		}
 	}
 	if c.unwritten > x.functions.cfg.MaxQueueBytes+x.functions.cfg.MaxMessageBytes {
-		return x.violation(fmt.Errorf("calls of functions, and %d bytes of replies to earlier ones that it does not read", c.unwritten), f.Body)
+		return nil, x.violation(fmt.Errorf("calls of functions, and %d bytes of replies to earlier ones that it does not read", c.unwritten), f.Body)
 	}
 	x.spin = spin.Park
-	c.begin(f, arguments{x.reply(f)}, x.deadline)
-	return nil
+	return c.prepare(f, arguments{x.reply(f)}, x.deadline), nil
 }
 
 // newReplies returns nil where the request is pypool's own.
@@ -194,6 +195,7 @@ func (r *replies) flush(awake bool) {
 func (r *replies) await(p []byte) (int, error) {
 	x := r.x
 	for r.awaitBrief() {
+		r.brief = true
 		r.flush(true)
 		if n, err := r.poll(p); n > 0 || err != nil {
 			return n, err
