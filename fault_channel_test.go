@@ -151,6 +151,11 @@ var channelFaults = []fault{
 				require.LessOrEqual(t, len(w.log.text()), stderrTail)
 			}
 		}
+		eventually(t, "the logger has taken the flood, or there is room for the next row's records", func() bool {
+			r.pool.reporter.mu.Lock()
+			defer r.pool.reporter.mu.Unlock()
+			return len(r.pool.reporter.queue) == 0
+		})
 	}},
 	{name: "C16_odd_stderr_is_cut_and_escaped", run: func(t *testing.T, r *rig) {
 		res, err := r.execute("stderr_odd", nil, 0)

@@ -181,7 +181,7 @@ const (
 // ofCalls are the functions of the goroutines that a call begins on its caller's, and that run
 // code of the caller's.
 var ofCalls = []string{
-	"github.com/pypool/pypool.(*mapper[...]).feed+", "github.com/pypool/pypool.(*mapper[...]).call+", "github.com/pypool/pypool.(*calls).run+",
+	"github.com/pypool/pypool.(*mapper[...]).feed+", "github.com/pypool/pypool.(*mapper[...]).call+", "github.com/pypool/pypool.(*functionRun).do+",
 }
 
 var started atomic.Int64 // pools

@@ -145,7 +145,7 @@ def die(x: List[int], how: List[str]) -> List[int]:
         os._exit(3)
     if how[0] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if how[0] == "stop":
+    while how[0] == "stop":  # to tell its stacks it has to go on
         os.kill(os.getpid(), signal.SIGSTOP)
     if how[0] == "close":
         os.closerange(3, 65536)
