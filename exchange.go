@@ -313,13 +313,12 @@ func (x *exchange) receive(id uint64, f *wire.Frame) error {
 		if run == nil {
 			return err
 		}
-		if c := x.replies.Load(); c.standsIn() {
-			if whole, err := c.standIn(run, id, f); whole {
-				return err
-			}
-			continue
+		c := x.replies.Load()
+		if !c.wantsStandIn() {
+			go run.do() // which functions.wait joins
+		} else if whole, err := c.standIn(run, id, f); whole {
+			return err
 		}
-		go run.do() // which functions.wait joins
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 
 // Functions that Python calls in the host. A call of one comes as a frame while a request is served
 // (docs/protocol.md, "Functions of the host"): whoever reads the request's answer has the function
-// run on another goroutine, and goes on reading.
+// run on another goroutine, and goes on reading, or lets that one read on (functions_standin.go).
 
 // Functions are what workers may call in the host, by the names that they have in Python: ASCII
 // letters, digits and underscores, the first of them a letter; no keyword of Python's, and not aio.
@@ -33,8 +33,8 @@ type Function struct {
 // In as in Out. What does not fit In is pypool.HostError("invalid_arguments", …) in Python, and f
 // is not called. An Out that is struct{} arrives as None.
 //
-// f is called on a goroutine that is not the caller's, several times at once when Python has threads
-// or tasks that do so. Its ctx is the call's, with what [Observer].CallStart put there, the call's deadline
+// f is called on a goroutine that is not the caller's, which it leaves as it has found it, several
+// times at once when Python has threads or tasks that do so. Its ctx is the call's, with what [Observer].CallStart put there, the call's deadline
 // and its end: when the call ends for its caller ctx ends, and an answer that comes after the
 // call's is dropped. [CallFromContext] tells the call. An error that f returns is raised in Python
 // as pypool.HostError(type, message): type is the ErrorType of an [*Error], "canceled" or

@@ -23,7 +23,7 @@ import (
 type functions struct {
 	cfg      *Config
 	reporter *reporter
-	running  atomic.Int64 // goroutines
+	running  atomic.Int64 // functions that run
 	held     atomic.Int64 // bytes of their arguments
 }
 
@@ -51,6 +51,7 @@ type calls struct {
 	cancel    context.CancelFunc
 	memory    wire.Memory          // of the worker, where payloads of replies go; nil: there is none
 	reply     func(line replyLine) // has a reply written; behind the request's end it goes nowhere
+	running   atomic.Int64         // functions that have not answered yet
 	gone      chan struct{}        // is closed once the handler has been told that its caller has gone
 	once      sync.Once            // closes it
 }
@@ -165,6 +166,7 @@ func (c *calls) prepare(frame *wire.Frame, args arguments, deadline time.Time) *
 		c.reply(c.failed(number, hostTooMany, fmt.Sprintf("%d functions run already, or their arguments are %d bytes", maxFunctions, h.cfg.MaxQueueBytes)))
 		return nil
 	}
+	c.running.Add(1)
 	return &functionRun{c, f, number, FunctionInfo{*c.info, name, trace}, args, deadline, size}
 }
 
@@ -184,6 +186,7 @@ func (r *functionRun) do() {
 			c.functions.reporter.failure("the function "+r.info.Function+" of Config.Functions", t)
 			line = c.told(r.number, t)
 		}
+		c.running.Add(-1)
 		c.reply(line)
 		c.functions.finished(r.size)
 	}()

@@ -31,22 +31,43 @@ const (
 	standInPatience = time.Millisecond
 )
 
+// maxHeld bounds how many stand-ins are left out, 2^maxHeld, by a request whose functions wait for
+// each other.
+const maxHeld = 10
+
 // standIn reads in the place of the goroutine that has begun it, which touches nothing of the
-// exchange meanwhile.
+// exchange meanwhile. turn says whose the reading is: while it is odd a function runs, and the
+// reading may be taken back, which makes it 0; while it is even the stand-in reads, and will hand
+// the reading back.
 type standIn struct {
-	turn atomic.Int64  // odd while a function runs; 0: the reading has been taken back
+	r    *replies
+	turn atomic.Int64
 	back chan handBack // has room for one
 }
 
 // handBack ends a stand-in's reading. whole: the frame is there, or err says why none will be.
 type handBack struct {
-	whole bool
-	err   error
+	whole   bool
+	err     error
+	trouble *trouble // code of the caller's: the exchange asks a context of his
 }
 
-// standsIn reports whether a stand-in is worth its beginning: what came last was brief, and the next
-// came at once.
-func (r *replies) standsIn() bool { return r.brief && r.missed == 0 && r.x.push == nil }
+// wantsStandIn reports whether a stand-in is to run the function that has just been called: those
+// before were brief, the call came at once, and there is nobody whom it could keep waiting.
+func (r *replies) wantsStandIn() bool {
+	if !r.brief || r.missed > 0 || !r.isAlone() || r.x.push != nil {
+		return false
+	}
+	if r.without > 0 {
+		r.without--
+		return false
+	}
+	return true
+}
+
+// isAlone reports whether the function that has just been called is the only one, as far as is
+// known.
+func (r *replies) isAlone() bool { return r.running.Load() == 1 && !r.x.lineBuffered() }
 
 // standIn has a goroutine of its own run the function and read on. Unless it returns whole the
 // caller has to go on.
@@ -54,16 +75,18 @@ func (r *replies) standIn(run *functionRun, id uint64, f *wire.Frame) (whole boo
 	r.mu.Lock()
 	r.awake = true // whoever runs the functions writes their replies
 	r.mu.Unlock()
-	s := &standIn{back: make(chan handBack, 1)}
+	s := &standIn{r: r, back: make(chan handBack, 1)}
 	s.turn.Store(1)
-	go s.serve(r, run, id, f)
+	go s.readOn(run, id, f)
 	timer := time.NewTimer(standInPatience)
 	defer timer.Stop()
-	over := r.ctx.Done()
+	over, left := r.ctx.Done(), false
 	for before := int64(0); ; {
-		left := false
 		select {
 		case b := <-s.back:
+			if b.trouble != nil {
+				b.trouble.raise()
+			}
 			return b.whole, b.err
 		case <-over:
 			over, left = nil, true
@@ -73,26 +96,32 @@ func (r *replies) standIn(run *functionRun, id uint64, f *wire.Frame) (whole boo
 		turn := s.turn.Load()
 		if turn%2 == 1 && (turn == before || left) && s.turn.CompareAndSwap(turn, 0) {
 			r.brief = false
+			r.held = min(r.held+1, maxHeld)
+			r.without = 1<<r.held - 1
 			return false, nil
 		}
 		before = turn
 	}
 }
 
-// serve is the stand-in's goroutine. Who begins it waits for its end, unless he takes the reading
+// readOn is the stand-in's goroutine. Who begins it waits for its end, unless he takes the reading
 // back; functions.wait joins the function then.
-func (s *standIn) serve(r *replies, run *functionRun, id uint64, f *wire.Frame) {
+func (s *standIn) readOn(run *functionRun, id uint64, f *wire.Frame) {
+	r := s.r
 	var b handBack
-	turn, reads := int64(1), false
-	defer func() { // a function may have called runtime.Goexit
-		if reads || s.turn.CompareAndSwap(turn, turn+1) {
+	turn, holds := int64(1), false
+	defer func() { // a function, or a context of the caller's, may have called runtime.Goexit
+		if holds || s.turn.CompareAndSwap(turn, turn+1) {
+			if v := recover(); v != nil {
+				b = handBack{trouble: &trouble{v}}
+			}
 			s.back <- b
 		}
 	}()
 	for {
 		begun := time.Now()
 		run.do()
-		if reads = s.turn.CompareAndSwap(turn, turn+1); !reads {
+		if holds = s.turn.CompareAndSwap(turn, turn+1); !holds {
 			return
 		}
 		r.flush(true)
@@ -100,7 +129,7 @@ func (s *standIn) serve(r *replies, run *functionRun, id uint64, f *wire.Frame) 
 			r.brief = false
 			return
 		}
-		run, b.err = r.x.receiveOne(id, f, r.soon)
+		run, b.err = r.x.receiveOne(id, f, s.read)
 		switch {
 		case run == nil && errors.Is(b.err, os.ErrDeadlineExceeded):
 			b.err = nil
@@ -108,19 +137,22 @@ func (s *standIn) serve(r *replies, run *functionRun, id uint64, f *wire.Frame) 
 		case run == nil:
 			b.whole = true
 			return
-		case r.x.replies.Load() != r: // it is another request's
-			go run.do()
+		case r.x.replies.Load() != r || !r.isAlone():
+			go run.do() // which functions.wait joins
 			return
 		}
 		turn += 2
-		reads = false
+		holds = false
 		s.turn.Store(turn)
 	}
 }
 
-// soon is poll for a stand-in: os.ErrDeadlineExceeded when nothing comes soon.
-func (r *replies) soon(p []byte) (int, error) {
-	n, err := r.poll(p)
+// read writes the replies that are ready, and polls; os.ErrDeadlineExceeded: nothing comes soon.
+func (s *standIn) read(p []byte) (int, error) {
+	if s.r.x.replies.Load() == s.r { // else they are of a request that has ended
+		s.r.flush(true)
+	}
+	n, err := s.r.poll(p)
 	if n == 0 && err == nil {
 		err = os.ErrDeadlineExceeded
 	}

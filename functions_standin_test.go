@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -61,6 +63,14 @@ def endless():
         host.echo(1)
 
 @command
+def goroutines(n: int):
+    return len({host.goroutine() for _ in range(n)})
+
+@command(max_batch_size=4)
+def batch(n: list):
+    return [[host.echo(i) for i in range(k)] for k in n]
+
+@command
 def at_once(n: int):
     """Call a function that takes its time from many threads at once, after brief ones."""
     for i in range(n):
@@ -92,6 +102,11 @@ func briefFunctions(t *testing.T) *Pool {
 		"takes": Func(func(context.Context, struct{}) (string, error) {
 			time.Sleep(5 * standInPatience)
 			return "its time", nil
+		}),
+		"goroutine": Func(func(context.Context, struct{}) (string, error) {
+			text := make([]byte, 64)
+			name, _, _ := strings.Cut(string(text[:runtime.Stack(text, false)]), " [")
+			return name, nil
 		}),
 		"open": Func(func(context.Context, struct{}) (int, error) { gate <- struct{}{}; return 0, nil }),
 		"wait": Func(func(ctx context.Context, _ struct{}) (string, error) {
@@ -190,5 +205,30 @@ func TestACallEndsWhileAFunctionBehindBriefOnesBlocks(t *testing.T) {
 
 		_, err = p.ExecuteAnonymous(t.Context(), "dies", args{"n": n})
 		require.ErrorIs(t, err, ErrWorkerExited)
+	}
+}
+
+func TestBriefFunctionsShareAGoroutine(t *testing.T) {
+	t.Parallel()
+	p := briefFunctions(t)
+	const n = 200
+	eventually(t, "a function has run behind another", func() bool {
+		return decoded[int](t, executed(t, p, "goroutines", args{"n": n})) < n
+	})
+	for out, err := range Map[[]int](t.Context(), p, "batch", slices.Values([]int{3, 50, 20, 1, 7})) {
+		require.NoError(t, err)
+		require.NotEmpty(t, out)
+	}
+	require.Len(t, decoded[[]int](t, executed(t, p, "batch", []any{50})), 50)
+}
+
+func TestAContextThatPanicsDoesSoOnItsCallersGoroutine(t *testing.T) {
+	t.Parallel()
+	p := briefFunctions(t)
+	for range 5 {
+		ctx := &panickingContext{Context: context.Background(), done: make(chan struct{})}
+		time.AfterFunc(30*time.Millisecond, func() { close(ctx.done) })
+		require.PanicsWithValue(t, "Err of a caller's context", func() { _, _ = p.ExecuteAnonymous(ctx, "endless", nil) })
+		require.Equal(t, 3, len(decoded[[]any](t, executed(t, p, "many", args{"n": 2, "last": "fails"}))))
 	}
 }

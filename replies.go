@@ -18,8 +18,8 @@ const (
 	maxNap   = time.Millisecond
 )
 
-// replies is the calls of a request whose exchange has one holder, who alone writes to the worker.
-// But for end and add its methods are his.
+// replies is the calls of a request whose exchange has one holder, who alone writes to the worker: a
+// stand-in while it reads. But for end and add its methods are his.
 type replies struct {
 	*calls
 	x     *exchange
@@ -29,9 +29,12 @@ type replies struct {
 
 	unwritten int // bytes of the replies that are to be written; counted anew when none is left
 
-	missed int  // polls in a row that came to nothing
-	skip   int  // polls that are left out
-	brief  bool // the last function was
+	missed int // polls in a row that came to nothing
+	skip   int // polls that are left out
+
+	brief   bool // the last functions were
+	held    int  // times that a function has held a stand-in up
+	without int  // stand-ins that are left out because of that
 
 	mu    sync.Mutex  // guards the fields below; the reader is woken under it
 	ready []replyLine // replies that nobody has taken yet
@@ -195,11 +198,14 @@ func (r *replies) flush(awake bool) {
 func (r *replies) await(p []byte) (int, error) {
 	x := r.x
 	for r.awaitBrief() {
-		r.brief = true
+		r.brief = r.running.Load() == 0
 		r.flush(true)
 		if n, err := r.poll(p); n > 0 || err != nil {
 			return n, err
 		}
+	}
+	if r.running.Load() > 0 {
+		r.brief = false
 	}
 	for {
 		x.applyDeadline()

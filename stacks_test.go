@@ -146,7 +146,11 @@ func TestStacksThatDoNotCome(t *testing.T) {
 		return p.ExecuteAnonymous(context.Background(), "hold_gil", args{"gate": gate.path, "mark": begun.path})
 	})
 	eventually(t, "it runs", func() bool { return len(begun.read()) == 1 })
-	_, err := p.Stacks(t.Context(), id)
+	var err error
+	eventually(t, "it holds the GIL", func() bool {
+		_, err = p.Stacks(t.Context(), id)
+		return err != nil
+	})
 	e := failure(t, err, ErrOperationTimeout)
 	assert.Equal(t, id, e.Context.Worker)
 	assert.Contains(t, e.Message, "no stacks: code in the worker ignores the signals for a stack dump")
