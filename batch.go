@@ -470,10 +470,13 @@ func (p *Pool) joinBatch(ctx context.Context, c *call) (rep reply, err *Error) {
 	select {
 	case o = <-m.outcome:
 	case <-over:
-		gone = m.b.part(m)
+		o, _ = inTime(m.outcome, c.given.Add(c.timeout), &p.cfg)
 	case <-ctx.Done():
-		gone = m.b.part(m)
+		if end, ok := ctx.Deadline(); ok && !errors.Is(ctx.Err(), context.Canceled) {
+			o, _ = inTime(m.outcome, end, &p.cfg)
+		}
 	}
+	gone = o == nil && m.b.part(m)
 	if !gone && o == nil { // it came in the same instant: it wins
 		o = <-m.outcome
 	}

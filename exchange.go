@@ -53,6 +53,7 @@ type exchange struct {
 	deadline time.Time
 	current  bool        // the transport has this deadline
 	dirty    bool        // the transport has some deadline
+	looked   bool        // behind the deadline, once
 	spin     spin.Mode   // how to wait for the first answer
 	unhook   func() bool // stops the interrupt by ctx
 
@@ -126,7 +127,7 @@ func (x *exchange) begin(ctx context.Context, deadline time.Time, how spin.Mode)
 	if ctx.Done() != nil {
 		x.unhook = context.AfterFunc(foreign.Context(ctx), x.interrupt)
 	}
-	x.ctx, x.deadline, x.spin = ctx, deadline, how
+	x.ctx, x.deadline, x.spin, x.looked = ctx, deadline, how, false
 }
 
 // end returns when no interrupt can come any more, and clears the deadline: a late one must not
@@ -151,7 +152,7 @@ func (x *exchange) release() {
 
 // extend moves the deadline while the exchange goes on. Zero means none.
 func (x *exchange) extend(deadline time.Time) {
-	x.deadline, x.current = deadline, false
+	x.deadline, x.current, x.looked = deadline, false, false
 }
 
 // applyDeadline sets the transport's deadline: it is about to wait. Exchanges that never wait save
@@ -167,9 +168,25 @@ func (x *exchange) applyDeadline() {
 	}
 }
 
-// await reads what comes next: at first it polls, because to be parked and woken costs more than a
-// short wait; then it parks.
+// await reads what comes next, up to the deadline. It looks once behind that: a read that comes too
+// late is refused, and a host that has not run in time would blame the worker for it.
 func (x *exchange) await(p []byte) (int, error) {
+	n, err := x.awaitInTime(p)
+	if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || x.looked || x.deadline.IsZero() || x.ctx.Err() != nil {
+		return n, err
+	}
+	x.looked, x.current, x.dirty = true, false, true
+	_ = x.t.SetDeadline(time.Time{})
+	n, late := x.t.TryRead(p)
+	if n == 0 && late == nil {
+		late = err
+	}
+	return n, late
+}
+
+// awaitInTime polls at first, because to be parked and woken costs more than a short wait; then it
+// parks.
+func (x *exchange) awaitInTime(p []byte) (int, error) {
 	if x.spin != spin.Park {
 		x.t.Unwatch()
 		looks, end := x.spin.Looks(), time.Now().Add(spin.Limit)

@@ -94,13 +94,19 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 	}
 	checks := []WorkerHealth{}
 	seen := map[string]bool{}
+	answered := func(h WorkerHealth) {
+		delete(waiting, h.ID)
+		seen[h.ID] = true
+		checks = append(checks, h)
+	}
 	for len(waiting) > 0 {
 		select {
 		case h := <-results:
-			delete(waiting, h.ID)
-			seen[h.ID] = true
-			checks = append(checks, h)
+			answered(h)
 		case <-ctx.Done():
+			for len(results) > 0 { // they have come in time
+				answered(<-results)
+			}
 			for id, info := range waiting {
 				seen[id] = true
 				checks = append(checks, WorkerHealth{WorkerInfo: info, Err: contextError(ctx, NotExecuted, nil)})

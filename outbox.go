@@ -141,8 +141,7 @@ func (o *outbox) finish(d time.Duration) bool {
 	defer timer.Stop()
 	select {
 	case <-quiet:
-		return true
-	case <-timer.C:
-		return false
+	case <-timer.C: // perhaps at the same time
 	}
+	return isClosed(quiet)
 }

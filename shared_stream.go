@@ -60,6 +60,7 @@ func (t *seat) stream(ctx context.Context, c *call) (rep reply, err *Error) {
 		defer timer.Stop()
 		over = timer.C
 	}
+	end, late := time.Now().Add(c.timeout), false
 	taken := 0
 	for {
 		var item reply
@@ -80,6 +81,11 @@ func (t *seat) stream(ctx context.Context, c *call) (rep reply, err *Error) {
 			case <-c.leaving:
 				return t.leave(ctx, c, false)
 			case <-over:
+				if !late && len(t.items) == 0 { // see inTime
+					late = true
+					timer.Reset(lateBy(end, &s.p.cfg))
+					continue
+				}
 				if len(t.items) > 0 {
 					continue // in the same instant
 				}
@@ -107,6 +113,7 @@ func (t *seat) stream(ctx context.Context, c *call) (rep reply, err *Error) {
 		}
 		if timer != nil {
 			timer.Reset(c.timeout)
+			end, late = time.Now().Add(c.timeout), false
 		}
 	}
 }

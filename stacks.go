@@ -161,12 +161,14 @@ func (w *worker) stacks(d time.Duration) (text, none string) {
 		select {
 		case <-other.done:
 			timer.Stop()
-			if other.text != "" || time.Until(end) <= 0 {
-				return other.text, other.none
-			} // else that one had less time
-		case <-timer.C:
-			return "", "they have been asked for before, and have not come yet"
+		case <-timer.C: // perhaps at the same time
 		}
+		switch {
+		case !isClosed(other.done):
+			return "", "they have been asked for before, and have not come yet"
+		case other.text != "" || time.Until(end) <= 0:
+			return other.text, other.none
+		} // else that one had less time
 	}
 }
 

@@ -203,9 +203,9 @@ type reply struct {
 }
 
 const (
-	reapWait  = 5 * time.Second        // what a KILL may take before the process is given up
-	drainWait = 200 * time.Millisecond // what stderr may take to end after its process
-	exitWait  = time.Second            // what a process may take to end after its channel has
+	reapWait  = 5 * time.Second // what a KILL may take before the process is given up
+	drainWait = time.Second     // what stderr may take to end after its process
+	exitWait  = time.Second     // what a process may take to end after its channel has
 )
 
 // The end of a worker's process, as others than stop see it.
@@ -355,10 +355,9 @@ func (w *worker) awaitExit(d time.Duration) bool {
 	defer timer.Stop()
 	select {
 	case <-w.proc.Exited():
-		return true
-	case <-timer.C:
-		return false
+	case <-timer.C: // perhaps at the same time
 	}
+	return w.isExited()
 }
 
 // reusable reports whether the worker may serve again: no doubt, not gone, not worn out.

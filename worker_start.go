@@ -329,7 +329,7 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), isShortWrite(err):
 		// A deadline of its own, and no longer than a hang's: the process may have closed its
 		// channel and live on.
-		if w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) {
+		if w.awaitExit(max(w.env.cfg.KillGrace, 100*time.Millisecond)) || w.proc.Ending() && w.awaitExit(exitWait) {
 			exit := w.exitError()
 			cause = exit
 			if stage != stageHello || w.server != nil { // it has begun

@@ -42,6 +42,7 @@ type attempt struct {
 	toldBytes  int
 	apart      time.Duration // how long the connection has been seen interrupted, since something was heard
 	silentFrom time.Duration // since p.begun: before that silence does not count
+	watched    time.Duration // since p.begun: when watch last looked
 }
 
 // attempt sends a request and has its answer.
@@ -187,7 +188,12 @@ func (a *attempt) receive() (pypool.Result, *pypool.Error) {
 			}
 		case <-done:
 		case <-late:
-			return pypool.Result{}, ended(a.ctx, a.delivery())
+			if len(a.p.frames) == 0 {
+				return pypool.Result{}, ended(a.ctx, a.delivery())
+			}
+			past := make(chan time.Time) // for what has come in time
+			close(past)
+			late = past
 		case <-a.p.full:
 			return pypool.Result{}, a.violation("more came than was asked for")
 		case <-a.c.closing:
@@ -207,6 +213,10 @@ func (a *attempt) receive() (pypool.Result, *pypool.Error) {
 func (a *attempt) watch() *pypool.Error {
 	nc, period := a.c.nc, a.c.o.lostAfter/patience
 	now, heard := time.Since(a.p.begun), time.Duration(a.p.heard.Load())
+	if now-a.watched > 2*period { // this machine has not run meanwhile, and what has come is not read yet
+		a.silentFrom = now
+	}
+	a.watched = now
 	switch {
 	case nc.IsClosed():
 		return unavailable(a.delivery(), "the connection was closed during the call", nats.ErrConnectionClosed)

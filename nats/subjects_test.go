@@ -133,6 +133,8 @@ func TestInterruptionsAreCountedApart(t *testing.T) {
 	c := NewClient(nc, "test", WithLostAfter(patience*maxAlive))
 	p := &pending{begun: time.Now().Add(-24 * time.Hour)} // and nothing was heard
 	a := &attempt{c: c, p: p, r: &request{item: func(pypool.Result) bool { return true }}, ctx: t.Context(), head: control{Kind: kindItem}}
+	require.Nil(t, a.watch(), "nobody has watched meanwhile, as on a machine that was suspended")
+	a.silentFrom = 0
 	require.ErrorContains(t, a.watch(), "the call's server is lost")
 	_, _, err := a.whole()
 	require.Nil(t, err)

@@ -40,6 +40,11 @@ func outcomeOf[T any](ctx context.Context, done <-chan T) (v T, err error) {
 	case v = <-done:
 		return v, nil
 	case <-timer.C:
+	}
+	select {
+	case v = <-done: // at the same time
+		return v, nil
+	default:
 		return v, fmt.Errorf("the file system does not answer (a dead network mount?): %w", context.Cause(ctx))
 	}
 }

@@ -1,0 +1,98 @@
+//go:build linux
+
+package pypool
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const lateHostScript = `
+import asyncio
+from typing import List
+from pypool import command
+
+def wait(gate, mark):
+    with open(mark, "a") as out:
+        out.write("begun\n")
+    open(gate).read()
+    return "in time"
+
+@command
+def plain(gate: str, mark: str): return wait(gate, mark)
+@command
+def items(gate: str, mark: str): yield wait(gate, mark)
+@command(max_batch_size=4)
+def batch(gate: List[str], mark: List[str]): return [wait(gate[0], mark[0]) for _ in gate]
+@command(concurrency=4)
+async def shared(gate: str, mark: str): return await asyncio.to_thread(wait, gate, mark)
+@command(concurrency=4)
+async def shared_items(gate: str, mark: str): yield await asyncio.to_thread(wait, gate, mark)
+`
+
+const lateHostTimeout = time.Second
+
+// A host that stands still past a deadline (SIGSTOP here, else a busy or a suspended machine) gets
+// what the worker has answered in time.
+func TestAnAnswerThatCameInTimeCountsWhenTheHostIsLate(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"plain", "plain, its context's", "items", "batch", "batch, its context's", "shared", "shared, its context's", "shared_items", "Map"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			gate, begun := newLatch(t), newNotes(t)
+			cmd := helperCommand(t, "late host", "PYPOOL_LATE_KIND="+kind, "PYPOOL_LATE_GATE="+gate.path, "PYPOOL_LATE_MARK="+begun.path, "PYPOOL_LATE_SCRIPT="+script(t, lateHostScript))
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, os.Stderr
+			require.NoError(t, cmd.Start())
+			eventually(t, "the handler has begun", func() bool { return len(begun.read()) == 1 })
+			stop(t, cmd.Process.Pid)
+			gate.release(t)
+			time.Sleep(lateHostTimeout + 200*time.Millisecond) // what the host's clock goes on by
+			require.NoError(t, syscall.Kill(cmd.Process.Pid, syscall.SIGCONT))
+			require.NoError(t, cmd.Wait())
+			require.Equal(t, "in time <nil>\n", out.String())
+		})
+	}
+}
+
+func init() {
+	helpers["late host"] = func() {
+		cfg := hostConfig()
+		cfg.Script, cfg.Size = os.Getenv("PYPOOL_LATE_SCRIPT"), 1
+		p, err := New(context.Background(), cfg)
+		must(err)
+		in := args{"gate": os.Getenv("PYPOOL_LATE_GATE"), "mark": os.Getenv("PYPOOL_LATE_MARK")}
+		ctx, limit := context.Background(), WithTimeout(lateHostTimeout)
+		command, its := strings.CutSuffix(os.Getenv("PYPOOL_LATE_KIND"), ", its context's")
+		if its {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, lateHostTimeout)
+			defer cancel()
+			limit = WithTimeout(0)
+		}
+		var got string
+		switch command {
+		case "Map":
+			for got, err = range Map[string](ctx, p, "plain", slices.Values([]args{in}), limit) {
+				break
+			}
+		case "items", "shared_items":
+			for got, err = range Each[string](ctx, p, command, in, limit) {
+				break
+			}
+		default:
+			got, err = Call[string](ctx, p, command, in, limit)
+		}
+		fmt.Println(got, err)
+		must(p.Close())
+	}
+}
