@@ -177,7 +177,7 @@ func TestACallOfBriefFunctionsWithoutEndEnds(t *testing.T) {
 		begun := time.Now()
 		_, err := p.ExecuteAnonymous(t.Context(), "endless", nil, WithTimeout(100*time.Millisecond))
 		require.ErrorIs(t, err, ErrOperationTimeout)
-		within(t, begun, 100*time.Millisecond+p.cfg.KillGrace)
+		assert.Less(t, time.Since(begun), 100*time.Millisecond+p.cfg.KillGrace+slack)
 
 		ctx, cancel := context.WithCancel(t.Context())
 		stop := time.AfterFunc(30*time.Millisecond, cancel)
@@ -195,7 +195,7 @@ func TestACallEndsWhileAFunctionBehindBriefOnesBlocks(t *testing.T) {
 		begun := time.Now()
 		_, err := p.ExecuteAnonymous(t.Context(), "many", args{"n": n, "last": "block"}, WithTimeout(200*time.Millisecond))
 		require.ErrorIs(t, err, ErrOperationTimeout)
-		within(t, begun, 200*time.Millisecond+p.cfg.KillGrace)
+		assert.Less(t, time.Since(begun), 200*time.Millisecond+p.cfg.KillGrace+slack)
 
 		ctx, cancel := context.WithCancel(t.Context())
 		stop := time.AfterFunc(50*time.Millisecond, cancel)

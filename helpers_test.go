@@ -229,3 +229,18 @@ func containsItself() any {
 	value[0] = value
 	return value
 }
+
+// panickingContext ends when done is closed, and panics when it is asked why.
+type panickingContext struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c *panickingContext) Done() <-chan struct{} { return c.done }
+
+func (c *panickingContext) Err() error {
+	if isClosed(c.done) {
+		panic("Err of a caller's context")
+	}
+	return nil
+}
