@@ -175,6 +175,10 @@ func (f *ForkServer) ask(ctx context.Context, message string, files []int, limit
 	case <-ctx.Done():
 		return "", -1, context.Cause(ctx)
 	}
+	if ctx.Err() != nil { // it would have hungGrace alone to answer
+		f.turn <- struct{}{}
+		return "", -1, context.Cause(ctx)
+	}
 	defer func() {
 		if err != nil {
 			f.lose()
@@ -218,10 +222,19 @@ func (f *ForkServer) receive() (said string, file int, err error) {
 	buf, oob := make([]byte, 2048), make([]byte, unix.CmsgSpace(4))
 	var n, oobn int
 	var failed error
-	err = f.raw.Read(func(s uintptr) bool {
+	look := func(s uintptr) bool {
 		n, oobn, _, _, failed = unix.Recvmsg(int(s), buf, oob, unix.MSG_CMSG_CLOEXEC)
 		return failed != unix.EAGAIN && failed != unix.EINTR
-	})
+	}
+	err = f.raw.Read(look)
+	if errors.Is(err, os.ErrDeadlineExceeded) { // what has come in time, as lateReader
+		seen := false
+		if over := f.raw.Control(func(s uintptr) { seen = look(s) }); over == nil && seen {
+			err = nil
+		} else {
+			failed = nil
+		}
+	}
 	if err = errors.Join(err, failed); err != nil {
 		return "", -1, err
 	}

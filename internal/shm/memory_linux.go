@@ -8,7 +8,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -110,13 +109,13 @@ func (m *Memory) Lend(data []byte, more ...[]byte) (slot, at int, ok bool) {
 		return 0, 0, false
 	}
 	m.taken[slot] = true
-	m.places = slices.Insert(m.places, i, place{slot, at, end, atomic.LoadUint64(m.page.word(lentWords + slot))})
+	m.places = slices.Insert(m.places, i, place{slot, at, end, m.page.load(lentWords + slot)})
 	return slot, at, true
 }
 
 // collectLocked takes back what the worker has let go of.
 func (m *Memory) collectLocked() {
-	m.dropLocked(func(p place) bool { return atomic.LoadUint64(m.page.word(lentWords+p.slot)) != p.seen })
+	m.dropLocked(func(p place) bool { return m.page.load(lentWords+p.slot) != p.seen })
 }
 
 // dropLocked takes back the places that are free.
@@ -152,7 +151,7 @@ func (m *Memory) Take(slot, at, size int) (data []byte, err error) {
 	if !unfaulted(func() { data = bytes.Clone(m.out[at : at+size]) }) {
 		return nil, errors.New("a payload in memory that is not there")
 	}
-	atomic.AddUint64(m.page.word(tookWords+slot), 1)
+	m.page.add(tookWords + slot)
 	return data, nil
 }
 
@@ -196,7 +195,7 @@ func (m *Memory) Rest() {
 	giveBack(m.in[free:])
 	giveBack(m.out)
 	m.there, m.outs, m.written = 0, 0, false
-	atomic.AddUint64(m.page.word(emptied), 1)
+	m.page.add(emptied)
 }
 
 func (m *Memory) close() {

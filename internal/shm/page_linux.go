@@ -2,6 +2,8 @@ package shm
 
 import (
 	"os"
+	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -11,10 +13,13 @@ import (
 	"github.com/pypool/pypool/internal/fd"
 )
 
-// Page is the host's view of the page. Its methods are safe for concurrent use, but for Close.
+// Page is the host's view of the page. Its methods are safe for concurrent use, also during Close and
+// after it: who comes late finds a page that is the host's own, with zeros. It is there until nobody
+// has the Page any more.
 type Page struct {
 	mem    []byte
 	memory *Memory
+	closed sync.Once
 }
 
 const maxServed = 24 * time.Hour // of one request: more is nonsense
@@ -47,26 +52,48 @@ func newPage(size int) (*Page, *os.File) {
 		file.Close()
 		return nil, nil
 	}
-	mem, err := unix.Mmap(n, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	at, err := unix.MmapPtr(n, 0, nil, uintptr(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		file.Close()
 		return nil, nil
 	}
-	p := &Page{mem: mem}
+	p := &Page{mem: unsafe.Slice((*byte)(at), size)}
+	runtime.AddCleanup(p, unmap, p.mem[:wordsSize()])
 	p.memory = newMemory(p)
 	return p, file
+}
+
+// wordsSize is how much of the host's memory the words take.
+func wordsSize() int { return os.Getpagesize() }
+
+func unmap(part []byte) {
+	if len(part) > 0 {
+		_ = unix.MunmapPtr(unsafe.Pointer(&part[0]), uintptr(len(part)))
+	}
 }
 
 // Memory is what payloads travel by; nil: there is none.
 func (p *Page) Memory() *Memory { return p.memory }
 
+// word is there for as long as the Page is: load, store and add keep it so.
 func (p *Page) word(i int) *uint64 { return (*uint64)(unsafe.Pointer(&p.mem[8*i])) }
+
+func (p *Page) load(i int) uint64 {
+	value := atomic.LoadUint64(p.word(i))
+	runtime.KeepAlive(p)
+	return value
+}
+
+func (p *Page) add(i int) {
+	atomic.AddUint64(p.word(i), 1)
+	runtime.KeepAlive(p)
+}
 
 // ServiceTime is how long the last request took, as the runtime has stored it, or some code in its
 // process: 0 when it cannot be a time. It is stored a moment after the answer, and reading it costs
 // the transfer of a cache line.
 func (p *Page) ServiceTime() time.Duration {
-	ns := atomic.LoadUint64(p.word(served))
+	ns := p.load(served)
 	if ns > uint64(maxServed) {
 		return 0
 	}
@@ -89,17 +116,17 @@ func (p *Page) Cancel(id uint64) { p.tell(canceled, id) }
 
 // Shielded reports whether what runs says that it may not be interrupted. Code in the worker may
 // say so for ever.
-func (p *Page) Shielded() bool { return atomic.LoadUint64(p.word(shielded)) != 0 }
+func (p *Page) Shielded() bool { return p.load(shielded) != 0 }
 
 // Retires reports whether the worker says that it asks to be replaced. Code in the worker may say so,
 // and take it back.
-func (p *Page) Retires() bool { return atomic.LoadUint64(p.word(retires)) != 0 }
+func (p *Page) Retires() bool { return p.load(retires) != 0 }
 
 // Ring tells a worker that its next request is about to be there, if it listens: while calls run
 // one at a time.
 func (p *Page) Ring() {
-	if atomic.LoadUint64(p.word(alone)) != 0 {
-		atomic.AddUint64(p.word(doorbell), 1)
+	if p.load(alone) != 0 {
+		p.add(doorbell)
 	}
 }
 
@@ -108,13 +135,19 @@ func (p *Page) tell(i int, value uint64) {
 	if w := p.word(i); atomic.LoadUint64(w) != value {
 		atomic.StoreUint64(w, value)
 	}
+	runtime.KeepAlive(p)
 }
 
-// Close takes the page out of the host's memory. No method may be called during it, or after it, but for
-// those of Memory.
+// Close takes the file out of the host's memory. What asks for the words of a worker that has just
+// gone, a timer say, must not end the host: a page of the host's own takes their place, which the
+// kernel does in one step.
 func (p *Page) Close() {
-	if p.memory != nil {
-		p.memory.close()
-	}
-	_ = unix.Munmap(p.mem)
+	p.closed.Do(func() {
+		if p.memory != nil {
+			p.memory.close()
+		}
+		n := wordsSize()
+		_, _ = unix.MmapPtr(-1, 0, unsafe.Pointer(&p.mem[0]), uintptr(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED)
+		unmap(p.mem[n:])
+	})
 }

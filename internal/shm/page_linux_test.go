@@ -2,6 +2,7 @@ package shm
 
 import (
 	"math"
+	"os"
 	"testing"
 	"time"
 
@@ -57,4 +58,37 @@ func TestThePageIsSealed(t *testing.T) {
 
 func TestTheRuntimeMapsNoMoreThanAPage(t *testing.T) {
 	require.LessOrEqual(t, 8*words, len(aPage(t).mem))
+}
+
+// Some code looks at the words of a worker that is gone in that moment.
+func TestWhoComesLateFindsAPageOfTheHostsOwn(t *testing.T) {
+	for range 200 {
+		page, file := New(1 << 20)
+		require.NotNil(t, page)
+		*page.word(shielded) = 1
+		begun, done := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(done)
+			for n := range 1000 {
+				page.Ring()
+				page.Spin(time.Duration(n), true)
+				page.Cancel(uint64(n))
+				_, _, _ = page.ServiceTime(), page.Retires(), page.Shielded()
+				if n == 10 {
+					close(begun)
+				}
+			}
+		}()
+		<-begun
+		page.Close()
+		page.Close()
+		<-done
+		require.False(t, page.Shielded())
+		_, _, ok := page.Memory().Lend([]byte("x"))
+		require.False(t, ok)
+		_ = file.Close()
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	require.NoError(t, err)
+	require.NotContains(t, string(maps), "pypool-page")
 }
