@@ -490,6 +490,7 @@ func TestAWorkerThatDiesInABatch(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
 			p := batchPool(t, func(c *Config) { c.Breaker = Breaker{Failures: 2, OpenFor: time.Hour} })
+			executed(t, p, "sizes", []any{1}) // the thread that would say that its channel is closed watches by now
 			ids := map[uint64]bool{}
 			for _, o := range together(t, p, "die", []any{0, how}, []any{1, how}, []any{2, how}) {
 				e := failure(t, o.err, sentinel)

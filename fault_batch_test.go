@@ -73,6 +73,7 @@ var batchFaults = []fault{
 	}},
 	{name: "J2_a_batch_closes_the_channel", run: func(t *testing.T, r *rig) {
 		p := r.batchOwn(t, nil)
+		executed(t, p, "sizes", []any{1}) // the thread that would say that its channel is closed watches by now
 		allFail(t, together(t, p, "die", []any{0, "close"}, []any{1, "close"}, []any{2, "close"}), ErrProtocol, MaybeExecuted)
 	}},
 	{name: "J3_a_worker_stops_in_a_batch", run: func(t *testing.T, r *rig) {

@@ -31,12 +31,21 @@ func TestAContextThatEndsWithoutAnErrorIsTakenForACanceledOne(t *testing.T) {
 	p := newPool(t, Config{Size: 1, Overflow: -1, Script: script(t, `
 import asyncio, time
 from pypool import command
+def begin(mark):
+    if mark:
+        open(mark, "a").write("begun\n")
 @command
-def plain(x=0): time.sleep(60)
+def plain(mark=""):
+    begin(mark)
+    time.sleep(60)
 @command(concurrency=4)
-async def concurrent(x=0): await asyncio.sleep(60)
+async def concurrent(mark=""):
+    begin(mark)
+    await asyncio.sleep(60)
 @command(max_batch_size=4)
-def batch(values: list): time.sleep(60)
+def batch(marks: list):
+    begin(marks[0])
+    time.sleep(60)
 @command
 def items(x=0):
     yield 0
@@ -44,13 +53,20 @@ def items(x=0):
 `)})
 	for range 2 {
 		for _, command := range []string{"plain", "concurrent", "batch"} {
-			_, err := p.ExecuteAnonymous(endingSoon(), command, []any{1})
+			ctx, begun := lyingContext{context.Background(), make(chan struct{})}, newNotes(t)
+			go func() {
+				for len(begun.read()) == 0 {
+					time.Sleep(time.Millisecond)
+				}
+				close(ctx.done)
+			}()
+			_, err := p.ExecuteAnonymous(ctx, command, []any{begun.path})
 			failsWith(t, err, ErrCanceled, MaybeExecuted)
 			require.ErrorIs(t, err, context.Canceled, command)
 		}
 		for name, loop := range map[string]iter.Seq2[any, error]{
 			"a stream": Each[any](endingSoon(), p, "items", nil),
-			"a map":    Map[any](endingSoon(), p, "plain", func(yield func(any) bool) { yield([]any{1}) }),
+			"a map":    Map[any](endingSoon(), p, "plain", func(yield func(any) bool) { yield([]any{""}) }),
 		} {
 			var last error
 			for _, err := range loop {
