@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pypool/pypool/internal/receive"
 	"github.com/pypool/pypool/internal/spin"
 	"github.com/pypool/pypool/internal/wire"
 )
@@ -470,10 +471,10 @@ func (p *Pool) joinBatch(ctx context.Context, c *call) (rep reply, err *Error) {
 	select {
 	case o = <-m.outcome:
 	case <-over:
-		o, _ = inTime(m.outcome, c.given.Add(c.timeout), &p.cfg)
+		o, _ = receive.Within(m.outcome, lateBy(c.given.Add(c.timeout), &p.cfg))
 	case <-ctx.Done():
-		if end, ok := ctx.Deadline(); ok && !errors.Is(ctx.Err(), context.Canceled) {
-			o, _ = inTime(m.outcome, end, &p.cfg)
+		if end, missed := missedDeadline(ctx); missed {
+			o, _ = receive.Within(m.outcome, lateBy(end, &p.cfg))
 		}
 	}
 	gone = o == nil && m.b.part(m)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pypool/pypool/internal/foreign"
+	"github.com/pypool/pypool/internal/receive"
 	"github.com/pypool/pypool/internal/wire"
 )
 
@@ -79,12 +80,7 @@ func (c *calls) left() {
 // awaitLeft waits until the handler has been told that its call is over. A function that ends with
 // its context answers in the same instant; its answer is not to reach the handler before that.
 func (c *calls) awaitLeft() {
-	limit := time.NewTimer(lateReply)
-	defer limit.Stop()
-	select {
-	case <-c.gone:
-	case <-limit.C:
-	}
+	receive.Within(c.gone, lateReply)
 }
 
 // functionContext is a call's context as its functions get it.
@@ -130,7 +126,6 @@ type functionRun struct {
 	info     FunctionInfo
 	args     arguments
 	deadline time.Time
-	size     int64 // bytes of the arguments
 }
 
 // begin runs a function on a goroutine of its own, or answers for it. functions.wait joins that, as
@@ -167,7 +162,7 @@ func (c *calls) prepare(frame *wire.Frame, args arguments, deadline time.Time) *
 		return nil
 	}
 	c.running.Add(1)
-	return &functionRun{c, f, number, FunctionInfo{*c.info, name, trace}, args, deadline, size}
+	return &functionRun{c, f, number, FunctionInfo{*c.info, name, trace}, args, deadline}
 }
 
 func (h *functions) finished(size int64) {
@@ -188,7 +183,7 @@ func (r *functionRun) do() {
 		}
 		c.running.Add(-1)
 		c.reply(line)
-		c.functions.finished(r.size)
+		c.functions.finished(r.args.size())
 	}()
 	ctx := c.ctx
 	if !r.deadline.IsZero() {

@@ -91,6 +91,19 @@ func timeoutError(t ErrorType, delivery Delivery, message string, hang *HangErro
 	return newError(t, delivery, message+": "+hang.Error(), joinDetail(hang, cause))
 }
 
+// lateBy is how long who comes to a deadline waits for what another goroutine brings: where this
+// machine has not run since then, that one has not come to it either. It has as long as this one is
+// late.
+func lateBy(deadline time.Time, cfg *Config) time.Duration {
+	return min(time.Since(deadline), cfg.KillGrace/2)
+}
+
+// missedDeadline is the deadline that has ended ctx; false: ctx was canceled.
+func missedDeadline(ctx context.Context) (end time.Time, missed bool) {
+	end, limited := ctx.Deadline()
+	return end, limited && !errors.Is(ctx.Err(), context.Canceled)
+}
+
 // poolClosed is the reason that nobody need look into.
 const poolClosed = "the pool was closed"
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pypool/pypool/internal/foreign"
+	"github.com/pypool/pypool/internal/receive"
 	"github.com/pypool/pypool/internal/wire"
 )
 
@@ -96,12 +97,7 @@ func (m *mapper[Out]) join(cancel func()) *trouble {
 	select {
 	case <-m.feederDone:
 	case <-m.ctx.Done(): // by its caller, or because StopGrace is over
-		timer := time.NewTimer(max(m.p.cfg.KillGrace, 100*time.Millisecond))
-		select {
-		case <-m.feederDone:
-		case <-timer.C:
-		}
-		timer.Stop()
+		receive.Within(m.feederDone, max(m.p.cfg.KillGrace, 100*time.Millisecond))
 	}
 	impatient.Stop()
 	cancel()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pypool/pypool/internal/foreign"
+	"github.com/pypool/pypool/internal/receive"
 )
 
 const (
@@ -163,12 +164,7 @@ func (m *callMapper[Out]) deliver(yield func(Out, error) bool) {
 // long for the items.
 func (m *callMapper[Out]) join(cancel func()) *trouble {
 	cancel()
-	timer := time.NewTimer(itemsGrace)
-	defer timer.Stop()
-	select {
-	case <-m.fed:
-	case <-timer.C:
-	}
+	receive.Within(m.fed, itemsGrace)
 	m.mu.Lock()
 	m.over = true
 	m.mu.Unlock()

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pypool/pypool/internal/receive"
 )
 
 const (
@@ -350,10 +352,5 @@ func (r *reporter) close() {
 	r.closed = true
 	r.mu.Unlock()
 	r.ring()
-	timer := time.NewTimer(reporterGrace)
-	defer timer.Stop()
-	select {
-	case <-r.done:
-	case <-timer.C:
-	}
+	receive.Within(r.done, reporterGrace)
 }

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pypool/pypool/internal/receive"
 	"github.com/pypool/pypool/internal/wire"
 )
 
@@ -137,11 +138,6 @@ func (o *outbox) finish(d time.Duration) bool {
 	}
 	quiet := o.quiet
 	o.mu.Unlock()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-quiet:
-	case <-timer.C: // perhaps at the same time
-	}
-	return isClosed(quiet)
+	_, ended := receive.Within(quiet, d)
+	return ended
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pypool/pypool/internal/receive"
 	"github.com/pypool/pypool/internal/spin"
 	"github.com/pypool/pypool/internal/wire"
 )
@@ -223,33 +224,10 @@ func (t *seat) serve(f *wire.Frame) error {
 	return nil
 }
 
-// lateBy is how long who comes late to a deadline may wait for what has come in time.
-func lateBy(deadline time.Time, cfg *Config) time.Duration {
-	return min(time.Since(deadline), cfg.KillGrace/2)
-}
-
-// inTime looks once more for what another goroutine brings. Where this machine has not run since the
-// deadline, that one has not come to it either: it has as long as this one is late.
-func inTime[T any](brought <-chan T, deadline time.Time, cfg *Config) (v T, ok bool) {
-	late := time.NewTimer(lateBy(deadline, cfg))
-	defer late.Stop()
-	select {
-	case v = <-brought:
-		return v, true
-	case <-late.C:
-	}
-	select {
-	case v = <-brought: // at the same time
-		return v, true
-	default:
-		return v, false
-	}
-}
-
 // wait waits for the answer of a call that is no stream.
 func (t *seat) wait(ctx context.Context, c *call) (reply, *Error) {
 	var over <-chan time.Time
-	end := time.Now().Add(c.timeout)
+	end, missed := time.Now().Add(c.timeout), true
 	if c.timeout > 0 {
 		timer := time.NewTimer(c.timeout)
 		defer timer.Stop()
@@ -259,15 +237,13 @@ func (t *seat) wait(ctx context.Context, c *call) (reply, *Error) {
 	case e := <-t.done:
 		return t.outcome(c, e)
 	case <-c.leaving:
-		limit, ok := ctx.Deadline()
-		if !ok || errors.Is(ctx.Err(), context.Canceled) {
-			return t.leave(ctx, c, false)
-		}
-		end = limit
+		end, missed = missedDeadline(ctx)
 	case <-over:
 	}
-	if e, ok := inTime(t.done, end, &t.s.p.cfg); ok {
-		t.last = &e
+	if missed {
+		if e, ok := receive.Within(t.done, lateBy(end, &t.s.p.cfg)); ok {
+			t.last = &e
+		}
 	}
 	return t.leave(ctx, c, false)
 }

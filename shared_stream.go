@@ -81,15 +81,15 @@ func (t *seat) stream(ctx context.Context, c *call) (rep reply, err *Error) {
 			case <-c.leaving:
 				return t.leave(ctx, c, false)
 			case <-over:
-				if !late && len(t.items) == 0 { // see inTime
+				switch {
+				case len(t.items) > 0: // in the same instant
+				case !late:
 					late = true
 					timer.Reset(lateBy(end, &s.p.cfg))
-					continue
+				default:
+					return t.leave(ctx, c, false)
 				}
-				if len(t.items) > 0 {
-					continue // in the same instant
-				}
-				return t.leave(ctx, c, false)
+				continue
 			}
 		}
 		if c.leaving != nil && isClosed(c.leaving) {

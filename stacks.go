@@ -12,6 +12,7 @@ import (
 
 	"github.com/pypool/pypool/internal/foreign"
 	"github.com/pypool/pypool/internal/proc"
+	"github.com/pypool/pypool/internal/receive"
 	"github.com/pypool/pypool/internal/wire"
 )
 
@@ -157,14 +158,8 @@ func (w *worker) stacks(d time.Duration) (text, none string) {
 			return mine.text, mine.none
 		}
 		w.dumps.mu.Unlock()
-		timer := time.NewTimer(time.Until(end))
-		select {
-		case <-other.done:
-			timer.Stop()
-		case <-timer.C: // perhaps at the same time
-		}
-		switch {
-		case !isClosed(other.done):
+		switch _, ended := receive.Within(other.done, time.Until(end)); {
+		case !ended:
 			return "", "they have been asked for before, and have not come yet"
 		case other.text != "" || time.Until(end) <= 0:
 			return other.text, other.none

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pypool/pypool/internal/interp"
 	"github.com/pypool/pypool/internal/proc"
+	"github.com/pypool/pypool/internal/receive"
 	"github.com/pypool/pypool/internal/spin"
 	"github.com/pypool/pypool/internal/wire"
 )
@@ -334,10 +335,7 @@ func (w *worker) exitError() *ExitError {
 	state := proc.ExitState{Code: -1}
 	if w.isExited() {
 		state = w.proc.Exit()
-		select {
-		case <-w.log.done:
-		case <-time.After(drainWait):
-		}
+		receive.Within(w.log.done, drainWait)
 	}
 	stderr := w.log.text()
 	e := &ExitError{
@@ -351,13 +349,8 @@ func (w *worker) exitError() *ExitError {
 }
 
 func (w *worker) awaitExit(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-w.proc.Exited():
-	case <-timer.C: // perhaps at the same time
-	}
-	return w.isExited()
+	_, exited := receive.Within(w.proc.Exited(), d)
+	return exited
 }
 
 // reusable reports whether the worker may serve again: no doubt, not gone, not worn out.
@@ -392,10 +385,7 @@ func (w *worker) stop() {
 	w.proc.Kill()
 	if w.awaitExit(reapWait) {
 		<-w.watched
-		select {
-		case <-w.log.done:
-		case <-time.After(drainWait):
-		}
+		receive.Within(w.log.done, drainWait)
 	} else {
 		if w.end.CompareAndSwap(endRunning, endGivenUp) {
 			w.env.unreapable.Add(1)

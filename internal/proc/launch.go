@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/pypool/pypool/internal/receive"
 )
 
 // How programs and files that the user names are touched. They may lie on a network mount that has
@@ -34,19 +36,11 @@ func outcomeOf[T any](ctx context.Context, done <-chan T) (v T, err error) {
 		return v, nil
 	case <-ctx.Done():
 	}
-	timer := time.NewTimer(hungGrace)
-	defer timer.Stop()
-	select {
-	case v = <-done:
-		return v, nil
-	case <-timer.C:
+	v, ok := receive.Within(done, hungGrace)
+	if !ok {
+		err = fmt.Errorf("the file system does not answer (a dead network mount?): %w", context.Cause(ctx))
 	}
-	select {
-	case v = <-done: // at the same time
-		return v, nil
-	default:
-		return v, fmt.Errorf("the file system does not answer (a dead network mount?): %w", context.Cause(ctx))
-	}
+	return v, err
 }
 
 // launch is a command line that can be executed without the host waiting for what the user has
