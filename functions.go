@@ -34,12 +34,12 @@ type Function struct {
 // is not called. An Out that is struct{} arrives as None.
 //
 // f is called on a goroutine that is not the caller's, which it leaves as it has found it, several
-// times at once when Python has threads or tasks that do so. Its ctx is the call's, with what [Observer].CallStart put there, the call's deadline
-// and its end: when the call ends for its caller ctx ends, and an answer that comes after the
-// call's is dropped. [CallFromContext] tells the call. An error that f returns is raised in Python
-// as pypool.HostError(type, message): type is the ErrorType of an [*Error], "canceled" or
-// "deadline_exceeded" for a context's, else the name of its Go type. So is a panic ("panic", and
-// its stack is in the log) and runtime.Goexit ("goexit").
+// times at once when Python has threads or tasks that do so. Its ctx is the call's, with what
+// [Observer].CallStart put there, the call's deadline and its end: when the call ends for its
+// caller ctx ends, and an answer that comes after the call's is dropped. [CallFromContext] tells
+// the call. An error that f returns is raised in Python as pypool.HostError(type, message): type is
+// the ErrorType of an [*Error], "canceled" or "deadline_exceeded" for a context's, else the name of
+// its Go type. So is a panic ("panic", and its stack is in the log) and runtime.Goexit ("goexit").
 //
 // A call of the same pool that is made with ctx, or with one derived from it, never waits for
 // another call: when no worker is idle it fails at once with an [ErrNestedCall]. (One that is being

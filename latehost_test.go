@@ -53,7 +53,7 @@ func TestAnAnswerThatCameInTimeCountsWhenTheHostIsLate(t *testing.T) {
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, os.Stderr
 			require.NoError(t, cmd.Start())
-			eventually(t, "the handler has begun", func() bool { return len(begun.read()) == 1 })
+			begun.await("begun")
 			stop(t, cmd.Process.Pid)
 			gate.release(t)
 			time.Sleep(lateHostTimeout + 200*time.Millisecond) // what the host's clock goes on by

@@ -188,12 +188,12 @@ func (a *attempt) receive() (pypool.Result, *pypool.Error) {
 			}
 		case <-done:
 		case <-late:
-			if len(a.p.frames) == 0 {
-				return pypool.Result{}, ended(a.ctx, a.delivery())
+			for len(a.p.frames) > 0 { // they have come in time
+				if end, res, err := a.take(<-a.p.frames); end {
+					return res, err
+				}
 			}
-			past := make(chan time.Time) // for what has come in time
-			close(past)
-			late = past
+			return pypool.Result{}, ended(a.ctx, a.delivery())
 		case <-a.p.full:
 			return pypool.Result{}, a.violation("more came than was asked for")
 		case <-a.c.closing:

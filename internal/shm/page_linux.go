@@ -13,9 +13,9 @@ import (
 	"github.com/pypool/pypool/internal/fd"
 )
 
-// Page is the host's view of the page. Its methods are safe for concurrent use, also during Close and
-// after it: who comes late finds a page that is the host's own, with zeros. It is there until nobody
-// has the Page any more.
+// Page is the host's view of the page. Its methods are safe for concurrent use, also during Close
+// and after it: who comes late finds a page that is the host's own, with zeros. It is there until
+// nobody has the Page any more.
 type Page struct {
 	mem    []byte
 	memory *Memory
@@ -58,13 +58,10 @@ func newPage(size int) (*Page, *os.File) {
 		return nil, nil
 	}
 	p := &Page{mem: unsafe.Slice((*byte)(at), size)}
-	runtime.AddCleanup(p, unmap, p.mem[:wordsSize()])
+	runtime.AddCleanup(p, unmap, p.mem[:os.Getpagesize()])
 	p.memory = newMemory(p)
 	return p, file
 }
-
-// wordsSize is how much of the host's memory the words take.
-func wordsSize() int { return os.Getpagesize() }
 
 func unmap(part []byte) {
 	if len(part) > 0 {
@@ -146,7 +143,7 @@ func (p *Page) Close() {
 		if p.memory != nil {
 			p.memory.close()
 		}
-		n := wordsSize()
+		n := os.Getpagesize()
 		_, _ = unix.MmapPtr(-1, 0, unsafe.Pointer(&p.mem[0]), uintptr(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED)
 		unmap(p.mem[n:])
 	})
