@@ -223,6 +223,7 @@ type destination int
 const (
 	spelledOut destination = iota // JSON takes its place, and encoding/json the rest
 	placed                        // it is put where it belongs
+	filled                        // its elements are, in slices that are made for it
 	ignored                       // the caller's type has no place for it
 )
 
@@ -257,14 +258,46 @@ func storeBlobs(rep reply, v any, own bool) error {
 	if err := checkBytes(raw, v, nulls); err != nil {
 		return err
 	}
+	room := roomForLists(rep)
 	for i, end := range ends {
-		if end == placed {
-			if err := placeBlob(into.Elem(), rep.blobs[i].Path, &rep.blobs[i], own); err != nil {
-				return err
-			}
+		blob := &rep.blobs[i]
+		switch {
+		case end != placed && end != filled:
+			continue
+		case end == filled && !room.take(blob):
+			return tooManyLists(blob)
+		}
+		if err := placeBlob(into.Elem(), blob.Path, blob, own); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// listRoom is how many lists more the arrays of a result may become. An array has as many as its
+// shape says: an empty one that comes in a hundred bytes could have more than memory holds.
+type listRoom int
+
+func roomForLists(rep reply) listRoom {
+	room := 1<<20 + len(rep.raw) // some 40 MB, and as much as lists of JSON may have
+	for i := range rep.blobs {
+		room += len(rep.blobs[i].Data)
+	}
+	return listRoom(room)
+}
+
+// take reports whether there is room for one more array.
+func (r *listRoom) take(blob *wire.Blob) bool {
+	lists := listRoom(blob.Lists())
+	if lists > *r {
+		return false
+	}
+	*r -= lists
+	return true
+}
+
+func tooManyLists(blob *wire.Blob) error {
+	return fmt.Errorf("%s: an array of shape %v has more lists than can be made of it: decode it into a pypool.Array", pathText(blob.Path), blob.Shape)
 }
 
 // spelled is a result as JSON alone.
@@ -278,7 +311,7 @@ func spell(rep reply, ends []destination, lacking string) (raw []byte, bigInt bo
 	if !slices.Contains(ends, spelledOut) {
 		return rep.raw, false, nil
 	}
-	done := 0
+	done, room := 0, roomForLists(rep)
 	for i := range rep.blobs {
 		if ends[i] != spelledOut {
 			continue
@@ -286,8 +319,15 @@ func spell(rep reply, ends []destination, lacking string) (raw []byte, bigInt bo
 		blob := &rep.blobs[i]
 		raw = append(raw, rep.raw[done:blob.At]...)
 		var big bool
-		if raw, big, err = blob.Spell(raw, lacking); err != nil {
-			return nil, false, fmt.Errorf("%s: %w", pathText(blob.Path), err)
+		switch fits := room.take(blob); {
+		case !fits && lacking == "":
+			return nil, false, tooManyLists(blob)
+		case !fits:
+			raw = append(raw, lacking...)
+		default:
+			if raw, big, err = blob.Spell(raw, lacking); err != nil {
+				return nil, false, fmt.Errorf("%s: %w", pathText(blob.Path), err)
+			}
 		}
 		bigInt = bigInt || big
 		done = blob.At + len("null")
@@ -378,7 +418,7 @@ func endOf(t reflect.Type, blob *wire.Blob) destination {
 	}
 	if kind := t.Kind(); !marshalsItself(t) &&
 		(kind.String() == blob.DType || kind == reflect.Int && blob.DType == "int64" || kind == reflect.Float64 && strings.HasPrefix(blob.DType, "float") || kind == reflect.Float32 && blob.DType == "float16") {
-		return placed
+		return filled
 	}
 	return spelledOut
 }

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -650,6 +651,48 @@ func TestPayloadsGoWhereJSONWouldGo(t *testing.T) {
 	require.True(t, takesBlobs(reflect.TypeFor[map[string][]*Array]()))
 	type recursive struct{ Next *recursive }
 	require.False(t, takesBlobs(reflect.TypeFor[recursive]()))
+}
+
+// An array is as many lists as its shape says, whatever a worker has written there.
+func TestNoArrayBecomesMoreListsThanTheHostHolds(t *testing.T) {
+	t.Parallel()
+	with := func(arrays ...wire.Blob) reply {
+		rep := reply{raw: json.RawMessage("[" + strings.Repeat("null,", len(arrays)-1) + "null]")}
+		for i := range arrays {
+			arrays[i].At, arrays[i].Path = 1+5*i, []wire.Step{{IsIndex: true, Index: i}}
+			require.NoError(t, wire.CheckArray(arrays[i].DType, arrays[i].Shape, len(arrays[i].Data)))
+		}
+		rep.blobs = arrays
+		return rep
+	}
+	empty := func(shape ...int) wire.Blob { return wire.Blob{DType: "float32", Shape: shape} }
+	deep := wire.Blob{DType: "int8", Shape: append([]int{1 << 20}, slices.Repeat([]int{1}, 63)...), Data: make([]byte, 1<<20)}
+	var many []wire.Blob
+	for range 30 {
+		many = append(many, empty(100_000, 0))
+	}
+	for name, rep := range map[string]reply{
+		"one": with(empty(1<<50, 0)), "large": with(empty(10_000_000_000, 0)), "nested": with(empty(1<<20, 1<<20, 0)), "in many": with(empty(1<<15, 1<<15, 1<<15, 0)),
+		"many": with(many...), "deep": with(deep),
+	} {
+		var floats [][][]float32
+		var anything any
+		if name != "deep" {
+			require.ErrorContains(t, storeBlobs(rep, &floats, true), "decode it into a pypool.Array", name)
+		}
+		require.ErrorContains(t, storeBlobs(rep, &anything, true), "decode it into a pypool.Array", name)
+		raw := Result{reply: rep}.Raw()
+		require.True(t, json.Valid(raw), name)
+		require.Contains(t, string(raw), "null", name)
+		require.Less(t, len(raw), 16<<20, name)
+		var arrays []Array
+		require.NoError(t, storeBlobs(rep, &arrays, true), name)
+		require.Equal(t, rep.blobs[0].Shape, arrays[0].Shape, name)
+	}
+	var rows [][][]float32
+	require.NoError(t, storeBlobs(with(empty(100_000, 0), empty(0, 1<<40)), &rows, true))
+	require.Len(t, rows[0], 100_000)
+	require.Empty(t, rows[1])
 }
 
 // Arguments and results of a Caller in another process keep their payloads.

@@ -75,7 +75,8 @@ type Result struct {
 // Raw returns the result as the worker sent it: valid JSON in ASCII. The caller must not change it.
 //
 // With [WithBlobs] it is made anew each time, of what has come: bytes are base64 text in it, arrays
-// lists, and null stands for a NaN or an infinity in an array.
+// lists, and null stands for a NaN or an infinity in an array, and for an empty array that would be
+// more than a million lists.
 func (r Result) Raw() json.RawMessage {
 	switch {
 	case r.reply.raw == nil:

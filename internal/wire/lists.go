@@ -32,6 +32,22 @@ func (w *lister) list(dim int) {
 	w.b = append(w.b, ']')
 }
 
+// Lists is how many lists the array is, those within others included; 0 where it is none, and
+// math.MaxInt where it would be more.
+func (blob *Blob) Lists() (lists int) {
+	within := 1
+	for _, n := range blob.Shape {
+		if lists > math.MaxInt-within {
+			return math.MaxInt
+		}
+		lists += within
+		if within *= n; n == 0 {
+			break
+		}
+	}
+	return lists
+}
+
 func (w *lister) element() {
 	size := Sizes[w.blob.DType]
 	data := w.blob.Data[w.at : w.at+size]
