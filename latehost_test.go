@@ -5,6 +5,7 @@ package pypool
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -19,7 +20,7 @@ import (
 const lateHostScript = `
 import asyncio
 from typing import List
-from pypool import command
+from pypool import command, host
 
 def wait(gate, mark):
     with open(mark, "a") as out:
@@ -28,6 +29,8 @@ def wait(gate, mark):
     return "in time"
 
 @command
+def after(): return None
+@command
 def plain(gate: str, mark: str): return wait(gate, mark)
 @command
 def items(gate: str, mark: str): yield wait(gate, mark)
@@ -35,6 +38,13 @@ def items(gate: str, mark: str): yield wait(gate, mark)
 def batch(gate: List[str], mark: List[str]): return [wait(gate[0], mark[0]) for _ in gate]
 @command(concurrency=4)
 async def shared(gate: str, mark: str): return await asyncio.to_thread(wait, gate, mark)
+@command(concurrency=4)
+async def leaves(gate: str, mark: str):
+    try:
+        await host.aio.leave()
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.to_thread(wait, gate, mark)
 @command(concurrency=4)
 async def shared_items(gate: str, mark: str): yield await asyncio.to_thread(wait, gate, mark)
 `
@@ -48,30 +58,45 @@ func TestAnAnswerThatCameInTimeCountsWhenTheHostIsLate(t *testing.T) {
 	for _, kind := range []string{"plain", "plain, its context's", "items", "batch", "batch, its context's", "shared", "shared, its context's", "shared_items", "Map"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			gate, begun := newLatch(t), newNotes(t)
-			cmd := helperCommand(t, "late host", "PYPOOL_LATE_KIND="+kind, "PYPOOL_LATE_GATE="+gate.path, "PYPOOL_LATE_MARK="+begun.path, "PYPOOL_LATE_SCRIPT="+script(t, lateHostScript))
-			var out bytes.Buffer
-			cmd.Stdout, cmd.Stderr = &out, os.Stderr
-			require.NoError(t, cmd.Start())
-			begun.await("begun")
-			stop(t, cmd.Process.Pid)
-			gate.release(t)
-			time.Sleep(lateHostTimeout + 200*time.Millisecond) // what the host's clock goes on by
-			require.NoError(t, syscall.Kill(cmd.Process.Pid, syscall.SIGCONT))
-			require.NoError(t, cmd.Wait())
-			require.Equal(t, "in time <nil>\n", out.String())
+			require.Equal(t, "in time <nil>\n", outputOfALateHost(t, kind))
 		})
 	}
+}
+
+// Likewise a call that has stopped within its grace has not cost the worker.
+func TestACallThatStoppedInTimeCostsNoWorkerWhenTheHostIsLate(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "canceled, 1 worker started\n", outputOfALateHost(t, "leaves"))
+}
+
+// outputOfALateHost lets a handler go on while its host stands still, until the handler's deadline
+// is over.
+func outputOfALateHost(t *testing.T, kind string) string {
+	gate, begun := newLatch(t), newNotes(t)
+	cmd := helperCommand(t, "late host", "PYPOOL_LATE_KIND="+kind, "PYPOOL_LATE_GATE="+gate.path, "PYPOOL_LATE_MARK="+begun.path, "PYPOOL_LATE_SCRIPT="+script(t, lateHostScript))
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	require.NoError(t, cmd.Start())
+	begun.await("begun")
+	stop(t, cmd.Process.Pid)
+	gate.release(t)
+	time.Sleep(lateHostTimeout + 200*time.Millisecond) // what the host's clock goes on by
+	require.NoError(t, syscall.Kill(cmd.Process.Pid, syscall.SIGCONT))
+	require.NoError(t, cmd.Wait())
+	return out.String()
 }
 
 func init() {
 	helpers["late host"] = func() {
 		cfg := hostConfig()
 		cfg.Script, cfg.Size = os.Getenv("PYPOOL_LATE_SCRIPT"), 1
-		p, err := New(context.Background(), cfg)
+		cfg.CancelGrace = lateHostTimeout
+		ctx, limit := context.Background(), WithTimeout(lateHostTimeout)
+		left, leave := context.WithCancel(ctx)
+		cfg.Functions = Functions{"leave": Func(func(context.Context, struct{}) (any, error) { leave(); return nil, nil })}
+		p, err := New(ctx, cfg)
 		must(err)
 		in := args{"gate": os.Getenv("PYPOOL_LATE_GATE"), "mark": os.Getenv("PYPOOL_LATE_MARK")}
-		ctx, limit := context.Background(), WithTimeout(lateHostTimeout)
 		command, its := strings.CutSuffix(os.Getenv("PYPOOL_LATE_KIND"), ", its context's")
 		if its {
 			var cancel context.CancelFunc
@@ -81,6 +106,16 @@ func init() {
 		}
 		var got string
 		switch command {
+		case "leaves":
+			_, err = p.ExecuteAnonymous(left, command, in, WithTimeout(0))
+			if !errors.Is(err, ErrCanceled) {
+				must(err)
+			}
+			_, err = p.ExecuteAnonymous(ctx, "after", nil)
+			must(err)
+			fmt.Printf("canceled, %d worker started\n", p.Stats().WorkersStarted)
+			must(p.Close())
+			return
 		case "Map":
 			for got, err = range Map[string](ctx, p, "plain", slices.Values([]args{in}), limit) {
 				break

@@ -69,6 +69,8 @@ type seat struct {
 	why      revocation
 	overdue  bool        // it has not ended within its grace
 	timer    *time.Timer // runs expire; set when its caller leaves. While it may run, winding counts it
+	due      time.Time   // when it does
+	late     bool        // the reader has been waited for since
 	grace    time.Duration
 	patience time.Time // code that is not to be interrupted has its grace from then on
 	reason   string    // the worker is killed if it does not end
@@ -366,6 +368,7 @@ func (s *sharing) depart(t *seat, c *call, why revocation, charge *Error) bool {
 			t.grace = max(t.grace, 0) + cfg.KillGrace
 		}
 		s.p.winding.Add(1)
+		t.due = time.Now().Add(t.grace)
 		t.timer = time.AfterFunc(t.grace, t.expire)
 	}
 	if why == revokedEnded {
@@ -388,9 +391,19 @@ func (t *seat) expire() {
 		mu.Unlock()
 		return
 	}
-	if end := t.patience.Add(t.grace); shielded && time.Now().Before(end) {
+	now, end := time.Now(), time.Time{}
+	if shielded {
+		end = t.patience.Add(t.grace)
+	}
+	switch {
+	case now.Before(end):
+		t.due = end
+	case !t.late:
+		t.late, end = true, now.Add(lateBy(t.due, &s.p.cfg))
+	}
+	if now.Before(end) {
 		s.p.winding.Add(1)
-		t.timer.Reset(time.Until(end))
+		t.timer.Reset(end.Sub(now))
 		mu.Unlock()
 		return
 	}
