@@ -74,10 +74,18 @@ test: $(VENV)/ready ## Run all tests, Go (with the race detector) and Python
 
 test-go: test-root test-modules
 
+# The table of faults counts what its process has open, so its rows wait for each other: the other tests run beside it, in
+# a process of their own.
+test-root: export PYPOOL_UV ?= $(VENV)/bin/uv
 test-root: $(VENV)/ready
 	@[ -n "$(RACE)" ] || echo 'no C compiler: the tests run without the race detector'
 	@$(say) 'go test $(RACE) ./... in . (the first run compiles everything; the tests take minutes)'
-	@PYPOOL_UV=$${PYPOOL_UV:-$(VENV)/bin/uv} go test $(RACE) -timeout 30m ./...
+	@go test $(RACE) -c -o $(BUILD)/bin/pypool.test .
+	@failed=; $(BUILD)/bin/pypool.test -test.timeout 30m -test.run '^TestFault$$' >$(BUILD)/faults.log 2>&1 & faults=$$!; \
+	trap "kill $$faults 2>/dev/null || true" INT TERM; \
+	go test $(RACE) -timeout 30m -skip '^TestFault$$' ./... || failed=yes; \
+	wait $$faults || failed=yes; \
+	$(say) 'the table of faults'; cat $(BUILD)/faults.log; [ -z "$$failed" ]
 
 test-modules: $(VENV)/ready $(TABLES)/ready
 	@failed=; for module in $(NESTED); do \
