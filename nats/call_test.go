@@ -407,3 +407,63 @@ func TestCloseEndsTheClientsCalls(t *testing.T) {
 	eventually(t, "the handler was stopped", func() bool { return exists(g.mark + ".left") })
 	accounted(t, p)
 }
+
+// What one attempt may have run has not NotExecuted for its end because the last one has.
+func TestAnAttemptThatMayHaveRunIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	nc := b.connect(t)
+	begun := make(chan struct{}, 10)
+	odd := func(answers ...*pypool.Error) { // a server that gives them, and is gone
+		sub, err := nc.QueueSubscribe("pypool.odd.call.*", "q", func(m *nats.Msg) {
+			if len(answers) > 1 {
+				defer func() { answers = answers[1:] }()
+			} else {
+				_ = m.Sub.Unsubscribe()
+			}
+			_ = nc.FlushTimeout(10 * time.Second) // before the answer
+			begun <- struct{}{}
+			_ = nc.PublishMsg((&control{Kind: kindError, Seq: 1}).message(m.Reply, "", pypool.EncodeError(answers[0])))
+		})
+		require.NoError(t, err)
+		require.NoError(t, nc.Flush())
+		t.Cleanup(func() { _ = sub.Unsubscribe() })
+	}
+	died := pypool.NewError(pypool.TypeWorkerExited, pypool.MaybeExecuted, "it died", nil)
+	refused := pypool.NewError(pypool.TypeUnknownCommand, pypool.NotExecuted, "", nil)
+	again := client(t, b, "odd", WithRetry(Retry{Attempts: 2, Backoff: pypool.Backoff{Min: time.Millisecond}, MaybeExecuted: true}))
+
+	odd(died)
+	_, err := again.ExecuteAnonymous(patient(t), "f", nil)
+	require.Equal(t, pypool.MaybeExecuted, failure(t, err, pypool.ErrPoolClosed).Delivery)
+	require.ErrorIs(t, err, nats.ErrNoResponders)
+	require.ErrorContains(t, err, "an attempt before may have run")
+
+	odd(died, refused)
+	_, err = again.ExecuteAnonymous(patient(t), "f", nil)
+	require.Equal(t, pypool.MaybeExecuted, failure(t, err, pypool.ErrUnknownCommand).Delivery)
+
+	odd(died)
+	var last error
+	for _, last = range again.Stream(patient(t), "f", nil) {
+	}
+	require.Equal(t, pypool.MaybeExecuted, failure(t, last, pypool.ErrPoolClosed).Delivery)
+
+	for len(begun) > 0 {
+		<-begun
+	}
+	odd(died)
+	slow := again.With(WithRetry(Retry{Attempts: 2, Backoff: pypool.Backoff{Min: time.Minute}, MaybeExecuted: true}))
+	ctx, cancel := context.WithCancel(patient(t))
+	go func() {
+		<-begun
+		cancel() // before the second attempt, or in the midst of the first
+	}()
+	_, err = slow.ExecuteAnonymous(ctx, "f", nil)
+	require.Error(t, err)
+	require.False(t, pypool.SafeToRetry(err))
+
+	odd(pypool.NewError(pypool.TypeQueueFull, pypool.NotExecuted, "it is full", nil))
+	_, err = again.ExecuteAnonymous(patient(t), "f", nil)
+	require.True(t, pypool.SafeToRetry(failure(t, err, pypool.ErrPoolClosed)), "none has run")
+}

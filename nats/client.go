@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,7 +39,8 @@ type Retry struct {
 	// Backoff is the wait before the next attempt, doubled each time. Default: 50 ms to 1 s.
 	Backoff pypool.Backoff
 	// MaybeExecuted has calls made again whose server, or worker, was lost while they may have been
-	// running: they may run twice. It is for commands that bear it.
+	// running: they may run twice. It is for commands that bear it. The error of such a call is that
+	// of its last attempt, and a MaybeExecuted also where that one has not run.
 	MaybeExecuted bool
 }
 
@@ -187,16 +189,32 @@ func (c *Client) call(ctx context.Context, r *request, opts []pypool.CallOption)
 		return pypool.Result{}, c.complete(r, err)
 	}
 	pause := c.o.retry.Backoff.Min
+	maybe := false // an attempt may have run
 	for attempt := 1; ; attempt++ {
 		res, err := c.attempt(ctx, r)
 		if err == nil || r.left {
 			return res, nil
 		}
 		if attempt >= c.o.retry.Attempts || r.yielded || !c.o.retry.again(err) || !c.rest(ctx, pause) {
+			if maybe {
+				err = mayHaveRun(err)
+			}
 			return pypool.Result{}, c.complete(r, err)
 		}
+		maybe = maybe || err.Delivery != pypool.NotExecuted
 		pause = min(2*pause, c.o.retry.Backoff.Max)
 	}
+}
+
+// mayHaveRun is the last attempt's error as that of all attempts, of which one before may have run.
+func mayHaveRun(err *pypool.Error) *pypool.Error {
+	if err.Delivery != pypool.NotExecuted {
+		return err
+	}
+	all := *err // others may have it, too
+	all.Delivery = pypool.MaybeExecuted
+	all.Message = strings.TrimPrefix(all.Message+"; an attempt before may have run", "; ")
+	return &all
 }
 
 // again reports whether a call that ended so is to be made again.

@@ -246,12 +246,12 @@ func TestOneOutcomeEach(t *testing.T) {
 				twice++
 			}
 			switch {
-			case prefix == "again" && delivery == "Executed":
-				assert.GreaterOrEqual(t, times, 1, line)
-			case prefix == "again": // an attempt before the last may have run
-				assert.LessOrEqual(t, times, 5, line)
 			case delivery == "NotExecuted":
 				assert.Zero(t, times, line)
+			case prefix == "again" && delivery == "Executed":
+				assert.GreaterOrEqual(t, times, 1, line)
+			case prefix == "again":
+				assert.LessOrEqual(t, times, 5, line)
 			case delivery == "Executed":
 				assert.Equal(t, 1, times, line)
 			default:
