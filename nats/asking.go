@@ -51,9 +51,16 @@ func (a *attempt) ask(what func() *pypool.Error) *pypool.Error {
 
 // finish is the attempt's end on its caller's goroutine.
 func (a *attempt) finish() {
+	if a.over != nil {
+		close(a.over)
+	}
 	if !a.stuck && a.sent && !a.answered {
 		a.answered = true
-		_ = a.ask(func() *pypool.Error { a.cancel(); return nil })
+		_ = a.ask(func() *pypool.Error {
+			a.cancel()
+			a.join() // it may be telling the server
+			return nil
+		})
 	}
 	if !a.stuck {
 		a.leave()
@@ -65,8 +72,17 @@ func (a *attempt) leave() {
 	if a.sent && !a.answered {
 		a.cancel()
 	}
+	a.join()
 	if a.p != nil {
 		a.c.forget(a.p)
+	}
+}
+
+// join waits for watchBody, which ends when over is closed, and the connection has taken what it
+// was asked.
+func (a *attempt) join() {
+	if a.beside != nil {
+		<-a.beside
 	}
 }
 

@@ -31,6 +31,11 @@ type attempt struct {
 	answered bool         // a last message came, nobody was there, or the server is told that nobody waits
 	stuck    bool         // what the connection was asked last goes on without the caller, and all but fate is its own
 
+	told   atomic.Bool   // the server is told that nobody waits, or about to be
+	inBody atomic.Bool   // the loop's body runs
+	over   chan struct{} // closed at the end; nil: no body has run
+	beside chan struct{} // closed when nobody watches beside the body any more
+
 	seq        uint64  // of the last message that has a place
 	seen       uint64  // seq, when the server was last watched
 	head       control // of the payload that is coming in
@@ -155,6 +160,9 @@ func (a *attempt) sendParts(has int) *pypool.Error {
 
 // cancel tells the server that nobody waits any more, or all servers where it is not known.
 func (a *attempt) cancel() {
+	if a.told.Swap(true) {
+		return
+	}
 	ctl := control{Kind: kindCancel}
 	subject := allSubject(a.c.name)
 	if from := a.p.from.Load(); from != nil {
@@ -172,10 +180,10 @@ func (a *attempt) receive() (pypool.Result, *pypool.Error) {
 	done := a.ctx.Done()
 	var late <-chan time.Time
 	for {
-		if done != nil && a.ctx.Err() != nil { // not by chance behind what has come
-			if !errors.Is(a.ctx.Err(), context.DeadlineExceeded) {
-				return pypool.Result{}, ended(a.ctx, a.delivery())
-			}
+		if err := a.left(); err != nil { // not by chance behind what has come
+			return pypool.Result{}, err
+		}
+		if done != nil && a.ctx.Err() != nil {
 			done = nil // the server's word may still come: it knows more
 			grace := time.NewTimer(deadlineGrace)
 			defer grace.Stop()
@@ -197,7 +205,6 @@ func (a *attempt) receive() (pypool.Result, *pypool.Error) {
 		case <-a.p.full:
 			return pypool.Result{}, a.violation("more came than was asked for")
 		case <-a.c.closing:
-			return pypool.Result{}, unavailable(a.delivery(), "the client was closed during the call", nil)
 		case <-tick.C:
 			if err := a.ask(a.watch); err != nil {
 				return pypool.Result{}, err
@@ -206,6 +213,20 @@ func (a *attempt) receive() (pypool.Result, *pypool.Error) {
 				return pypool.Result{}, err
 			}
 		}
+	}
+}
+
+// left is the error of a call whose caller has left it, or has closed the client. That its deadline
+// has passed the server knows itself.
+func (a *attempt) left() *pypool.Error {
+	if why := a.ctx.Err(); why != nil && !errors.Is(why, context.DeadlineExceeded) {
+		return ended(a.ctx, a.delivery())
+	}
+	select {
+	case <-a.c.closing:
+		return unavailable(a.delivery(), "the client was closed during the call", nil)
+	default:
+		return nil
 	}
 }
 
@@ -346,14 +367,54 @@ func (a *attempt) whole() (end bool, res pypool.Result, err *pypool.Error) {
 		return true, res, a.violation("an item came, and the call is no stream")
 	}
 	a.takenItems++
-	a.r.yielded = true
-	if !a.r.item(pypool.DecodeResult(body, info)) {
+	switch stays, err := a.lend(pypool.DecodeResult(body, info)); {
+	case err != nil:
+		return true, res, err
+	case !stays:
 		a.r.left = true
 		return true, res, nil
 	}
 	a.silentFrom = time.Since(a.p.begun) // nobody has looked at the connection while the loop's body ran
 	err = a.credit()
 	return err != nil, res, err
+}
+
+// lend has the loop's body run for an item, and reports whether the loop goes on. Where its caller
+// has left already it does not run: who watches beside it may have looked before.
+func (a *attempt) lend(item pypool.Result) (stays bool, err *pypool.Error) {
+	if a.over == nil {
+		a.watchBody()
+	}
+	a.inBody.Store(true) // if the body panics it stays so until finish
+	if err = a.left(); err == nil {
+		a.r.yielded = true
+		stays = a.r.item(item)
+	}
+	a.inBody.Store(false)
+	return stays, err
+}
+
+// watchBody tells the server that the caller has left, while the goroutine that would is in the
+// loop's body. It begins once for a stream, with the first item. leave joins it.
+func (a *attempt) watchBody() {
+	a.over, a.beside = make(chan struct{}), make(chan struct{})
+	ctx, cancel := context.WithCancel(a.ctx) // the caller's own may have methods of his
+	go func() {
+		defer close(a.beside)
+		defer cancel()
+		select {
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return // the server knows it
+			}
+		case <-a.c.closing:
+		case <-a.over:
+			return
+		}
+		if a.inBody.Load() {
+			a.cancel()
+		}
+	}()
 }
 
 // credit tells the server now and then how much has been taken in.

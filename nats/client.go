@@ -155,7 +155,8 @@ func (c *Client) ExecuteProgram(ctx context.Context, programID string, inputs an
 
 // Stream is [pypool.Pool.Stream], on a server. Up to 64 items, or 2 MiB of them, come ahead of the
 // loop; a slow loop halts the generator then, and StallTimeout counts from there. Leaving the loop
-// stops the generator, and does not wait for that.
+// stops the generator, and does not wait for that. So does the end of ctx, or Close, also while the
+// loop's body runs: the loop gets its error when it comes back.
 func (c *Client) Stream(ctx context.Context, command string, args any, opts ...pypool.CallOption) iter.Seq2[pypool.Result, error] {
 	return func(yield func(pypool.Result, error) bool) {
 		r := &request{ctl: control{Command: command, Stream: true}, args: args}

@@ -294,3 +294,62 @@ func TestALargeRequestThatIsLeft(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 2, sum)
 }
+
+// Who leaves while the loop's body runs has the generator stopped there and then.
+func TestAStreamThatIsLeftInItsBody(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]error{"context": pypool.ErrCanceled, "own": pypool.ErrCanceled, "close": pypool.ErrPoolClosed} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, p, c := pair(t, 1)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if name == "own" {
+				done := make(chan struct{})
+				ctx, cancel = ownContext{t.Context(), done}, func() { close(done) }
+			}
+			left := make(chan struct{})
+			stopped := make(chan struct{})
+			go func() {
+				defer close(stopped)
+				<-left
+				eventually(t, "the generator is stopped", func() bool { return p.Stats().InFlight == 0 && p.Stats().Idle == 1 })
+			}()
+			n := 0
+			var last error
+			for _, last = range c.Stream(ctx, "count", []any{1_000_000}, pypool.WithStallTimeout(-1)) {
+				if n++; last != nil {
+					break
+				}
+				require.Equal(t, 1, n, "and no item comes behind")
+				if name == "close" {
+					require.NoError(t, c.Close())
+				} else {
+					cancel()
+				}
+				close(left)
+				<-stopped
+			}
+			require.Equal(t, pypool.MaybeExecuted, failure(t, last, want).Delivery)
+			require.Equal(t, int64(1), p.Stats().WorkersStarted, "and its worker kept")
+			accounted(t, p)
+		})
+	}
+}
+
+// ownContext is none of package context's, and of little use.
+type ownContext struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c ownContext) Done() <-chan struct{} { return c.done }
+func (c ownContext) Err() error {
+	select {
+	case <-c.done:
+		panic("it has ended")
+	default:
+		return nil
+	}
+}
+func (c ownContext) Value(any) any { return nil }
