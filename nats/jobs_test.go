@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -414,4 +415,49 @@ func TestAJobsStateIsReadable(t *testing.T) {
 	encoded, err := json.Marshal(state)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"state":"done","worker":"w","ran_ns":1000000000}`, string(encoded))
+}
+
+// turns is a Caller whose calls end as one after the other says.
+type turns struct {
+	pypool.Caller
+	next func(n int64) error
+	n    atomic.Int64
+}
+
+func (c *turns) ExecuteAnonymous(context.Context, string, any, ...pypool.CallOption) (pypool.Result, error) {
+	return pypool.DecodeResult([]byte("1"), pypool.ResultInfo{}), c.next(c.n.Add(1))
+}
+
+// What did not run is no attempt, and takes none back that may have run.
+func TestAttemptsAreCountedThatMayHaveRun(t *testing.T) {
+	t.Parallel()
+	died := pypool.NewError(pypool.TypeWorkerExited, pypool.MaybeExecuted, "it died", nil)
+	full := pypool.NewError(pypool.TypeQueueFull, pypool.NotExecuted, "it is full", nil)
+	refused := pypool.NewError(pypool.TypeUnknownCommand, pypool.NotExecuted, "it is gone", nil)
+	for name, tc := range map[string]struct {
+		ends []error
+		last error
+	}{
+		"attempts":  {[]error{died, full, died}, pypool.ErrWorkerExited},
+		"a refusal": {[]error{died, refused}, pypool.ErrUnknownCommand},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBroker(t)
+			c := &turns{next: func(n int64) error {
+				if int(n) > len(tc.ends) {
+					return nil
+				}
+				return tc.ends[n-1]
+			}}
+			job, err := Enqueue(patient(t), stream(t, b), "test", "f", nil, WithAttempts(2))
+			require.NoError(t, err)
+			end := work(t, b, c)
+			_, err = job.Wait(patient(t))
+			require.Equal(t, pypool.MaybeExecuted, failure(t, err, tc.last).Delivery)
+			require.NoError(t, end())
+			require.EqualValues(t, len(tc.ends), c.n.Load())
+			require.Equal(t, pypool.NotExecuted, refused.Delivery, "others have it, too")
+		})
+	}
 }

@@ -229,6 +229,9 @@ func (w *jobWorker) job(ctx context.Context, m jetstream.Msg) {
 		}
 		_ = m.NakWithDelay(again(meta)) // if that is lost, it comes after WithAckWait
 	default:
+		if failed != nil && b.Attempt > 1 {
+			failed = mayHaveRun(failed)
+		}
 		if w.finish(ctx, b, w.outcome(&ctl, res, failed)) {
 			w.ack(ctx, m)
 		}
@@ -357,12 +360,20 @@ func (w *jobWorker) put(ctx context.Context, b *begun, state *jobState) (stored 
 	return false, err
 }
 
-// unbegin takes back that the job has begun: it has not run. If that fails, it counts as begun.
+// unbegin takes back that the attempt has begun: it has not run. Those before it stay counted. If
+// that fails, it counts as begun.
 func (w *jobWorker) unbegin(ctx context.Context, b *begun) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	kv, _ := w.source()
-	if err := kv.Delete(ctx, b.id, jetstream.LastRevision(b.revision)); err != nil {
+	var err error
+	if before := b.jobState; before.Attempt > 1 {
+		before.Attempt--
+		_, err = kv.Update(ctx, b.id, before.encode(), b.revision)
+	} else {
+		err = kv.Delete(ctx, b.id, jetstream.LastRevision(b.revision))
+	}
+	if err != nil {
 		w.o.logger.Warn("that a job has not run cannot be stored", "service", w.name, "job", b.id, "error", err)
 	}
 }
