@@ -461,3 +461,65 @@ func TestAttemptsAreCountedThatMayHaveRun(t *testing.T) {
 		})
 	}
 }
+
+// begunJob is a job that w has taken, and has begun.
+func begunJob(t *testing.T, w *jobWorker, command string, opts ...JobOption) (jetstream.Msg, *begun) {
+	t.Helper()
+	ctx := patient(t)
+	job, err := Enqueue(ctx, w.js, "test", command, nil, opts...)
+	require.NoError(t, err)
+	require.NoError(t, w.open(ctx))
+	_, consumer := w.source()
+	m, err := consumer.Next(jetstream.FetchMaxWait(20 * time.Second))
+	require.NoError(t, err)
+	meta, err := m.Metadata()
+	require.NoError(t, err)
+	ctl, err := readControl(m.Headers())
+	require.NoError(t, err)
+	b, over, err := w.begin(ctx, job.id, meta.Sequence.Stream, &ctl)
+	require.NoError(t, err)
+	require.False(t, over)
+	return m, b
+}
+
+// A worker that was taken for lost, and is back, says nothing of a job that another one runs: it
+// would be gone with that one.
+func TestAWorkerThatWasTakenForLostEndsNoJob(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	w := &jobWorker{o: workOptions{ackWait: time.Minute, logger: silent}, js: stream(t, b), name: "test"}
+	ctx := patient(t)
+	naks, err := w.js.Conn().SubscribeSync("$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED.>")
+	require.NoError(t, err)
+	for name, failed := range map[string]*pypool.Error{
+		"done":        nil,
+		"made again":  pypool.NewError(pypool.TypeWorkerExited, pypool.MaybeExecuted, "it died", nil),
+		"has not run": pypool.NewError(pypool.TypeQueueFull, pypool.NotExecuted, "it is full", nil),
+	} {
+		m, mine := begunJob(t, w, "f", WithAttempts(3))
+		kv, _ := w.source()
+		theirs := &jobState{State: stateBegun, By: "other", Attempt: 2, Message: mine.Message}
+		revision, err := kv.Update(ctx, mine.id, theirs.encode(), mine.revision)
+		require.NoError(t, err)
+		before, err := kv.Get(ctx, mine.id)
+		require.NoError(t, err)
+		w.end(ctx, m, mine, &control{Attempts: 3}, pypool.Result{}, failed)
+		after, err := kv.Get(ctx, mine.id)
+		require.NoError(t, err)
+		require.Equal(t, before.Revision(), after.Revision(), name)
+		_, consumer := w.source()
+		info, err := consumer.Info(ctx)
+		require.NoError(t, err)
+		require.Equal(t, 1, info.NumAckPending, "%s: it is the other's", name)
+
+		done := &jobState{State: stateDone, By: "other", Attempt: 2, Message: mine.Message, payload: []byte("1")}
+		_, err = kv.Update(ctx, mine.id, done.encode(), revision)
+		require.NoError(t, err)
+		require.True(t, w.finish(ctx, mine, &jobState{State: stateDone}), "it has its outcome")
+		w.ack(ctx, m)
+		require.NoError(t, w.js.Conn().Flush())
+		if m, err := naks.NextMsg(100 * time.Millisecond); err == nil {
+			t.Errorf("%s: it is asked to be delivered while the other has it: %s", name, m.Data)
+		}
+	}
+}

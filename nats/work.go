@@ -211,7 +211,7 @@ func (w *jobWorker) job(ctx context.Context, m jetstream.Msg) {
 	switch {
 	case err != nil: // nothing has run; the bucket cannot be asked
 		w.o.logger.Warn("a job cannot begin", "service", w.name, "job", id, "error", err)
-		_ = m.NakWithDelay(again(meta))
+		_ = m.NakWithDelay(again(m))
 		return
 	case over: // it has its outcome, from now or from before
 		w.ack(ctx, m)
@@ -221,26 +221,38 @@ func (w *jobWorker) job(ctx context.Context, m jetstream.Msg) {
 	if failed == nil {
 		res, failed = w.call(ctx, &ctl, header, m.Data())
 	}
-	switch {
-	case failed != nil && repeatable(failed, &ctl, b.Attempt):
-		w.o.logger.Info("a job is made again", "service", w.name, "job", id, "attempt", b.Attempt, "delivery", failed.Delivery.String(), "error", failed)
-		if failed.Delivery == pypool.NotExecuted {
-			w.unbegin(ctx, b)
-		}
-		_ = m.NakWithDelay(again(meta)) // if that is lost, it comes after WithAckWait
-	default:
+	w.end(ctx, m, b, &ctl, res, failed)
+}
+
+// end is the end of a delivery whose call has ended so. JetStream takes a word of any worker that
+// had the message; so one that was taken for lost meanwhile says none while another has the job.
+func (w *jobWorker) end(ctx context.Context, m jetstream.Msg, b *begun, ctl *control, res pypool.Result, failed *pypool.Error) {
+	if failed == nil || !repeatable(failed, ctl, b.Attempt) {
 		if failed != nil && b.Attempt > 1 {
 			failed = mayHaveRun(failed)
 		}
-		if w.finish(ctx, b, w.outcome(&ctl, res, failed)) {
+		if w.finish(ctx, b, w.outcome(ctl, res, failed)) {
 			w.ack(ctx, m)
 		}
+		return
+	}
+	w.o.logger.Info("a job is made again", "service", w.name, "job", b.id, "attempt", b.Attempt, "delivery", failed.Delivery.String(), "error", failed)
+	mine := w.has
+	if failed.Delivery == pypool.NotExecuted {
+		mine = w.unbegin
+	}
+	if mine(ctx, b) {
+		_ = m.NakWithDelay(again(m)) // if that is lost, it comes after WithAckWait
 	}
 }
 
 // again is the pause before the next delivery.
-func again(meta *jetstream.MsgMetadata) time.Duration {
-	return min(time.Second<<min(max(meta.NumDelivered, 1)-1, 6), time.Minute)
+func again(m jetstream.Msg) time.Duration {
+	delivered := uint64(1)
+	if meta, err := m.Metadata(); err == nil {
+		delivered = max(meta.NumDelivered, 1)
+	}
+	return min(time.Second<<min(delivered-1, 6), time.Minute)
 }
 
 // repeatable reports whether a job that ended so is delivered again.
@@ -360,9 +372,15 @@ func (w *jobWorker) put(ctx context.Context, b *begun, state *jobState) (stored 
 	return false, err
 }
 
+// has reports whether the job is this attempt's still, as far as can be seen.
+func (w *jobWorker) has(ctx context.Context, b *begun) bool {
+	entry, _, err := w.look(context.WithoutCancel(ctx), b.id)
+	return err == nil && entry != nil && entry.Revision() == b.revision
+}
+
 // unbegin takes back that the attempt has begun: it has not run. Those before it stay counted. If
-// that fails, it counts as begun.
-func (w *jobWorker) unbegin(ctx context.Context, b *begun) {
+// that fails, because another has the job perhaps, it counts as begun.
+func (w *jobWorker) unbegin(ctx context.Context, b *begun) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	kv, _ := w.source()
@@ -376,6 +394,7 @@ func (w *jobWorker) unbegin(ctx context.Context, b *begun) {
 	if err != nil {
 		w.o.logger.Warn("that a job has not run cannot be stored", "service", w.name, "job", b.id, "error", err)
 	}
+	return err == nil
 }
 
 // finish stores the outcome, and reports whether the job has one. It tries for as long as a job may
@@ -388,9 +407,10 @@ func (w *jobWorker) finish(ctx context.Context, b *begun, state *jobState) bool 
 		switch {
 		case stored:
 			return true
-		case err == nil: // another's word stands
+		case err == nil: // another's word stands: the outcome, or that it runs the job
 			w.o.logger.Warn("a job was given up before its outcome was there", "service", w.name, "job", b.id, "state", state.State)
-			return true
+			entry, found, bad := w.look(ctx, b.id)
+			return bad == nil && entry != nil && found.State != stateBegun
 		case time.Now().After(end):
 			w.o.logger.Error("a job's outcome cannot be stored", "service", w.name, "job", b.id, "state", state.State, "error", err)
 			return false
