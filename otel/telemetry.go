@@ -68,7 +68,7 @@ type Telemetry struct {
 	meter  metric.Meter
 	texts  bool
 	calls  spans
-	served sync.Map // the methods' names that a worker has had
+	known  sync.Map // the methods' names that a worker has shown to know
 
 	duration rpcconv.ClientCallDuration
 	serves   rpcconv.ServerCallDuration
@@ -295,16 +295,24 @@ func (t *Telemetry) callEnd(ctx context.Context, one *call, c pypool.CallInfo, e
 const other = "_OTHER"
 
 // label is the method's name for the metrics: another one is not made of a name that no worker has
-// had, so that callers cannot make labels up.
+// shown to know, so that callers cannot make labels up. That a worker had the call shows nothing:
+// it may have been lost, or the caller have left, before it had looked for the name.
 func (t *Telemetry) label(name string, end pypool.CallOutcome, e *pypool.Error) string {
-	if _, served := t.served.Load(name); served || name == other {
+	if _, known := t.known.Load(name); known || name == other {
 		return name
 	}
-	if end.Err != nil && end.Worker == "" && (e == nil || e.Context.Worker == "") {
+	if end.Err != nil && !showsName(e) {
 		return other
 	}
-	t.served.Store(name, true)
+	t.known.Store(name, true)
 	return name
+}
+
+// showsName reports whether a worker that failed so has what was called: it has run it, or has
+// compared the arguments with what it takes.
+func showsName(e *pypool.Error) bool {
+	var refused *pypool.ArgumentError
+	return e != nil && (e.Delivery == pypool.Executed || errors.As(e.Err, &refused))
 }
 
 // describe puts the outcome of a call into its span.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -400,7 +401,26 @@ func TestCallersMakeNoLabelsUp(t *testing.T) {
 		_, err = r.pool.ExecuteProgram(ctx, "made up", nil)
 		require.Error(t, err)
 	}
-	_, err := r.tel.Caller(elsewhere{}).ExecuteAnonymous(t.Context(), "made up elsewhere", nil)
+	// A worker had these, and has said of none that it knows it
+	for i := range 3 {
+		name := fmt.Sprint("made up ", i)
+		_, err := r.pool.ExecuteAnonymous(t.Context(), name, nil, pypool.WithTimeout(1))
+		require.Error(t, err)
+		_, err = r.pool.ExecuteAnonymous(t.Context(), name, json.RawMessage(`{"a": `+strings.Repeat("1", 5000)+`}`))
+		require.ErrorIs(t, err, pypool.ErrInvalidArguments, "no int of Python's takes that")
+		for _, err := range r.pool.Stream(t.Context(), name, nil, pypool.WithTimeout(1)) {
+			require.Error(t, err)
+		}
+	}
+	observer := r.tel.Observer(nil)
+	for i, typ := range []pypool.ErrorType{pypool.TypeCanceled, pypool.TypeOperationTimeout, pypool.TypeWorkerExited, pypool.TypeProtocol} {
+		info := pypool.CallInfo{Command: fmt.Sprint("made up ", typ), Pool: "another", RequestID: uint64(i)}
+		end := pypool.CallOutcome{Worker: "w1", Err: pypool.NewError(typ, pypool.MaybeExecuted, "", nil)}
+		observer.CallEnd(observer.CallStart(t.Context(), info), info, end)
+	}
+	_, err := r.pool.ExecuteAnonymous(t.Context(), "greet_later", map[string]any{"nobody": 1})
+	require.ErrorIs(t, err, pypool.ErrInvalidArguments, "it has looked at what that takes")
+	_, err = r.tel.Caller(elsewhere{}).ExecuteAnonymous(t.Context(), "made up elsewhere", nil)
 	require.ErrorIs(t, err, pypool.ErrPoolClosed)
 	_, err = r.tel.Caller(elsewhere{r.pool}).ExecuteAnonymous(t.Context(), "bad", nil)
 	require.ErrorIs(t, err, pypool.ErrPython)
@@ -408,7 +428,7 @@ func TestCallersMakeNoLabelsUp(t *testing.T) {
 	for _, p := range r.metrics(t)["rpc.client.call.duration"].Data.(metricdata.Histogram[float64]).DataPoints {
 		counts[values(p.Attributes.ToSlice())["rpc.method"]] += p.Count
 	}
-	require.Equal(t, map[any]uint64{"_OTHER": 8, "greet": 2, "bad": 2}, counts)
+	require.Equal(t, map[any]uint64{"_OTHER": 21, "greet": 2, "greet_later": 1, "bad": 2}, counts)
 }
 
 func (r *recorded) metrics(t *testing.T) map[string]metricdata.Metrics {
