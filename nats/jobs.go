@@ -55,9 +55,15 @@ type JobStore struct {
 	MaxAge time.Duration
 }
 
-// CreateJobs makes the stream and the bucket for a name's jobs, or changes them. Enqueue and Work
-// make them with the defaults where there are none.
+// CreateJobs makes the stream and the bucket for a name's jobs, or changes them. Enqueue, Work and
+// Job.Wait make them with the defaults where there are none, and change nothing.
 func CreateJobs(ctx context.Context, js jetstream.JetStream, name string, store JobStore) error {
+	return createJobs(ctx, js, name, store, true)
+}
+
+// createJobs is CreateJobs. Without change what is there stays as somebody else has made it, in the
+// same moment perhaps.
+func createJobs(ctx context.Context, js jetstream.JetStream, name string, store JobStore, change bool) error {
 	ctx = foreign.Context(ctx)
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("pypoolnats: %w", err)
@@ -73,16 +79,38 @@ func CreateJobs(ctx context.Context, js jetstream.JetStream, name string, store 
 	if store.MaxAge > 0 {
 		known = min(known, store.MaxAge)
 	}
-	if _, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: jobStream(name), Subjects: []string{jobSubjects(name)}, Retention: jetstream.WorkQueuePolicy,
-		Replicas: replicas, MaxAge: store.MaxAge, Duplicates: max(known, 100*time.Millisecond),
+	makeStream, makeBucket := js.CreateOrUpdateStream, js.CreateOrUpdateKeyValue
+	if !change {
+		makeStream, makeBucket = js.CreateStream, js.CreateKeyValue
+	}
+	if err := made(change, func() error {
+		_, err := makeStream(ctx, jetstream.StreamConfig{
+			Name: jobStream(name), Subjects: []string{jobSubjects(name)}, Retention: jetstream.WorkQueuePolicy,
+			Replicas: replicas, MaxAge: store.MaxAge, Duplicates: max(known, 100*time.Millisecond),
+		})
+		return err
 	}); err != nil {
 		return fmt.Errorf("pypoolnats: the stream of the jobs: %w", err)
 	}
-	if _, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: jobBucket(name), TTL: store.Keep, Replicas: replicas}); err != nil {
+	if err := made(change, func() error {
+		_, err := makeBucket(ctx, jetstream.KeyValueConfig{Bucket: jobBucket(name), TTL: store.Keep, Replicas: replicas})
+		return err
+	}); err != nil {
 		return fmt.Errorf("pypoolnats: the bucket of the jobs' outcomes: %w", err)
 	}
 	return nil
+}
+
+// made has something made that somebody else may have made meanwhile: then it is changed, or stays.
+func made(change bool, what func() error) error {
+	err := what()
+	if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // which a bucket says, too
+		return err
+	}
+	if !change {
+		return nil
+	}
+	return what() // it is found now
 }
 
 var errNoJetStream = errors.New("pypoolnats: there is no JetStream")
@@ -98,7 +126,7 @@ func jobSubject(name, command string) string {
 func outcomes(ctx context.Context, js jetstream.JetStream, name string) (jetstream.KeyValue, error) {
 	kv, err := js.KeyValue(ctx, jobBucket(name))
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		if err = CreateJobs(ctx, js, name, JobStore{}); err == nil {
+		if err = createJobs(ctx, js, name, JobStore{}, false); err == nil {
 			kv, err = js.KeyValue(ctx, jobBucket(name))
 		}
 	}
@@ -189,7 +217,7 @@ func enqueue(ctx context.Context, js jetstream.JetStream, name string, ctl contr
 		}
 		_, err := js.PublishMsg(ctx, m)
 		if errors.Is(err, jetstream.ErrNoStreamResponse) { // nobody has made the stream
-			if err = CreateJobs(ctx, js, name, JobStore{}); err != nil {
+			if err = createJobs(ctx, js, name, JobStore{}, false); err != nil {
 				return unavailable(pypool.NotExecuted, "JetStream takes no jobs", err)
 			}
 			_, err = js.PublishMsg(ctx, m)

@@ -523,3 +523,42 @@ func TestAWorkerThatWasTakenForLostEndsNoJob(t *testing.T) {
 		}
 	}
 }
+
+// What somebody has made for the jobs stays as it was made.
+func TestWhatCreateJobsHasSetStays(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	js := stream(t, b)
+	ctx := patient(t)
+	require.NoError(t, CreateJobs(ctx, js, "test", JobStore{MaxAge: time.Hour}))
+	age := func() time.Duration {
+		t.Helper()
+		jobs, err := js.Stream(ctx, jobStream("test"))
+		require.NoError(t, err)
+		return jobs.CachedInfo().Config.MaxAge
+	}
+	require.NoError(t, js.DeleteKeyValue(ctx, jobBucket("test")))
+	end := work(t, b, &turns{next: func(int64) error { return nil }})
+	eventually(t, "the bucket is made", func() bool {
+		_, err := js.KeyValue(ctx, jobBucket("test"))
+		return err == nil
+	})
+	job, err := Enqueue(ctx, js, "test", "f", nil)
+	require.NoError(t, err)
+	_, err = job.Wait(ctx)
+	require.NoError(t, err)
+	require.NoError(t, end())
+	require.Equal(t, time.Hour, age())
+
+	jobs, err := js.Stream(ctx, jobStream("test"))
+	require.NoError(t, err)
+	config := jobs.CachedInfo().Config
+	config.Subjects = []string{"elsewhere"}
+	_, err = js.UpdateStream(ctx, config)
+	require.NoError(t, err)
+	_, err = Enqueue(ctx, js, "test", "f", nil)
+	require.Equal(t, pypool.NotExecuted, failure(t, err, pypool.ErrPoolClosed).Delivery)
+	require.Equal(t, time.Hour, age())
+	require.NoError(t, CreateJobs(ctx, js, "test", JobStore{MaxAge: time.Minute}))
+	require.Equal(t, time.Minute, age(), "who says how changes it")
+}
