@@ -562,3 +562,28 @@ func TestWhatCreateJobsHasSetStays(t *testing.T) {
 	require.NoError(t, CreateJobs(ctx, js, "test", JobStore{MaxAge: time.Minute}))
 	require.Equal(t, time.Minute, age(), "who says how changes it")
 }
+
+// A worker that comes with a shorter WithAckWait has nobody's jobs counted as lost.
+func TestAShorterAckWaitLosesNoJobOfOthers(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	js := stream(t, b)
+	g := newGate(t)
+	job, err := Enqueue(patient(t), js, "test", "hold", g.args())
+	require.NoError(t, err)
+	work(t, b, newPool(t, config(1)), WithAckWait(time.Minute))
+	g.awaitBegun(t)
+	const short = 2 * time.Second
+	work(t, b, &turns{next: func(int64) error { return nil }}, WithAckWait(short))
+	eventually(t, "the second one is there", func() bool {
+		consumer, err := js.Consumer(patient(t), jobStream("test"), "pypool")
+		return err == nil && consumer.CachedInfo().Config.AckWait == short
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*short)
+	defer cancel()
+	_, err = job.Wait(ctx)
+	require.ErrorIs(t, err, context.DeadlineExceeded, "it runs still")
+	g.open(t)
+	_, err = job.Wait(patient(t))
+	require.NoError(t, err)
+}

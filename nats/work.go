@@ -35,8 +35,8 @@ func WithConcurrency(n int) WorkOption { return func(o *workOptions) { o.concurr
 func WithGrace(d time.Duration) WorkOption { return func(o *workOptions) { o.grace = d } }
 
 // WithAckWait sets after how long without a word of it a worker is taken for lost, and its jobs go
-// to others. It is the same for all of a name's workers: the last that came sets it. Default: 30 s;
-// at least 1 s.
+// to others. It is the same for all of a name's workers: the last that came sets it, also for what
+// runs at the others. A running job is told of four times a second. Default: 30 s; at least 1 s.
 func WithAckWait(d time.Duration) WorkOption { return func(o *workOptions) { o.ackWait = d } }
 
 // WithWorkLogger sets who takes the log. Default: slog.Default().
@@ -75,7 +75,7 @@ func Work(ctx context.Context, js jetstream.JetStream, name string, pool pypool.
 			o.concurrency = max(p.Stats().Size, 1)
 		}
 	}
-	o.ackWait = max(o.ackWait, time.Second)
+	o.ackWait = max(o.ackWait, minAckWait)
 	w := &jobWorker{o: o, js: js, name: name, pool: pool}
 	if err := w.open(ctx); err != nil {
 		return fmt.Errorf("pypoolnats: %w", err)
@@ -270,12 +270,16 @@ func repeatable(err *pypool.Error, ctl *control, attempt int) bool {
 	return false
 }
 
+// minAckWait is the least that a worker may set for all, and at any moment: what has been told of a
+// job less often would be lost then. So each tells as often as the least one wants.
+const minAckWait = time.Second
+
 // keepAlive tells JetStream that the job is being worked on, until stop, which joins it.
 func (w *jobWorker) keepAlive(m jetstream.Msg) (stop func()) {
 	done, over := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(over)
-		tick := time.NewTicker(w.o.ackWait / 4)
+		tick := time.NewTicker(minAckWait / 4)
 		defer tick.Stop()
 		for {
 			select {
