@@ -106,8 +106,8 @@ func (a *attempt) send() *pypool.Error {
 	}
 	a.p = p
 	nc, ctl := a.c.nc, a.r.ctl
-	if size := headerSize(a.r.header); nc.MaxPayload() > 0 && int64(size) > nc.MaxPayload()/2 {
-		return invalid(fmt.Sprintf("the headers that WithHeaders adds are %d bytes, and a message of this connection takes %d", size, nc.MaxPayload()))
+	if size, most := headerSize(a.r.header), maxPayload(nc); int64(size) > most/2 {
+		return invalid(fmt.Sprintf("the headers that WithHeaders adds are %d bytes, and a message of this connection takes %d", size, most))
 	}
 	_, part := limits(nc, 0)
 	ctl.Items, ctl.Bytes = windowItems, min(windowBytes, windowItems*part)

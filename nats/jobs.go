@@ -157,8 +157,9 @@ func (j *Job) ID() string { return j.id }
 // call, now or later. args are at most what a message takes, which is 1 MiB unless the nats-server
 // is told otherwise.
 //
-// An error is a [pypool.Error]; one that is MaybeExecuted says that the job may be there: with
-// WithJobID it can be enqueued again, and is one job.
+// An error is a [pypool.Error]; one that is MaybeExecuted says that the job may be there, because
+// the connection was closed before the answer came, say: with WithJobID it can be enqueued again,
+// and is one job.
 func Enqueue(ctx context.Context, js jetstream.JetStream, name, command string, args any, opts ...JobOption) (*Job, error) {
 	return enqueue(ctx, js, name, control{Command: command}, args, opts)
 }
@@ -211,6 +212,9 @@ func enqueue(ctx context.Context, js jetstream.JetStream, name string, ctl contr
 		m.Header.Set(headerTrace, call.TraceParent)
 	}
 	err = soon(ctx, func() error {
+		if js.Conn().IsClosed() { // once it is not, that it is closed proves nothing
+			return unavailable(pypool.NotExecuted, "JetStream did not take the job", nats.ErrConnectionClosed)
+		}
 		if alone, _ := limits(js.Conn(), headerSize(m.Header)); len(payload) > alone {
 			return pypool.NewError(pypool.TypeMessageTooLarge, pypool.NotExecuted,
 				fmt.Sprintf("the arguments are %d bytes, and a job's message takes %d: store them, and pass where", len(payload), alone), nil)
@@ -240,10 +244,21 @@ func enqueue(ctx context.Context, js jetstream.JetStream, name string, ctl contr
 // proves that it was not stored.
 func notStored(err error) pypool.Delivery {
 	var refused *jetstream.APIError
-	if errors.As(err, &refused) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrMaxPayload) {
+	if errors.As(err, &refused) {
 		return pypool.NotExecuted
 	}
+	for _, unsent := range notSent {
+		if errors.Is(err, unsent) {
+			return pypool.NotExecuted
+		}
+	}
 	return pypool.MaybeExecuted
+}
+
+// notSent are the errors of a message that nobody got. nats.ErrConnectionClosed is none of them:
+// the connection may have been closed while the answer was awaited.
+var notSent = []error{
+	jetstream.ErrNoStreamResponse, nats.ErrMaxPayload, nats.ErrHeadersNotSupported, nats.ErrConnectionDraining, nats.ErrReconnectBufExceeded,
 }
 
 // Wait waits for the job's outcome, which is that of its one call: its result, or its error with

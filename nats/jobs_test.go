@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -586,4 +587,49 @@ func TestAShorterAckWaitLosesNoJobOfOthers(t *testing.T) {
 	g.open(t)
 	_, err = job.Wait(patient(t))
 	require.NoError(t, err)
+}
+
+// What never left this program has not run, and is no message's size.
+func TestAConnectionThatHasNotBeenThereYet(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close()) // nobody listens there now
+	nc, err := nats.Connect("nats://"+l.Addr().String(), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1))
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	_, err = Enqueue(patient(t), js, "test", "f", args{"a": 1})
+	require.True(t, pypool.SafeToRetry(failure(t, err, pypool.ErrPoolClosed)))
+	c := NewClient(nc, "test")
+	_, err = c.ExecuteAnonymous(patient(t), "f", args{"a": 1})
+	require.True(t, pypool.SafeToRetry(failure(t, err, pypool.ErrPoolClosed)))
+	for _, err := range c.Stream(patient(t), "f", args{"a": 1}) {
+		require.True(t, pypool.SafeToRetry(failure(t, err, pypool.ErrPoolClosed)))
+	}
+	require.NoError(t, c.Close())
+}
+
+// A job that was sent before the connection was closed may be there.
+func TestAConnectionThatIsClosedInTheMidstOfAnEnqueue(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, func(o *server.Options) { o.JetStream = false })
+	nc := b.connect(t)
+	got := make(chan struct{})
+	taker := b.connect(t)
+	_, err := taker.Subscribe("pypool.test.jobs.f", func(*nats.Msg) { close(got) }) // stored, and not answered
+	require.NoError(t, err)
+	require.NoError(t, taker.Flush())
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	go func() {
+		<-got
+		nc.Close()
+	}()
+	_, err = Enqueue(patient(t), js, "test", "f", nil)
+	require.Equal(t, pypool.MaybeExecuted, failure(t, err, pypool.ErrPoolClosed).Delivery)
+	require.ErrorIs(t, err, nats.ErrConnectionClosed)
+	_, err = Enqueue(patient(t), js, "test", "f", nil)
+	require.True(t, pypool.SafeToRetry(failure(t, err, pypool.ErrPoolClosed)), "nothing was sent")
 }

@@ -212,8 +212,17 @@ const (
 
 // limits is how much payload goes into one message of a connection: alone, and as one of several.
 func limits(nc *nats.Conn, header int) (alone, part int) {
-	alone = max(int(nc.MaxPayload())-header-room, 1)
+	alone = max(int(maxPayload(nc))-header-room, 1)
 	return alone, min(alone, partBytes)
+}
+
+// maxPayload is what a message of the connection takes. One that was never there does not know, and
+// has nothing sent: NATS's default, so that the call's error is that, and not its size.
+func maxPayload(nc *nats.Conn) int64 {
+	if n := nc.MaxPayload(); n > 0 {
+		return n
+	}
+	return 1 << 20
 }
 
 // denies reports whether an error of a connection's says that it may not use what has that in its
