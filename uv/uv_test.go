@@ -434,3 +434,38 @@ func TestTheBlockIsFoundAsPEP723Says(t *testing.T) {
 		require.Equal(t, want, got, "%q", source)
 	}
 }
+
+// What the root of a workspace says decides what its members' environments are.
+func TestAChangeInAWorkspacesRootIsNoticed(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	}
+	keys := map[string]string{}
+	key := func(what string) {
+		t.Helper()
+		w, err := Tool{}.find(filepath.Join(dir, "ws/svc/worker.py"))
+		require.NoError(t, err)
+		require.Equal(t, filepath.Join(dir, "ws/svc"), w.place)
+		for other, key := range keys {
+			require.NotEqual(t, key, w.key(nil), "%s is as %s", what, other)
+		}
+		keys[what] = w.key(nil)
+	}
+	write("ws/svc/worker.py", "x = 1\n")
+	write("ws/svc/pyproject.toml", "[project]\nname = \"svc\"\n")
+	key("a project alone")
+	write("pyproject.toml", "[tool.ruff]\nline-length = 100\n")
+	w, err := Tool{}.find(filepath.Join(dir, "ws/svc/worker.py"))
+	require.NoError(t, err)
+	require.Equal(t, keys["a project alone"], w.key(nil), "what is no workspace's is nothing to it")
+	write("ws/pyproject.toml", "[tool.uv.workspace]\nmembers = [\"svc\"]\n")
+	key("a member")
+	write("ws/pyproject.toml", "[tool.uv]\nworkspace = {members = [\"svc\"]}\noverride-dependencies = [\"numpy<2\"]\n")
+	key("a member with overrides")
+	write("ws/svc/pyproject.toml", "[project]\nname = \"svc\"\nversion = \"2\"\n")
+	key("another member")
+}

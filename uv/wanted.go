@@ -1,6 +1,7 @@
 package pypooluv
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -81,10 +82,15 @@ func (t Tool) find(script string) (*wanted, error) {
 				"write one (`uv add --script %s PACKAGE` does)", ErrNothing, script)
 		}
 	}
-	for dir := w.place; ; dir = parent(dir) {
+	for dir, above := w.place, ""; ; dir, above = parent(dir), above+"../" {
 		for _, name := range projectFiles {
-			if data, err := read(join(dir, name)); err == nil && w.parts[name] == nil {
+			data, err := read(join(dir, name))
+			switch {
+			case err != nil: // as a rule it is not there
+			case w.parts[name] == nil:
 				w.parts[name] = data
+			case above != "" && name == "pyproject.toml" && mayBeWorkspace(data):
+				w.parts[above+name] = data
 			}
 		}
 		if parent(dir) == dir || t.Files != nil {
@@ -96,6 +102,11 @@ func (t Tool) find(script string) (*wanted, error) {
 	}
 	return w, nil
 }
+
+// mayBeWorkspace reports whether a pyproject.toml may be that of a workspace's root, which decides
+// for its members. TOML has several ways to write tool.uv.workspace, all with that word; where it
+// means something else an environment is made once more than needed.
+func mayBeWorkspace(project []byte) bool { return bytes.Contains(project, []byte("workspace")) }
 
 // block is PEP 723's own expression.
 var blocks = regexp.MustCompile(`(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(?:^#(?:| .*)$\s)+)^# ///$`)
