@@ -2,9 +2,13 @@ package pypooluv
 
 import (
 	"context"
+	"errors"
 	"os"
 	"time"
 )
+
+// errWaited says that another process has had the lock until the end of the context.
+var errWaited = errors.New("another process has the lock")
 
 // acquire locks the file at the path, for this process alone, and waits until it can or ctx ends.
 // Closing it gives it back, and so does the end of the process, whatever ends it.
@@ -21,7 +25,7 @@ func acquire(ctx context.Context, path string) (*os.File, error) {
 		if err == nil {
 			select {
 			case <-ctx.Done():
-				err = context.Cause(ctx)
+				err = errWaited
 			case <-time.After(wait):
 			}
 		}

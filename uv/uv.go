@@ -106,10 +106,10 @@ func (t Tool) Python(ctx context.Context, script string) (python string, err err
 	}
 	lock, err := acquire(ctx, filepath.Join(dir, env.key+".lock"))
 	switch {
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, errWaited):
+		return "", fmt.Errorf("waiting for another process that makes the same environment: %w", context.Cause(ctx))
+	case err != nil: // a file system that is read-only, or full, or one without locks
 		return "", fmt.Errorf("what %s asks for is not in %s, and cannot be made there: %w", wanted.what, dir, err)
-	case err != nil:
-		return "", fmt.Errorf("waiting for another process that makes the same environment: %w", err)
 	}
 	defer lock.Close()
 	if python, err := env.ready(); python != "" || err != nil {

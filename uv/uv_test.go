@@ -469,3 +469,22 @@ func TestAChangeInAWorkspacesRootIsNoticed(t *testing.T) {
 	write("ws/svc/pyproject.toml", "[project]\nname = \"svc\"\nversion = \"2\"\n")
 	key("another member")
 }
+
+// What keeps an environment from being made is told, and is no other process.
+func TestAFolderInWhichNothingCanBeMade(t *testing.T) {
+	dir := t.TempDir()
+	script := filepath.Join(dir, "worker.py")
+	require.NoError(t, os.WriteFile(script, []byte("# /// script\n# dependencies = []\n# ///\n"), 0o600))
+	tool := Tool{UV: os.Args[0], Dir: filepath.Join(dir, "envs"), Logger: slog.New(slog.DiscardHandler)} // which is not reached
+	w, err := tool.find(script)
+	require.NoError(t, err)
+	require.NoError(t, os.MkdirAll(filepath.Join(tool.Dir, w.key(nil)+".lock"), 0o700)) // as on a file system that is read-only, or full
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, ctx := range []context.Context{t.Context(), ended} {
+		_, err = tool.Python(ctx, script)
+		require.ErrorIs(t, err, syscall.EISDIR)
+		require.ErrorContains(t, err, "what its inline metadata asks for is not in "+tool.Dir+", and cannot be made there")
+		require.NotContains(t, err.Error(), "another process")
+	}
+}
