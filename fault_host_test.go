@@ -276,11 +276,13 @@ var hostFaults = []fault{
 	}},
 	{name: "D18_worker_that_dies_before_it_reads_costs_no_call", run: func(t *testing.T, r *rig) {
 		for range 5 {
-			for _, w := range r.pool.Workers() {
-				stop(t, w.PID)
-				require.NoError(t, syscall.Kill(w.PID, syscall.SIGKILL))
+			killed := pids(r.pool)
+			for _, pid := range killed {
+				stop(t, pid)
+				kill(t, pid)
 			}
 			executed(t, r.pool, "echo", []any{1}) // the death may be known by now, or be found by the write, or behind it
+			othersServe(t, r.pool, killed)
 			r.epilogue(t)
 		}
 	}},

@@ -255,10 +255,9 @@ def child():
 	require.Equal(t, []bool{true, true}, decoded[[]bool](t, executed(t, newPool(t, seeding), "seeded", nil)))
 	drawn := map[float64]bool{}
 	for range 3 {
-		for _, w := range p.Workers() {
-			require.NoError(t, syscall.Kill(w.PID, syscall.SIGKILL))
-		}
-		eventually(t, "they are replaced", func() bool { return serving(p) })
+		killed := pids(p)
+		kill(t, killed...)
+		othersServe(t, p, killed)
 		x := decoded[float64](t, executed(t, p, "drawn", nil))
 		require.False(t, drawn[x], "each worker draws numbers of its own")
 		drawn[x] = true

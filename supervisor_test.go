@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,6 +24,15 @@ func kill(t testing.TB, pids ...int) {
 	for _, pid := range pids {
 		require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 	}
+}
+
+// othersServe waits until others stand in the place of workers that were killed. That the pool is at its
+// full size does not say so: it may not know yet that they are dead.
+func othersServe(t testing.TB, p *Pool, killed []int) {
+	t.Helper()
+	eventually(t, "those that were killed are replaced", func() bool {
+		return serving(p) && !slices.ContainsFunc(pids(p), func(pid int) bool { return slices.Contains(killed, pid) })
+	})
 }
 
 func TestCoreAnIdleWorkerKilledFromOutsideIsReplacedAndNoCallFails(t *testing.T) {
