@@ -327,7 +327,7 @@ func (b *callBatch) run() {
 		b.windUp(len(answers))
 	default:
 		_ = w.x.failed(err)
-		e := w.failure(context.Background(), &job{id: b.members[len(answers)].job.id, info: b.info, given: b.given}, err, b.given)
+		e := w.failure(context.Background(), &job{id: b.running(), info: b.info, given: b.given}, err, b.given)
 		answered := time.Now()
 		if e.Delivery == NotExecuted {
 			answered = time.Time{}

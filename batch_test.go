@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -804,6 +805,59 @@ func TestABatchOfAMapThatIsLateStopsAndThoseBehindItGoOn(t *testing.T) {
 	require.Positive(t, late)
 	require.LessOrEqual(t, late, 8, "one batch")
 	require.Equal(t, before, pids(p))
+}
+
+func TestABatchOfAMapThatIsLateMayCallFunctionsUntilItHasStopped(t *testing.T) {
+	t.Parallel()
+	p := batchPool(t, func(c *Config) {
+		c.CancelGrace = 20 * time.Second
+		c.Functions = Functions{"echo": Func(func(_ context.Context, in struct {
+			Value int `json:"value"`
+		}) (int, error) {
+			return in.Value, nil
+		})}
+	})
+	before := pids(p)
+	i, late := 0, 0
+	for got, err := range Map[int](context.Background(), p, "late_tells", numbers(200), WithTimeout(time.Second)) {
+		if err != nil {
+			require.Equal(t, MaybeExecuted, failure(t, err, ErrOperationTimeout).Delivery)
+			late++
+		} else {
+			require.Equal(t, i, got)
+		}
+		i++
+	}
+	require.Equal(t, 200, i)
+	require.Positive(t, late)
+	require.LessOrEqual(t, late, 4, "one batch")
+	require.Equal(t, before, pids(p))
+}
+
+// A reply that the worker has not read says nothing of its request.
+func TestABatchWhoseWorkerDiesBeforeItReadsAReplyMayHaveRun(t *testing.T) {
+	t.Parallel()
+	n := newNotes(t)
+	var p *Pool
+	var killing sync.WaitGroup
+	p = batchPool(t, func(c *Config) {
+		c.Functions = Functions{"ask": Func(func(_ context.Context, in struct {
+			PID int `json:"pid"`
+		}) (any, error) {
+			stop(t, in.PID)
+			w := p.sup.workers()[0]
+			killing.Go(func() {
+				eventually(t, "the reply is in the pipe", func() bool { return unbegun(w) > 0 })
+				require.NoError(t, syscall.Kill(in.PID, syscall.SIGKILL))
+			})
+			return nil, nil
+		})}
+	})
+	for _, o := range together(t, p, "asks", []any{1, n.path}, []any{2, n.path}) {
+		require.Equal(t, MaybeExecuted, failure(t, o.err, ErrWorkerExited).Delivery)
+	}
+	killing.Wait()
+	require.Equal(t, []string{"begun2"}, n.read())
 }
 
 func TestTheEndOfAMapsContextStopsABatch(t *testing.T) {

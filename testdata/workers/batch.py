@@ -5,7 +5,7 @@ import signal
 import time
 from typing import List, Optional
 
-from pypool import command, current_call, current_calls, program, shield
+from pypool import command, current_call, current_calls, host, program, shield
 
 
 def note(path, word):
@@ -205,4 +205,30 @@ def forge(x: List[int]) -> List[int]:
 def diesome(x: List[int], how: List[str]) -> List[int]:
     if "exit" in how:
         os._exit(3)
+    return x
+
+
+@command
+def turn(x: int, log: str, gate: str) -> int:
+    """Note the call, and keep the worker until the gate is there: all but the first."""
+    note(log, str(x))
+    if x:
+        wait_for(gate)
+    return x
+
+
+@command(max_batch_size=4)
+def late_tells(x: List[int]) -> List[int]:
+    try:
+        if 100 in x:
+            time.sleep(60)
+    finally:
+        host.echo(value=len(x))
+    return x
+
+
+@command(max_batch_size=8)
+def asks(x: List[int], log: List[str]) -> List[int]:
+    note(log[0], "begun%d" % len(x))
+    host.ask(pid=os.getpid())
     return x
