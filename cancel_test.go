@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -314,7 +315,17 @@ func TestCancellationsAtRandomInstantsStrikeTheirOwnCallOnly(t *testing.T) {
 // An item of a Map whose time is over is stopped, and those behind it on the same pipe go on.
 func TestAnItemOfAMapThatIsLateStopsAndThoseBehindItGoOn(t *testing.T) {
 	t.Parallel()
-	p := cancelPool(t, nil)
+	var mu sync.Mutex // guards ran
+	var ran []time.Duration
+	p := cancelPool(t, func(c *Config) {
+		c.Observer = &Observer{CallEnd: func(_ context.Context, _ CallInfo, o CallOutcome) {
+			if errors.Is(o.Err, ErrOperationTimeout) {
+				mu.Lock()
+				defer mu.Unlock()
+				ran = append(ran, o.Ran)
+			}
+		}}
+	})
 	items := func(yield func([]any) bool) {
 		for i := range 300 {
 			args := []any{i}
@@ -342,6 +353,8 @@ func TestAnItemOfAMapThatIsLateStopsAndThoseBehindItGoOn(t *testing.T) {
 	st := accounted(t, p)
 	require.EqualValues(t, 1, st.WorkersStarted)
 	require.EqualValues(t, 297, st.Succeeded)
+	require.Len(t, ran, 3)
+	require.GreaterOrEqual(t, slices.Min(ran), 300*time.Millisecond)
 }
 
 func TestAnItemOfAMapThatDoesNotStopCostsTheWorkerAndNoOtherItem(t *testing.T) {

@@ -384,7 +384,15 @@ func (x *exchange) retire(f *wire.Frame) error {
 
 // receiveFinal is receive for a call that is no stream.
 func (x *exchange) receiveFinal(id uint64, f *wire.Frame) error {
-	err := x.receive(id, f)
+	return x.final(x.receive(id, f), f)
+}
+
+// receiveFinalNow is receiveNow for a call that is no stream.
+func (x *exchange) receiveFinalNow(id uint64, f *wire.Frame) error {
+	return x.final(x.receiveNow(id, f), f)
+}
+
+func (x *exchange) final(err error, f *wire.Frame) error {
 	if err == nil && f.Kind == wire.KindItem {
 		err = x.violation(errors.New("an item for a call that is no stream"), f.Body)
 		x.doubt(err)

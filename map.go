@@ -67,6 +67,7 @@ func Map[Out, In any](ctx context.Context, c Caller, command string, items iter.
 		defer cancel()
 		m := newMapper[Out](ctx, p, command, opts)
 		m.outer = outer
+		m.taking, m.leave = context.WithCancel(ctx)
 		stopWaking := context.AfterFunc(ctx, m.ring.stop)
 		defer stopWaking()
 		go m.feed(encodeItems(items))
@@ -92,6 +93,7 @@ func Map[Out, In any](ctx context.Context, c Caller, command string, items iter.
 // trouble that there was.
 func (m *mapper[Out]) join(cancel func()) *trouble {
 	m.ring.stop()
+	m.leave()
 	impatient := time.AfterFunc(m.p.cfg.StopGrace, cancel)
 	m.work.Wait()
 	select {
@@ -112,6 +114,8 @@ type mapper[Out any] struct {
 	p          *Pool
 	ctx        context.Context
 	outer      context.Context // the caller's, of which ctx is made
+	taking     context.Context // of ctx: it ends, by leave, when nothing more is to be sent
+	leave      func()
 	template   call
 	lines      wire.Template
 	refused    *Error // what every item gets, because of the options
@@ -335,7 +339,13 @@ func (l *lane[Out]) begin() bool {
 		m.fail(slots, err)
 		return true
 	}
-	res, err := m.p.acquire(m.ctx, &l.call)
+	res, err := m.p.acquire(m.taking, &l.call)
+	if m.ring.over() && (err == nil || m.outer.Err() == nil) { // since the slots were taken
+		if err == nil {
+			m.p.sup.release(res)
+		}
+		err = m.unwanted()
+	}
 	if err != nil {
 		m.ring.looked(false, nil)
 		m.fail(slots, err)
@@ -366,8 +376,8 @@ func (l *lane[Out]) enter() *Error {
 		}
 		select {
 		case <-probe:
-		case <-m.ctx.Done():
-			return queueError(m.ctx, &l.call)
+		case <-m.taking.Done():
+			return m.unwanted()
 		}
 	}
 	return breakers.enter(&l.call, command)
@@ -532,12 +542,16 @@ func (m *mapper[Out]) settleSlots(from, to int) {
 	for i := from; i < to; i++ {
 		if s := m.slot(i); !m.ring.isDone(i) {
 			m.apart(func() {
-				why := newError(TypeCanceled, NotExecuted, "the loop over the results had ended", nil)
-				if m.outer.Err() != nil {
-					why = contextError(m.outer, NotExecuted, nil)
-				}
-				m.settle(s, why, time.Now())
+				m.settle(s, m.unwanted(), time.Now())
 			})
 		}
 	}
+}
+
+// unwanted is the error of an item that is not to be sent any more.
+func (m *mapper[Out]) unwanted() *Error {
+	if m.outer.Err() != nil {
+		return contextError(m.outer, NotExecuted, nil)
+	}
+	return newError(TypeCanceled, NotExecuted, "the loop over the results had ended", nil)
 }

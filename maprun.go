@@ -42,6 +42,8 @@ type pipeline[Out any] struct {
 	apart   bool   // the caller's code must not end this goroutine
 	ending  bool   // the context has ended: what runs is being stopped
 
+	orphaned uint64 // what the orphan runs under; 0: there is none
+
 	succeeded int64  // of them, not yet counted
 	proved    bool   // there was an answer among them, of which the circuit has not been told
 	charge    *Error // of an item that has had the worker replaced; nil: none has
@@ -176,6 +178,9 @@ func (f *pipeline[Out]) stopOldest() {
 	for _, i := range slots {
 		u.rest = append(u.rest, f.m.slot(i).call.id)
 	}
+	for _, i := range slots {
+		f.m.slot(i).call.ran = time.Since(f.last)
+	}
 	f.m.fail(slots, e) // CallEnd cannot end this goroutine in it
 	if f.taken = f.lease.reclaim(); f.taken != notRevoked {
 		f.err = errStopped
@@ -183,10 +188,12 @@ func (f *pipeline[Out]) stopOldest() {
 	}
 	f.w.x.end()
 	f.w.canceling.Store(true)
+	f.w.x.running = func() uint64 { return running } // until it has stopped it calls functions, and may retire
 	f.err = u.stop()
+	f.w.x.running = f.running
 	f.w.canceling.Store(false)
 	if f.err != nil {
-		f.orphan = e
+		f.orphan, f.orphaned = e, running
 	}
 	f.last = time.Now()
 	f.w.x.begin(f.m.ctx, f.deadline(), spin.Park)
@@ -445,13 +452,20 @@ func (f *pipeline[Out]) read() error {
 		f.m.ring.showDone()
 	}
 	var now time.Time // of the answers that have come together
+	receive := f.w.x.receiveFinal
 	for first := true; first || (f.whole > 0 && f.w.x.lineBuffered()); first = false {
 		var fr wire.Frame
-		if err := f.w.x.receiveFinal(f.m.slot(f.sent[0]).call.id, &fr); err != nil {
+		err := receive(f.m.slot(f.sent[0]).call.id, &fr)
+		if !first && errors.Is(err, os.ErrDeadlineExceeded) {
+			break // what has come with the answers is not the next one
+		}
+		if err != nil {
 			return err
 		}
 		if first {
 			now = time.Now()
+			f.w.x.extend(f.deadline()) // the next item's time has begun, and that of the functions it calls
+			receive = f.w.x.receiveFinalNow
 			f.share = now.Sub(f.last)
 			if f.m.p.cfg.Observer.CallEnd != nil && f.whole > 1 {
 				f.share /= time.Duration(min(1+f.w.x.linesBuffered(), f.whole))
@@ -664,7 +678,7 @@ func (f *pipeline[Out]) drain(violated *bool, d time.Duration) bool {
 		case err != nil:
 			*violated = true
 			return true
-		case f.whole > 0 && fr.ID == f.m.slot(f.sent[0]).call.id && (fr.Kind == wire.KindFunction || fr.Kind == wire.KindRetire): // for nobody
+		case (fr.Kind == wire.KindFunction || fr.Kind == wire.KindRetire) && fr.ID > 0 && (fr.ID == f.running() || fr.ID == f.orphaned): // for nobody
 			continue
 		case f.whole == 0 || fr.ID != f.m.slot(f.sent[0]).call.id || fr.Kind == wire.KindItem:
 			*violated = true // an answer out of turn

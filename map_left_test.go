@@ -1,0 +1,100 @@
+//go:build linux
+
+package pypool
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Who waits for a worker with an item when the loop is left has nothing to send any more.
+func TestALoopThatWasLeftHasNoItemSentThatWaitedForAWorker(t *testing.T) {
+	t.Parallel()
+	const size = 4
+	p, n, gate := batchPool(t, func(c *Config) { c.Size, c.StopGrace = size, 20*time.Second }), newNotes(t), newDoor(t)
+	var free []func()
+	for range size {
+		free = append(free, occupy(t, p))
+	}
+	items := func(yield func([]any) bool) {
+		for i := 0; yield([]any{i, n.path, gate.path}); i++ {
+		}
+		gate.open() // nothing more is wanted
+	}
+	done := make(chan error, 1)
+	go func() {
+		for _, err := range Map[int](context.Background(), p, "turn", iter.Seq[[]any](items)) {
+			done <- err
+			break
+		}
+		close(done)
+	}()
+	eventually(t, "each lane waits with an item", func() bool { return p.Stats().Waiting == size })
+	free[0]() // the one worker that all lanes take turns at
+	require.NoError(t, <-done)
+	<-done
+	require.LessOrEqual(t, len(n.read()), 2, "the first item, and the one that was in flight: %v", n.read())
+	for _, open := range free[1:] {
+		open()
+	}
+	accounted(t, p)
+}
+
+// An answer does not wait for what has come behind it, and what comes behind it has all its time.
+func TestAnItemThatCallsAFunctionBehindAnAnswerHoldsNobodyUp(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		f.able = `["page","functions"]`
+		const slow = 50  // by then as many items as it likes are in the pipe
+		var ids []uint64 // of the requests, in the hands of the process's one goroutine
+		answered := 0
+		f.script = func(p *fakeProcess, req fakeRequest) bool {
+			switch {
+			case req.Command == "work":
+				switch ids = append(ids, req.ID); {
+				case len(ids) <= slow, answered > slow+1:
+					p.reply(req.ID, fmt.Sprint(answered))
+					answered++
+				case len(ids) == slow+2:
+					p.pause(900 * time.Millisecond)
+					p.say(fmt.Sprintf(`{"id":%d,"success":true,"result":%d}`+"\n"+`{"id":%d,"host":1,"function":"look","args":{}}`+"\n", ids[slow], slow, ids[slow+1]))
+					answered++
+				}
+				return true
+			case req.Host == 1:
+				p.pause(300 * time.Millisecond)
+				for _, id := range ids[answered:] {
+					p.reply(id, fmt.Sprint(answered))
+					answered++
+				}
+				return true
+			}
+			return false
+		}
+		cfg := f.config(1)
+		had := make(chan struct{})
+		cfg.Functions = Functions{"look": Func(func(ctx context.Context, _ struct{}) (any, error) {
+			select {
+			case <-had:
+				return nil, ctx.Err()
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		})}
+		p := open(t, cfg)
+		defer p.Close()
+		i := 0
+		for got, err := range Map[int](t.Context(), p, "work", numbers(2*slow), WithTimeout(time.Second)) {
+			require.NoError(t, err, "item %d", i)
+			require.Equal(t, i, got)
+			if i++; i == slow+1 {
+				close(had)
+			}
+		}
+		require.Equal(t, 2*slow, i)
+	})
+}
