@@ -110,7 +110,7 @@ class _Batch:
             span = None if telemetry is None else telemetry.enter_batch(self.entry.name, [request[6] for request in taken])
             try:
                 returned = self.entry.columns.call(rows)
-                if hasattr(returned, "__await__"):
+                if hasattr(type(returned), "__await__"):
                     from . import _async  # imports asyncio
 
                     returned = _async.run(returned)

@@ -229,7 +229,7 @@ def _for_one(columns: Columns, handler: Any) -> Any:
 
     def single(*positional: Any, **keyword: Any) -> Any:
         found = columns.call([columns.row(positional, keyword)])
-        return later(found) if hasattr(found, "__await__") else only(found)
+        return later(found) if hasattr(type(found), "__await__") else only(found)
 
     inner = unwrap(handler)
     space = getattr(inner, "__globals__", None)

@@ -164,7 +164,7 @@ def key_text(key: Any) -> str:
             if key - key != 0.0:
                 break
             return float.__repr__(key)
-        if isinstance(key, tuple) and not hasattr(key, "__dataclass_fields__"):
+        if isinstance(key, tuple) and not hasattr(type(key), "__dataclass_fields__"):
             try:
                 return "".join(_chunks(key, 0))
             except (TypeError, ValueError) as error:

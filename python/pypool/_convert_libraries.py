@@ -170,7 +170,7 @@ def _joined(inside: Any, named: Any, places: Any, left: Any, source: Any) -> Any
     for (key, item), (name, same) in zip(_items(inside), _items(named)):
         at = places.get(name)
         shown, plain = (_key(key), None) if at is True else next(rest)
-        one = source[name] if hasattr(source, "__getitem__") else getattr(source, name, None)
+        one = source[name] if hasattr(type(source), "__getitem__") else getattr(source, name, None)
         found.append((shown, _joined(item, same, at, plain, one)))
     for _ in rest:
         raise ValueError

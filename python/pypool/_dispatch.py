@@ -56,8 +56,9 @@ def finish(answers: Answers, id: int, entry: Command, result: Any, how: int) -> 
     """The final line for what a handler has returned, which decides what it is: a value, an
     awaitable, items.
     """
-    awaits = hasattr(result, "__await__")
-    if awaits or hasattr(result, "__next__") or hasattr(result, "__anext__"):
+    kind = type(result)  # an object may answer to any name, and Python asks its class
+    awaits = hasattr(kind, "__await__")
+    if awaits or hasattr(kind, "__next__") or hasattr(kind, "__anext__"):
         entry.direct = None  # it needs this way each time
         answers.direct.pop(entry.name, None)
         if entry.adapt is None:
@@ -70,7 +71,7 @@ def finish(answers: Answers, id: int, entry: Command, result: Any, how: int) -> 
         from . import _stream  # most commands are none
 
         return _stream.run(answers, id, entry, result, _sender(answers, id, entry, how))
-    if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
+    if hasattr(type(result), "__anext__") or hasattr(type(result), "gi_frame"):
         _discard(result)
         raise gave_items(entry)
     if how & BLOBS:

@@ -40,7 +40,7 @@ def finished(func: Callable[[], Any], result: Any) -> Any:
     """What the function has come to, with what it returned awaited. Raises TypeError where that is
     something whose code has not run: a decorator can hide that a function is a generator.
     """
-    if hasattr(result, "__await__"):
+    if hasattr(type(result), "__await__"):
         from . import _async  # imports asyncio
 
         result = _async.run(result)

@@ -142,7 +142,7 @@ def _some(value: Dict[str, Any], changes: Dict[str, Change]) -> Dict[str, Any]:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and not hasattr(value, "_fields")
+    return isinstance(value, (list, tuple)) and not hasattr(type(value), "_fields")
 
 
 def _fixed(first: Any, middle: Any, last: Any) -> Optional[Change]:

@@ -85,9 +85,8 @@ def _score(member: Any, value: Any, made: Any) -> int:
     """
     if not isinstance(value, dict):
         return 0
-    known = getattr(made, "model_fields_set", None)
-    if known is not None:
-        return len(known)
+    if hasattr(type(made), "model_fields_set"):
+        return len(made.model_fields_set)
     member = typing.get_origin(member) or member
     if is_record(member):
         return sum(1 for field in fields_of(member, False)[1] if field.name in value)

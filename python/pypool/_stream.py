@@ -43,11 +43,11 @@ def run(answers: Answers, id: int, entry: Command, result: Any, send: Callable[[
 
 def items_of(result: Any) -> Iterator[Any]:
     """What a handler returned, as an iterator of items."""
-    if hasattr(result, "__anext__"):
+    if hasattr(type(result), "__anext__"):
         from . import _async  # imports asyncio
 
         return _async.items(result)
-    if hasattr(result, "__next__"):
+    if hasattr(type(result), "__next__"):
         items: Iterator[Any] = result
         return items
     return iter((result,))

@@ -244,14 +244,14 @@ class _Serving:
             return answers.failed(id, error)  # raised by a class of the user's that was to be made
         try:
             result = entry.func(*positional, **keyword)
-            if hasattr(result, "__await__"):
+            if hasattr(type(result), "__await__"):
                 result = await result
             outgoing = _bind.outgoing(entry) or None
             if how & STREAM:
                 await self._items(call, result, entry, how)
                 text = "null"
             else:
-                if hasattr(result, "__anext__") or hasattr(result, "gi_frame"):
+                if hasattr(type(result), "__anext__") or hasattr(type(result), "gi_frame"):
                     raise gave_items(entry)
                 if how & BLOBS:
                     from . import _blobs  # many callers take none
@@ -379,6 +379,6 @@ class _Items:
 
 
 def _items_of(result: Any) -> Any:
-    if hasattr(result, "__anext__"):
+    if hasattr(type(result), "__anext__"):
         return result
-    return _Items(result if hasattr(result, "__next__") else iter((result,)))
+    return _Items(result if hasattr(type(result), "__next__") else iter((result,)))

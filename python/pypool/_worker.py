@@ -177,7 +177,8 @@ class Worker:
         """The final line for a result that is not JSON: a coroutine, perhaps, of a command that had
         returned values before.
         """
-        if not hasattr(result, "__await__") and not hasattr(result, "__next__") and not hasattr(result, "__anext__"):
+        kind = type(result)
+        if not hasattr(kind, "__await__") and not hasattr(kind, "__next__") and not hasattr(kind, "__anext__"):
             return self.answers.failed(id, error)
         try:
             from . import _dispatch  # loaded with the first call

@@ -351,6 +351,57 @@ MISSING = """
 """
 
 
+def test_an_object_that_answers_to_any_name_is_a_value(start: Start) -> None:
+    """Whether something is to be awaited, or gives items, its class says, as Python itself asks."""
+    worker = start(
+        """
+        from pypool import health
+        class dotdict(dict):
+            __getattr__ = dict.get
+        @setup
+        def prepare(): return dotdict(a=1)
+        @health
+        def well(): return dotdict(a=1)
+        @command
+        def plain(): return dotdict(a=1)
+        @command
+        async def later(): return dotdict(a=1)
+        @command
+        def rows(): yield dotdict(a=1)
+        @command(concurrency=2)
+        async def beside(): return dotdict(a=1)
+        @command(max_batch_size=2)
+        def batch(x: list) -> list: return [dotdict(a=1) for _ in x]
+        @program("run")
+        def run(): return dotdict(a=1)
+        class Answers(dotdict):
+            __getattr__ = lambda self, name: len
+        @command
+        def called(): return Answers(a=1)
+        """,
+        capabilities=["stream", "log", "packed", "batch", "shared", "cancel"],
+    )
+    for _ in range(3):
+        assert worker.result("ping")["status"] == "ok"
+        for name in ("plain", "later", "beside", "called"):
+            assert worker.result(name) == {"a": 1}, name
+            assert [frame.get("item") for frame in worker.stream(name)] == [{"a": 1}, None]
+        assert [frame.get("item") for frame in worker.stream("rows")] == [{"a": 1}, None]
+        assert worker.result("batch", [1]) == {"a": 1}
+        assert worker.result("execute_program", {"program_id": "run", "inputs": {}}) == {"a": 1}
+        for more in ({}, {"stream": True}):
+            request = worker.request("beside", **more)
+            worker.send({"shared": request})
+            if more:
+                worker.send({"id": request["id"], "credit": 2})
+            frame = worker.receive()
+            assert frame.get("item", frame.get("result")) == {"a": 1}, frame
+            if more:
+                assert worker.receive()["success"]
+        worker.send({"batch": [worker.request("batch", [one]) for one in (1, 2)]})
+        assert [worker.receive()["result"] for _ in range(2)] == [{"a": 1}] * 2
+
+
 def test_nan_is_refused_or_null(start: Start) -> None:
     worker = start(MISSING)
     wanted = {"a": [None, None, None, 1.5, "nan", None], "row": {"score": None}, "d": None, "by": [None]}
