@@ -345,10 +345,12 @@ def _hints_of(kind: Any) -> Dict[str, Any]:
     """
     found: Dict[str, Any] = {}
     for base in reversed(kind.__mro__):
-        local = {kind.__name__: kind, **vars(base)}
+        own, space = own_annotations(base), _names_of(base)
+        # Of the class's names its classes come first; a field, or a method, may be named like a type.
+        local = {n: v for n, v in vars(base).items() if n not in space or (isinstance(v, type) and n not in own)}
         local.update((p.__name__, p) for p in getattr(base, "__type_params__", ()))
-        space = _names_of(base)
-        for name, annotation in own_annotations(base).items():
+        local.setdefault(kind.__name__, kind)
+        for name, annotation in own.items():
             try:
                 found[name] = resolved(annotation, space, local)
             except Exception:

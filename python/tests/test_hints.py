@@ -223,6 +223,54 @@ def test_one_unresolvable_hint_does_not_spoil_a_class() -> None:
     assert got == [1, module.datetime.date(2026, 1, 2), [2], 3.0, 1] and type(got[3]) is float
 
 
+FIELD_NAMED_LIKE_ITS_TYPE = {
+    "NamedTuple": "class E(NamedTuple):\n    name: str\n    date: date\n",
+    "TypedDict": "class E(TypedDict):\n    date: date\n",
+    "dataclass": "@dataclasses.dataclass\nclass E:\n    date: date\n",
+    "dataclass, default": "@dataclasses.dataclass\nclass E:\n    date: Optional[date] = None\n",
+    "dataclass, base": "@dataclasses.dataclass\nclass B:\n    date: Optional[date] = None\n"
+    "@dataclasses.dataclass\nclass E(B):\n    other: Optional[date] = None\n",
+    "dataclass, slots": "@dataclasses.dataclass(slots=True)\nclass E:\n    date: Optional[date] = None\n",
+    "attrs": "import attrs\n@attrs.define\nclass E:\n    date: date\n",
+    "attrs, default": "import attrs\n@attrs.define\nclass E:\n    date: Optional[date] = None\n",
+    "method": "@dataclasses.dataclass\nclass E:\n    when: date\n    @property\n    def date(self): return self.when\n",
+    "module": "class E(NamedTuple):\n    datetime: int\n    date: datetime.date\n",
+}
+TEXTS = {
+    "method": '{"when":"2026-01-02"}',
+    "NamedTuple": '{"name":"a","date":"2026-01-02"}',
+    "module": '{"datetime":1,"date":"2026-01-02"}',
+}
+
+
+@pytest.mark.parametrize("holder", FIELD_NAMED_LIKE_ITS_TYPE)
+def test_a_field_named_like_its_type(holder: str) -> None:
+    """Under `from __future__ import annotations` a class's own names would be found before those that its hints mean."""
+    if "slots" in holder and sys.version_info < (3, 10):
+        pytest.skip("slots are new in Python 3.10")
+    if "attrs" in holder:
+        pytest.importorskip("attrs", reason="not for every Python")
+    function = define(
+        "from __future__ import annotations\nfrom datetime import date\nimport dataclasses, datetime\n"
+        + FIELD_NAMED_LIKE_ITS_TYPE[holder]
+        + "def f(x: E): return x\n"
+    )
+    made = arrives(function, TEXTS.get(holder, '{"date":"2026-01-02"}'))
+    got = made["date"] if isinstance(made, dict) else made.date
+    assert type(got) is module.datetime.date
+    fields = _schema.schema(Command("f", "command", function))["input_types"]["hinted.E"]["fields"]
+    kind = next(field["type"] for field in fields if field["name"] in ("date", "when"))
+    assert kind in ({"type": "date"}, of("optional", {"type": "date"}))
+
+
+def test_a_hint_that_means_a_name_of_its_class() -> None:
+    function = define(
+        "Inner = int\n@dataclasses.dataclass\nclass E:\n    class Inner(str, enum.Enum):\n        A = 'a'\n"
+        "    one: 'Inner'\n    Many = List[Inner]\n    many: 'Many' = None\ndef f(x: E): return [x.one, x.many]\n"
+    )
+    assert arrives(function, '{"one":"a","many":["a"]}') == [module.E.Inner.A, [module.E.Inner.A]]
+
+
 def test_what_a_class_raises_is_told_as_what_it_is(start: Start) -> None:
     worker = start(
         """
