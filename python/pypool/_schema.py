@@ -121,6 +121,8 @@ class _Walker:
         self.types: Dict[str, Dict[str, Any]] = {}
         self._aliases: List[Any] = []  # those in hand: one may mention itself
         self._model = ""  # whose rules count: "pydantic", "pydantic.v1", "msgspec"
+        self._apart: Dict[str, bool] = {}  # by key, see _looks_other
+        self.asked = False  # whether something depends on a model's rules
 
     def annotation(self, annotation: Any, space: Dict[str, Any]) -> Type:
         """The type of an annotation as written, maybe a string. Never raises."""
@@ -142,7 +144,8 @@ class _Walker:
         if self.output and self._model == "pydantic" and hasattr(hint, "__metadata__"):
             from ._schema_pydantic import serialized  # for a library that many scripts have not
 
-            hint = serialized(hint.__metadata__, hint)
+            plain, hint = hint, serialized(hint.__metadata__, hint)
+            self.asked |= plain is not hint
         hint = bare(hint)
         if hint is typing.Any or hint is object:
             return {"type": "any"}
@@ -221,7 +224,7 @@ class _Walker:
 
     def _array(self, origin: Any, args: Tuple[Any, ...]) -> Type:
         sent = origin in (list, tuple, collections.deque, _ABC.Sequence, _ABC.MutableSequence, _ABC.Collection, _ABC.Reversible)
-        if self.output and not sent and self._model != "pydantic" and self._model != "msgspec":
+        if self.output and not sent and self._rules() not in ("pydantic", "msgspec"):
             return _unknown(_describe.annotation_text(origin))  # a set is not JSON; a list is
         return {"type": "array", "of": [self.hint(args[0]) if args else {"type": "any"}]}
 
@@ -238,7 +241,7 @@ class _Walker:
             return _unknown(_describe.annotation_text(hint))
         if is_a(hint, "enum", "Enum"):
             return self._enum(hint)
-        if is_a(hint, "datetime", "timedelta") and self._model:
+        if is_a(hint, "datetime", "timedelta") and self._rules():
             return {"type": "number" if self._model == "pydantic.v1" else "string"}
         for module, name, found in _CLASSES:
             if is_a(hint, module, name):
@@ -265,24 +268,43 @@ class _Walker:
             self.types[name] = {"kind": "enum", "name": kind.__qualname__, "doc": _doc(kind), "members": members}
         return {"type": "ref", "name": name}
 
+    def _rules(self) -> str:
+        self.asked |= bool(self._model)
+        return self._model
+
     def _class(self, kind: Any, args: Tuple[Any, ...]) -> Type:
+        outer, self._model = self._model, _rules(kind) or _rules_within(self._model, kind, self.output)
+        try:
+            return self._described(kind, args)
+        finally:
+            self._model = outer
+
+    def _described(self, kind: Any, args: Tuple[Any, ...]) -> Type:
         root = getattr(kind, "model_fields", {}).get("root") if is_a(kind, "pydantic", "RootModel") else None
         if root is not None:
             return self.hint(root.annotation)
         if _has_own_form(kind, self.output):
             return _unknown(kind.__qualname__)
         name = _key(kind, args)
+        within = "%s in %s" % (name, self._model)
+        if self._model and not _rules(kind) and self._looks_other(within, kind, args):
+            name = within
         if name not in self.types:
             entry = self.types[name] = {"kind": "", "name": kind.__qualname__, "doc": _doc(kind), "fields": []}
-            outer, self._model = self._model, _rules(kind)
-            try:
-                entry["kind"], fields = fields_of(kind, self.output, args)
-                entry["fields"] = [self._field(field) for field in fields]
-            finally:
-                self._model = outer
+            entry["kind"], fields = fields_of(kind, self.output, args)
+            entry["fields"] = [self._field(field) for field in fields]
             if args:
                 entry["name"] += "[" + ", ".join(_describe.annotation_text(arg) for arg in args) + "]"
         return {"type": "ref", "name": name}
+
+    def _looks_other(self, key: str, kind: Any, args: Tuple[Any, ...]) -> bool:
+        """Whether a class that has no rules looks otherwise in a model than by itself."""
+        if key not in self._apart:
+            within = _Within(self.output)
+            within._model = self._model
+            within._class(kind, args)
+            self._apart[key] = within.asked
+        return self._apart[key]
 
     def _field(self, field: Field) -> Dict[str, Any]:
         found: Dict[str, Any] = {"name": field.name, "required": field.required}
@@ -293,6 +315,26 @@ class _Walker:
         if field.doc:
             found["doc"] = field.doc
         return found
+
+
+class _Within(_Walker):
+    """Looks at what has no rules of its own, and asks for a model's."""
+
+    def _class(self, kind: Any, args: Tuple[Any, ...]) -> Type:
+        if not _rules(kind):
+            super()._class(kind, args)
+        return {"type": "null"}
+
+    def _looks_other(self, key: str, kind: Any, args: Tuple[Any, ...]) -> bool:
+        return False
+
+
+def _rules_within(model: str, kind: Any, output: bool) -> str:
+    """Whose rules a class without any obeys in a model: what a library leaves as it is when it writes
+    is written by pypool.
+    """
+    written: Any = {"msgspec": dict, "pydantic.v1": (dict, tuple)}.get(model, object)
+    return model if not output or issubclass(kind, written) else ""
 
 
 def _has_own_form(kind: Any, output: bool) -> bool:

@@ -265,6 +265,22 @@ def test_pydantic_as_it_is_sent(start: Start) -> None:
     assert fields("own", "input_types", "Own") == {"a": "integer"}
 
 
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="built-in generics")
+def test_a_root_obeys_pydantics_rules(start: Start) -> None:
+    pytest.importorskip("pydantic", minversion="2")
+    host = start(
+        """
+        import datetime, pydantic
+        class Lengths(pydantic.RootModel[list[datetime.timedelta]]): pass
+        @command
+        def f(x: Lengths) -> Lengths: return x
+        """
+    )
+    found = host.result("list_commands", {"schema": True})[0]["schema"]
+    assert found["params"][0]["type"] == found["returns"] == {"type": "array", "of": [{"type": "string"}]}
+    assert host.result("f", {"x": ["PT1S"]}) == ["PT1S"]
+
+
 def test_an_array_of_msgspec_is_no_object(start: Start) -> None:
     pytest.importorskip("msgspec")
     source = "import msgspec\nclass Row(msgspec.Struct, array_like=True):\n    a: int\n@command\ndef f(x: Row) -> Row: return x\n"
@@ -292,3 +308,70 @@ def test_defaults_that_msgspec_omits(start: Start) -> None:
     assert kinds["input_types"] == ["integer", "integer", "integer", "array", "string"]
     assert kinds["output_types"] == ["integer", "optional", "integer", "optional", "optional"]
     assert host.result("f", {"x": {"a": 1}})["a"] == 1 and "b" not in host.result("f", {"x": {"a": 1}})
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="built-in generics")
+@pytest.mark.parametrize("library", ["pydantic", "pydantic.v1", "msgspec"])
+def test_what_is_in_a_model_obeys_its_rules(start: Start, library: str) -> None:
+    """The schema has the types that come and go, of classes that have no rules of their own, too."""
+    pytest.importorskip(library)
+    if library == "pydantic.v1" and sys.version_info >= (3, 14):
+        pytest.skip("pydantic.v1 is not for every Python")
+    host = start(
+        """
+        import dataclasses, datetime
+        from %s import %s as Model
+        try:
+            from typing_extensions import TypedDict
+        except ImportError:
+            from typing import TypedDict
+        from typing import NamedTuple
+        @dataclasses.dataclass
+        class Same:
+            n: int
+        @dataclasses.dataclass
+        class Length:
+            length: datetime.timedelta
+            same: Same
+        class Tuple(NamedTuple):
+            length: datetime.timedelta
+        class Dict(TypedDict):
+            length: datetime.timedelta
+        @dataclasses.dataclass
+        class Outer:
+            inner: Length
+        class Order(Model):
+            d: Dict
+            t: Tuple
+            o: Outer
+        @command
+        def inside(x: Order) -> Order: return x
+        @command
+        def alone(x: Length) -> Length: return x
+        @command
+        def both(x: Order, y: Outer) -> Length: return y.inner
+        """
+        % (library, "Struct" if library == "msgspec" else "BaseModel")
+    )
+    found = {c["name"]: c["schema"] for c in host.result("list_commands", {"schema": True})}
+
+    def lengths(command: str, side: str) -> Dict[str, str]:
+        types = found[command][side].items()
+        return {name.partition(".")[2]: f["type"]["type"] for name, t in types for f in t["fields"] if f["name"] == "length"}
+
+    text: Any = "number" if library == "pydantic.v1" else "string"
+    inside = " in " + library
+    assert lengths("inside", "input_types") == dict.fromkeys([name + inside for name in ("Dict", "Tuple", "Length")], text)
+    value: Any = 1.5 if library == "pydantic.v1" else "PT1.5S"
+    nested = {"inner": {"length": value, "same": {"n": 1}}}
+    sent = host.result("inside", {"x": {"d": {"length": value}, "t": [value], "o": nested}})
+    kinds = {str: "string", int: "duration", float: "number"}
+    shown = {name.partition(" ")[0]: kind for name, kind in lengths("inside", "output_types").items()}
+    assert shown == {
+        "Dict": kinds[type(sent["d"]["length"])],
+        "Tuple": kinds[type(sent["t"][0])],
+        "Length": kinds[type(sent["o"]["inner"]["length"])],
+    }
+    assert lengths("alone", "input_types") == lengths("both", "output_types") == {"Length": "duration"}
+    assert lengths("both", "input_types") == {**lengths("inside", "input_types"), "Length": "duration"}
+    assert [name for name in found["both"]["input_types"] if "Same" in name] == ["worker.Same"]
