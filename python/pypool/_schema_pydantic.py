@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typing
 
+from ._forms import loaded
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterator, Tuple
@@ -12,10 +14,24 @@ if TYPE_CHECKING:
     Told = Tuple[str, Any, bool, Any, str]
 
 
+def build(kind: Any) -> None:
+    """Have pydantic build a class that has waited for others, as the first use of it would."""
+    if getattr(kind, "__pydantic_complete__", True):
+        return
+    try:
+        if hasattr(kind, "model_rebuild"):
+            kind.model_rebuild(raise_errors=False)
+        else:
+            loaded("pydantic.dataclasses", "rebuild_dataclass")(kind, raise_errors=False)
+    except Exception:
+        pass  # its first use tells it
+
+
 def fields(kind: Any, output: bool, unsaid: Any, empty: Dict[Any, Any]) -> Iterator[Told]:
     """Those of a model, or of a class of pydantic.dataclasses. A default that cannot be told is
     `unsaid`; `empty` has what default_factories make.
     """
+    build(kind)
     config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", {})
     by_alias = (
         config.get("serialize_by_alias") if output else not (config.get("populate_by_name") or config.get("validate_by_name"))

@@ -9,6 +9,9 @@ from conftest import Start
 from host import Host
 from test_hints import arrives, define, module
 
+from pypool import _bind, _schema
+from pypool._commands import Command
+from pypool._forms import scan_exactly
 from pypool._wire import BindError
 
 
@@ -162,6 +165,51 @@ def test_models_of_pydantic() -> None:
     for text in ('{"f":1e400}', '{"a":1e400}', '{"d":1,"s":1e400}', '{"f":1e400,"b":"@/w=="}', '{"s":100000000000000000.01}'):
         with pytest.raises(BindError):
             got("P", text, PYDANTIC)
+
+
+_FIELDS = "    d: Decimal\n    raw: pydantic.Base64Bytes = b''\n"
+_LATER = "class Later(pydantic.BaseModel):\n    n: Decimal = 1\n"
+UNBUILT = {
+    "forward": "class O(pydantic.BaseModel):\n    lines: List['Later'] = []\n" + _FIELDS + _LATER,
+    "deferred": _LATER + "class O(pydantic.BaseModel, defer_build=True):\n    lines: List[Later] = []\n" + _FIELDS,
+    "dataclass": "@pydantic.dataclasses.dataclass\nclass O:\n    lines: List['Later']\n" + _FIELDS + _LATER,
+}
+
+
+@pytest.mark.parametrize("sort", UNBUILT)
+def test_models_that_pydantic_builds_upon_their_first_use(sort: str) -> None:
+    module.pydantic = pytest.importorskip("pydantic", minversion="2.10", reason="not for every Python")
+    import pydantic.dataclasses  # noqa: F401
+
+    vars(module).pop("Later", None)
+    function = define(UNBUILT[sort] + "def f(x: O): return x\n")
+    schema = _schema.schema(Command("f", "command", function))["input_types"]
+    assert schema["hinted.O"]["fields"][0]["type"] == {"type": "array", "of": [{"type": "ref", "name": "hinted.Later"}]}
+    for digits, wanted in (("100000000000000000.01", "100000000000000000.01"), ("1e400", "1E+400")):
+        vars(module).pop("Later", None)
+        function = define(UNBUILT[sort] + "def f(x: O): return x\n")
+        made = arrives(function, '{"lines":[{"n":%s}],"d":%s,"raw":"@dGVzdA=="}' % (digits, digits))
+        assert (str(made.lines[0].n), str(made.d), made.raw) == (wanted, wanted, b"test")
+        assert str(arrives(function, '{"lines":[],"d":%s}' % digits).d) == wanted
+
+
+def test_a_model_whose_other_classes_come_with_its_first_call() -> None:
+    module.pydantic = pytest.importorskip("pydantic", minversion="2.10", reason="not for every Python")
+    vars(module).pop("Later", None)
+    function = define(UNBUILT["forward"].partition("class Later")[0] + "def f(x: O): return x\n")
+    entry = Command("f", "command", function)
+    assert _bind.exact(entry)
+
+    def call(args: Any) -> Any:
+        positional, keyword = _bind.bind(entry, args)
+        return function(*positional, **keyword)
+
+    with pytest.raises(Exception, match="not fully defined"):
+        call({"x": {"d": 1.5}})
+    module.Later = int
+    made = call(scan_exactly('{"x":{"lines":[1],"d":1e400}}', 0)[0])
+    assert (made.lines, str(made.d)) == ([1], "1E+400")
+    assert call({"x": {"d": 1, "raw": b"test"}}).raw == b"test"
 
 
 def test_structs_of_msgspec() -> None:
