@@ -281,16 +281,16 @@ class Maker(Guarded):
             if target is not None and target is not typing.Any:
                 self.unknown.append(named(hint))
             return None
-        convert = _hints_arrays.scalar(target, args) or self.scalar(target)
+        convert = _hints_arrays.scalar(target, args) or self.scalar(target, hint)
         if convert is not None or not is_record(target):
             if convert is None and target not in PLAIN:
                 self.unknown.append(named(hint))
             return convert
         return self.guarded(hint, lambda: self._class(target, args))
 
-    def scalar(self, kind: type) -> Optional[Converter]:
+    def scalar(self, kind: type, hint: Any = None) -> Optional[Converter]:
         """The converter of a class whose objects have one JSON value, or that validates itself; or
-        None.
+        None. `hint` has a generic's arguments.
         """
         convert = scalar(kind, self)
         if convert is None and is_a(kind, "numpy", "generic"):
@@ -298,7 +298,7 @@ class Maker(Guarded):
         if convert is None and kind not in PLAIN:
             from . import _hints_models  # for libraries that many scripts have not
 
-            convert = _hints_models.model(kind, self)
+            convert = _hints_models.model(kind, kind if hint is None else hint, self)
         return convert
 
     def _array(self, origin: Any, args: Tuple[Any, ...], hint: Any) -> Optional[Converter]:

@@ -22,17 +22,19 @@ if TYPE_CHECKING:
     Converter = Callable[[Any], Any]
 
 
-def model(kind: Any, maker: Any) -> Optional[Converter]:
-    """The converter of such a class, or None."""
+def model(kind: Any, hint: Any, maker: Any) -> Optional[Converter]:
+    """The converter of such a class, or None. The hint is the class, or a generic one with its
+    arguments.
+    """
     if is_a(kind, "msgspec", "Struct"):
         maker.exact = True
-        return _msgspec(kind)
+        return _msgspec(kind, hint)
     if is_a(kind, "pydantic.v1", "BaseModel") or (is_a(kind, "pydantic", "BaseModel") and not hasattr(kind, "model_validate")):
         return _checked(kind, lambda value: kind.parse_obj(plain(value)))
     if imported("pydantic") and hasattr(kind, "__get_pydantic_core_schema__"):
-        return _pydantic(kind, maker)
+        return _pydantic(kind, hint, maker)
     if hasattr(kind, "__pydantic_validator__"):  # pydantic.dataclasses
-        return _pydantic(kind, maker)
+        return _pydantic(kind, hint, maker)
     return None
 
 
@@ -46,13 +48,13 @@ def _checked(kind: Any, validate: Callable[[Any], Any]) -> Converter:
     return convert
 
 
-def _pydantic(kind: Any, maker: Any) -> Converter:
+def _pydantic(kind: Any, hint: Any, maker: Any) -> Converter:
     pydantic: Any = imported("pydantic")
     by_json = getattr(kind, "model_validate_json", None)
     by_python: Any = getattr(kind, "model_validate", None)
     build(kind)
     if by_json is None:
-        adapter = pydantic.TypeAdapter(kind)
+        adapter = pydantic.TypeAdapter(hint)
         by_json, by_python = adapter.validate_json, adapter.validate_python
         schema = repr(adapter.core_schema)
     else:
@@ -163,7 +165,7 @@ def _with(value: Any, change: Callable[[bytes], Any]) -> Any:
     return change(value) if kind is bytes else value
 
 
-def _msgspec(kind: Any) -> Converter:
+def _msgspec(kind: Any, hint: Any) -> Converter:
     msgspec: Any = imported("msgspec")
 
     def validate(value: Any) -> Any:
@@ -173,8 +175,8 @@ def _msgspec(kind: Any) -> Converter:
             except HasBytes:  # JSON has none
                 from . import _hints_msgspec  # for few calls
 
-                return _hints_msgspec.convert(kind, value)
-            return msgspec.json.decode(text.replace("\0", "").encode("utf-8"), type=kind)
+                return _hints_msgspec.convert(hint, value)
+            return msgspec.json.decode(text.replace("\0", "").encode("utf-8"), type=hint)
         except msgspec.ValidationError as error:
             raise ConversionError(kind.__name__, value, str(error)) from None
 

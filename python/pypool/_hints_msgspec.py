@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 _BYTES = (bytes, bytearray, memoryview)
 
 
-def convert(kind: Any, value: Any) -> Any:
-    """An object of the class. Raises msgspec.ValidationError, or ConversionError."""
+def convert(hint: Any, value: Any) -> Any:
+    """An object of the hint's class. Raises msgspec.ValidationError, or ConversionError."""
     msgspec: Any = imported("msgspec")
-    return msgspec.convert(_prepared(kind, value), type=kind, builtin_types=_BYTES, str_keys=True)
+    return msgspec.convert(_prepared(hint, value), type=hint, builtin_types=_BYTES, str_keys=True)
 
 
 def _prepared(hint: Any, value: Any) -> Any:

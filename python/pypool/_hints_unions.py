@@ -116,7 +116,7 @@ def fits(value: Any, hint: Any) -> bool:
     if _is_typed_dict(origin):
         if type(value) is not dict:
             return False
-        fields = {field.name: field for field in fields_of(origin, False)[1]}
+        fields = {field.name: field for field in fields_of(origin, False, args)[1]}
         if any(key not in fields for key in value):
             return False
         for name, field in fields.items():

@@ -513,6 +513,37 @@ def test_msgspec() -> None:
         arrives(function, '{"type":"t"}')
 
 
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="built-in generics")
+@pytest.mark.parametrize("library", ["msgspec", "pydantic"])
+def test_generic_classes_that_validate_themselves(library: str) -> None:
+    setattr(module, library, pytest.importorskip(library, reason="not for every Python"))
+    if library == "pydantic":
+        pytest.importorskip("pydantic", minversion="2.10", reason="not for every Python")
+    page = {
+        "msgspec": "class Box(msgspec.Struct, Generic[T]):\n",
+        "pydantic": "from pydantic.dataclasses import dataclass as checked\n@checked\nclass Box(Generic[T]):\n",
+    }[library]
+    function = define(
+        "@dataclasses.dataclass\nclass Inside:\n    day: datetime.date\n    n: Decimal = 0\n"
+        + page
+        + "    items: List[T]\n    data: bytes = b''\ndef f(x: Box[Inside]): return x\n"
+    )
+    for more in ("", ',"data":"@/w=="'):
+        made = arrives(function, '{"items":[{"day":"2026-01-02","n":100000000000000000.01}]%s}' % more)
+        assert type(made) is module.Box and type(made.items[0]) is module.Inside, made
+        assert (made.items[0].day.year, str(made.items[0].n)) == (2026, "100000000000000000.01")
+        with pytest.raises(BindError, match="expected Box"):
+            arrives(function, '{"items":[7]%s}' % more)
+    assert arrives(define("def f(x: Box): return x\n"), '{"items":[7]}').items == [7]
+    assert arrives(define("def f(x: List[Optional[Box[float]]]): return x\n"), '[null,{"items":[7]}]')[1].items == [7.0]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="generic TypedDicts are new in Python 3.11")
+def test_a_generic_dict_in_a_union() -> None:
+    function = define("class Box(TypedDict, Generic[T]):\n    x: T\ndef f(x: Union[str, List[Box[datetime.date]]]): return x\n")
+    assert arrives(function, '[{"x":"2026-01-02"}]') == [{"x": module.datetime.date(2026, 1, 2)}]
+
+
 def test_numpy_and_pandas_scalars() -> None:
     module.np = pytest.importorskip("numpy", reason="not for every Python")
     module.pd = pytest.importorskip("pandas", reason="not for every Python")
