@@ -21,6 +21,7 @@ from ._hints_scalars import ConversionError, too_deep
 from ._hints_unions import UNIONS
 from ._schema_fields import bare, resolved, space_of
 from ._signatures import refused
+from ._tables import is_table
 from ._wire import ResultError
 
 TYPE_CHECKING = False
@@ -123,8 +124,11 @@ def _unprepared(args: Any) -> Sequence[Any]:
 def results(found: Any, count: int) -> Sequence[Any]:
     """What a batch's handler has returned as one result for each call. Raises ResultError."""
     if not isinstance(found, (list, tuple)):
-        if isinstance(found, (str, bytes, bytearray, dict)) or not hasattr(found, "__len__") or not hasattr(found, "__getitem__"):
-            what = "a generator" if hasattr(found, "gi_frame") or hasattr(found, "ag_frame") else type_name(found)
+        kind = type(found)
+        # Of a table, and of what has keys, one gets the names and not what they stand for
+        named = isinstance(found, (str, bytes, bytearray, _ABC.Mapping)) or is_table(found)
+        if named or not hasattr(kind, "__len__") or not hasattr(kind, "__getitem__"):
+            what = "a generator" if hasattr(kind, "gi_frame") or hasattr(kind, "ag_frame") else type_name(found)
             _refuse("a batch of %s takes a list of as many results, not %s" % (_calls(count), what))
         found = list(found)  # an array of numpy's, say
     if len(found) != count:

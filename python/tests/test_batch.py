@@ -17,7 +17,7 @@ Start = Callable[..., Host]
 CAPABILITIES = ["stream", "log", "packed", "batch"]
 #: Handlers of one batch each; the name is what a test calls.
 SCRIPT = """
-import asyncio, dataclasses, datetime, decimal, functools
+import asyncio, collections, dataclasses, datetime, decimal, functools, types
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 from pypool import current_calls, program
 @dataclasses.dataclass
@@ -52,9 +52,17 @@ def twice(func):
 def wrapped(x: List[int]) -> List[int]: return x
 @command(max_batch_size=8, nan="null")
 def lacking(x: List[float]) -> List[Optional[float]]: return [one if one > 0 else float("nan") for one in x]
+class OwnList:
+    def __init__(self, x): self.x = x
+    def __len__(self): return len(self.x)
+    def __getitem__(self, at): return self.x[at]
 @command(max_batch_size=8)
 def sort(x: List[str]) -> List[Any]:
-    return {"dict": {}, "text": "abc", "set": {1}, "generator": (i for i in x), "none": None, "tuple": tuple(x)}[x[0]]
+    return {
+        "dict": {}, "text": "abc", "set": {1}, "generator": (i for i in x), "none": None, "tuple": tuple(x),
+        "mapping": collections.UserDict.fromkeys(x), "proxy": types.MappingProxyType(dict.fromkeys(x)),
+        "own": OwnList(x),
+    }[x[0]]
 @command(max_batch_size=8)
 def fail(x: List[int]) -> List[int]:
     if x[0] == 0: raise SystemExit(3)
@@ -170,6 +178,8 @@ def test_the_handler_sees_those_that_fit_alone(host: Host) -> None:
         ("set", "a batch of 2 calls takes a list of as many results, not set"),
         ("generator", "a batch of 2 calls takes a list of as many results, not a generator"),
         ("none", "a batch of 2 calls takes a list of as many results, not null"),
+        ("mapping", "a batch of 2 calls takes a list of as many results, not UserDict"),
+        ("proxy", "a batch of 2 calls takes a list of as many results, not mappingproxy"),
     ],
 )
 def test_what_is_no_list_of_results(host: Host, sort: str, words: str) -> None:
@@ -177,6 +187,39 @@ def test_what_is_no_list_of_results(host: Host, sort: str, words: str) -> None:
         assert error == {"kind": "invalid_result", "path": "$", "message": words}
     assert host.error("sort", [sort])["message"] == words.replace("2 calls", "1 call")
     assert host.error("sort", [sort])["message"] == words.replace("2 calls", "1 call"), "by the quick way, too"
+
+
+def test_what_is_as_a_list_is_one(host: Host) -> None:
+    assert batch(host, "sort", ["own"], ["b"]) == ["own", "b"]
+
+
+#: By library: what makes tables of x, and what makes lists.
+TABLES = {
+    "pandas": (
+        ["DataFrame({'a': x})", "DataFrame({one: [1] for one in x})"],
+        ["Series(x)", "Series(x, [7] * len(x))", "Index(x)"],
+    ),
+    "polars": (["DataFrame({str(one): [1] for one in x})"], ["Series(x)"]),
+    "pyarrow": (["table({str(one): [1] for one in x})", "record_batch({'a': x})"], []),
+    "numpy": ([], ["array(x)"]),
+}
+
+
+@pytest.mark.parametrize("library", TABLES)
+def test_a_table_is_no_list(start: Start, library: str) -> None:
+    """What one goes through in a table are the names of its columns."""
+    pytest.importorskip(library, reason="not for every Python")
+    head = "import %s\nfrom typing import List\n" % library
+    maker = "@command(max_batch_size=8)\ndef f%d(x: List[int]) -> List[int]: return %s.%s\n"
+    for refused, makers in zip((True, False), TABLES[library]):
+        script = head + "".join(maker % (i, library, made) for i, made in enumerate(makers))
+        host = start(script, capabilities=CAPABILITIES)
+        for name in ["f%d" % i for i in range(len(makers))]:
+            answers = [*batch(host, name, [3]), *batch(host, name, [3], [4]), host.call(name, [3]), host.call(name, [3])]
+            if refused:
+                assert all("takes a list of as many results, not " in str(one) for one in answers), answers
+            else:
+                assert [one["result"] if type(one) is dict else one for one in answers] == [3, 3, 4, 3, 3]
 
 
 def test_exceptions_as_entries_and_raised(host: Host) -> None:
