@@ -22,6 +22,7 @@ from . import (
     _answers,
     _bind,
     _call,
+    _callables,
     _commands,
     _describe,
     _dispatch,
@@ -35,7 +36,6 @@ from . import (
     _names,
     _packages,
     _retire,
-    _signatures,
     _user,
 )
 
@@ -280,7 +280,7 @@ def _check_hints() -> None:
     print("hints         str, int, bool, None, Any, and lists and dicts of them: passed as they come, not checked")
     print("              any other that pypool knows: the handler gets what it says, or the call is refused")
     for entry in entries:
-        plan = _hints.Plan(entry.func, _signatures.signature_of(entry))
+        plan = _hints.Plan(entry.func, _callables.signature_of(entry.func))
         for problem in plan.unresolved:
             print("              %s: not converted, because it names what does not exist at run time: %s" % (entry.name, problem))
         for text in plan.unknown:

@@ -7,7 +7,7 @@ upon its first call.
 
 from __future__ import annotations
 
-from ._signatures import by_signature, refused, signature_of, split
+from ._signatures import by_signature, refused, split
 from ._wire import BindError
 
 TYPE_CHECKING = False
@@ -74,8 +74,8 @@ def _has_odd_keys(func: Any) -> bool:
         func = unwrap(func)
     try:
         hint = func.__annotations__.get("return")
-    except Exception:
-        return False
+    except Exception:  # evaluated only now, since Python 3.14, and may name what does not exist
+        return hasattr(func, "__annotate__")
     if hint is None or isinstance(hint, type) and hint.__module__ == "builtins" and not hasattr(hint, "__args__"):
         return False
     text = hint if isinstance(hint, str) else _words(hint)
@@ -129,9 +129,10 @@ def _prepare(entry: Command) -> None:
             entry.adapt = _wrapped.adapter(entry)
             return
     # With typing 15 ms, and most commands need none of it
+    from ._callables import signature_of
     from ._hints import ConversionError, Plan
 
-    signature = signature_of(entry)
+    signature = signature_of(entry.func)
     plan = Plan(entry.func, signature)
     entry.exact = plan.exact
     if not plan and function is not None:
@@ -206,7 +207,7 @@ def _is_plain(function: Any) -> bool:
     """Whether no hint of a parameter can ask for a conversion, judged by its words."""
     try:
         hints = function.__annotations__
-    except Exception:  # evaluated lazily since Python 3.14, and may name what does not exist
+    except Exception:  # evaluated only now, since Python 3.14, and may name what does not exist
         return False
     for name, hint in hints.items():
         if name == "return":

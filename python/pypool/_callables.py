@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 from ._finder import imported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    import inspect
+    from typing import Any, Callable, Optional
 
 
 _FUNCTION = type(lambda: None)
@@ -18,6 +21,41 @@ def where(func: Any) -> str:
     code = getattr(func, "__code__", None)
     name = getattr(func, "__qualname__", None) or repr(func)
     return "%s (%s:%d)" % (name, code.co_filename, code.co_firstlineno) if code is not None else str(name)
+
+
+def signature_of(func: Any, follow_wrapped: bool = True) -> Optional[inspect.Signature]:
+    """What a callable takes; None where it does not tell, as some C functions."""
+    import inspect  # takes 5 ms, and most commands need none
+
+    def signature(**how: Any) -> inspect.Signature:
+        return inspect.signature(func, follow_wrapped=follow_wrapped, **how)
+
+    try:
+        return signature() if sys.version_info < (3, 14) else _evaluated(lambda format: signature(annotation_format=format))
+    except (ValueError, TypeError):
+        return None
+
+
+def annotations_of(target: Any) -> Any:
+    """The annotations of a function, or of a class."""
+    try:
+        return target.__annotations__
+    except Exception:
+        if sys.version_info < (3, 14):
+            raise
+        return _evaluated(lambda format: __import__("annotationlib").get_annotations(target, format=format))
+
+
+def _evaluated(get: Callable[[Any], Any]) -> Any:
+    """What has annotations, which Python evaluates when they are asked for, since 3.14: a name that
+    does not exist is left as one. Where they raise something else they are texts, so that one does
+    not spoil the others.
+    """
+    formats = __import__("annotationlib").Format
+    try:
+        return get(formats.FORWARDREF)
+    except Exception:
+        return get(formats.STRING)
 
 
 def twice(old: Any, new: Any) -> str:

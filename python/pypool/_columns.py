@@ -14,7 +14,7 @@ import types
 import typing
 
 from ._call import RUNNING
-from ._callables import unwrap
+from ._callables import signature_of, unwrap
 from ._describe import annotation_text
 from ._forms import type_name
 from ._hints_scalars import ConversionError, too_deep
@@ -149,10 +149,9 @@ def prepare(entry: Command) -> None:
     take lists.
     """
     handler = entry.func
-    try:
-        signature = inspect.signature(handler)
-    except (ValueError, TypeError):
-        raise TypeError("%s: its parameters cannot be known, so it has no batches" % _named(entry)) from None
+    signature = signature_of(handler)
+    if signature is None:
+        raise TypeError("%s: its parameters cannot be known, so it has no batches" % _named(entry))
     space = space_of(handler)
     parameters = []
     for p in signature.parameters.values():
@@ -199,7 +198,7 @@ def _of_list(annotation: Any, space: Dict[str, Any]) -> Any:
     try:
         hint = bare(resolved(annotation, space))
     except Exception:  # a name under TYPE_CHECKING, say
-        text = annotation.replace("typing.", "") if isinstance(annotation, str) else ""
+        text = annotation_text(annotation).replace("typing.", "")
         head, _, rest = text.partition("[")
         return rest[:-1] if head in ("list", "List", "Sequence") and rest.endswith("]") else inspect.Parameter.empty
     origin, args = typing.get_origin(hint), typing.get_args(hint)

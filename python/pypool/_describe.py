@@ -5,8 +5,9 @@ the command line.
 from __future__ import annotations
 
 import inspect
+import re
 
-from ._callables import unwrap
+from ._callables import signature_of, unwrap
 from ._results import encode
 
 TYPE_CHECKING = False
@@ -63,9 +64,8 @@ def _doc(func: Any) -> str:
 
 def signature_text(func: Any) -> str:
     """(parameters) -> result; "(...)" for what does not tell."""
-    try:
-        signature = inspect.signature(func)
-    except (ValueError, TypeError):
+    signature = signature_of(func)
+    if signature is None:
         return "(...)"
     empty = inspect.Parameter.empty
     parameters = []
@@ -83,12 +83,15 @@ def signature_text(func: Any) -> str:
 
 def annotation_text(annotation: Any) -> str:
     """A hint as its author wrote it: int, list[str], datetime."""
+    if type(annotation).__name__ == "ForwardRef":
+        annotation = getattr(annotation, "__resolved_str__", annotation.__forward_arg__)
     if isinstance(annotation, str):
         return annotation
     if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
         return annotation.__qualname__
     try:
-        return inspect.formatannotation(annotation).replace("typing.", "")
+        text = inspect.formatannotation(annotation).replace("typing.", "")
+        return re.sub(r"ForwardRef\('([^']*)'[^()]*\)", r"\1", text)  # a name that does not exist
     except BaseException:  # its repr is somebody's
         return "\u2026"
 
@@ -103,9 +106,8 @@ def _default_text(default: Any) -> str:
 
 
 def _params(func: Any) -> List[Dict[str, Any]]:
-    try:
-        signature = inspect.signature(func)
-    except (ValueError, TypeError):
+    signature = signature_of(func)
+    if signature is None:
         return []
     params = []
     for p in signature.parameters.values():
@@ -122,10 +124,8 @@ def _params(func: Any) -> List[Dict[str, Any]]:
 
 
 def _returns(func: Any) -> str:
-    try:
-        returns = inspect.signature(func).return_annotation
-    except (ValueError, TypeError):
-        return ""
+    signature = signature_of(func)
+    returns = inspect.Signature.empty if signature is None else signature.return_annotation
     return "" if returns is inspect.Signature.empty else annotation_text(returns)
 
 

@@ -9,7 +9,7 @@ import collections.abc
 import typing
 
 from . import _hints_keys
-from ._callables import unwrap
+from ._callables import annotations_of, unwrap
 from ._convert import RefusedKey, to_json
 from ._hints import ARRAYS, OBJECTS, Maker
 from ._schema_fields import (
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def change_of(entry: Command) -> Optional[Change]:
     """What a result, or an item, goes through before it is encoded; None for nothing."""
     try:
-        hint = unwrap(entry.func).__annotations__["return"]
+        hint = annotations_of(unwrap(entry.func))["return"]
         hint = bare(resolved(hint, space_of(entry.func)))
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if args and (entry.streams and origin in LAZY or origin in (collections.abc.Awaitable, collections.abc.Coroutine)):

@@ -27,6 +27,7 @@ import typing
 
 from . import _describe
 from ._arrays import Array
+from ._callables import signature_of
 from ._describe import is_json
 from ._forms import is_a
 from ._hints import ARRAYS, OBJECTS
@@ -70,9 +71,8 @@ def schema(entry: Command) -> Dict[str, Any]:
     """The schema of one command. "params" is None where the callable does not tell its parameters."""
     takes, gives = _Walker(False), _Walker(True)
     found: Dict[str, Any] = {"stream": entry.streams, "params": None}
-    try:
-        signature = inspect.signature(entry.func)
-    except (ValueError, TypeError):
+    signature = signature_of(entry.func)
+    if signature is None:
         found.update(returns=_unknown(""), input_types={}, output_types={})
         return found
     space = space_of(entry.func)

@@ -13,7 +13,7 @@ import types
 import typing
 
 from . import _describe
-from ._callables import unwrap
+from ._callables import annotations_of, unwrap
 from ._finder import imported
 from ._forms import is_a
 from ._generics import bindings_of, by_parameter, substitute
@@ -363,9 +363,8 @@ def own_annotations(kind: Any) -> Dict[str, Any]:
     its base's.
     """
     try:
-        own = sys.version_info >= (3, 10)
-        found: Any = getattr(kind, "__annotations__", None) if own else kind.__dict__.get("__annotations__")
-    except Exception:  # lazily evaluated since Python 3.14
+        found: Any = annotations_of(kind) if sys.version_info >= (3, 10) else kind.__dict__.get("__annotations__")
+    except Exception:  # there are none, or whatever their evaluation raises
         found = None
     return found if isinstance(found, dict) else {}
 

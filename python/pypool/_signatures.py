@@ -34,16 +34,6 @@ def split(entry: Command, args: Any) -> Bound:
     raise BindError("%s: %s" % (entry.name, message), [{"loc": [], "msg": message, "type": "arguments"}])
 
 
-def signature_of(entry: Command) -> Optional[inspect.Signature]:
-    """A command's signature; None where it does not tell."""
-    import inspect  # takes 5 ms, and most commands need none
-
-    try:
-        return inspect.signature(entry.func)
-    except (ValueError, TypeError):
-        return None  # some C functions do not tell
-
-
 def by_signature(
     entry: Command, signature: Optional[inspect.Signature], positional: Sequence[Any], keyword: Dict[str, Any]
 ) -> Optional[inspect.BoundArguments]:
@@ -99,9 +89,11 @@ def _expected(parameter: inspect.Parameter) -> str:
 
 def mismatch(entry: Command, args: Any) -> Optional[BindError]:
     """Why Python refused to call entry.func with args; None when the arguments are not to blame."""
+    from ._callables import signature_of  # as few calls are refused
+
     try:
         positional, keyword = split(entry, args)
-        by_signature(entry, signature_of(entry), positional, keyword)
+        by_signature(entry, signature_of(entry.func), positional, keyword)
     except BindError as error:
         return error
     return None

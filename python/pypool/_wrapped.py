@@ -4,9 +4,7 @@ the inner function's hints'.
 
 from __future__ import annotations
 
-import inspect
-
-from ._callables import called, unwrap
+from ._callables import called, signature_of, unwrap
 from ._hints import ConversionError, Plan
 from ._hints_scalars import plain, too_deep
 from ._names import nearest
@@ -14,6 +12,7 @@ from ._signatures import by_signature, refused, shown, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import inspect
     from typing import Any, Dict, List, Optional, Tuple
 
     from ._commands import Command
@@ -28,16 +27,13 @@ def own_signature(func: Any) -> Optional[inspect.Signature]:
     """The parameters that Python checks when func is called; None where that cannot be seen: C
     code, or a proxy.
     """
-    try:
-        if getattr(func, "__signature__", None) is None and called(func) is None and hasattr(func, "__wrapped__"):
-            return None
-        entered = type(func).__call__
-        if hasattr(func, "__get__") and hasattr(entered, "__code__") and called(func) is entered:
-            signature = inspect.signature(entered, follow_wrapped=False)  # a descriptor is C code to inspect
-            return signature.replace(parameters=list(signature.parameters.values())[1:])
-        return inspect.signature(func, follow_wrapped=not is_wrapped(func))
-    except (ValueError, TypeError):
+    if getattr(func, "__signature__", None) is None and called(func) is None and hasattr(func, "__wrapped__"):
         return None
+    entered = type(func).__call__
+    if hasattr(func, "__get__") and hasattr(entered, "__code__") and called(func) is entered:
+        signature = signature_of(entered, False)  # a descriptor is C code to inspect
+        return signature and signature.replace(parameters=list(signature.parameters.values())[1:])
+    return signature_of(func, not is_wrapped(func))
 
 
 def adapter(entry: Command) -> Any:
@@ -45,7 +41,7 @@ def adapter(entry: Command) -> Any:
     may tell the two apart.
     """
     func = entry.func
-    own, inner = own_signature(func), _inner_signature(func)
+    own, inner = own_signature(func), signature_of(func)
     converters: Dict[str, Any] = {}
     plan, outer = Plan(func, inner), Plan(called(func) or func, own)
     entry.exact = plan.exact or outer.exact
@@ -86,13 +82,6 @@ def adapter(entry: Command) -> Any:
         return positional, keyword
 
     return adapt
-
-
-def _inner_signature(func: Any) -> Optional[inspect.Signature]:
-    try:
-        return inspect.signature(func)
-    except (ValueError, TypeError):
-        return None
 
 
 def _names(

@@ -271,6 +271,109 @@ def test_a_hint_that_means_a_name_of_its_class() -> None:
     assert arrives(function, '{"one":"a","many":["a"]}') == [module.E.Inner.A, [module.E.Inner.A]]
 
 
+LATE = """
+import dataclasses, datetime, enum, functools, typing
+from datetime import date
+from typing import Dict, Generic, Iterator, List, NamedTuple, Optional, TypedDict, TypeVar
+if typing.TYPE_CHECKING:
+    import models
+    from models import User
+@command
+def greet(name: str, user: User = None, day: date = None) -> str: return name + type(day).__name__
+@command
+def attribute(user: models.User, other: datetime.User, day: date): return type(day).__name__
+@command
+def inner(users: List[User], day: Optional[date] = None, other: "User | None" = None, union: User | None = None):
+    return type(day).__name__
+@dataclasses.dataclass
+class Data:
+    owner: User
+    day: date
+    users: List[User] = dataclasses.field(default_factory=list)
+@dataclasses.dataclass(slots=True)
+class Slots:
+    owner: User
+    day: date
+    odd: datetime.Missing = None
+class Tuple(NamedTuple):
+    owner: User
+    day: date
+class Dictionary(TypedDict):
+    owner: User
+    day: date
+T = TypeVar("T")
+@dataclasses.dataclass
+class Held(Generic[T]):
+    owner: User
+    day: T
+@command
+def data(x: Data): return type(x.day).__name__
+@command
+def slots(x: Slots): return type(x.day).__name__
+@command
+def tuples(x: Tuple): return type(x.day).__name__
+@command
+def dictionary(x: Dictionary): return type(x["day"]).__name__
+@command
+def held(x: Held[date]): return type(x.day).__name__
+@command
+def keys(user: User = None) -> Dict[int, float]: return {1: 2.0}
+@command
+def rows(user: User = None) -> Iterator[Dict[int, float]]: yield {1: 2.0}
+@command
+def result(day: date) -> List[User]: return [type(day).__name__]
+def plain(f):
+    @functools.wraps(f)
+    def wrapper(*args, **kwargs): return f(*args, **kwargs)
+    return wrapper
+@command
+@plain
+def wrapped(day: date, user: User = None) -> User: return type(day).__name__
+@command(max_batch_size=2)
+def batch(day: List[date], user: List[User] = None) -> List[User]: return [type(one).__name__ for one in day]
+class Called:
+    def __call__(self, day: date, user: User = None): return type(day).__name__
+command(name="called")(Called())
+@command
+def odd(day: date, user: List[User[int]] = None, other: int | "User" = None): return type(day).__name__
+class Made:
+    def __init__(self, day: date, user: User = None): self.day = day
+@command
+def init(x: Made, day: date): return type(day).__name__
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated when they are asked for since Python 3.14")
+def test_names_that_do_not_exist_spoil_no_others(start: Start) -> None:
+    worker = start(LATE)
+    assert worker.result("greet", {"name": "a"}) == "aNoneType"
+    assert worker.result("greet", {"name": "a", "user": {}, "day": "2026-01-02"}) == "adate"
+    assert worker.result("attribute", {"user": 1, "other": 2, "day": "2026-01-02"}) == "date"
+    assert worker.result("inner", {"users": [1], "day": "2026-01-02"}) == "date"
+    for name in ("data", "slots", "tuples", "dictionary", "held"):
+        assert worker.result(name, {"x": {"owner": 1, "day": "2026-01-02"}}) == "date", name
+    for name, wanted in (("result", ["date"]), ("wrapped", "date"), ("batch", "date"), ("called", "date"), ("odd", "date")):
+        for _ in range(2):
+            assert worker.result(name, {"day": "2026-01-02"}) == wanted, name
+    assert worker.result("keys") == {"1": 2.0}
+    assert worker.stream("rows")[0]["item"] == {"1": 2.0}
+    assert worker.result("init", {"x": 1, "day": "2026-01-02"}) == "date"
+    error = worker.error("greet", {"nam": 1})
+    assert "greet(name: str, user: User = None, day: date = None) -> str" in error["message"]
+    listed = {entry["name"]: entry for entry in worker.result("list_commands", {"schema": True})}
+    assert listed["inner"]["signature"].startswith("(users: List[User], day: ")
+    assert "ForwardRef" not in str(listed) and " at 0x" not in str(listed)
+    assert listed["odd"]["signature"] == "(day: date, user: List[User[int]] = None, other: int | 'User' = None)"
+    assert listed["batch"]["signature"] == "(day: date, user: User = None) -> User"
+    shown = {name: {p["name"]: p["type"] for p in entry["schema"]["params"]} for name, entry in listed.items()}
+    unknown = {"type": "unknown", "text": "User"}
+    assert shown["greet"] == {"name": {"type": "string"}, "user": unknown, "day": {"type": "date"}}
+    fields = {f["name"]: f["type"] for f in listed["data"]["schema"]["input_types"]["worker.Data"]["fields"]}
+    assert (fields["owner"], fields["day"]) == (unknown, {"type": "date"})
+    assert listed["keys"]["schema"]["returns"] == of("map", {"type": "number"}) | {"key": {"type": "integer"}}
+    assert worker.result("greet", {"name": "a"}) == "aNoneType"
+
+
 def test_what_a_class_raises_is_told_as_what_it_is(start: Start) -> None:
     worker = start(
         """
