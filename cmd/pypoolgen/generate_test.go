@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"go/ast"
 	"go/format"
 	"go/importer"
@@ -82,13 +83,17 @@ func TestTypeAndModule(t *testing.T) {
 	require.NotContains(t, string(code), "encoding/json") // an import that is not used does not compile
 }
 
-// pydantic is tried where the interpreter has it.
-func TestPydantic(t *testing.T) {
+// hasPydantic reports whether the interpreter has pydantic 2.
+func hasPydantic() bool {
 	python := os.Getenv("PYPOOL_PYTHON")
 	if python == "" {
 		python = "python3"
 	}
-	if exec.Command(python, "-c", "import pydantic; pydantic.BaseModel.model_fields").Run() != nil {
+	return exec.Command(python, "-c", "import pydantic; pydantic.BaseModel.model_fields").Run() == nil
+}
+
+func TestPydantic(t *testing.T) {
+	if !hasPydantic() {
 		t.Skip("no pydantic 2")
 	}
 	got := generated(t, "-script", "testdata/gen/models.py", "-package", "p")
@@ -100,6 +105,35 @@ func TestPydantic(t *testing.T) {
 		"\tItems []ItemInput `json:\"items\"`\n",
 	} {
 		require.Contains(t, got, want)
+	}
+}
+
+// TestGenericsOfClassesOfOneName: what stands in the brackets is told apart by its module.
+func TestGenericsOfClassesOfOneName(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		return path
+	}
+	write("users.py", "import dataclasses\n@dataclasses.dataclass\nclass Item:\n    name: str\n")
+	write("orders.py", "import dataclasses\n@dataclasses.dataclass\nclass Item:\n    price: int\n")
+	worker := "from typing import *\nimport users, orders\nfrom pypool import command\nT = TypeVar('T')\n%sclass Page(%sGeneric[T]):\n    items: List[T]\n" +
+		"@command\ndef of_users(x: Page[users.Item]) -> Page[List[users.Item]]: pass\n" +
+		"@command\ndef of_orders(x: Page[orders.Item]) -> Page[List[orders.Item]]: pass\n"
+	sources := map[string]string{"dataclass": fmt.Sprintf(worker, "import dataclasses\n@dataclasses.dataclass\n", "")}
+	if hasPydantic() {
+		sources["pydantic"] = fmt.Sprintf(worker, "import pydantic\n", "pydantic.BaseModel, ")
+	}
+	for name, source := range sources {
+		t.Run(name, func(t *testing.T) {
+			got := generated(t, "-script", write("worker_"+name+".py", source), "-package", "p")
+			for _, want := range []string{
+				"Items []OrdersItem ", "Items []UsersItem ", "Items [][]OrdersItem ", "Items [][]UsersItem ",
+			} {
+				require.Contains(t, got, want)
+			}
+		})
 	}
 }
 

@@ -362,8 +362,21 @@ def _literal(values: Iterable[Any]) -> Type:
 
 
 def _key(kind: Any, args: Tuple[Any, ...]) -> str:
+    """What tells a class from all others, a generic one by its arguments."""
+    generic = getattr(kind, "__pydantic_generic_metadata__", None) or {"args": ()}  # a class of pydantic's own
+    if generic["args"]:
+        kind, args = generic["origin"], generic["args"]
     name = "%s.%s" % (kind.__module__, kind.__qualname__)
-    return name + "[" + ", ".join(_describe.annotation_text(arg) for arg in args) + "]" if args else name
+    return name + "[" + ", ".join(map(_key_of, args)) + "]" if args else name
+
+
+def _key_of(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is None or not args:
+        return _key(hint, ()) if isinstance(hint, type) and hint.__module__ != "builtins" else _describe.annotation_text(hint)
+    if str(origin).endswith("Literal"):
+        return _describe.annotation_text(hint)
+    return "%s[%s]" % (_key_of(origin), ", ".join(map(_key_of, args)))
 
 
 def _doc(kind: Any) -> str:
