@@ -12,6 +12,7 @@ import typing
 from ._convert import key_text
 from ._forms import is_a, scan_exactly
 from ._hints_scalars import ConversionError, exactly_float, literal, named
+from ._hints_unions import fits
 from ._json import scan
 from ._schema_fields import bare, is_record
 
@@ -133,6 +134,8 @@ def _union(hint: Any, args: Any, maker: Any) -> Optional[Callable[[Any], Any]]:
         return None  # text is text
 
     def union(key: Any) -> Any:
+        if fits(key, hint):
+            return key  # a Literal's value
         for read in readers:
             try:
                 return read(key)  # type: ignore[misc]

@@ -69,10 +69,11 @@ def _or_none(convert: Any) -> Converter:
 
 
 def _always_plain(member: Any) -> bool:
-    """Whether a value that is of this type already needs no conversion, inside a Union: a float, or
-    an array of what JSON has.
+    """Whether a value that is of this type already needs no conversion, inside a Union: a float, a
+    Literal's own value, or an array of what JSON has.
     """
-    return member is float or typing.get_origin(member) in (list, dict) or member in (list, dict) or _is_typed_dict(member)
+    origin = typing.get_origin(member) or member
+    return origin in (float, list, dict) or str(origin).endswith("Literal") or _is_typed_dict(member)
 
 
 def _is_typed_dict(kind: Any) -> bool:

@@ -428,6 +428,24 @@ def test_a_union_says_what_each_member_lacked() -> None:
     assert [arrives(function, text) for text in ('{"x":1}', '{"x":1,"y":2}', '{"z":"2026-01-02"}')] == ["A", "B", "dict"]
 
 
+def test_a_literal_in_a_union_stays_what_it_is() -> None:
+    for hint, text, wanted in (
+        ("Union[pathlib.Path, Literal['-']]", '"-"', "'-'"),
+        ("Union[Literal['-'], pathlib.Path]", '"-"', "'-'"),
+        ("Union[pathlib.Path, Literal['-']]", '"/tmp"', "pathlib.Path('/tmp')"),
+        ("Optional[Union[pathlib.Path, Literal['-', 1]]]", "1", "1"),
+        ("List[Union[pathlib.Path, Literal['-']]]", '["-","a"]', "['-', pathlib.Path('a')]"),
+        ("Dict[Union[datetime.date, Literal['-']], int]", '{"-":1,"2026-01-02":2}', "{'-': 1, datetime.date(2026, 1, 2): 2}"),
+        ("Dict[Union[pathlib.Path, Literal['-']], int]", '{"-":1,"a":2}', "{'-': 1, pathlib.Path('a'): 2}"),
+        ("Union[pathlib.Path, Literal[Color.RED]]", '"red"', "pathlib.Path('red')"),
+        ("Union[Literal[Color.RED], pathlib.Path]", '"red"', "Color.RED"),
+        ("Union[float, Literal[1]]", "1", "1"),
+        ("Union[float, Literal[1]]", "2", "2.0"),
+        ("Union[Decimal, Literal[1]]", "1", "1"),
+    ):
+        assert same(arrives(define("def f(x: %s): return x\n" % hint), text), eval(wanted, vars(module))), hint
+
+
 def test_a_class_that_is_generic_twice() -> None:
     function = define(
         "K = TypeVar('K')\n@dataclasses.dataclass\nclass Base(Generic[T]):\n    a: T\n"
