@@ -48,22 +48,27 @@ def bind(entry: Command, args: Any) -> Bound:
     return split(entry, args)
 
 
-def outgoing(entry: Command) -> Any:
-    """What a result goes through before it is encoded, see `_hints_results`; False for nothing.
-    Found out once.
+def outgoing(entry: Command, items: bool = False) -> Any:
+    """What a result, or each item, goes through before it is encoded, see `_hints_results`; False for
+    nothing. Found out once.
     """
-    if entry.outgoing is None:
-        entry.outgoing, change = False, None
+    found = entry.each if items else entry.outgoing
+    if found is None:
+        found, change = False, None
         if _has_odd_keys(entry.func):
             from ._hints_results import change_of  # imports typing, which most commands need not
 
-            change = change_of(entry)
-            entry.outgoing = change or False
+            change = change_of(entry, items)
+            found = change or False
         if entry.lacking:
             from ._convert import without_nan  # most results are plain
 
-            entry.outgoing = (lambda value: without_nan(change(value))) if change else without_nan
-    return entry.outgoing
+            found = (lambda value: without_nan(change(value))) if change else without_nan
+        if items:
+            entry.each = found
+        else:
+            entry.outgoing = found
+    return found
 
 
 def _has_odd_keys(func: Any) -> bool:

@@ -76,9 +76,9 @@ def _bytes(data: Any) -> Any:
     return data if type(data) is bytes else memoryview(data).cast("B") if len(data) else b""
 
 
-def prepared(entry: Command, value: Any) -> Any:
-    """A result as its command's hint, and its `nan`, have it; payloads stay."""
-    change = outgoing(entry)
+def prepared(entry: Command, value: Any, items: bool = False) -> Any:
+    """A result, or an item, as its command's hint, and its `nan`, have it; payloads stay."""
+    change = outgoing(entry, items)
     if not change:
         return value
     _convert.LEAVE.leaf = travels

@@ -34,7 +34,7 @@ class Command:
     """
 
     __slots__ = (
-        *("name", "what", "func", "streams", "adapt", "direct", "exact", "lacking", "outgoing", "interruptible"),
+        *("name", "what", "func", "streams", "adapt", "direct", "exact", "lacking", "outgoing", "each", "interruptible"),
         *("awaits", "batch", "columns", "concurrency", "retire_on"),
     )
 
@@ -59,6 +59,7 @@ class Command:
         #: What a result goes through before it is encoded, see `_hints_results`; None until it was
         #: looked for, False for nothing.
         self.outgoing: Any = None
+        self.each: Any = None
         #: Whether a caller who leaves may have it stopped in its midst.
         self.interruptible = True
         #: How many calls may be one batch, and for how many milliseconds the first of them waits for

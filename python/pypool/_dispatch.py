@@ -70,7 +70,8 @@ def finish(answers: Answers, id: int, entry: Command, result: Any, how: int) -> 
     if how & STREAM:
         from . import _stream  # most commands are none
 
-        return _stream.run(answers, id, entry, result, _sender(answers, id, entry, how))
+        items = hasattr(type(result), "__next__") or hasattr(type(result), "__anext__")
+        return _stream.run(answers, id, entry, result, _sender(answers, id, entry, how, items))
     if hasattr(type(result), "__anext__") or hasattr(type(result), "gi_frame"):
         _discard(result)
         raise gave_items(entry)
@@ -91,13 +92,13 @@ def gave_items(entry: Command) -> ResultError:
     return ResultError("invalid_result", message=message, path="$")
 
 
-def _sender(answers: Answers, id: int, entry: Command, how: int) -> Callable[[Any], None]:
-    """What sends an item of a stream."""
+def _sender(answers: Answers, id: int, entry: Command, how: int, items: bool) -> Callable[[Any], None]:
+    """What sends an item of a stream, which is a plain result where there are no `items`."""
     if how & BLOBS:
         from . import _blobs  # many callers take none
 
-        return lambda item: _blobs.item(answers, id, _blobs.prepared(entry, item))
-    outgoing = _bind.outgoing(entry)
+        return lambda item: _blobs.item(answers, id, _blobs.prepared(entry, item, items))
+    outgoing = _bind.outgoing(entry, items)
     if outgoing:
         return lambda item: answers.item(id, encode(outgoing(item)))
     return lambda item: answers.item(id, encode(item))

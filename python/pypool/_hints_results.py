@@ -12,6 +12,7 @@ from . import _hints_keys
 from ._callables import annotations_of, unwrap
 from ._convert import RefusedKey, to_json
 from ._hints import ARRAYS, OBJECTS, Maker
+from ._hints_unions import UNIONS
 from ._schema_fields import (
     LAZY,
     Guarded,
@@ -35,14 +36,17 @@ if TYPE_CHECKING:
     Change = Callable[[Any], Any]
 
 
-def change_of(entry: Command) -> Optional[Change]:
-    """What a result, or an item, goes through before it is encoded; None for nothing."""
+def change_of(entry: Command, items: bool) -> Optional[Change]:
+    """What a result, or each item, goes through before it is encoded; None for nothing. What gives
+    items is not to be seen of a function behind a decorator.
+    """
     try:
         hint = annotations_of(unwrap(entry.func))["return"]
         hint = bare(resolved(hint, space_of(entry.func)))
-        origin, args = typing.get_origin(hint), typing.get_args(hint)
-        if args and (entry.streams and origin in LAZY or origin in (collections.abc.Awaitable, collections.abc.Coroutine)):
-            hint = args[0] if entry.streams else args[-1]
+        if typing.get_origin(hint) in (collections.abc.Awaitable, collections.abc.Coroutine):
+            hint = bare(typing.get_args(hint)[-1])
+        if items and typing.get_origin(hint) in LAZY:
+            hint = typing.get_args(hint)[0]
         change = _Maker().make(hint)
     except Exception:
         return None
@@ -75,7 +79,7 @@ class _Maker(Guarded):
         hint = bare(hint)
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         target = origin or hint
-        if origin is typing.Union or type(hint).__name__ == "UnionType":
+        if origin in UNIONS:
             return _first_of([(arg, self.make(arg)) for arg in args])
         if str(origin).endswith("Literal") or not isinstance(target, type):
             return None
@@ -165,10 +169,36 @@ def _first_of(members: Any) -> Optional[Change]:
         return None
 
     def first_of(value: Any) -> Any:
+        refused = value
         for _, change in changes:
             changed = change(value)
             if changed is not value:
-                return changed
-        return value
+                if not _is_refused(changed):
+                    return changed
+                refused = changed
+        return value if any(change is None and _takes(arg, value) for arg, change in members) else refused
 
     return first_of
+
+
+def _is_refused(changed: Any) -> bool:
+    if type(changed) is dict:
+        return any(type(key) is RefusedKey for key in changed) or any(map(_is_refused, changed.values()))
+    return type(changed) is list and any(map(_is_refused, changed))
+
+
+def _takes(hint: Any, value: Any) -> bool:
+    """Whether a value whose keys are text is of a hint, as far as its objects and arrays tell."""
+    hint = bare(hint)
+    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if hint is typing.Any or hint is object:
+        return True
+    if origin in UNIONS:
+        return any(_takes(arg, value) for arg in args)
+    if isinstance(value, collections.abc.Mapping):
+        if not isinstance(origin, type) or not issubclass(origin, collections.abc.Mapping):
+            return False
+        return all(type(key) is str and _takes(args[1] if len(args) > 1 else object, item) for key, item in value.items())
+    if _is_array(value):
+        return origin in ARRAYS and all(_takes(args[0] if len(args) == 1 else object, item) for item in value)
+    return True

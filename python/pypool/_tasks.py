@@ -246,7 +246,6 @@ class _Serving:
             result = entry.func(*positional, **keyword)
             if hasattr(type(result), "__await__"):
                 result = await result
-            outgoing = _bind.outgoing(entry) or None
             if how & STREAM:
                 await self._items(call, result, entry, how)
                 text = "null"
@@ -257,6 +256,7 @@ class _Serving:
                     from . import _blobs  # many callers take none
 
                     return _blobs.succeeded(answers, id, _blobs.prepared(entry, result), self._flush)
+                outgoing = _bind.outgoing(entry)
                 text = encode(outgoing(result) if outgoing else result)
             if len(text) < self.small:
                 return f'{{"id":{id},"success":true,"result":{text}}}\n'
@@ -270,7 +270,8 @@ class _Serving:
         in every case.
         """
         items = call.items = _items_of(result)
-        outgoing = _bind.outgoing(entry) or None
+        several = hasattr(type(result), "__next__") or hasattr(type(result), "__anext__")
+        outgoing = _bind.outgoing(entry, several) or None
         try:
             while not call.canceled:
                 try:
@@ -287,7 +288,8 @@ class _Serving:
                 if how & BLOBS:
                     from . import _blobs  # many callers take none
 
-                    _blobs.item(self.answers, call.request[0], _blobs.prepared(entry, item), self._put, self._flush)
+                    prepared = _blobs.prepared(entry, item, several)
+                    _blobs.item(self.answers, call.request[0], prepared, self._put, self._flush)
                     continue
                 line = '{"id":%d,"item":%s}\n' % (call.request[0], text)
                 self.answers._check("item", len(line))

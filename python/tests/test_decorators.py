@@ -301,3 +301,45 @@ def test_hints_behind_objects(start: Start, name: str) -> None:
         assert worker.result(name, {"when": given, "floats": [1, 2.5]}) == [moment, *numbers]
         assert worker.result(name, [given, [1, 2.5]]) == [moment, *numbers]
         assert worker.error(name, {"when": "garbage"})["kind"] == "invalid_arguments"
+
+
+def test_keys_of_the_items_of_a_stream_behind_a_decorator(start: Start) -> None:
+    """What is called as a stream has items, whatever its function looks like."""
+    host = start(
+        """
+        import functools
+        from typing import AsyncIterator, Dict, Generator, Iterable, List
+        def plain(f):
+            @functools.wraps(f)
+            def wrapper(*args, **kwargs): return f(*args, **kwargs)
+            return wrapper
+        @command
+        @plain
+        def rows() -> Iterable[Dict[int, float]]: yield {1: 1.0}
+        @command
+        @plain
+        async def later() -> AsyncIterator[Dict[int, float]]: yield {1: 1.0}
+        @command
+        @plain
+        def lists() -> Generator[List[Dict[int, float]], None, None]: yield [{1: 1.0}]
+        @command
+        def returned() -> Iterable[Dict[int, float]]: return iter([{1: 1.0}])
+        @command
+        def made() -> Dict[int, float]: return {1: 1.0}
+        @command(concurrency=2)
+        async def beside() -> AsyncIterator[Dict[int, float]]: return later()
+        """,
+        capabilities=["stream", "log", "packed", "shared", "cancel", "blobs"],
+    )
+    for name in ("rows", "later", "lists", "returned", "made"):
+        wanted = [{"1": 1.0}] if name == "lists" else {"1": 1.0}
+        for more in ({}, {"take_blobs": True}):
+            for _ in range(2):
+                assert [frame.get("item") for frame in host.stream(name, **more)] == [wanted, None], (name, more)
+    assert host.result("made") == {"1": 1.0}
+    for more in ({}, {"take_blobs": True}):
+        request = host.request("beside", stream=True, **more)
+        host.send({"shared": request})
+        host.send({"id": request["id"], "credit": 2})
+        assert host.receive()["item"] == {"1": 1.0}
+        assert host.receive()["success"]

@@ -158,3 +158,25 @@ def test_the_refusal_through_a_worker(start: Start) -> None:
         error = worker.error("nulled")
         assert error["path"] == "$[1]" and error["message"].startswith("key True of type bool is not for the result's hint")
         assert worker.error("twice") == {"kind": "invalid_result", "message": "two keys are '1' as text", "path": "$[1]"}
+
+
+def test_a_union_whose_other_member_fits() -> None:
+    for hint, value, wanted in (
+        ("Union[Dict[int, float], Dict[str, str]]", "{'error': 'no data'}", '{"error":"no data"}'),
+        ("Union[Dict[int, float], Dict[str, str]]", "{1: 2.0}", '{"1":2.0}'),
+        ("Union[Dict[str, str], Dict[int, float]]", "{1: 2.0}", '{"1":2.0}'),
+        ("Union[Dict[int, float], Dict[datetime.date, str]]", "{datetime.date(2026, 1, 2): 'a'}", '{"2026-01-02":"a"}'),
+        ("Union[Dict[datetime.date, str], Dict[int, float]]", "{1: 2.0}", '{"1":2.0}'),
+        ("Union[str, List[Dict[int, float]], Dict[str, int]]", "[{1: 2.0}]", '[{"1":2.0}]'),
+        ("Union[Page[Dict[int, float]], Dict[str, int]]", "Page([{1: 2.0}])", '{"items":[{"1":2.0}]}'),
+        ("Union[List[Dict[int, int]], List[Dict[datetime.date, int]]]", "[{datetime.date(2026, 1, 2): 1}]", '[{"2026-01-02":1}]'),
+        ("Optional[Dict[int, float]]", "None", "null"),
+        ("Union[Dict[int, float], Dict[str, datetime.date]]", "{'a': datetime.date(2026, 1, 2)}", '{"a":"2026-01-02"}'),
+        ("Union[List[Dict[int, float]], List[Dict[str, str]]]", "[{'a': 'b'}]", '[{"a":"b"}]'),
+        ("Union[Dict[int, float], Any]", "{1: 2.0}", '{"1":2.0}'),
+    ):
+        assert sent(hint, value) == wanted, (hint, value)
+    for hint in ("Union[Dict[int, float], str]", "Union[Dict[int, float], Dict[datetime.date, str]]"):
+        with pytest.raises(ResultError) as refusal:
+            sent(hint, "{1.5: 2.0}")
+        assert refusal.value.fields["message"].startswith("key 1.5 of type float is not for the result's hint")
