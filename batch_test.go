@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -233,6 +234,65 @@ func TestACallsErrorInABatchIsItsOwn(t *testing.T) {
 	require.Equal(t, "$", detail[*InvalidResultError](t, bad).Path)
 	require.Equal(t, NotExecuted, failure(t, out[3].err, ErrInvalidArguments).Delivery)
 	require.EqualValues(t, 6, p.Workers()[0].Calls)
+}
+
+// unreadable is JSON to Go, and a number too large for Python's floats.
+var unreadable = json.RawMessage("1e999")
+
+// The batch's number is the highest of all its ids, that of the refused one too.
+func TestACallOfABatchThatPythonCannotReadIsRefusedAlone(t *testing.T) {
+	t.Parallel()
+	p := batchPool(t, func(c *Config) { c.Functions = Functions{"echo": echoFunction()} })
+	before := pids(p)
+	for i, o := range together(t, p, "echoed", []any{0}, []any{1}, []any{unreadable}) {
+		if i == 2 {
+			require.Equal(t, NotExecuted, failure(t, o.err, ErrInvalidArguments).Delivery)
+			continue
+		}
+		require.NoError(t, o.err)
+		require.Equal(t, i, decoded[int](t, o.res))
+	}
+	var items []any
+	for i := range 100 {
+		items = append(items, i)
+		if i%3 == 2 {
+			items[i] = []any{unreadable}
+		}
+	}
+	i := 0
+	for got, err := range Map[int](context.Background(), p, "echoed", slices.Values(items)) {
+		if i%3 == 2 {
+			require.ErrorIs(t, err, ErrInvalidArguments)
+		} else {
+			require.NoError(t, err)
+			require.Equal(t, i, got)
+		}
+		i++
+	}
+	require.Equal(t, 100, i)
+	require.Equal(t, before, pids(p))
+}
+
+func TestABatchWithACallThatPythonCannotReadIsStopped(t *testing.T) {
+	t.Parallel()
+	p := batchPool(t, func(c *Config) { c.CancelGrace = 20 * time.Second })
+	before, n, gate := pids(p), newNotes(t), newDoor(t)
+	ctx, leave := context.WithCancel(context.Background())
+	defer leave()
+	free := occupy(t, p)
+	c := &crowd{t: t, p: p}
+	for _, x := range []any{0, 1, unreadable} {
+		c.join(func() (Result, error) { return p.ExecuteAnonymous(ctx, "hold", []any{x, n.path, gate.path}) })
+	}
+	free()
+	n.await("held2")
+	leave()
+	for _, o := range c.outcomes() {
+		require.ErrorIs(t, o.err, ErrCanceled)
+	}
+	n.await("held2", "Canceled")
+	executed(t, p, "sizes", []any{1})
+	require.Equal(t, before, pids(p))
 }
 
 func TestWhatAHandlerRaisesFailsTheWholeBatch(t *testing.T) {

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from ._wire import Request
 
 
-def run(answers: Answers, batch: Sequence[Union[Request, RequestError]]) -> None:
-    """Serve the calls, and write their final lines."""
+def run(answers: Answers, id: int, batch: Sequence[Union[Request, RequestError]]) -> None:
+    """Serve the calls, and write their final lines. `id` is the batch's."""
     calls = [request for request in batch if not isinstance(request, RequestError)]
     entries = [_entry(request) for request in calls]
     try:
         if not entries or entries[0] is None or entries[0].columns is None or entries.count(entries[0]) < len(entries):
             _one_by_one(answers, batch)
         else:
-            _Batch(answers, entries[0], batch, calls).serve()
+            _Batch(answers, entries[0], batch, calls).serve(id)
     finally:
         RUNNING.calls = None
 
@@ -88,12 +88,11 @@ class _Batch:
         #: The final lines of those that the handler does not see.
         self.refused: Dict[int, str] = {}
 
-    def serve(self) -> None:
+    def serve(self, id: int) -> None:
         answers, entry = self.answers, self.entry
         answers.calls += len(self.batch)
-        highest = max([request[0] for request in self.calls])
         RUNNING.calls = self.calls
-        RUNNING.request = (highest, self.calls[0][1], None, None, None, False, None)
+        RUNNING.request = (id, self.calls[0][1], None, None, None, False, None)
         if entry.interruptible:
             self._serve()
         else:

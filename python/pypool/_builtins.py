@@ -23,7 +23,7 @@ def answer(answers: Answers, request: Request) -> str:
     if type(args) is tuple:
         from . import _batch  # few scripts have any
 
-        _batch.run(answers, args)
+        _batch.run(answers, id, args)
         return ""
     if name == "execute_program":
         return _execute_program(answers, request)

@@ -67,10 +67,11 @@ class Batch(Exception):
 
     def __init__(self, requests: Sequence[Union[Request, RequestError]]) -> None:
         super().__init__()
-        ids = [one[0] for one in requests if isinstance(one, tuple)]
+        ids: Any = [one.id if isinstance(one, RequestError) else one[0] for one in requests]
         #: What the loop serves it as: the request of no command, with what no line can have for
-        #: arguments, a tuple. While a batch runs, its number is the highest of its calls'.
-        self.request: Request = (max(ids, default=0), "", tuple(requests), None, None, False, None)
+        #: arguments, a tuple. Its number is the highest of all its ids: the host does not know which
+        #: of them cannot be read.
+        self.request: Request = (max(ids), "", tuple(requests), None, None, False, None)
 
 
 class Shared(Exception):

@@ -37,6 +37,11 @@ def sizes(x: List[int]) -> List[List[int]]:
     return [[value, len(x)] for value in x]
 
 
+@command(max_batch_size=8)
+def echoed(x: List[int]) -> List[int]:
+    return [host.echo(value) for value in x]
+
+
 @command(max_batch_size=3)
 def threes(x: List[int]) -> List[int]:
     return [len(x)] * len(x)
