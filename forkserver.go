@@ -69,6 +69,11 @@ func (f *forkServers) fork(ctx context.Context, w *worker) (proc.Process, error)
 		if !errors.Is(err, proc.ErrForkServerLost) || attempt == forkAttempts || ctx.Err() != nil {
 			return nil, err
 		}
+		select { // use hands it out until run has seen that it is lost
+		case <-server.lost:
+		case <-ctx.Done():
+			return nil, err
+		}
 	}
 }
 

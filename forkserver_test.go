@@ -4,9 +4,11 @@ package pypool
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -399,6 +401,34 @@ func TestAForkServerThatDiesIsReplacedAtOnce(t *testing.T) {
 	eventually(t, "there is another", func() bool { list := serversOf(p); return len(list) == 1 && list[0] != server })
 	require.ElementsMatch(t, before, pids(p))
 	require.Zero(t, p.Stats().WorkersExited)
+}
+
+// A server that has died is asked once: who starts a worker waits until all know that it is lost.
+func TestADeadForkServerIsAskedOnceForAWorker(t *testing.T) {
+	logs := &logBuffer{}
+	cfg := forkConfig(t, 1, whoImported)
+	cfg.Logger = logs.logger(slog.LevelInfo)
+	p := newPool(t, cfg)
+	servers := p.sup.env.servers
+	servers.mu.Lock()
+	n := servers.newest
+	servers.mu.Unlock()
+	held := make(chan struct{})
+	release := sync.OnceFunc(func() { close(held) })
+	t.Cleanup(release)
+	// Whoever says that its process has ended stays here, as on a machine that is too busy for it.
+	n.process.x.replies.Store(&replies{calls: &calls{cancel: func() { <-held }, gone: make(chan struct{})}})
+
+	before, server := pids(p)[0], theServer(t, p)
+	killed(server)
+	gone(t, server)
+	killed(before)
+	eventually(t, "it has been asked for the replacement", func() bool { return isClosed(n.process.forks.Lost()) })
+	time.Sleep(50 * time.Millisecond) // who asks it again and again has failed by then
+	release()
+	eventually(t, "another has made it", func() bool { return serving(p) && pids(p)[0] != before })
+	require.Empty(t, logs.with(t, "a worker did not start"))
+	require.NotEqual(t, server, theServer(t, p))
 }
 
 // The end of its children that a script does not want to hear of, or reaps, is the server's.
