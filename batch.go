@@ -212,10 +212,11 @@ type callBatch struct {
 	stacks  HangError
 	looked  time.Time
 
-	mu   sync.Mutex // guards the fields below, and the last two of the members
-	here int        // members that have neither left nor had their outcome
-	over bool       // nobody waits for it any more
-	lost *lostCall  // who left because the pool's own time was over; nil: nobody
+	mu      sync.Mutex // guards the fields below, and the last two of the members
+	here    int        // members that have neither left nor had their outcome
+	over    bool       // nobody waits for it any more
+	charged bool       // a member is charged with the worker
+	lost    *lostCall  // who left because the pool's own time was over; nil: nobody
 }
 
 // member is one call of a batch.
@@ -232,6 +233,7 @@ type member struct {
 type batchOutcome struct {
 	rep   reply
 	err   *Error
+	costs bool // the worker
 	spare bool // the circuit is charged for another member
 }
 
@@ -352,7 +354,7 @@ func (b *callBatch) exchange(w *worker) (answers []*batchOutcome, err error) {
 		return nil, err
 	}
 	b.line = nil
-	delivered, charged := 0, false
+	delivered := 0
 	for _, m := range b.members {
 		if !w.x.lineBuffered() {
 			for ; delivered < len(answers); delivered++ {
@@ -368,7 +370,7 @@ func (b *callBatch) exchange(w *worker) (answers []*batchOutcome, err error) {
 		if r := w.retirement.Load(); o.err != nil && r != nil && r.by == b.running() {
 			o.err.retiring(r)
 			o.err.stale = o.err.retires == ""
-			o.spare, charged = charged, true // one of them is charged with the worker
+			o.costs = o.err.retires != ""
 		}
 		answers = append(answers, o)
 	}
@@ -385,19 +387,17 @@ func (b *callBatch) giveBack(answered time.Time) {
 	b.p.giveBack(b.res, answered)
 }
 
-// end delivers the answers, and err to those who have none. One call alone is charged with the
-// worker that was lost.
+// end delivers the answers, and err, which has cost the worker, to those who have none.
 func (b *callBatch) end(answers []*batchOutcome, err *Error) {
 	for i, o := range answers {
 		b.deliver(b.members[i], o)
 	}
-	charged := false
 	for _, m := range b.members[len(answers):] {
 		if err == nil {
 			break
 		}
 		e := b.res.Value().withContext(err.clone(), &m.job, b.given)
-		charged = b.deliver(m, &batchOutcome{err: e, spare: charged}) || charged
+		b.deliver(m, &batchOutcome{err: e, costs: true})
 	}
 	if lost := b.close(); lost != nil {
 		lost.admitted.end(noEvidence, nil)
@@ -413,17 +413,20 @@ func (b *callBatch) close() *lostCall {
 	return b.lost
 }
 
-// deliver reports whether m was there to take its outcome. A second one is dropped.
-func (b *callBatch) deliver(m *member, o *batchOutcome) bool {
+// deliver gives m its outcome if it is there to take it. A second one is dropped. One call alone is
+// charged with the worker: the first that has an outcome that costs it.
+func (b *callBatch) deliver(m *member, o *batchOutcome) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if m.gone || m.had {
-		return false
+		return
+	}
+	if o.costs {
+		o.spare, b.charged = b.charged, true
 	}
 	m.had = true
 	m.outcome <- o
 	b.partLocked()
-	return true
 }
 
 // partLocked ends the exchange when nobody is there any more.

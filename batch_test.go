@@ -457,6 +457,35 @@ func TestWhoLeavesARunningBatchLeavesTheOthersInIt(t *testing.T) {
 	require.Equal(t, before, pids(p))
 }
 
+// Each batch that has its worker replaced costs one, whoever of its callers is there to be told.
+func TestABatchThatRetiresItsWorkerIsChargedOnce(t *testing.T) {
+	t.Parallel()
+	for _, leavers := range []int{0, 1, 2} {
+		t.Run(fmt.Sprintf("%d leave", leavers), func(t *testing.T) {
+			t.Parallel()
+			p := batchPool(t, func(c *Config) {
+				c.CancelGrace, c.Breaker = 20*time.Second, Breaker{Failures: 3, OpenFor: time.Hour}
+				c.RestartBackoff = Backoff{Min: 5 * time.Millisecond, Max: 50 * time.Millisecond}
+			})
+			for range 3 {
+				before := pids(p)[0]
+				require.Equal(t, circuitClosed, p.sup.breakers.state("spoil"))
+				c, cancel, _, gate := holding(t, p, "spoil")
+				for i := range leavers {
+					cancel[i]()
+					failure(t, (<-c.done[i]).err, ErrCanceled)
+				}
+				gate.open()
+				for _, done := range c.done[leavers:] {
+					require.ErrorContains(t, failure(t, (<-done).err, ErrPython), "; its worker is replaced: ")
+				}
+				eventually(t, "it is replaced", func() bool { return serving(p) && pids(p)[0] != before })
+			}
+			require.Equal(t, circuitOpen, p.sup.breakers.state("spoil"))
+		})
+	}
+}
+
 func TestABatchIsStoppedWhenAllHaveLeft(t *testing.T) {
 	t.Parallel()
 	p := batchPool(t, func(c *Config) { c.CancelGrace = 20 * time.Second })

@@ -109,9 +109,9 @@ func (c *call) evidence(ctx context.Context, cfg *Config, err *Error) evidence {
 	switch {
 	case err == nil && c.stopped: // a stream whose loop was left
 		return noEvidence
-	case err != nil && err.stale:
+	case err != nil && (err.stale || err.retires != "" && c.spare):
 		return noEvidence
-	case err != nil && err.retires != "" && !c.spare:
+	case err != nil && err.retires != "":
 		return lostWorker
 	case err == nil || err.Delivery == Executed || err.Category == CategoryExecution:
 		return answered

@@ -127,6 +127,18 @@ def stubborn(x: List[int], log: List[str], gate: List[str]) -> List[int]:
     return x
 
 
+class Broken(RuntimeError):
+    pass
+
+
+@command(max_batch_size=8, retire_on=Broken)
+def spoil(x: List[int], log: List[str], gate: List[str]) -> List[int]:
+    """Have the worker replaced once the gate is there."""
+    note(log[0], "held%d" % len(x))
+    wait_for(gate[0])
+    raise Broken("for good")
+
+
 @command(max_batch_size=8, interruptible=False)
 def polite(x: List[int], log: List[str], gate: List[str]) -> List[int]:
     """Look whether all callers have gone."""
