@@ -5,7 +5,7 @@ import (
 	"compress/zlib"
 	"embed"
 	"encoding/base64"
-	"encoding/json"
+	"io"
 	"io/fs"
 	"regexp"
 	"slices"
@@ -41,7 +41,9 @@ var packedRuntime = sync.OnceValue(func() string { return packRuntime("_forkserv
 var packedServer = sync.OnceValue(func() string { return packRuntime() })
 
 func packRuntime(without ...string) string {
-	modules := map[string]string{}
+	var buf bytes.Buffer
+	w, _ := zlib.NewWriterLevel(&buf, zlib.BestCompression) // into memory: nothing here can fail
+	ahead := ""
 	_ = fs.WalkDir(pythonFiles, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -53,15 +55,11 @@ func packRuntime(without ...string) string {
 			if slices.Contains(without, name) {
 				break
 			}
-			modules[name] = withoutNotes(string(source))
+			_, _ = io.WriteString(w, ahead+name+"\x00"+withoutNotes(string(source)))
+			ahead = "\x00"
 		}
 		return err
 	})
-	var buf bytes.Buffer
-	w, _ := zlib.NewWriterLevel(&buf, zlib.BestCompression) // into memory: nothing here can fail
-	text := json.NewEncoder(w)
-	text.SetEscapeHTML(false)
-	_ = text.Encode(modules)
 	_ = w.Close()
 	return base64.StdEncoding.EncodeToString(buf.Bytes())
 }

@@ -73,8 +73,8 @@ def _pypool_boot():
         from binascii import a2b_base64
 
         hello = decode(line.decode("utf-8"))
-        packed = zlib.decompress(a2b_base64(hello["args"]["runtime"]))
-        sources = decode(packed.decode("utf-8"))
+        packed = zlib.decompress(a2b_base64(hello["args"]["runtime"])).decode("utf-8").split("\0")
+        sources = dict(zip(packed[::2], packed[1::2]))
         finder_source = sources["_finder"]
     except Exception as error:
         fail(type(error).__name__, "the hello line cannot be read: %s" % (error,))

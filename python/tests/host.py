@@ -31,7 +31,7 @@ def packed_runtime() -> str:
     """The sources that hello carries, packed as the Go side packs them: every module but the bootstrap and the command line."""
     skip = ("_boot", "__main__", "_packages")
     sources = {path.stem: without_notes(path.read_text("ascii")) for path in PACKAGE.glob("*.py") if path.stem not in skip}
-    return base64.b64encode(zlib.compress(json.dumps(sources).encode())).decode()
+    return base64.b64encode(zlib.compress("\0".join(text for pair in sources.items() for text in pair).encode())).decode()
 
 
 def without_notes(source: str) -> str:
