@@ -37,7 +37,7 @@ class Call:
         self.deadline = deadline
         #: The W3C traceparent of the caller; None when it sent none.
         self.trace = trace
-        #: What the host names when this is to stop: the number of its batch, or its own.
+        #: What the host knows it by while it runs: the number of its batch, or its own.
         self._serving = id
 
     @property
@@ -53,7 +53,7 @@ class Call:
         """`pypool.host` for this very call, in whatever thread: once the call is over, its functions
         raise LookupError.
         """
-        return RUNNING.host(self.id)
+        return RUNNING.host(self._serving)
 
     def remaining(self) -> Optional[float]:
         """Seconds until the deadline, never below 0.0; None without a deadline."""

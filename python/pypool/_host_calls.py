@@ -79,7 +79,7 @@ def _request(id: int) -> Request:
                 "this thread was not started by the call that is running: take it along, call = current_call(), and then "
                 "call.host.NAME(...); or the thread's own call is over"
             )
-    if known is not None and known[0] != request[0]:
+    if known is not None and abs(known[0]) != request[0]:  # negative: a batch's
         raise LookupError("the call that this thread or task belongs to is over")
     return request
 
@@ -183,7 +183,7 @@ def call(id: int, name: str, args: Tuple[Any, ...], keyword: Dict[str, Any]) -> 
         channel: Any = _channel.OURS.channel
         known: Any = CALL.get(None)
         plain = channel.functions and name not in channel.blob_functions
-        if plain and not (args and keyword) and (known is None or known[0] == request[0]):
+        if plain and not (args and keyword) and (known is None or abs(known[0]) == request[0]):
             return _call_alone(channel, request[0], name, args or keyword)
     if RUNNING.loop is not None and get_ident() == LOG.thread:
         raise RuntimeError(

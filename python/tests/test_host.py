@@ -9,7 +9,7 @@ import pytest
 from host import Host
 
 Start = Callable[..., Host]
-ABLE = ["stream", "page", "log", "packed", "functions"]
+ABLE = ["stream", "page", "log", "packed", "batch", "functions"]
 
 SCRIPT = """
     import asyncio, os, signal, sys, threading, time
@@ -310,6 +310,66 @@ def test_coroutines_wait_side_by_side(start: Start) -> None:
     assert host.receive()["function"] == "lookup"
     assert finish(host, id) is None
     assert host.result("what_was_left") == "LookupError"
+
+
+BATCHES = """
+    from pypool import current_calls, program
+    from typing import List
+
+    async def gather(x: List[int]) -> List[int]:
+        return await asyncio.gather(*[host.aio.lookup(one) for one in x])
+
+    async def calm(x: List[int]) -> List[int]:
+        return [host.lookup(one) for one in x]
+
+    async def executor(x: List[int]) -> List[int]:
+        loop, calls = asyncio.get_running_loop(), current_calls()
+        return await asyncio.gather(*[loop.run_in_executor(None, call.host.lookup, one) for call, one in zip(calls, x)])
+
+    def threads(x: List[int]) -> List[int]:
+        return in_threads([lambda one=one: host.lookup(one) for one in x])
+
+    def each(x: List[int]) -> List[int]:
+        return [call.host.lookup(one) for call, one in zip(current_calls(), x)]
+
+    def along(x: List[int]) -> List[int]:
+        return in_threads([lambda call=call, one=one: call.host.lookup(one) for call, one in zip(current_calls(), x)])
+
+    def loops(x: List[int]) -> List[int]:
+        return in_threads([lambda call=call, one=one: asyncio.run(aio(call, one)) for call, one in zip(current_calls(), x)])
+
+    async def aio(call, one):
+        return await call.host.aio.lookup(one)
+
+    def in_threads(work):
+        got = [None] * len(work)
+        def run(i): got[i] = work[i]()
+        started = [threading.Thread(target=run, args=(i,)) for i in range(len(work))]
+        for thread in started: thread.start()
+        for thread in started: thread.join()
+        return got
+
+    for function in (gather, calm, executor, threads, each, along, loops):
+        command(max_batch_size=4)(function)
+        program(function.__name__, max_batch_size=4)(function)
+"""
+
+
+@pytest.mark.parametrize("what", ["command", "program"])
+@pytest.mark.parametrize("way", ["gather", "calm", "executor", "threads", "each", "along", "loops"])
+def test_a_batch_calls_from_its_tasks_and_threads_and_by_its_calls(start: Start, way: str, what: str) -> None:
+    host = starts(start, BATCHES)
+    for size in (3, 1, 1, 2):  # one alone goes another way, and the first one yet another
+        members = [
+            host.request(way, [i]) if what == "command" else host.request("execute_program", {"program_id": way, "inputs": [i]})
+            for i in range(size)
+        ]
+        host.send({"batch": members} if size > 1 else members[0])
+        for _ in range(size):
+            frame = host.receive()
+            assert (frame["id"], frame.get("function")) == (members[-1]["id"], "lookup"), frame
+            reply(host, frame, [frame["args"][0], "found"])
+        assert [finish(host, one["id"]) for one in members] == [[i, "found"] for i in range(size)]
 
 
 def test_an_error_of_the_hosts_is_itself_elsewhere() -> None:

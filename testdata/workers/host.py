@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any, AsyncIterator, Iterator, List
 
-from pypool import HostError, command, current_call, host, program, shield
+from pypool import HostError, command, current_call, current_calls, host, program, shield
 
 LEFT: List[Any] = []
 
@@ -313,3 +313,22 @@ def loop_in_thread(n: int) -> Any:
 def batched(n: List[int]) -> List[Any]:
     """The size of the batch, and what the host says to each."""
     return [[len(n), host.echo(x)] for x in n]
+
+
+@command(max_batch_size=8, max_wait_ms=200)
+async def batched_aio(n: List[int]) -> List[Any]:
+    return [[len(n), x] for x in await asyncio.gather(*[host.aio.echo(x) for x in n])]
+
+
+@command(max_batch_size=8, max_wait_ms=200)
+def batched_threads(n: List[int]) -> List[Any]:
+    """Each call's function in a thread, by the call itself."""
+    got = {}
+    started = [
+        threading.Thread(target=lambda x=x, call=call: got.update({x: call.host.echo(x)})) for x, call in zip(n, current_calls())
+    ]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+    return [[len(n), got[x]] for x in n]
