@@ -142,14 +142,15 @@ class _Batch:
 
     def _answer(self, found: Any, failure: Optional[BaseException]) -> None:
         """Write all final lines, many at a time."""
-        write = self.answers.channel.write
+        channel = self.answers.channel
         lines: List[str] = []
         size = 0
 
         def flush() -> None:
             nonlocal size
             if lines:
-                write("".join(lines))
+                channel.note_end()
+                channel.write("".join(lines))
                 lines.clear()
                 size = 0
 

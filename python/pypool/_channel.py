@@ -52,7 +52,7 @@ class Channel:
         #: Takes the replies out of the lines that are read, while functions of the host's run
         self.replies: Optional[Callable[[bytes], bool]] = None
         self.lock = allocate_lock()  # of what is written, where threads write too: see `_host_calls`
-        self.over = 0  # the last call whose final line is out, as far as that is of use there
+        self.over = 0  # the last request that has a final line out, as far as that is of use there
         if rest:
             self.take(rest)
 
@@ -158,10 +158,17 @@ class Channel:
             self._write_rest(memoryview(data)[sent:])
             self.torn = False
 
+    def note_end(self) -> None:
+        """Note that the running request has its final line, or of a batch the first one: its threads
+        call nothing any more.
+        """
+        if RUNNING.request is not None:
+            self.over = RUNNING.request[0]
+
     def write_success(self, id: int, text: str) -> None:
         """A final line whose result is too large to be copied into its envelope."""
         with self.lock:
-            self.over = id
+            self.note_end()
             if OURS.notice is not None:
                 _tell_notice(b'{"id":%d,' % id)
             self.torn = True
@@ -177,7 +184,7 @@ class Channel:
         with self.lock:
             parts = [*self.ahead_of(payloads), line.encode("ascii")]
             if final:
-                self.over = final
+                self.note_end()
             if OURS.notice is not None:
                 _tell_notice(parts[-1])
             self.torn = True
@@ -270,9 +277,8 @@ def write_whole(fd: int, data: bytes) -> int:
     with channel.lock:
         if OURS.notice is not None:
             _tell_notice(data)
-        id, _, rest = data[:48].partition(b",")
-        if rest.startswith(b'"success":'):
-            channel.over = int(id[6:])
+        if data[:48].partition(b",")[2].startswith(b'"success":'):
+            channel.note_end()
         sent = os.write(fd, data)
         if sent != len(data):
             channel.torn = True

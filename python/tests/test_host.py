@@ -207,13 +207,8 @@ def test_threads_share_one_reader(start: Start) -> None:
     assert finish(host, id) == ["mine", [[i, i] for i in range(8)]]
 
 
-def test_no_call_stands_behind_the_answer(start: Start) -> None:
-    """Threads that go on calling when their call is over, at whatever moment that is."""
-    host = starts(
-        start,
-        """
-    @command
-    def leave(n):
+LEAVING = """
+    def leave_threads(n):
         def work():
             try:
                 while True:
@@ -224,18 +219,48 @@ def test_no_call_stands_behind_the_answer(start: Start) -> None:
             threading.Thread(target=work, daemon=True).start()
         for _ in range(20):
             host.now()
+"""
+
+
+def no_call_stands_behind(host: Host, line: Any, running: int, ids: List[int]) -> None:
+    """Answer what the line has called until the calls are answered."""
+    host.send(line)
+    while ids:
+        frame = host.receive()
+        if "host" in frame:
+            assert frame["id"] == running
+            reply(host, frame, None)
+        else:
+            assert frame["success"] and frame["id"] == ids.pop(0), frame
+    assert host.silent(0.002)
+
+
+def test_no_call_stands_behind_the_answer(start: Start) -> None:
+    """Threads that go on calling when their call is over, at whatever moment that is."""
+    host = starts(start, LEAVING + "    command(name='leave')(leave_threads)\n")
+    for _ in range(30):
+        request = host.request("leave", {"n": 3})
+        no_call_stands_behind(host, request, request["id"], [request["id"]])
+    assert host.result("add", [1]) == 2
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_no_call_stands_behind_the_answers_of_a_batch(start: Start, order: Any, size: int) -> None:
+    host = starts(
+        start,
+        LEAVING
+        + """
+    @command(max_batch_size=4)
+    def leave(size):
+        leave_threads(3)
+        return ["x" * one for one in size]
     """,
     )
     for _ in range(30):
-        id = begin(host, "leave", {"n": 3})
-        while True:
-            frame = host.receive()
-            assert frame["id"] == id
-            if "host" not in frame:
-                assert frame["success"], frame
-                break
-            reply(host, frame, None)
-        assert host.silent(0.002)
+        made = [host.request("leave", [size]) for _ in order]
+        members = [made[i] for i in order]
+        no_call_stands_behind(host, {"batch": members}, made[-1]["id"], [one["id"] for one in members])
     assert host.result("add", [1]) == 2
 
 
