@@ -1,8 +1,10 @@
 package pypool
 
 import (
+	"context"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -87,4 +89,60 @@ func TestAWorkerThatEndsBetweenSharedCallsIsChargedToTheLastAnswer(t *testing.T)
 		}
 		assert.Equal(t, "first", chargedCommand(t, p))
 	})
+}
+
+// A seat that is given up stands for no answer: its call never ran, and costs no worker.
+func TestASeatThatIsForgoneIsNoAnswer(t *testing.T) {
+	for name, answers := range map[string]bool{"the ping is answered": true, "the ping is read": false} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fleet) {
+				f.able = `["page","shared"],"concurrent":{"first":4,"second":4}`
+				f.script = func(p *fakeProcess, req fakeRequest) bool {
+					switch {
+					case req.Cancel:
+					case req.Shared == nil:
+						return false
+					case req.Shared.Command == "first":
+						p.reply(req.Shared.ID, `1`)
+					default: // what the first has left behind ends the process
+						if answers {
+							p.reply(req.Shared.ID, `{"status":"ok"}`)
+						}
+						p.pause(300 * time.Millisecond)
+						p.end(proc.ExitState{Code: 3})
+					}
+					return true
+				}
+				p := open(t, f.config(1))
+				defer p.Close()
+				executed(t, p, "first", nil)
+				forgone(t, p, "second")
+				if answers {
+					synctest.Wait()
+					w := p.Workers()[0]
+					assert.Equal(t, workerIdle, w.State)
+					assert.EqualValues(t, 1, w.Calls)
+				}
+				<-f.nth(1).done
+				executed(t, p, "work", nil) // on another worker
+				assert.Equal(t, "first", chargedCommand(t, p))
+			})
+		})
+	}
+}
+
+// forgone gives a call of the command a seat in the instant in which its context ends.
+func forgone(t *testing.T, p *Pool, command string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	id := p.sup.env.ids.Add(1)
+	c := &call{job: job{id: id, info: CallInfo{Command: command, RequestID: id}}, leaving: ctx.Done(), shares: true}
+	res := p.trySeat(c)
+	require.NotNil(t, c.seat)
+	if res != nil {
+		p.share(c, res)
+	}
+	cancel()
+	_, err := p.sit(ctx, c)
+	require.Equal(t, NotExecuted, err.Delivery)
 }

@@ -28,6 +28,7 @@ const (
 	revokedLeft                // the body panicked, or ended its goroutine
 	revokedClosed              // the pool was closed
 	revokedCanceled            // the caller canceled
+	revokedForgone             // the call was not even sent: a ping stands for it
 )
 
 // lend must precede the caller's code, and reclaim follow it. False: the pool is being killed, and

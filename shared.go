@@ -458,7 +458,7 @@ func (s *sharing) forgo(t *seat) {
 	}
 	t.items = nil
 	c := &call{job: job{given: time.Now()}}
-	if s.depart(t, c, revokedCanceled, nil) {
+	if s.depart(t, c, revokedForgone, nil) {
 		s.out.request(t, nil, ping.Seal(t.id, 0, false))
 	}
 }

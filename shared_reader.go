@@ -86,12 +86,15 @@ func (s *sharing) take(f *wire.Frame) (*seat, error) {
 func (s *sharing) finish(t *seat, f *wire.Frame) (last bool) {
 	w, c := s.w, s.p.sup.checkout
 	e := seatEnd{kind: f.Kind, rep: w.x.reply(f)}
-	calls := w.calls.Add(1)
-	if f.Kind == wire.KindError {
-		w.errs.Add(1)
-	}
-	w.current.answer(&t.info, time.Now())
+	worn := false
 	c.mu.Lock()
+	if t.why != revokedForgone { // else its code never ran: it neither wears the worker nor proves it
+		worn = w.calls.Add(1) == s.p.cfg.MaxCalls
+		if f.Kind == wire.KindError {
+			w.errs.Add(1)
+		}
+		w.current.answer(&t.info, time.Now())
+	}
 	delete(s.calls, t.id)
 	t.untoldLocked()
 	s.load[t.info.Command]--
@@ -111,7 +114,7 @@ func (s *sharing) finish(t *seat, f *wire.Frame) (last bool) {
 		s.over()
 	case hopeless:
 		s.kill()
-	case calls == int64(s.p.cfg.MaxCalls):
+	case worn:
 		s.p.sup.kick()
 	}
 	if gone {
@@ -175,7 +178,7 @@ func (s *sharing) over() {
 	w.x.end()
 	w.sharing.Store(nil)
 	w.freed, w.took = time.Now(), 0
-	s.p.giveBack(s.res, w.freed)
+	s.p.giveBack(s.res, time.Time{}) // finish has told whose the last answer was
 }
 
 // interrupt has the reader, and a writer, look up.
@@ -214,7 +217,7 @@ func (s *sharing) broke(err error) {
 	slices.SortFunc(seats, func(a, b *seat) int { return cmp.Compare(b.end, a.end) })
 
 	for _, t := range seats { // the call that came last: who kills his worker mostly does so at once
-		if t.end <= read {
+		if t.end <= read && t.why != revokedForgone {
 			executed = true
 			if charged == nil && !t.gone {
 				charged = t
