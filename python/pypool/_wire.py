@@ -71,7 +71,7 @@ class Batch(Exception):
         #: What the loop serves it as: the request of no command, with what no line can have for
         #: arguments, a tuple. Its number is the highest of all its ids: the host does not know which
         #: of them cannot be read.
-        self.request: Request = (max(ids), "", tuple(requests), None, None, False, None)
+        self.request: Request = (max(ids, default=0), "", tuple(requests), None, None, False, None)
 
 
 class Shared(Exception):
