@@ -109,8 +109,8 @@ def hasty(log: List[str], word: List[str]) -> List[int]:
 @command(max_batch_size=8)
 def hold(x: List[int], log: List[str], gate: List[str]) -> List[int]:
     """Run until the gate is there, or all callers have gone."""
-    note(log[0], "held%d" % len(x))
     try:
+        note(log[0], "held%d" % len(x))  # who reads it may have all leave at once
         wait_for(gate[0])
     except BaseException as error:
         note(log[0], type(error).__name__)
