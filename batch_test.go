@@ -406,7 +406,7 @@ func TestTheQueuesBoundsAreEachCallers(t *testing.T) {
 	c := &crowd{t: t, p: p}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.join(func() (Result, error) { return p.ExecuteAnonymous(ctx, "sizes", []any{0}) })
-	c.command("sizes", []any{1}, WithCheckoutTimeout(50*time.Millisecond))
+	c.command("sizes", []any{1}, WithCheckoutTimeout(2*time.Second)) // it is to be seen in the queue
 	c.command("sizes", []any{2})
 	_, err := p.ExecuteAnonymous(context.Background(), "sizes", []any{3})
 	require.ErrorIs(t, err, ErrQueueFull)
@@ -507,7 +507,7 @@ func TestADeadlineOfOneInABatchIsItsOwn(t *testing.T) {
 	free := occupy(t, p)
 	c := &crowd{t: t, p: p}
 	c.command("hold", []any{0, n.path, gate.path})
-	c.command("hold", []any{1, n.path, gate.path}, WithTimeout(100*time.Millisecond))
+	c.command("hold", []any{1, n.path, gate.path}, WithTimeout(time.Second)) // a first call imports
 	free()
 	e := failure(t, (<-c.done[1]).err, ErrOperationTimeout)
 	require.Equal(t, MaybeExecuted, e.Delivery)
