@@ -259,7 +259,8 @@ def test_the_hidden_environment_is_put_back(start: Start, tmp_path: Path) -> Non
 
 def test_check_names_what_has_no_effect(tmp_path: Path) -> None:
     (tmp_path / "worker.py").write_text(HELLO)
-    env = dict(os.environ, PYTHONPATH=str(PACKAGE.parent), PYTHONMALLOC="default", PYTHONASYNCIODEBUG="1", PYTHONHASHSEED="5")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}  # `make PYTHONS=...` is one
+    env.update(PYTHONPATH=str(PACKAGE.parent), PYTHONMALLOC="default", PYTHONASYNCIODEBUG="1", PYTHONHASHSEED="5")
     out = subprocess.run(
         [sys.executable, "-m", "pypool", "check", "worker.py"], cwd=str(tmp_path), env=env, stdout=subprocess.PIPE
     ).stdout.decode()
