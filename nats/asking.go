@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pypool/pypool"
+	"github.com/pypool/pypool/internal/receive"
 )
 
 // stuckGrace is what the connection may take to do what it is asked after the context's end.
@@ -106,12 +107,5 @@ func await[E error](answer <-chan E, ended, closing <-chan struct{}) (err E, cam
 	case <-ended:
 	case <-closing:
 	}
-	grace := time.NewTimer(stuckGrace)
-	defer grace.Stop()
-	select {
-	case err = <-answer:
-		return err, true
-	case <-grace.C:
-		return err, false
-	}
+	return receive.Within(answer, stuckGrace)
 }
