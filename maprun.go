@@ -176,10 +176,9 @@ func (f *pipeline[Out]) stopOldest() {
 	f.whole -= len(slots)
 	u := windUp{p: f.m.p, res: f.res, id: running, info: j.info, patience: f.m.p.cfg.patience(j.given), strike: true}
 	for _, i := range slots {
-		u.rest = append(u.rest, f.m.slot(i).call.id)
-	}
-	for _, i := range slots {
-		f.m.slot(i).call.ran = time.Since(f.last)
+		c := &f.m.slot(i).call
+		u.rest = append(u.rest, c.id)
+		c.ran = time.Since(f.last)
 	}
 	f.m.fail(slots, e) // CallEnd cannot end this goroutine in it
 	if f.taken = f.lease.reclaim(); f.taken != notRevoked {
