@@ -3,7 +3,9 @@ package proc
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 )
@@ -78,7 +80,8 @@ func laterOf(end time.Time, least time.Duration) time.Time {
 }
 
 // readStacks reads one dump, as far as it comes before end, and keeps maxDump of it: what it left
-// unread would be taken for the next one.
+// unread would be taken for the next one. A process that ends during its dump has written none: what
+// has come may lack any thread.
 func (p *process) readStacks(end time.Time) string {
 	var text []byte
 	buf := make([]byte, 16<<10)
@@ -95,8 +98,15 @@ func (p *process) readStacks(end time.Time) string {
 		n, err := from.Read(buf)
 		text = append(text, buf[:min(n, maxDump-len(text))]...)
 		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			select {
+			case <-p.done: // who has left its group may hold the pipe
+				return ""
+			default:
+				return string(text)
+			}
 		case err != nil:
-			return string(text)
+			return ""
 		case n == 0 || buf[n-1] != dumpEnd[0]:
 		case n > 1 || len(text) > 1:
 			return string(text)
@@ -118,17 +128,17 @@ const (
 func ownThread(text string) string {
 	begin := strings.Index(text, dumpWord)
 	if begin < 0 {
-		return text
+		return wholeLines(text)
 	}
 	if begin > 0 && !strings.Contains(text, dumpEnd) { // late, and behind a signal's
-		return text[:begin]
+		return wholeLines(text[:begin])
 	}
 	text, _, _ = strings.Cut(text[begin:], dumpEnd) // one of more than maxDump has no end
 	var own, main uint64
 	if _, err := fmt.Sscanf(text, dumpBegin, &own, &main); err != nil {
 		return text
 	}
-	_, text, _ = strings.Cut(text, "\n")
+	_, text, _ = strings.Cut(wholeLines(text), "\n")
 	var threads []string
 	for thread := range strings.SplitSeq(text, "\n\n") {
 		if strings.HasPrefix(thread, fmt.Sprintf("Current thread 0x%016x", own)) {
@@ -143,4 +153,16 @@ func ownThread(text string) string {
 		return "" // nothing but its first words has come
 	}
 	return strings.Join(threads, "\n\n") + "\n"
+}
+
+// wholeLines leaves out the end of a dump that has no end: half a line, and a thread without a frame.
+func wholeLines(text string) string {
+	text = text[:strings.LastIndexByte(text, '\n')+1]
+	if strings.HasSuffix(text, "(most recent call first):\n") {
+		text = text[:strings.LastIndexByte(text[:len(text)-1], '\n')+1]
+	}
+	if strings.HasSuffix(text, "\n\n") {
+		text = text[:len(text)-1]
+	}
+	return text
 }

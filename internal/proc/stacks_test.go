@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,7 +19,11 @@ func TestADumpByTheRuntimesThreadReadsAsTheMainThreadsOwn(t *testing.T) {
 		"a thread's":                 {told + own + "\n" + other + "\nT" + main + "\x00", other + "\nCurrent t" + main},
 		"one that is named":          {told + own[:33] + " [w1]" + own[33:] + "\nT" + main + "\x00", "Current t" + main},
 		"its own last":               {told + "T" + main + "\n" + own + "\x00", "Current t" + main},
-		"one cut short":              {told + own + "\nT" + main[:40], "Current t" + main[:40] + "\n"},
+		"one cut short":              {told + own + "\n" + other + "\nT" + main + "  File \"a.", other + "\nCurrent t" + main},
+		"one cut in a thread's name": {told + own + "\n" + other + "\nT" + main[:40], other},
+		"one cut behind a name":      {told + own + "\n" + other + "\nT" + main[:strings.Index(main, "\n")+1], other},
+		"one cut in its own name":    {told + own[:17], ""},
+		"a signal's, cut":            {"Current t" + main + "\nThread 0x", "Current t" + main},
 		"late, behind a signal's":    {"Current t" + main + told + own, "Current t" + main},
 		"late and whole, behind one": {"Current t" + main + told + "T" + main + "\n" + own + "\x00", "Current t" + main},
 		"what is no dump at all":     {"asked for nothing\x00", "asked for nothing"},
