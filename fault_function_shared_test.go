@@ -4,6 +4,7 @@ package pypool
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,6 +76,31 @@ var sharedFunctionFaults = []fault{
 			require.ErrorIs(t, err, ErrProtocol)
 			require.Contains(t, err.Error(), "that it does not read")
 		}
+	}},
+	{name: "K16b_nor_does_an_item_of_a_Map_behind_an_answer", run: func(t *testing.T, r *rig) {
+		cfg := r.functionsConfig(t, 1, Functions{"echo": echoFunction()})
+		cfg.Script = script(t, `
+import os
+from pypool import _channel, command, current_call
+@command
+def flood(times: int) -> int:
+    block = b'{"id":%d,"host":1,"function":"nobodys"}\n' % current_call().id * 1500
+    for _ in range(times):
+        data = block
+        while data:
+            data = data[os.write(_channel.OURS.channel.fd_out, data):]
+    return times
+`)
+		cfg.MaxQueueBytes, cfg.MaxMessageBytes = 1<<20, 1<<20
+		p := r.own(t, cfg)
+		var last error
+		n := 0
+		for _, err := range Map[int](context.Background(), p, "flood", slices.Values([]int{0, 0, 0, 0, 1 << 30}), WithTimeout(20*time.Second)) {
+			n, last = n+1, err
+		}
+		require.Equal(t, 5, n)
+		require.ErrorIs(t, last, ErrProtocol)
+		require.Contains(t, last.Error(), "that it does not read")
 	}},
 	{name: "K17_a_function_that_never_returns_holds_up_neither_a_concurrent_call_nor_Close", run: func(t *testing.T, r *rig) {
 		gate := make(chan struct{})

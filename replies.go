@@ -36,10 +36,11 @@ type replies struct {
 	held    int  // times that a function has held a stand-in up
 	without int  // stand-ins that are left out because of that
 
-	mu    sync.Mutex  // guards the fields below; the reader is woken under it
-	ready []replyLine // replies that nobody has taken yet
-	awake bool        // the reader looks for itself
-	over  bool        // the exchange has ended: no reply is wanted, and the reader is not to be woken
+	mu     sync.Mutex  // guards the fields below; the reader is woken under it
+	ready  []replyLine // replies that nobody has taken yet
+	untold int         // their bytes
+	awake  bool        // the reader looks for itself
+	over   bool        // the exchange has ended: no reply is wanted, and the reader is not to be woken
 }
 
 // serve returns the function that f calls, unless it has been answered already. An error is a
@@ -51,8 +52,8 @@ func (x *exchange) serve(f *wire.Frame) (*functionRun, error) {
 			return nil, x.violation(errors.New("a call of a function, and nothing runs that may call one"), f.Body)
 		}
 	}
-	if c.unwritten > x.functions.cfg.MaxQueueBytes+x.functions.cfg.MaxMessageBytes {
-		return nil, x.violation(fmt.Errorf("calls of functions, and %d bytes of replies to earlier ones that it does not read", c.unwritten), f.Body)
+	if unread := c.unread(); unread > x.functions.cfg.MaxQueueBytes+x.functions.cfg.MaxMessageBytes {
+		return nil, x.violation(fmt.Errorf("calls of functions, and %d bytes of replies to earlier ones that it does not read", unread), f.Body)
 	}
 	x.spin = spin.Park
 	return c.prepare(f, arguments{x.reply(f)}, x.deadline), nil
@@ -128,6 +129,13 @@ func (r *replies) end() {
 	r.left()
 }
 
+// unread is how many bytes of replies the worker has not read, about.
+func (r *replies) unread() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.unwritten + r.untold
+}
+
 // drop is for replies of which nothing is written.
 func (r *replies) drop(lines []replyLine) {
 	for _, line := range lines {
@@ -145,6 +153,7 @@ func (r *replies) add(line replyLine) {
 		return
 	}
 	r.ready = append(r.ready, line)
+	r.untold += len(line.text)
 	if !r.awake {
 		_ = r.x.t.SetReadDeadline(time.Unix(1, 0))
 	}
@@ -156,11 +165,9 @@ func (r *replies) add(line replyLine) {
 func (r *replies) flush(awake bool) {
 	r.mu.Lock()
 	ready := r.ready
-	r.ready, r.awake = nil, awake
+	r.unwritten += r.untold
+	r.ready, r.untold, r.awake = nil, 0, awake
 	r.mu.Unlock()
-	for _, line := range ready {
-		r.unwritten += len(line.text)
-	}
 	if r.x.push != nil {
 		if r.x.push(ready) {
 			r.nap, r.unwritten = 0, 0
