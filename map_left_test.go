@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -97,4 +99,99 @@ func TestAnItemThatCallsAFunctionBehindAnAnswerHoldsNobodyUp(t *testing.T) {
 		}
 		require.Equal(t, 2*slow, i)
 	})
+}
+
+// What waits in the host's memory for room in the pipe is not sent any more once the loop is left,
+// or the pool is being closed.
+func TestAMapThatEndsSendsNothingThatWaitsForRoomInThePipe(t *testing.T) {
+	t.Parallel()
+	const fast, most = 300, 16 // most: what the pipe, and the worker, have taken of requests of 16 KB
+	for _, way := range []string{"left", "shut down"} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			n, gate := newNotes(t), newDoor(t)
+			p := newPool(t, Config{Script: script(t, `
+import os, time
+from pypool import command
+@command
+def f(i: int, log: str, gate: str, weight: str) -> int:
+    if i >= `+fmt.Sprint(fast)+`:
+        with open(log, "a") as notes: notes.write("%d\n" % i)
+        while not os.path.exists(gate): time.sleep(0.002)
+    return i
+`), Python: realPython(), Size: 1, Overflow: -1, Logger: quiet(), StopGrace: 20 * time.Second, OperationTimeout: time.Minute})
+			items := func(yield func([]any) bool) {
+				weight := ""
+				for i := 0; yield([]any{i, n.path, gate.path, weight}); i++ {
+					if i >= fast {
+						weight = strings.Repeat("w", 16<<10)
+					}
+				}
+				gate.open() // the loop is over
+			}
+			closed := make(chan error, 1)
+			next := 0
+			for got, err := range Map[int](t.Context(), p, "f", iter.Seq[[]any](items)) {
+				if err != nil {
+					require.Equal(t, "shut down", way)
+					failsWith(t, err, ErrPoolClosed, NotExecuted)
+					break
+				}
+				require.Equal(t, next, got)
+				if next++; next != fast {
+					continue
+				}
+				eventually(t, "the first slow one runs", func() bool { return len(n.read()) > 0 })
+				if way == "left" {
+					break
+				}
+				go func() { closed <- p.Shutdown(context.Background()) }() // joined below
+				<-p.closing
+				gate.open()
+			}
+			if way == "shut down" {
+				require.NoError(t, <-closed)
+			}
+			require.LessOrEqual(t, len(n.read()), most, "%v", n.read())
+			accounted(t, p)
+		})
+	}
+}
+
+// slowResult is a result whose decoding takes longer than an item may, now and then.
+type slowResult int
+
+const slowEach = 500
+
+func (s *slowResult) UnmarshalJSON(b []byte) error {
+	n, err := strconv.Atoi(string(b))
+	if *s = slowResult(n); n%slowEach == slowEach-1 {
+		time.Sleep(300 * time.Millisecond)
+	}
+	return err
+}
+
+// The time that the caller's code has taken is not the next item's.
+func TestSlowCodeOfTheCallersCostsNoItemOfAMap(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, Config{Script: script(t, `
+from pypool import command
+@command
+def f(i: int, weight: str) -> int:
+    return i
+`), Python: realPython(), Size: 1, Overflow: -1, Logger: quiet()})
+	before := pids(p)
+	weight := strings.Repeat("w", 16<<10)
+	items := func(yield func([]any) bool) {
+		for i := 0; i < 6*slowEach && yield([]any{i, weight}); i++ {
+		}
+	}
+	next := 0
+	for got, err := range Map[slowResult](t.Context(), p, "f", iter.Seq[[]any](items), WithTimeout(200*time.Millisecond)) {
+		require.NoError(t, err, "item %d", next)
+		require.Equal(t, slowResult(next), got)
+		next++
+	}
+	require.Equal(t, 6*slowEach, next)
+	require.Equal(t, before, pids(p))
 }

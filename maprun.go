@@ -106,6 +106,11 @@ func (f *pipeline[Out]) serve() (lost *Error) {
 		f.w.x.extend(f.deadline())
 	}
 	for f.err == nil && len(f.sent) > 0 {
+		if f.whole < len(f.sent) && (m.ring.over() || isClosed(m.p.closing)) {
+			if m.ring.requeue(f.unsend()); len(f.sent) == 0 {
+				break
+			}
+		}
 		f.err = f.write()
 		if f.err == nil {
 			f.err = f.read()
@@ -209,12 +214,7 @@ func (f *pipeline[Out]) stopAll() (unsent []int) {
 		if f.torn() {
 			return nil // half of a line is out
 		}
-		unsent = f.sent[f.whole:]
-		for _, i := range unsent {
-			f.w.x.takeBack(f.m.slot(i).call.lent)
-		}
-		f.sent, f.ends, f.out = f.sent[:f.whole:f.whole], f.ends[:f.whole], f.out[:max(f.replied-f.written, 0)]
-		f.frames = slices.DeleteFunc(f.frames, func(end int) bool { return end > f.replied })
+		unsent = f.unsend()
 	}
 	f.ending = true
 	f.w.canceling.Store(true)
@@ -239,6 +239,26 @@ func (f *pipeline[Out]) stopAll() (unsent []int) {
 	}
 	f.err = nil
 	return unsent
+}
+
+// unsend takes the requests back of which no byte is written: their slots.
+func (f *pipeline[Out]) unsend() (slots []int) {
+	keep, n := max(f.replied, f.written), f.whole
+	if f.torn() {
+		keep = max(keep, f.frames[0])
+	}
+	for n < len(f.ends) && f.ends[n] <= keep {
+		n++
+	}
+	slots = slices.Clone(f.sent[n:])
+	for _, i := range slots {
+		c := &f.m.slot(i).call
+		f.w.x.takeBack(c.lent)
+		c.worker, c.pid, c.lent = "", 0, nil
+	}
+	f.sent, f.ends, f.out = f.sent[:n:n], f.ends[:n], f.out[:keep-f.written]
+	f.frames = slices.DeleteFunc(f.frames, func(end int) bool { return end > keep })
+	return slots
 }
 
 // ended is the error of an item whose context has ended.
@@ -352,6 +372,9 @@ func (f *pipeline[Out]) write() error {
 	var err error
 	if f.whole > 0 {
 		n, err = f.w.x.t.TryWrite(f.out)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = nil // the deadline may be that of an answer that has come: the read tells whose time is over
+		}
 	} else {
 		f.m.ring.showDone()
 		f.w.x.applyDeadline()
