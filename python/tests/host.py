@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import base64
 import fcntl
+import functools
 import json
 import os
 import re
@@ -27,6 +28,7 @@ TIMEOUT = 30.0
 WORD = "SECRETWORD"
 
 
+@functools.lru_cache(maxsize=None)  # it takes longer than a worker's start
 def packed_runtime() -> str:
     """The sources that hello carries, packed as the Go side packs them: every module but the bootstrap and the command line."""
     skip = ("_boot", "__main__", "_packages")
