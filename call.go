@@ -75,8 +75,8 @@ type Result struct {
 // Raw returns the result as the worker sent it: valid JSON in ASCII. The caller must not change it.
 //
 // With [WithBlobs] it is made anew each time, of what has come: bytes are base64 text in it, arrays
-// lists, and null stands for a NaN or an infinity in an array, and for an empty array that would be
-// more than a million lists.
+// lists, and null stands for a NaN or an infinity in an array, and for an array that would be more
+// lists than a million and one for each byte of the result.
 func (r Result) Raw() json.RawMessage {
 	switch {
 	case r.reply.raw == nil:
