@@ -77,6 +77,24 @@ func TestBesideWorkersThatServeAsManyStartAsThereAreProcessors(t *testing.T) {
 	}
 }
 
+// The quarter is one of the Size that Resize has set, not of New's.
+func TestAfterAResizeAQuarterOfTheNewSizeStartsSideBySide(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		most, size := slowStarts(f, 3*time.Second), 8*runtime.GOMAXPROCS(0)
+		p := open(t, f.config(1))
+		defer p.Close()
+		require.NoError(t, p.Resize(t.Context(), size))
+		most.Store(0)
+		time.Sleep(time.Minute)
+		for _, w := range f.alive()[:size/2] {
+			w.killed()
+		}
+		time.Sleep(time.Minute)
+		assert.True(t, serving(p))
+		assert.EqualValues(t, size/4, most.Load())
+	})
+}
+
 func TestReloadReplacesAQuarterOfSizeAtATime(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ size, surge, rounds int }{{1, 0, 1}, {3, 0, 3}, {8, 0, 4}, {16, 0, 4}, {8, 8, 1}, {8, 3, 3}, {8, -1, 8}, {2, 5, 1}} {

@@ -430,7 +430,7 @@ func (s *supervisor) startsAtOnce(ready, want int) int {
 	if s.cfg.ForkServer || ready < want-ready && len(s.history.inARow) == 0 { // a fork imports nothing
 		return want
 	}
-	return max(runtime.GOMAXPROCS(0), s.cfg.Size/4)
+	return max(runtime.GOMAXPROCS(0), s.size()/4)
 }
 
 // surgeLocked is how many replacements there may be beside Size workers that still serve: one after
