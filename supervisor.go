@@ -476,14 +476,21 @@ func (s *supervisor) announceLocked() {
 	comingUp := nothingFailed && state == stateDegraded && s.spawned <= int64(s.size())
 	level := slog.LevelInfo
 	switch {
-	case s.state == stateServing:
+	case silent:
+		level = slog.LevelDebug
+	case badness(state) > badness(s.state):
 		level = slog.LevelWarn
-	case silent, comingUp:
+	case comingUp:
 		level = slog.LevelDebug
 	}
 	s.state = state
 	s.env.reporter.log(level, "the pool is "+state, slog.Int("ready", ready), slog.Int("size", s.size()))
 	s.event(Event{Kind: EventPoolState, State: state})
+}
+
+// badness orders the states of a pool that is open.
+func badness(state string) int {
+	return slices.Index([]string{stateServing, stateDegraded, stateUnavailable}, state)
 }
 
 // await returns when n workers are ready. It gives up when so many starts have failed that New's

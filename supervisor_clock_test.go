@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -502,5 +504,40 @@ func TestAVersionMismatchNamesBothAndTheSideToUpdate(t *testing.T) {
 		failure(t, err, ErrWorkerStart)
 		assert.Contains(t, err.Error(), "protocol 7")
 		assert.Contains(t, err.Error(), "Go module")
+	})
+}
+
+// A pool that is degraded already and loses its last worker is a total outage: whoever alerts on
+// Warn is to hear of it.
+func TestThePoolWarnsOfEachStateThatIsWorse(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		var failing atomic.Bool
+		f.fails = func(int) error {
+			if failing.Load() {
+				return broken(0)
+			}
+			return nil
+		}
+		var logs logBuffer
+		cfg := f.config(2)
+		cfg.Logger = logs.logger(slog.LevelDebug)
+		cfg.RestartBackoff = Backoff{Min: time.Second, Max: time.Second}
+		p := open(t, cfg)
+		defer p.Close()
+		synctest.Wait() // it has said that it serves
+		failing.Store(true)
+		for range 2 {
+			f.alive()[0].killed()
+			time.Sleep(10 * time.Second)
+		}
+		failing.Store(false)
+		time.Sleep(10 * time.Second)
+		var told []string
+		for _, r := range logs.records(t) {
+			if msg, is := strings.CutPrefix(r["msg"].(string), "the pool is "); is {
+				told = append(told, r["level"].(string)+" "+msg)
+			}
+		}
+		assert.Equal(t, []string{"DEBUG serving", "WARN degraded", "WARN unavailable", "INFO degraded", "INFO serving"}, told)
 	})
 }
