@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 	return b.Bytes(), nil
 }
 
-// writeStubs writes the module to the file, or to stdout.
+// writeStubs writes the module.
 func writeStubs(o options, stdout io.Writer) error {
 	text, err := stubs(o.functions)
 	if err != nil {
@@ -86,11 +86,7 @@ func writeStubs(o options, stdout io.Writer) error {
 		module = strings.TrimSuffix(filepath.Base(o.out), ".py")
 	}
 	text = bytes.Replace(text, []byte("MODULE"), []byte(module), 1)
-	if o.out == "" {
-		_, err = stdout.Write(text)
-		return err
-	}
-	return os.WriteFile(o.out, text, 0o644)
+	return write(o.out, text, stdout)
 }
 
 // hostFunctions type-checks the package and finds its functions, by their names.

@@ -83,6 +83,16 @@ func TestTypeAndModule(t *testing.T) {
 	require.NotContains(t, string(code), "encoding/json") // an import that is not used does not compile
 }
 
+// docs/tools.md has go generate write into a folder that a fresh tree does not have.
+func TestTheFolderOfTheFileIsMade(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"-script", goldenWorker, "-package", "p"}, {"-functions", "testdata/functions"}} {
+		out := filepath.Join(t.TempDir(), "new", "folder", "file")
+		require.Empty(t, generated(t, append(args, "-o", out)...))
+		require.FileExists(t, out)
+	}
+}
+
 // hasPydantic reports whether the interpreter has pydantic 2.
 func hasPydantic() bool {
 	python := os.Getenv("PYPOOL_PYTHON")

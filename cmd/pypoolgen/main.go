@@ -30,7 +30,7 @@
 //	-module NAME     the worker module, or
 //	-functions DIR   the Go package whose functions Python calls
 //	-package NAME    the package of the file written (default $GOPACKAGE, which go generate sets)
-//	-o FILE          the file to write (default standard output)
+//	-o FILE          the file to write, and its folder where there is none (default standard output)
 //	-type NAME       the client's type (default Client)
 //	-tables          have hints of tables be pypoolarrow.Table: the file imports github.com/pypool/pypool/arrow
 //	-python PATH     the interpreter (default as in pypool.Config)
@@ -136,11 +136,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if o.out == "" {
-		_, err = stdout.Write(code)
+	return write(o.out, code, stdout)
+}
+
+// write writes the text to the file, whose folder may not be there yet, or to stdout.
+func write(file string, text []byte, stdout io.Writer) error {
+	if file == "" {
+		_, err := stdout.Write(text)
 		return err
 	}
-	return os.WriteFile(o.out, code, 0o644)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, text, 0o644)
 }
 
 // ask starts the worker and has it describe its commands and programs.
