@@ -156,10 +156,11 @@ type Config struct {
 	// RestartBackoff is the delay between failing starts, doubled each time. Default: 100 ms to 30
 	// s.
 	RestartBackoff Backoff
-	// MaxRestarts failing starts in a row within RestartWindow, with no worker ready, open the
-	// pool's circuit; so do as many starts of no use, whose workers asked to be replaced before they
-	// had answered a call well. A ready worker that has asked for that does not count. Defaults: 5
-	// and 30 s.
+	// MaxRestarts failing starts in a row, the first of them no longer ago than RestartWindow, or
+	// MaxRestarts × StartTimeout if that is longer, as it is by default (150 s), open the pool's
+	// circuit when no worker is ready. So do as many starts of no use: a worker that asks to be
+	// replaced within RestartWindow of being ready, with no call answered well, is one. A ready
+	// worker that has asked for that does not count. Defaults: 5 and 30 s.
 	MaxRestarts   int
 	RestartWindow time.Duration
 	// Breaker is the circuit breaker of each single command (and program). Default: 5 lost workers
