@@ -64,9 +64,10 @@ type Config struct {
 	// Threads is how many threads a library of a worker's may compute with, where it reads one of
 	// these variables, and neither Env, ExtraEnv nor WorkerEnv sets it: OMP_NUM_THREADS,
 	// OPENBLAS_NUM_THREADS, MKL_NUM_THREADS, BLIS_NUM_THREADS, NUMEXPR_NUM_THREADS (where
-	// OMP_NUM_THREADS is set, these all follow it), VECLIB_MAXIMUM_THREADS, RAYON_NUM_THREADS and
-	// POLARS_MAX_THREADS. Default: the worker's share of the processors, runtime.GOMAXPROCS(0) /
-	// Size when it starts, at least 1. Negative: none is set.
+	// OMP_NUM_THREADS is set, but with ForkServer not by WorkerEnv, these all follow it),
+	// VECLIB_MAXIMUM_THREADS, RAYON_NUM_THREADS and POLARS_MAX_THREADS. Default: the worker's share
+	// of the processors, runtime.GOMAXPROCS(0) / Size when it starts, at least 1. Negative: none is
+	// set.
 	Threads int
 
 	// ForkServer has the workers forked from a process that has imported the script, instead of
