@@ -51,7 +51,8 @@ const (
 var (
 	// ErrCheckoutTimeout: no worker fell free in time. Not executed.
 	ErrCheckoutTimeout error = TypeCheckoutTimeout.row()
-	// ErrOperationTimeout: the call ran out of time; its worker was killed. Detail: [HangError].
+	// ErrOperationTimeout: the call ran out of time. The handler is stopped, and its worker killed
+	// only if it does not stop within CancelGrace. Detail: [HangError].
 	ErrOperationTimeout error = TypeOperationTimeout.row()
 	// ErrCanceled: the caller's context was canceled. The error also matches ctx.Err(). Detail once
 	// it ran: [HangError].

@@ -33,7 +33,8 @@ class Call:
         #: The session label the caller gave; None for an anonymous call.
         self.session_id = session_id
         #: When the caller's patience ends, on the clock of ``time.monotonic()``, in seconds; None
-        #: without a deadline. The worker is killed a little later, whatever it does.
+        #: without a deadline. Then `Canceled` is raised in the handler; a worker whose handler does
+        #: not stop within the host's CancelGrace is killed.
         self.deadline = deadline
         #: The W3C traceparent of the caller; None when it sent none.
         self.trace = trace
