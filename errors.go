@@ -62,7 +62,8 @@ var (
 	ErrStalled error = TypeStreamStalled.row()
 	// ErrPoolClosed: the pool is closed, or was closed during the call.
 	ErrPoolClosed error = TypePoolNotAvailable.row()
-	// ErrQueueFull: Config.MaxQueue callers wait already. Not executed.
+	// ErrQueueFull: Config.MaxQueue callers wait already, or their requests would exceed
+	// Config.MaxQueueBytes with this one. Not executed.
 	ErrQueueFull error = TypeQueueFull.row()
 	// ErrNestedCall: a function of Config.Functions made the call with its context, and no worker
 	// was idle. Not executed.

@@ -49,7 +49,7 @@ type Pool struct {
 // New starts cfg.Size workers side by side, pings each, and returns when MinReady of them (by
 // default all) are ready. ctx bounds only New; each start is also bounded by StartTimeout. An error
 // is an *Error: ErrInvalidArguments names the bad fields of cfg, ErrWorkerStart shows why Python
-// did not come up. Nothing is left behind then.
+// did not come up in time, ErrCanceled says that ctx was canceled. Nothing is left behind then.
 func New(ctx context.Context, cfg Config) (*Pool, error) {
 	born := time.Now()
 	ctx = foreign.Caller(ctx)
