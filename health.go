@@ -19,8 +19,11 @@ type Health struct {
 	Workers    int
 	Responsive int // idle ones that answered a ping, and busy ones, but for those that a stalled stream holds, or that have asked to be replaced
 	Breaker    string
-	LastError  error // the last failed start or lost worker since Size workers were last ready
-	Checks     []WorkerHealth
+	// LastError is the last start that failed or was of no use since Size workers were last ready;
+	// while no worker is started because too many processes do not end, that; else why the first
+	// of Checks that did not respond did not.
+	LastError error
+	Checks    []WorkerHealth
 }
 
 // WorkerHealth is one worker's part of [Health].
