@@ -24,9 +24,10 @@ import (
 // is five nanoseconds, and 5*time.Second was meant. New copies the Config and never changes the
 // caller's; it names every invalid field in one error.
 type Config struct {
-	// Script is the path of the Python file that registers commands; Module is the name of such a
-	// module, found as `python -m` would find it. At most one is set; with neither, only the
-	// built-in commands exist, and New says so in the log.
+	// Script is the path of the Python file that registers commands, below the host's working
+	// directory where it is relative; Module is the name of such a module, found as `python -m`
+	// would find it. At most one is set; with neither, only the built-in commands exist, and New
+	// says so in the log.
 	Script string
 	Module string
 	// Files is the workers' code, for a program that carries it in itself: an [embed.FS], or any
@@ -40,8 +41,9 @@ type Config struct {
 	Files fs.FS
 
 	// Python is the interpreter: a path, or a name looked up in PATH. Default: $PYPOOL_PYTHON, then
-	// the interpreter of $VIRTUAL_ENV, of ./.venv, then python3. It must be CPython 3.8 or later.
-	// Symbolic links are never resolved, so a virtual environment's interpreter stays one.
+	// the interpreter of $VIRTUAL_ENV, then of .venv in Dir, where there is one, then python3 in
+	// PATH, and python where that is not there. It must be CPython 3.8 or later. Symbolic links are
+	// never resolved, so a virtual environment's interpreter stays one.
 	Python string
 	// Args become the script's sys.argv[1:]. They are UTF-8.
 	Args []string
