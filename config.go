@@ -20,7 +20,8 @@ import (
 )
 
 // Config says what to run and how. The zero value of a field means its default; a negative number
-// means off, or none. A duration below a millisecond (RestartBackoff: a microsecond) is refused: 5
+// means off, or none, but for Size, which is positive, and MaxMessageBytes, which is 1024 at least:
+// others are refused. A duration below a millisecond (RestartBackoff: a microsecond) is refused: 5
 // is five nanoseconds, and 5*time.Second was meant. New copies the Config and never changes the
 // caller's; it names every invalid field in one error.
 type Config struct {
