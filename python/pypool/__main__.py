@@ -44,7 +44,7 @@ _end = os._exit
 _ADVICE = dict.fromkeys(
     ("nan is not JSON", "inf is not JSON", "-inf is not JSON"), ': put None in its place, or use @command(nan="null")'
 )
-#: Python's variables that have their effect in a worker, too: runtime.go, honoured.
+#: Python's variables that have their effect in a worker, too: internal/interp/command.go, honoured.
 _HONOURED = frozenset(
     """PYTHONOPTIMIZE PYTHONDEVMODE PYTHONPROFILEIMPORTTIME PYTHONNODEBUGRANGES PYTHONWARNDEFAULTENCODING PYTHONTRACEMALLOC
     PYTHONUTF8 PYTHONINTMAXSTRDIGITS PYTHONWARNINGS PYTHONHASHSEED PYTHONPATH
