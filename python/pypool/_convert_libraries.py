@@ -242,7 +242,8 @@ def struct(value: Any, key_text: Callable[[Any], str]) -> Any:
         item = getattr(value, name)
         default = defaults.get(name, unset)
         simple = type(item) is type(default) and type(item) in (str, int, float)
-        if item is unset or item is default or (simple and item == default):
+        # In an array what is left out would move the others: nothing is, and UNSET is refused.
+        if not config.array_like and (item is unset or item is default or (simple and item == default)):
             continue
         found[shown] = _by_msgspec(item, key_text)
     return list(found.values()) if config.array_like else found

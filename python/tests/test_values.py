@@ -351,6 +351,25 @@ MISSING = """
 """
 
 
+def test_an_array_of_msgspec_has_each_field_in_its_place() -> None:
+    """Whatever omit_defaults says, which is of objects; nothing stands for UNSET in an array."""
+    msgspec = pytest.importorskip("msgspec", reason="not for every Python")
+    space: Dict[str, Any] = {"msgspec": msgspec}
+    exec(
+        "class P(msgspec.Struct, array_like=True, omit_defaults=True):\n    a: int = 0\n    b: int = 0\n    c: list = []\n"
+        "class T(P, tag='t', omit_defaults=True):\n    d: object = msgspec.UNSET\n"
+        "class O(msgspec.Struct, omit_defaults=True):\n    a: int = 0\n    b: object = msgspec.UNSET\n    c: int = 0\n",
+        space,
+    )
+    for made in ("P(b=5)", "P()", "T(1, 0, [2], 'x')", "T(d=None)", "O(c=5)", "O()"):
+        value = eval(made, space)
+        assert json.loads(encode(value)) == json.loads(msgspec.json.encode(value)), made
+    for made in ("T()", "T(1, 2, [], msgspec.UNSET)"):
+        with pytest.raises(TypeError, match="UnsetType"):
+            msgspec.json.encode(eval(made, space))
+        assert "UnsetType" in refusal(eval(made, space))[0]
+
+
 def test_an_object_that_answers_to_any_name_is_a_value(start: Start) -> None:
     """Whether something is to be awaited, or gives items, its class says, as Python itself asks."""
     worker = start(
