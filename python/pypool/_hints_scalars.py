@@ -66,8 +66,7 @@ def scalar(kind: type, maker: Any) -> Optional[Converter]:
     """
     if kind is float:
         return exactly_float
-    buffer = kind.__module__ == "collections.abc" and kind.__name__ in ("ByteString", "Buffer")
-    if buffer or kind in (bytes, bytearray, memoryview):
+    if is_bytes(kind):
         return _bytes(kind if kind in (bytearray, memoryview) else bytes)
     if is_a(kind, "enum", "Enum"):
         return _enumeration(kind)
@@ -167,6 +166,11 @@ def _decimal(kind: Any) -> Converter:
 
 
 # -------------------------------------------------------------------------------------------- bytes
+
+
+def is_bytes(kind: Any) -> bool:
+    buffer = getattr(kind, "__module__", "") == "collections.abc" and getattr(kind, "__name__", "") in ("ByteString", "Buffer")
+    return buffer or kind in (bytes, bytearray, memoryview)
 
 
 def _bytes(kind: Any) -> Converter:

@@ -12,7 +12,7 @@ import typing
 
 from ._forms import Number
 from ._hints_records import null_as
-from ._hints_scalars import ConversionError, named, plain
+from ._hints_scalars import ConversionError, is_bytes, named, plain
 from ._schema_fields import Unresolved, bare, fields_of, is_record
 
 TYPE_CHECKING = False
@@ -32,6 +32,8 @@ def union(members: List[Tuple[Any, Optional[Converter]]]) -> Optional[Converter]
         return _or_none(members[0][1])
     as_is = [member for member, convert in members if convert is None or _always_plain(member)]
     others = [(member, convert) for member, convert in members if convert is not None]
+    # Of numbers in a list bytes are made where nothing else takes them: Go writes 1.0 as 1.
+    of_list = sorted(others, key=lambda other: is_bytes(other[0]))
     wanted = " or ".join(named(member) for member, _ in members)
 
     def choose(value: Any) -> Any:
@@ -40,7 +42,7 @@ def union(members: List[Tuple[Any, Optional[Converter]]]) -> Optional[Converter]
                 return plain(value)
         best: Any = None
         failures: List[Tuple[Any, ConversionError]] = []
-        for member, convert in others:
+        for member, convert in of_list if type(value) is list else others:
             if isinstance(convert, null_as) and value is not None:
                 failures.append((member, ConversionError(named(member), value)))
                 continue  # it would have been passed as it came, above

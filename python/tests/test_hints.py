@@ -446,6 +446,23 @@ def test_a_literal_in_a_union_stays_what_it_is() -> None:
         assert same(arrives(define("def f(x: %s): return x\n" % hint), text), eval(wanted, vars(module))), hint
 
 
+def test_numbers_in_a_list_are_bytes_where_nothing_else_takes_them() -> None:
+    """Whether a float has a fraction does not decide what a list becomes."""
+    for hint, text, wanted in (
+        ("Union[bytes, List[float]]", "[1,2,3]", "[1.0, 2.0, 3.0]"),
+        ("Union[bytes, List[float]]", "[1.5,2]", "[1.5, 2.0]"),
+        ("Union[None, bytearray, Sequence[float]]", "[1]", "[1.0]"),
+        ("Union[bytes, Sequence[float]]", "[]", "[]"),
+        ("Union[memoryview, Set[int]]", "[1]", "{1}"),
+        ("Union[bytes, Tuple[int, int, int]]", "[1,2,3]", "(1, 2, 3)"),
+        ("Union[bytes, Tuple[int, int, int]]", "[1,2]", "b'\\x01\\x02'"),
+        ("Union[bytes, str, List[datetime.date]]", "[1,2]", "b'\\x01\\x02'"),
+        ("Union[bytearray, bytes]", "[1,2]", "bytearray(b'\\x01\\x02')"),
+        ("Union[bytes, Sequence[float]]", "null", "b''"),
+    ):
+        assert same(arrives(define("def f(x: %s): return x\n" % hint), text), eval(wanted, vars(module))), hint
+
+
 def test_a_class_that_is_generic_twice() -> None:
     function = define(
         "K = TypeVar('K')\n@dataclasses.dataclass\nclass Base(Generic[T]):\n    a: T\n"

@@ -106,6 +106,11 @@ def test_lists_become_arrays_of_the_type_of_the_hint(elements: str, text: str, w
     assert got.dtype == np.dtype(elements) and got.tolist() == wanted and not got.flags.writeable
 
 
+def test_a_list_for_bytes_or_an_array_is_an_array() -> None:
+    got = taken("typing.Union[bytes, np.ndarray]", "[1, 2]")
+    assert type(got) is np.ndarray and got.tolist() == [1, 2]
+
+
 def test_lists_become_arrays_without_numpy() -> None:
     import pypool
 
