@@ -20,7 +20,7 @@ from . import _hints_arrays, _hints_numpy
 from ._forms import is_a
 from ._hints_records import defaulting, fixed, floats, items, null_as, own_init, record, said, typed_dict
 from ._hints_scalars import ConversionError, exactly_float, literal, named, plain, scalar, too_deep
-from ._hints_unions import UNIONS, union
+from ._hints_unions import UNIONS, members_of, union
 from ._schema_fields import Guarded, Unresolved, bare, elements, fields_of, is_alias, is_record, resolved, space_of, unpacked
 
 TYPE_CHECKING = False
@@ -363,7 +363,7 @@ class Maker(Guarded):
     # --------------------------------------------------------------------------------------- unions
 
     def _union(self, args: Tuple[Any, ...]) -> Optional[Converter]:
-        return union([(bare(arg), self._make(arg)) for arg in args])
+        return union([(bare(arg), self._make(arg)) for arg in members_of(args)])
 
     # -------------------------------------------------------------------------------------- classes
 

@@ -17,11 +17,21 @@ from ._schema_fields import Unresolved, bare, fields_of, is_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional, Tuple
+    from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
 
     Converter = Callable[[Any], Any]
 
 UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
+
+
+def members_of(args: Iterable[Any], above: Tuple[Any, ...] = ()) -> Iterator[Any]:
+    """The members of a Union, and of those that an alias or a type variable among them stands for."""
+    for arg in args:
+        inner = bare(arg)
+        if typing.get_origin(inner) not in UNIONS:
+            yield arg
+        elif arg not in above:
+            yield from members_of(typing.get_args(inner), (*above, arg))
 
 
 def union(members: List[Tuple[Any, Optional[Converter]]]) -> Optional[Converter]:

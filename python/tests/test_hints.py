@@ -14,7 +14,7 @@ import os
 import sys
 import types
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, NewType, Tuple, TypeVar, Union
 
 import pytest
 from conftest import Start
@@ -461,6 +461,19 @@ def test_numbers_in_a_list_are_bytes_where_nothing_else_takes_them() -> None:
         ("Union[bytes, Sequence[float]]", "null", "b''"),
     ):
         assert same(arrives(define("def f(x: %s): return x\n" % hint), text), eval(wanted, vars(module))), hint
+
+
+def test_a_union_within_a_union_is_its_members() -> None:
+    module.Blob = TypeVar("Blob", bytes, str)
+    module.Numbers = NewType("Numbers", Union[bytes, List[float]])
+    texts = ["x: Union[Blob, List[float]]", "x: Union[datetime.date, Blob, List[float]]", "x: Union[Numbers, str]"]
+    if sys.version_info >= (3, 12):
+        exec("type Mine = bytes | str | list[Mine]\ntype Itself = bytes | list[float] | Itself | str", vars(module))
+        texts += ["x: datetime.date | Mine | list[float]", "x: Itself", "x: Itself | None"]
+    for text in texts:
+        function = define("def f(%s): return x\n" % text)
+        assert arrives(function, "[1,2]") == [1, 2], text
+        assert arrives(function, '"2026-01-02"') == "2026-01-02", text
 
 
 def test_a_class_that_is_generic_twice() -> None:
