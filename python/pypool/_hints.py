@@ -20,7 +20,7 @@ from . import _hints_arrays, _hints_numpy
 from ._forms import is_a
 from ._hints_records import defaulting, fixed, floats, items, null_as, own_init, record, said, typed_dict
 from ._hints_scalars import ConversionError, exactly_float, literal, named, plain, scalar, too_deep
-from ._hints_unions import UNIONS, members_of, union
+from ._hints_unions import PLAIN, UNIONS, members_of, union
 from ._schema_fields import Guarded, Unresolved, bare, elements, fields_of, is_alias, is_record, resolved, space_of, unpacked
 
 TYPE_CHECKING = False
@@ -61,10 +61,6 @@ OBJECTS: Dict[Any, Callable[[Any], Any]] = {
     collections.defaultdict: collections.defaultdict,
     types.MappingProxyType: types.MappingProxyType,
 }
-
-
-#: What is passed as it came.
-PLAIN = (str, int, bool, object, type(None))
 
 
 class Plan:

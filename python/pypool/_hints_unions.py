@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Converter = Callable[[Any], Any]
 
 UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
+#: What is passed as it came.
+PLAIN = (str, int, bool, object, type(None))
 
 
 def members_of(args: Iterable[Any], above: Tuple[Any, ...] = ()) -> Iterator[Any]:
@@ -42,8 +44,12 @@ def union(members: List[Tuple[Any, Optional[Converter]]]) -> Optional[Converter]
         return _or_none(members[0][1])
     as_is = [member for member, convert in members if convert is None or _always_plain(member)]
     others = [(member, convert) for member, convert in members if convert is not None]
+    # What pypool does not know is not checked by itself either.
+    unknown = any(convert is None and _is_unknown(member) for member, convert in members)
     # Of numbers in a list bytes are made where nothing else takes them: Go writes 1.0 as 1.
     of_list = sorted(others, key=lambda other: is_bytes(other[0]))
+    if unknown:  # it takes them
+        of_list = [other for other in others if not is_bytes(other[0])]
     wanted = " or ".join(named(member) for member, _ in members)
 
     def choose(value: Any) -> Any:
@@ -68,6 +74,8 @@ def union(members: List[Tuple[Any, Optional[Converter]]]) -> Optional[Converter]
                 break
         if best is not None:
             return best[1]
+        if unknown:
+            return plain(value)
         if len(members) == 1 or (len(failures) == 1 and len(members) == 2 and type(None) in (members[0][0], members[1][0])):
             raise failures[0][1]
         reasons = ["%s: %s" % (named(member), error.brief()) for member, error in failures]
@@ -86,6 +94,10 @@ def _always_plain(member: Any) -> bool:
     """
     origin = typing.get_origin(member) or member
     return origin in (float, list, dict) or str(origin).endswith("Literal") or _is_typed_dict(member)
+
+
+def _is_unknown(member: Any) -> bool:
+    return member not in (None, typing.Any, *PLAIN) and not _is_typed_dict(typing.get_origin(member) or member)
 
 
 def _is_typed_dict(kind: Any) -> bool:

@@ -476,6 +476,27 @@ def test_a_union_within_a_union_is_its_members() -> None:
         assert arrives(function, '"2026-01-02"') == "2026-01-02", text
 
 
+def test_what_no_member_takes_is_for_the_one_that_is_not_known() -> None:
+    """A class of one's own is not checked by itself, nor is it in a Union."""
+    exec("class Mine: pass\nclass Held(TypedDict):\n    name: str\n", vars(module))
+    when = "datetime.datetime(2026, 1, 2, tzinfo=UTC)"
+    for hint, text, wanted in (
+        ("Union[Mine, datetime.datetime]", '{"a":1}', "{'a': 1}"),
+        ("Union[Mine, datetime.datetime]", '"2026-01-02T00:00:00Z"', when),
+        ("Union[Callable[..., int], datetime.datetime, None]", "[1.5]", "[1.5]"),
+        ("Union[Mine, Point]", '{"x":1}', "Point(1.0)"),
+        ("Union[Mine, Point]", '{"y":1}', "{'y': 1}"),
+        ("Union[Mine, Decimal]", "[1.5]", "[1.5]"),
+        ("Union[bytes, Mine]", "[1,2]", "[1, 2]"),
+        ("Union[bytes, Mine]", "null", "b''"),  # Go's nil slice
+        ("Union[bytes, Mine]", '"a"', "'a'"),
+    ):
+        assert same(arrives(define("def f(x: %s): return x\n" % hint), text), eval(wanted, vars(module))), hint
+    for hint in ("Union[Held, datetime.date]", "Union[str, bool, None, datetime.date]"):
+        with pytest.raises(BindError):
+            arrives(define("def f(x: %s): return x\n" % hint), "1")
+
+
 def test_a_class_that_is_generic_twice() -> None:
     function = define(
         "K = TypeVar('K')\n@dataclasses.dataclass\nclass Base(Generic[T]):\n    a: T\n"

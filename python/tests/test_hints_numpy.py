@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -109,6 +110,14 @@ def test_lists_become_arrays_of_the_type_of_the_hint(elements: str, text: str, w
 def test_a_list_for_bytes_or_an_array_is_an_array() -> None:
     got = taken("typing.Union[bytes, np.ndarray]", "[1, 2]")
     assert type(got) is np.ndarray and got.tolist() == [1, 2]
+
+
+def test_what_numpy_makes_an_array_of_is_passed_as_it_came() -> None:
+    import numpy.typing
+
+    module.npt = numpy.typing
+    for text in ("[1, 2, 3]", "[0.5]", "[[1, 2]]", "3", '"a"'):
+        assert taken("npt.ArrayLike", text) == json.loads(text), text
 
 
 def test_lists_become_arrays_without_numpy() -> None:
