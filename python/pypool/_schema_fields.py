@@ -62,6 +62,7 @@ class _Later:
 
     def __init__(self) -> None:
         self.made: Optional[Change] = None
+        self.known = False
 
     def __call__(self, value: Any) -> Any:
         return value if self.made is None else self.made(value)
@@ -78,10 +79,16 @@ class Guarded:
             hash(key)
         except TypeError:  # something in an Annotated, somewhere in it
             key = repr(key)
-        if key in self._open:
-            return self._open[key]
+        later = self._open.get(key)
+        if later is not None:  # None may be what is made: there is nothing to do
+            return later.made if later.known else later
         later = self._open[key] = _Later()
-        later.made = make()
+        try:
+            later.made = make()
+            later.known = True
+        finally:
+            if not later.known:  # it names what does not exist, wherever it is used
+                del self._open[key]
         return later.made
 
 
