@@ -10,6 +10,7 @@ from ._finder import imported
 from ._forms import is_a, is_one
 from ._hints_numpy import of_lists, plain_of_lists
 from ._hints_scalars import ConversionError
+from ._schema_fields import bare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ def scalar(kind: Any, args: Any = ()) -> Optional[Converter]:
     if kind is not Array and not is_a(kind, "numpy", "ndarray"):
         return None
     elements = typing.get_args(args[1]) if len(args) == 2 else ()
-    return array(kind, elements[0] if elements and is_a(elements[0], "numpy", "generic") else None)
+    element = bare(elements[0]) if elements else None
+    element = typing.get_origin(element) or element  # numpy.floating[Any]: the class alone can be asked
+    return array(kind, element if is_a(element, "numpy", "generic") else None)
 
 
 def array(kind: Any, scalar: Any = None) -> Converter:

@@ -25,6 +25,8 @@ def reader(hint: Any, maker: Any) -> Optional[Callable[[Any], Any]]:
     """The converter of a key's text by its hint; None for text."""
     hint = bare(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if is_a(origin, "numpy", "generic"):
+        hint = origin  # numpy.integer[Any]
     if hint in (str, typing.Any, object):
         return None
     if origin is typing.Union or type(hint).__name__ == "UnionType":

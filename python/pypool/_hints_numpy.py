@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     Converter = Callable[[Any], Any]
 
 _ROUNDED = "it would be rounded"
+#: Of NumPy's classes that numbers of several sizes are of, the one that is made.
+_ABSTRACT = {
+    "floating": "float64",
+    "inexact": "float64",
+    "complexfloating": "complex128",
+    "integer": "int64",
+    "signedinteger": "int64",
+    "unsignedinteger": "uint64",
+}
 
 
 def scalar(kind: Any) -> Optional[Converter]:
@@ -37,21 +46,22 @@ def scalar(kind: Any) -> Optional[Converter]:
 
 def _of_type(kind: Any, plain: type, words: str) -> Converter:
     numpy: Any = imported("numpy")
-    limits = numpy.iinfo(kind) if plain is int and kind.__name__ not in ("integer", "signedinteger", "unsignedinteger") else None
+    make = getattr(numpy, _ABSTRACT.get(kind.__name__, ""), kind)
+    limits = numpy.iinfo(make) if plain is int else None
 
     def of_type(value: Any) -> Any:
         if type(value) is not plain:
             raise ConversionError("%s (%s)" % (kind.__name__, words), value)
         if limits is not None and not limits.min <= value <= limits.max:
             raise ConversionError(kind.__name__, value, "out of its range")
-        return kind(value) if limits is not None or plain is bool else numpy.int64(value)
+        return make(value)
 
     return of_type
 
 
 def _floating(kind: Any) -> Converter:
     numpy: Any = imported("numpy")
-    make = numpy.float64 if kind.__name__ == "floating" else kind
+    make = getattr(numpy, _ABSTRACT.get(kind.__name__, ""), kind)
 
     def floating(value: Any) -> Any:
         number = exactly_float(value)
@@ -121,15 +131,8 @@ def _check_integers(value: Any) -> None:
 
 def _cast(found: Any, scalar: Any, value: Any, numpy: Any) -> Any:
     words = "an array of %s" % scalar.__name__
-    abstract = {
-        "floating": "float64",
-        "inexact": "float64",
-        "complexfloating": "complex128",
-        "integer": "int64",
-        "signedinteger": "int64",
-    }
     try:
-        kind = numpy.dtype(abstract.get(scalar.__name__, scalar.__name__))
+        kind = numpy.dtype(_ABSTRACT.get(scalar.__name__, scalar.__name__))
     except TypeError:
         raise ConversionError(words, found) from None
     if not found.size and kind.kind in "biufc":

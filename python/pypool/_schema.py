@@ -170,7 +170,7 @@ class _Walker:
             return self._map(args)
         if isinstance(origin, type) and is_record(origin):
             return self._class(origin, args)
-        if is_a(origin, "numpy", "ndarray"):
+        if is_a(origin, "numpy", "ndarray", "generic"):
             return self._plain(origin)
         return _unknown(_describe.annotation_text(hint))
 

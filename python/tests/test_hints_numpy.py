@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
+import typing
 from typing import Any
 
 import pytest
 from test_hints import arrives, define, module
+from test_hints_keys import sent
 
+from pypool import _schema
 from pypool._arrays import Array
+from pypool._commands import Command
 from pypool._wire import BindError
 
 np = pytest.importorskip("numpy", reason="not for every Python")
@@ -28,6 +33,8 @@ def taken(hint: str, text: str) -> Any:
         ("np.float16", "70000"),
         ("np.float32", "16777217"),
         ("np.int8", "128"),
+        ("np.integer", "9223372036854775808"),
+        ("np.unsignedinteger", "-1"),
         ("np.datetime64", '"9999-12-31T23:59:59.999999999Z"'),
         ("np.datetime64", '"2300-01-01T00:00:00.000000001Z"'),
         ("np.datetime64", '"1600-01-01T00:00:00.000000001+01:00"'),
@@ -75,6 +82,8 @@ def test_what_it_cannot_hold_is_refused(hint: str, text: str) -> None:
         ("np.float32", "16777216", "float32(16777216)"),
         ("np.float32", "100000000000000000000", "float32(1e20)"),
         ("np.float16", "65504", "float16(65504)"),
+        ("np.integer", "-1", "int64(-1)"),
+        ("np.unsignedinteger", "18446744073709551615", "uint64(18446744073709551615)"),
         ("np.datetime64", '"2026-01-02T03:04:05.123456789Z"', "datetime64('2026-01-02T03:04:05.123456789')"),
         ("np.datetime64", '"2026-01-02T03:04:05+02:00"', "datetime64('2026-01-02T01:04:05')"),
         ("np.datetime64", '"9999-12-31"', "datetime64('9999-12-31')"),
@@ -105,6 +114,33 @@ def test_what_it_holds(hint: str, text: str, wanted: str) -> None:
 def test_lists_become_arrays_of_the_type_of_the_hint(elements: str, text: str, wanted: Any) -> None:
     got = taken("np.ndarray[typing.Any, np.dtype[np.%s]]" % elements, text)
     assert got.dtype == np.dtype(elements) and got.tolist() == wanted and not got.flags.writeable
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9) or not hasattr(np.floating, "__class_getitem__"), reason="NumPy's generics")
+def test_classes_of_numpy_with_a_parameter_are_those_classes() -> None:
+    """As `mypy --strict` wants them to be written, and as they are behind a type variable."""
+    module.typing = typing
+    exec("F = typing.TypeVar('F', bound=np.floating[typing.Any])", vars(module))
+    for elements, text, wanted in (
+        ("np.floating[typing.Any]", "[[1, 2]]", np.array([[1.0, 2.0]])),
+        ("F", "[1]", np.array([1.0])),
+        ("np.float32", "[1]", np.array([1], "float32")),
+        ("np.complexfloating[typing.Any, typing.Any]", "[1]", np.array([1 + 0j])),
+        ("np.unsignedinteger[typing.Any]", "[1]", np.array([1], "uint64")),
+        ("np.integer[typing.Any]", "[-1]", np.array([-1])),
+        ("np.number[typing.Any]", "[1]", np.array([1])),
+        ("typing.Any", "[1]", np.array([1])),
+    ):
+        got = taken("np.ndarray[typing.Any, np.dtype[%s]]" % elements, text)
+        assert (got.dtype, got.tolist()) == (wanted.dtype, wanted.tolist()), elements
+    for elements, text in (("np.floating[typing.Any]", "[true]"), ("F", '["a"]'), ("np.unsignedinteger[typing.Any]", "[-1]")):
+        with pytest.raises(BindError, match="an array of|no numbers"):
+            taken("np.ndarray[typing.Any, np.dtype[%s]]" % elements, text)
+    assert taken("typing.Dict[np.integer[typing.Any], int]", '{"1": 2}') == {np.int64(1): 2}
+    assert sent("typing.Dict[np.integer[typing.Any], int]", "{np.int64(1): 2}") == '{"1":2}'
+    function = define("def f(x: np.floating[typing.Any], y: np.integer[typing.Any]): pass\n")
+    params = _schema.schema(Command("f", "command", function))["params"]
+    assert [param["type"] for param in params] == [{"type": "number"}, {"type": "integer"}]
 
 
 def test_a_list_for_bytes_or_an_array_is_an_array() -> None:
