@@ -91,9 +91,12 @@ def _datetime64(text: str) -> Any:
     wraps = year.isdigit() and str(made)[:4] != year
     if zone is not None and not wraps:
         minutes = (int(zone.group(2)) * 60 + int(zone.group(3))) * (-1 if zone.group(1) == "-" else 1)
-        moved = made - numpy.timedelta64(minutes, "m")
-        wraps = (moved > made) != (minutes < 0) and minutes != 0
-        made = moved
+        try:
+            moved = made - numpy.timedelta64(minutes, "m")
+            wraps = (moved > made) != (minutes < 0) and minutes != 0
+            made = moved
+        except OverflowError:  # since NumPy 2.5
+            wraps = True
     if wraps:
         raise ValueError("with this precision it is beyond NumPy's range: nanoseconds are counted from 1678 to 2262")
     return made
