@@ -192,6 +192,8 @@ class _Serving:
         call.canceled = True
         if not call.shields:
             call.task.cancel()
+        elif call.wanted is not None and not call.wanted.done():
+            call.wanted.set_result(None)  # no credit comes any more
 
     def _begin(self, line: bytes) -> None:
         try:

@@ -133,6 +133,50 @@ def test_a_stream_sends_no_more_than_its_credit(start: Start, loop: str) -> None
     assert host.receive() == {"id": id, "success": True, "result": None}
 
 
+@pytest.mark.parametrize("command", ["whole", "within", "late"])
+def test_a_stream_that_is_not_interruptible_ends_at_its_next_item(start: Start, loop: str, command: str) -> None:
+    host = shared(
+        start,
+        loop,
+        """
+        import pypool
+        ended = []
+        @command(concurrency=4, interruptible=False)
+        async def whole():
+            try:
+                for i in range(1000): yield i
+            finally:
+                await asyncio.sleep(0)
+                ended.append(current_call().id)
+        @command(concurrency=4)
+        async def within():
+            with pypool.shield():
+                try:
+                    for i in range(1000): yield i
+                finally:
+                    await asyncio.sleep(0)
+                    ended.append(current_call().id)
+        @command(concurrency=4, interruptible=False)
+        async def late():
+            try:
+                for i in range(2): yield i
+                while not current_call().canceled: await asyncio.sleep(0.001)
+                yield 2
+            finally:
+                ended.append(current_call().id)
+        @command
+        def ends(): return ended
+        """,
+    )
+    id = begin(host, command, stream=True)
+    host.send({"id": id, "credit": 2})
+    assert [host.receive()["item"] for _ in range(2)] == [0, 1]
+    assert host.silent()
+    host.send({"id": id, "cancel": True})
+    assert host.receive() == {"id": id, "success": True, "result": None}
+    assert host.result("ends") == [id]
+
+
 def test_each_call_has_a_context_of_its_own(start: Start, loop: str) -> None:
     host = shared(
         start,
