@@ -81,7 +81,7 @@ class Worker:
         small = min(SPLIT_WRITE, answers.limit - 64)
         unended = OPEN
         while True:
-            id, line, writing = 0, None, False
+            id, line, writing, result = 0, None, False, None
             # Around the clauses too: one that is struck by a signal handler may have lost what it
             # had in hand
             try:

@@ -388,6 +388,23 @@ def test_context_variables_do_not_outlive_a_batch(start: Start) -> None:
     assert [batch(host, "bump", [1], [2]) for _ in range(2)] == [[1, 1], [1, 1]]
 
 
+def test_a_result_that_is_refused_behind_a_context_variable(start: Start) -> None:
+    host = start(
+        """
+        from contextvars import ContextVar
+        seen = ContextVar("seen")
+        @command(max_batch_size=8)
+        def none(x):
+            seen.set(object())
+            return []
+        """,
+        capabilities=CAPABILITIES,
+    )
+    for _ in range(3):
+        error = host.error("none", [1])
+        assert (error["kind"], error["message"]) == ("invalid_result", "the list has 0 results, for a batch of 1 call"), error
+
+
 def test_a_signal_handler_that_raises_in_a_batch(start: Start) -> None:
     host = start(
         """
