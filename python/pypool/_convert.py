@@ -60,7 +60,7 @@ def to_json(value: Any) -> Any:
     if is_one(value, __package__ + "._arrays", "Array"):
         return value.tolist()
     if is_one(value, "pydantic", "BaseModel") or is_one(value, "pydantic.v1", "BaseModel"):
-        return _libraries().model(value)
+        return _libraries().model(value, key_text)
     if hasattr(kind, "__get_pydantic_core_schema__") and loaded("pydantic", "TypeAdapter"):
         return _libraries().by_schema(value)
     if hasattr(kind, "__attrs_attrs__"):

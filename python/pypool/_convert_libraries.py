@@ -86,11 +86,11 @@ def _lengths(value: Any) -> Any:
     return number
 
 
-def model(value: Any) -> Any:
+def model(value: Any, key_text: Callable[[Any], str]) -> Any:
     """A pydantic model by its own rules; only its bytes are ours, for pydantic would make text of
     them, where it can.
     """
-    return _dumped(value, value.model_dump) if hasattr(value, "model_dump") else _by_pydantic1(value.dict(), value)
+    return _dumped(value, value.model_dump) if hasattr(value, "model_dump") else _by_pydantic1(value.dict(), value, key_text)
 
 
 def pydantic_dataclass(value: Any) -> Any:
@@ -197,12 +197,17 @@ def _by_pydantic(value: Any) -> Any:
     return value if _places(value) else imported("pydantic_core").to_jsonable_python(value)
 
 
-def _by_pydantic1(value: Any, model: Any) -> Any:
+def _by_pydantic1(value: Any, model: Any, key_text: Callable[[Any], str]) -> Any:
     """What is in a model as its own encoders have it, and pydantic's classes as pydantic does."""
     if isinstance(value, dict):
-        return {key: _by_pydantic1(item, model) for key, item in value.items()}
+        found = {}
+        for key, item in value.items():
+            if isinstance(key, (int, float)) or key is None:  # all else it has no JSON for either
+                key = "null" if key is None else key_text(key)
+            found[key] = _by_pydantic1(item, model, key_text)
+        return found
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_by_pydantic1(item, model) for item in value]
+        return [_by_pydantic1(item, model, key_text) for item in value]
     kinds = type(value).__mro__
     own = not isinstance(value, (str, int, float)) and not model.__config__.json_encoders.keys().isdisjoint(kinds)
     if own or is_one(value, "datetime", "timedelta") or kinds[0].__module__.startswith("pydantic") and not isinstance(value, str):

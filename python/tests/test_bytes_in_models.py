@@ -249,6 +249,20 @@ def test_encoders_of_a_model_of_pydantic_1() -> None:
     assert json.loads(encode(function())) == wanted
 
 
+@pytest.mark.skipif(sys.version_info < (3, 9) or sys.version_info >= (3, 14), reason="pydantic.v1 is not for every Python")
+def test_keys_in_a_model_of_pydantic_1_are_those_of_its_json() -> None:
+    module.v1 = pytest.importorskip("pydantic.v1", reason="not for every Python")
+    source = "from typing import *\nclass Nine(enum.IntEnum): IX = 9\nclass M(v1.BaseModel):\n    by: Dict[Any, Any]\ndef f(by): return [M(by=by)]\n"
+    function = define(source)
+    for by in ({1: 2.0}, {1.0: 1, -0.5: 2}, {True: 1}, {None: 1}, {module.Nine.IX: 1}, {"a": [{2: {3: 4}}]}):
+        made = function(by)
+        assert json.loads(encode(made)) == [json.loads(made[0].json())], by
+    for key in (float("nan"), (1, 2), module.datetime.date(2026, 1, 2)):
+        with pytest.raises(ResultError) as refusal:
+            encode(function({key: 1}))
+        assert refusal.value.fields["message"].startswith("key ")
+
+
 def test_base64_of_pydantic_is_bytes_for_go() -> None:
     """A []byte for a Base64Bytes is those bytes, and the other way round; text is base64."""
     module.pydantic = pytest.importorskip("pydantic", minversion="2.10", reason="not for every Python")
