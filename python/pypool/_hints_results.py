@@ -122,7 +122,7 @@ class _Maker(Guarded):
 
     def _class(self, kind: Any, args: Any) -> Optional[Change]:
         sort, fields = fields_of(kind, True, args)
-        if sort in ("model", "struct"):
+        if sort in ("model", "struct") or hasattr(kind, "__pydantic_serializer__"):
             return None  # pydantic and msgspec make text of keys themselves
         changes = {}
         for field in fields:

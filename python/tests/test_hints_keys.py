@@ -17,7 +17,7 @@ from pypool._wire import ResultError
 
 def sent(hint: str, value: str) -> str:
     function = define("def f(x) -> %s: return x\n" % hint)
-    change: Any = _bind.outgoing(Command("f", "command", function))
+    change: Any = _bind.outgoing(Command("f", "command", function)) or (lambda value: value)
     return encode(change(eval(value, vars(module))))
 
 
@@ -180,3 +180,19 @@ def test_a_union_whose_other_member_fits() -> None:
         with pytest.raises(ResultError) as refusal:
             sent(hint, "{1.5: 2.0}")
         assert refusal.value.fields["message"].startswith("key 1.5 of type float is not for the result's hint")
+
+
+def test_keys_in_a_dataclass_of_pydantics_are_those_of_its_json() -> None:
+    module.pydantic = pytest.importorskip("pydantic", minversion="2", reason="not for every Python")
+    import pydantic.dataclasses  # noqa: F401
+
+    for hint, value, wanted in (
+        ("Tuple[int, int]", "{(1, 2): 0.5}", {"1,2": 0.5}),
+        ("datetime.timedelta", "{datetime.timedelta(1): 0.5}", {"P1D": 0.5}),
+        ("bytes", "{b'a': 0.5}", {"a": 0.5}),
+        ("int", "{1: 0.5}", {"1": 0.5}),
+    ):
+        for head in ("@pydantic.dataclasses.dataclass\nclass D:", "class D(pydantic.BaseModel):"):
+            define("from typing import *\n%s\n    by: Dict[%s, float]\ndef f(): pass\n" % (head, hint))
+            assert json.loads(sent("List[D]", "[D(by=%s)]" % value)) == [{"by": wanted}], (head, hint)
+            assert json.loads(sent("Dict[int, D]", "{1: D(by=%s)}" % value)) == {"1": {"by": wanted}}, (head, hint)
