@@ -56,7 +56,7 @@ func (m *metadata) check(meta []byte) error {
 		if _, err := m.count(header, slotSchemaMeta); err != nil {
 			return err
 		}
-		return m.fields(header, slotFields, &m.views)
+		return m.fields(header, slotFields, &m.views, 0)
 	case headerDictionary:
 		id := header.GetInt64Slot(slotID, 0)
 		if header, ok = tableAt(header, slotData); !ok {
@@ -93,11 +93,18 @@ func (m *metadata) count(t flatbuffers.Table, slot flatbuffers.VOffsetT) (n int,
 	return n, nil
 }
 
+// deepest is how many fields may be within each other: as many as arrow-go reads of a batch. A field
+// within itself would end the process, too, by its stack.
+const deepest = 64
+
 // fields goes through the fields in a slot, and counts those of views.
-func (m *metadata) fields(t flatbuffers.Table, slot flatbuffers.VOffsetT, views *int) error {
+func (m *metadata) fields(t flatbuffers.Table, slot flatbuffers.VOffsetT, views *int, depth int) error {
 	n, err := m.count(t, slot)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case n > 0 && depth == deepest:
+		return fmt.Errorf("%w: fields within fields, more than %d", errMetadata, deepest)
 	}
 	for i := range n {
 		at := t.Vector(flatbuffers.UOffsetT(t.Offset(slot))) + flatbuffers.UOffsetT(4*i)
@@ -113,7 +120,7 @@ func (m *metadata) fields(t flatbuffers.Table, slot flatbuffers.VOffsetT, views 
 		if typ := field.GetByteSlot(slotType, 0); typ == typeBinaryView || typ == typeUtf8View {
 			*inside++
 		}
-		if err := m.fields(field, slotChildren, inside); err != nil {
+		if err := m.fields(field, slotChildren, inside, depth+1); err != nil {
 			return err
 		}
 		if encoded {

@@ -54,12 +54,18 @@ def load(kind: str, view: Any) -> Any:
     buffer = pyarrow.py_buffer(view)
     if buffer.address % _ALIGNMENT:
         buffer = pyarrow.py_buffer(bytearray(view))
-    reader = pyarrow.ipc.open_stream(buffer)
+    source = pyarrow.BufferReader(buffer)
+    reader = pyarrow.ipc.open_stream(source)
     if kind == BATCH:
         found = reader.read_next_batch()
+        if list(reader):
+            raise ValueError("the Arrow stream has more than one batch")
     else:
         found = reader.read_all()
-    found.validate()
+    behind = buffer.size - source.tell()
+    if behind:
+        raise ValueError("%d bytes follow the end of the Arrow stream" % behind)
+    found.validate(full=True)  # each offset and index: one that leads elsewhere would be followed
     return found
 
 
