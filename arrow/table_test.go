@@ -523,3 +523,43 @@ func TestAnyCaller(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, array.TableEqual(table, got))
 }
+
+// A frame's integers stay with its index, though Go has had them meanwhile.
+func TestIntegersWithNullsStayInTheirRows(t *testing.T) {
+	p := pool(t)
+	type rows struct {
+		Index []int
+		N     []*int
+	}
+	of := func(n ...int) (list []*int) {
+		for _, one := range n {
+			if one == 0 {
+				list = append(list, nil)
+			} else {
+				list = append(list, &one)
+			}
+		}
+		return list
+	}
+	for step, want := range map[int]rows{1: {[]int{1, 2, 3}, of(20, 0, 40)}, 2: {[]int{0, 2}, of(10, 0)}} {
+		table, err := pypoolarrow.Call(t.Context(), p, "rows_with_their_index", args{"step": step})
+		require.NoError(t, err)
+		got, err := pypool.Call[rows](t.Context(), p, "rows_of", args{"table": pypoolarrow.Table{Table: table}})
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+}
+
+func TestIntegersThatAFloatRoundsAreRefused(t *testing.T) {
+	for _, sign := range []int{1, -1} {
+		_, err := pypool.Call[pypool.Array](t.Context(), pool(t), "around_2_53", args{"sign": sign})
+		require.ErrorContains(t, err, "rounded")
+	}
+}
+
+func TestColumnsOfDifferentLengthsAreRefused(t *testing.T) {
+	for _, command := range []string{"as_table", "as_batch", "as_reader", "as_pandas", "as_polars", "as_lazy"} {
+		_, err := pool(t).ExecuteAnonymous(t.Context(), command, args{"table": map[string]any{"a": [][]int{{1}, {2}, {3}}, "b": []int{1}}})
+		require.ErrorIs(t, err, pypool.ErrInvalidArguments, command)
+	}
+}

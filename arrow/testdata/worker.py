@@ -296,3 +296,20 @@ def hold(table: pyarrow.Table) -> int:
 @command
 def group_held() -> int:
     return group(HELD["table"]).num_rows
+
+
+@command
+def rows_with_their_index(step: int) -> Any:
+    """Some rows of a frame, whose index says which."""
+    frame = pandas.DataFrame({"n": [10, 20, None, 40]}, dtype=object)
+    return frame[1:] if step == 1 else frame.iloc[::step]
+
+
+@command
+def rows_of(table: pandas.DataFrame) -> dict[str, list[Any]]:
+    return {"index": list(table.index), "n": [None if one is pandas.NA else one for one in table["n"]]}
+
+
+@command
+def around_2_53(sign: int) -> Any:
+    return pyarrow.array([sign * ((1 << 53) + 1), None])

@@ -312,7 +312,7 @@ def _of_array(value: Any) -> Optional[Export]:
         return None
     found = numpy.asarray(value)
     kind = str(getattr(value, "dtype", None) or getattr(value, "type", "")).lower()
-    if "int" in kind and found.dtype.kind == "f" and (abs(found) > 1 << 53).any():  # NaN stands for nulls there
+    if "int" in kind and found.dtype.kind == "f" and (abs(found) >= 1 << 53).any():  # NaN stands for nulls there
         words = "an array of this %s, which has nulls, would have its integers rounded: fill the nulls, or return a list"
         raise TypeError(words % type(value).__qualname__)
     return _of_numpy(found)

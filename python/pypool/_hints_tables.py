@@ -125,6 +125,8 @@ def _polars_of_lists(value: Any) -> Any:
     frame, columns = loaded("polars", "DataFrame"), _even_columns(value)
     if not any([kind in (list, dict) for values in columns.values() for kind in map(type, values)]):
         return frame(columns)
+    if len(set(map(len, columns.values()))) > 1:
+        raise ValueError("the columns have different lengths")
     rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
     return frame(rows, infer_schema_length=None)  # by the first row alone it would tell what is in columns
 
@@ -154,7 +156,7 @@ def _to_pandas(value: Any) -> Any:
         return frame  # some columns are its index: its own schema says of all what they are
     for i, column in enumerate(table.columns):
         if pyarrow.types.is_integer(column.type) and column.null_count and frame.dtypes.iloc[i].kind == "O":
-            frame.isetitem(i, column.to_pandas(types_mapper=_nullable))
+            frame.isetitem(i, column.to_pandas(types_mapper=_nullable).array)  # by place, whatever the index
     return frame
 
 
