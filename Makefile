@@ -94,11 +94,20 @@ test-modules: $(VENV)/ready $(TABLES)/ready
 	done; \
 	if [ -n "$$failed" ]; then echo "tests failed in:$$failed"; exit 1; fi
 
+# Each of the two runs keeps one processor busy: they run side by side.
 test-python: $(VENV)/ready
-	@$(say) 'pytest in python'
-	@cd python && PYPOOL_TEST_LIBRARIES=1 $(TOOLS) pytest
-	@$(say) 'the same with orjson imported in each worker'
-	@cd python && if $(TOOLS) pip show --quiet orjson 2>/dev/null; then PYPOOL_TEST_ORJSON=1 $(TOOLS) pytest; else echo 'this Python has no orjson'; fi
+	@$(say) 'pytest in python, and beside it the same with orjson imported in each worker'
+	@cd python; failed=; orjson=; \
+	if $(TOOLS) pip show --quiet orjson 2>/dev/null; then \
+		PYPOOL_TEST_ORJSON=1 $(TOOLS) pytest -p no:cacheprovider >$(BUILD)/orjson.log 2>&1 & orjson=$$!; \
+		trap "kill $$orjson 2>/dev/null || true" INT TERM; \
+	fi; \
+	PYPOOL_TEST_LIBRARIES=1 $(TOOLS) pytest || failed=yes; \
+	if [ -n "$$orjson" ]; then \
+		wait $$orjson || failed=yes; \
+		$(say) 'with orjson'; cat $(BUILD)/orjson.log; \
+	else echo 'this Python has no orjson'; fi; \
+	[ -z "$$failed" ]
 
 test-core: ## Run the tests of the pooling essentials only, in seconds
 	go test $(RACE) -run '$(CORE)' .
