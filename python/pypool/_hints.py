@@ -20,7 +20,7 @@ from . import _hints_arrays, _hints_numpy
 from ._forms import is_a
 from ._hints_records import defaulting, fixed, floats, items, null_as, own_init, record, said, typed_dict
 from ._hints_scalars import ConversionError, exactly_float, literal, named, plain, scalar, too_deep
-from ._hints_unions import PLAIN, UNIONS, members_of, union
+from ._hints_unions import DICTS, LISTS, PLAIN, UNIONS, members_of, union
 from ._schema_fields import Guarded, Unresolved, bare, elements, fields_of, is_alias, is_record, resolved, space_of, unpacked
 
 TYPE_CHECKING = False
@@ -35,26 +35,18 @@ __all__ = ["ARRAYS", "OBJECTS", "ConversionError", "Plan"]
 _ABC = collections.abc
 #: What an array becomes, by the hint's class.
 ARRAYS: Dict[Any, Callable[[Any], Any]] = {
-    list: list,
+    **dict.fromkeys(LISTS, list),
     tuple: tuple,
     set: set,
     frozenset: frozenset,
     collections.deque: collections.deque,
-    _ABC.Sequence: list,
-    _ABC.MutableSequence: list,
-    _ABC.Collection: list,
-    _ABC.Container: list,
-    _ABC.Reversible: list,
-    _ABC.Iterable: list,
     _ABC.Iterator: iter,
     _ABC.Set: set,
     _ABC.MutableSet: set,
 }
 #: What an object becomes, by the hint's class.
 OBJECTS: Dict[Any, Callable[[Any], Any]] = {
-    dict: dict,
-    _ABC.Mapping: dict,
-    _ABC.MutableMapping: dict,
+    **dict.fromkeys(DICTS, dict),
     collections.OrderedDict: collections.OrderedDict,
     collections.Counter: collections.Counter,
     collections.ChainMap: collections.ChainMap,

@@ -7,6 +7,7 @@ Literal among their fields tells them apart.
 
 from __future__ import annotations
 
+import collections.abc
 import types
 import typing
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
 #: What is passed as it came.
 PLAIN = (str, int, bool, object, type(None))
+_ABC = collections.abc
+#: The hints of which a list is, and a dict.
+LISTS = (list, _ABC.Sequence, _ABC.MutableSequence, _ABC.Collection, _ABC.Container, _ABC.Reversible, _ABC.Iterable)
+DICTS = (dict, _ABC.Mapping, _ABC.MutableMapping)
 
 
 def members_of(args: Iterable[Any], above: Tuple[Any, ...] = ()) -> Iterator[Any]:
@@ -93,7 +98,7 @@ def _always_plain(member: Any) -> bool:
     Literal's own value, or an array of what JSON has.
     """
     origin = typing.get_origin(member) or member
-    return origin in (float, list, dict) or str(origin).endswith("Literal") or _is_typed_dict(member)
+    return origin in (float, *LISTS, *DICTS) or str(origin).endswith("Literal") or _is_typed_dict(member)
 
 
 def _is_unknown(member: Any) -> bool:
@@ -132,9 +137,9 @@ def fits(value: Any, hint: Any) -> bool:
         return type(value) is float or (type(value) is Number and value - value == 0.0)
     if origin is int:
         return type(value) is int
-    if origin is list:
+    if origin in LISTS:
         return type(value) is list and (not args or all(fits(item, args[0]) for item in value))
-    if origin is dict:
+    if origin in DICTS:
         if type(value) is not dict or not args:
             return type(value) is dict
         return bare(args[0]) in (str, typing.Any) and all(fits(item, args[1]) for item in value.values())

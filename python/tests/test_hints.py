@@ -9,6 +9,7 @@ bytes in base64; a "back" that begins with ! is the beginning of a refusal.
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 import os
 import sys
@@ -461,6 +462,47 @@ def test_numbers_in_a_list_are_bytes_where_nothing_else_takes_them() -> None:
         ("Union[bytes, Sequence[float]]", "null", "b''"),
     ):
         assert same(arrives(define("def f(x: %s): return x\n" % hint), text), eval(wanted, vars(module))), hint
+
+
+def test_what_is_a_list_or_a_dict_by_an_abstract_hint_stays_so_in_a_union() -> None:
+    for hint in ("Sequence", "MutableSequence", "Iterable", "Collection", "Container", "Reversible", "List"):
+        for args in ("", "[int]", "[Any]", "[Mapping[str, Any]]"):
+            function = define("def f(x: Union[%s%s, datetime.datetime]): return x\n" % (hint, args))
+            given = '[{"a":1}]' if "Mapping" in args else "[1,2]"
+            assert arrives(function, given) == json.loads(given), hint + args
+            with pytest.raises(BindError):
+                arrives(function, '"no time"')
+    for hint in ("Mapping", "MutableMapping", "Dict"):
+        for args in ("", "[str, int]", "[str, Any]"):
+            function = define("def f(x: Union[datetime.datetime, None, %s%s]): return x\n" % (hint, args))
+            assert arrives(function, '{"a":1}') == {"a": 1}, hint + args
+    function = define("def f(x: Union[Sequence[str], Sequence[datetime.date]]): return x\n")
+    assert arrives(function, '["2026-01-02"]') == ["2026-01-02"]
+    function = define("def f(x: Union[Sequence[int], Sequence[datetime.date]]): return x\n")
+    assert arrives(function, '["2026-01-02"]') == [datetime.date(2026, 1, 2)]
+
+
+def test_a_union_takes_what_one_of_its_members_takes() -> None:
+    exec("class Never(enum.Enum): A = 'never'", vars(module))
+    exec("@dataclasses.dataclass\nclass Held:\n    a: int\n    b: Sequence[str] = ()", vars(module))
+    exec("class Told(TypedDict):\n    at: Mapping[str, Sequence[int]]", vars(module))
+    for hint, text in (
+        ("str", '"a"'), ("int", "1"), ("float", "1"), ("float", "1.5"), ("bool", "true"), ("bytes", '"@YQ=="'), ("None", "null"),
+        ("list", "[1]"), ("dict", '{"a":1}'), ("tuple", "[1]"), ("set", "[1]"), ("Any", "[{}]"), ("object", "{}"), ("complex", "1"),
+        ("List[float]", "[1]"), ("List[List[float]]", "[[1],[1.5]]"), ("Sequence[Sequence[int]]", "[[1]]"), ("Tuple[int, ...]", "[1]"),
+        ("Tuple[str, datetime.date]", '["a","2026-01-02"]'), ("Iterable[Mapping[str, Any]]", '[{"a":[]}]'), ("FrozenSet[str]", '["a"]'),
+        ("AbstractSet[int]", "[1]"), ("Deque[int]", "[1]"), ("Mapping[str, Sequence[str]]", '{"a":["b"]}'),
+        ("Mapping[int, str]", '{"1":"b"}'), ("Dict[datetime.date, float]", '{"2026-01-02":1}'), ("OrderedDict[str, int]", '{"a":1}'),
+        ("DefaultDict[str, int]", '{"a":1}'), ("Counter[str]", '{"a":1}'), ("datetime.timedelta", "1"), ("decimal.Decimal", "1.50"),
+        ("uuid.UUID", '"12345678123456781234567812345678"'), ("Path", '"a"'), ("Literal[1, 'b']", '"b"'), ("Held", '{"a":1,"b":["c"]}'),
+        ("Told", '{"at":{"a":[1]}}'), ("Optional[Sequence[int]]", "[1]"), ("Optional[Sequence[int]]", "null"), ("Callable[[], int]", "[1]"),
+        ("Annotated[Sequence[int], 'few']", "[1]"), ("List[Union[Sequence[int], str]]", '[[1],"a"]'), ("Held", '{"a":1}'),
+    ):  # fmt: skip
+        alone = arrives(define("def f(x: %s): return x\n" % hint), text)
+        for union in ("Union[%s, Never]", "Union[Never, %s]", "Union[Never, %s, datetime.time]"):
+            found = arrives(define("def f(x: %s): return x\n" % (union % hint)), text)
+            assert type(found) is type(alone), (union % hint, text)
+            assert found == alone, (union % hint, text)
 
 
 def test_a_union_within_a_union_is_its_members() -> None:
