@@ -79,6 +79,9 @@ type Service struct {
 	once   sync.Once     // Shutdown's
 	calls  sync.WaitGroup
 
+	closed   chan nats.Status // has a value when the connection has been closed; nil: start has not come so far
+	watching sync.WaitGroup   // watch
+
 	served, failed atomic.Int64
 
 	mu      sync.Mutex         // guards the fields below
@@ -152,11 +155,8 @@ func (s *Service) start() (err error) {
 	}
 	s.o.config.Metadata["pypool"] = version
 	s.o.config.StatsHandler = func(*micro.Endpoint) any { return s.stats() }
-	s.o.config.DoneHandler = func(micro.Service) { // it has stopped: by Shutdown, or because the connection has ended
-		if s.nc.IsClosed() {
-			s.cancel(nats.ErrConnectionClosed)
-		}
-	}
+	s.closed = s.nc.StatusChanged(nats.CLOSED)
+	s.watching.Go(s.watch)
 	before := s.nc.LastError()
 	if s.micro, err = micro.AddService(s.nc, s.o.config); err != nil {
 		return err
@@ -181,6 +181,16 @@ func (s *Service) start() (err error) {
 		return err
 	}
 	return nil
+}
+
+// watch stops what runs when the connection has been closed. Micro's own way to learn of that is a
+// handler of the connection, which is lost when another service of the connection has ended.
+func (s *Service) watch() {
+	select {
+	case <-s.closed:
+		s.cancel(nats.ErrConnectionClosed)
+	case <-s.base.Done():
+	}
 }
 
 // ID is the instance's id, as discovery shows it.
@@ -256,6 +266,10 @@ func (s *Service) stop() {
 		}
 	}
 	s.cancel(errShutDown)
+	s.watching.Wait()
+	if s.closed != nil {
+		s.nc.RemoveStatusListener(s.closed)
+	}
 	_ = s.nc.FlushTimeout(flushTimeout) // the last answers; a connection that is gone has none to send
 }
 
