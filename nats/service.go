@@ -82,6 +82,7 @@ type Service struct {
 	closed   chan nats.Status // has a value when the connection has been closed; nil: start has not come so far
 	watching sync.WaitGroup   // watch
 
+	ending         atomic.Bool // stop has begun
 	served, failed atomic.Int64
 
 	mu      sync.Mutex         // guards the fields below
@@ -157,8 +158,14 @@ func (s *Service) start() (err error) {
 	s.o.config.StatsHandler = func(*micro.Endpoint) any { return s.stats() }
 	s.closed = s.nc.StatusChanged(nats.CLOSED)
 	s.watching.Go(s.watch)
+	s.o.config.DoneHandler = func(m micro.Service) {
+		if !s.ending.Load() { // by a handler of micro's that the connection had taken while keepHandlers was at work
+			s.o.logger.Error("the service takes no calls any more: NATS's package micro has ended it", "service", s.name, "id", m.Info().ID)
+		}
+	}
 	before := s.nc.LastError()
-	if s.micro, err = micro.AddService(s.nc, s.o.config); err != nil {
+	keepHandlers(s.nc, func() { s.micro, err = micro.AddService(s.nc, s.o.config) })
+	if err != nil {
 		return err
 	}
 	s.id = s.micro.Info().ID
@@ -169,7 +176,7 @@ func (s *Service) start() (err error) {
 	if s.all, err = s.nc.Subscribe(allSubject(s.name), s.onAll); err != nil {
 		return err
 	}
-	// The limits are the calls': of pending messages micro would make an end of the service.
+	// The limits are the calls': what is beyond one of pending messages NATS would drop.
 	if err := s.micro.AddEndpoint("call", micro.HandlerFunc(s.onRequest),
 		micro.WithEndpointSubject("pypool."+s.name+".call.*"), micro.WithEndpointPendingLimits(-1, -1)); err != nil {
 		return err
@@ -183,8 +190,46 @@ func (s *Service) start() (err error) {
 	return nil
 }
 
-// watch stops what runs when the connection has been closed. Micro's own way to learn of that is a
-// handler of the connection, which is lost when another service of the connection has ended.
+// exchanges has those who have micro exchange a connection's handlers do so one after the other.
+var exchanges = struct {
+	mu sync.Mutex // guards of
+	of map[*nats.Conn]*exchange
+}{of: map[*nats.Conn]*exchange{}}
+
+type exchange struct {
+	mu    sync.Mutex // held while micro exchanges the handlers, and speaks with the connection
+	users int        // who have it or wait for it; exchanges.mu guards it
+}
+
+// keepHandlers has micro do what exchanges the connection's handlers, and puts back what was there.
+// Micro's own end a service for one malformed message of anybody's on a subject that it listens to,
+// which is all instances for one on $SRV.PING; and what it puts back at a service's end is as old as
+// the service.
+func keepHandlers(nc *nats.Conn, what func()) {
+	exchanges.mu.Lock()
+	e := exchanges.of[nc]
+	if e == nil {
+		e = &exchange{}
+		exchanges.of[nc] = e
+	}
+	e.users++
+	exchanges.mu.Unlock()
+
+	e.mu.Lock()
+	errs, closed := nc.ErrorHandler(), nc.ClosedHandler()
+	what()
+	nc.SetErrorHandler(errs)
+	nc.SetClosedHandler(closed)
+	e.mu.Unlock()
+
+	exchanges.mu.Lock()
+	if e.users--; e.users == 0 {
+		delete(exchanges.of, nc)
+	}
+	exchanges.mu.Unlock()
+}
+
+// watch stops what runs when the connection has been closed.
 func (s *Service) watch() {
 	select {
 	case <-s.closed:
@@ -251,7 +296,10 @@ func (s *Service) dismantle() {
 // stop drains the requests, waits for the calls, and then ends the rest.
 func (s *Service) stop() {
 	if s.micro != nil {
-		if err := s.micro.Stop(); err != nil {
+		s.ending.Store(true)
+		var err error
+		keepHandlers(s.nc, func() { err = s.micro.Stop() })
+		if err != nil {
 			s.o.logger.Warn("stopping the service on NATS", "service", s.name, "error", err)
 		}
 		s.awaitDrained()

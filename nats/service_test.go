@@ -1,8 +1,15 @@
 package pypoolnats
 
 import (
+	"bufio"
 	"context"
+	"fmt"
+	"io"
 	"iter"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -60,4 +67,88 @@ func TestTheConnectionOfTwoServicesIsClosed(t *testing.T) {
 	eventually(t, "what runs is stopped", func() bool { return len(why) == 1 })
 	require.ErrorIs(t, <-why, nats.ErrConnectionClosed)
 	require.NoError(t, second.Close())
+}
+
+// A message that NATS cannot read costs the service nothing, on whatever subject it comes.
+func TestMalformedMessagesEndNoService(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(b.url(), "nats://"))
+	require.NoError(t, err)
+	defer conn.Close()
+	lines := bufio.NewReader(conn)
+	_, err = lines.ReadString('\n') // INFO
+	require.NoError(t, err)
+	_, err = io.WriteString(conn, "CONNECT {\"verbose\":false,\"headers\":true}\r\n")
+	require.NoError(t, err)
+	heard := make(chan error, 10)
+	nc := b.connect(t, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { heard <- err }))
+	answers := caller{call: func(context.Context, string, any) (pypool.Result, error) { return result("1"), nil }}
+	s, err := Serve(nc, "test", answers, WithLogger(silent))
+	require.NoError(t, err)
+	second, err := Serve(nc, "second", answers, WithLogger(silent))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, second.Close()) }()
+	c := client(t, b, "test", WithRetry(Retry{Attempts: 1}))
+	for _, subject := range []string{callSubject("test", "greet"), "$SRV.PING", "$SRV.INFO.test", s.one + ".1", allSubject("test")} {
+		_, err = fmt.Fprintf(conn, "HPUB %s 4 6\r\nabcd[]\r\nPING\r\n", subject)
+		require.NoError(t, err)
+		answer, err := lines.ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, "PONG\r\n", answer)
+		require.ErrorIs(t, <-heard, nats.ErrBadHeaderMsg, "its maker's own handler has it")
+		require.False(t, s.micro.Stopped(), subject)
+		_, err = c.ExecuteAnonymous(t.Context(), "greet", nil)
+		require.NoError(t, err, subject)
+	}
+	require.NoError(t, s.Close())
+	_, err = fmt.Fprint(conn, "HPUB $SRV.PING 4 6\r\nabcd[]\r\n")
+	require.NoError(t, err)
+	<-heard
+	require.False(t, second.micro.Stopped(), "nor behind the end of another service")
+}
+
+// The connection's handlers stay its maker's, whatever micro does, and those that were set last.
+func TestTheConnectionsHandlersStay(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	nc := b.connect(t)
+	none := caller{}
+	closed := make(chan string, 1)
+	var group sync.WaitGroup
+	for i := range 20 {
+		group.Go(func() {
+			s, err := Serve(nc, fmt.Sprint("s", i), none, WithLogger(silent))
+			if err != nil || s.Close() != nil {
+				t.Errorf("%d: %v", i, err)
+			}
+		})
+	}
+	group.Wait()
+	s, err := Serve(nc, "test", none, WithLogger(silent))
+	require.NoError(t, err)
+	heard := make(chan error, 1)
+	nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { heard <- err })
+	nc.SetClosedHandler(func(*nats.Conn) { closed <- "mine" })
+	require.NoError(t, s.Close())
+	nc.ErrorHandler()(nc, nil, errStuck)
+	require.ErrorIs(t, <-heard, errStuck)
+	nc.Close()
+	require.Equal(t, "mine", <-closed)
+	exchanges.mu.Lock()
+	defer exchanges.mu.Unlock()
+	require.NotContains(t, exchanges.of, nc)
+}
+
+// What micro ends unasked is told.
+func TestAnEndThatNobodyAskedForIsLogged(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	var out lines
+	s := serve(t, b, "test", caller{}, WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
+	other := serve(t, b, "test", caller{}, WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
+	require.NoError(t, s.micro.Stop())
+	eventually(t, "it is logged", func() bool { return strings.Contains(out.String(), "the service takes no calls any more") })
+	require.NoError(t, other.Close())
+	require.Equal(t, 1, strings.Count(out.String(), "\n"), "and what was asked for is not")
 }
