@@ -338,7 +338,7 @@ func (c *served) setTimerLocked() {
 func (c *served) alive() {
 	defer c.hooks.Done()
 	c.mu.Lock()
-	if c.quieted {
+	if c.quieted || c.over { // who has set over takes leave
 		c.mu.Unlock()
 		return
 	}
