@@ -287,16 +287,27 @@ func (c *served) call(ctx context.Context, args any, opts []pypool.CallOption) (
 	}
 }
 
-// stream answers with a stream's items. When ctx ends while one waits for credit the pool says so.
+// stream answers with a stream's items. When ctx ends while one waits for credit, that one and those
+// behind it are not sent. The pool says so, unless it has come to the end of the stream already.
 func (c *served) stream(ctx context.Context, args any, opts []pypool.CallOption) error {
 	if c.ctl.Session != "" {
 		opts = append(opts, pypool.WithSession(c.ctl.Session))
 	}
+	var cut error // why an item was not sent
 	for res, err := range c.s.pool.Stream(ctx, c.ctl.Command, args, opts...) {
 		if err != nil {
 			return err
 		}
-		_ = c.sendWhole(ctx, &control{Kind: kindItem, Worker: res.Worker(), Queued: res.Queued(), Ran: res.Ran()}, pypool.EncodeResult(res)) // else ctx has ended
+		if cut == nil {
+			cut = c.sendWhole(ctx, &control{Kind: kindItem, Worker: res.Worker(), Queued: res.Queued(), Ran: res.Ran()}, pypool.EncodeResult(res))
+		}
+	}
+	if cut != nil {
+		why, t := ctx.Err(), pypool.TypeCanceled
+		if errors.Is(why, context.DeadlineExceeded) {
+			t = pypool.TypeOperationTimeout
+		}
+		return pypool.NewError(t, pypool.MaybeExecuted, "items were still on their way", why)
 	}
 	c.send(&control{Kind: kindEnd, Seq: c.next()}, nil)
 	return nil

@@ -1,10 +1,14 @@
 package pypoolnats
 
 import (
+	"context"
+	"iter"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool"
 )
 
 // A request that is being refused while its parts have stopped coming ends once.
@@ -26,4 +30,62 @@ func TestAnIncompleteRequestEndsOnce(t *testing.T) {
 		require.Zero(t, s.stats().InFlight)
 		require.Zero(t, s.held)
 	}
+}
+
+// counts is a caller whose stream has n items, and takes no notice of its context.
+func counts(n int) caller {
+	return caller{stream: func(context.Context) iter.Seq2[pypool.Result, error] {
+		return func(yield func(pypool.Result, error) bool) {
+			for range n {
+				if !yield(result("1"), nil) {
+					return
+				}
+			}
+		}
+	}}
+}
+
+// A stream of which an item could not be sent does not end as if it had been.
+func TestAStreamThatIsCutIsNotWhole(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	t.Run("Close", func(t *testing.T) {
+		t.Parallel()
+		s := serve(t, b, "closes", counts(windowItems+1))
+		c := client(t, b, "closes", WithRetry(Retry{Attempts: 1}))
+		n := 0
+		var last error
+		for _, last = range c.Stream(t.Context(), "f", nil) {
+			if last == nil {
+				if n++; n == 1 {
+					require.NoError(t, s.Close()) // the last item waits until the loop has more of them
+				}
+			}
+		}
+		require.Equal(t, windowItems, n)
+		require.Equal(t, pypool.MaybeExecuted, failure(t, last, pypool.ErrPoolClosed).Delivery)
+		require.ErrorContains(t, last, "the service was shut down during the call")
+	})
+	t.Run("deadline", func(t *testing.T) {
+		t.Parallel()
+		serve(t, b, "late", counts(3))
+		nc := b.connect(t)
+		inbox, err := nc.SubscribeSync(nc.NewInbox())
+		require.NoError(t, err)
+		ctl := control{Stream: true, Items: 1, Bytes: 100, Deadline: 50 * time.Millisecond, Alive: maxAlive}
+		require.NoError(t, nc.PublishMsg(ctl.message(callSubject("late", "f"), inbox.Subject, nil)))
+		for _, kind := range []string{kindItem, kindError} {
+			m, err := inbox.NextMsg(20 * time.Second)
+			require.NoError(t, err)
+			got, err := readControl(m.Header)
+			require.NoError(t, err)
+			require.Equal(t, kind, got.Kind)
+			if kind == kindError {
+				e, err := pypool.DecodeError(m.Data)
+				require.NoError(t, err)
+				require.Equal(t, pypool.MaybeExecuted, failure(t, e, pypool.ErrOperationTimeout).Delivery)
+				require.ErrorIs(t, e, context.DeadlineExceeded)
+			}
+		}
+	})
 }
