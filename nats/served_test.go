@@ -1,11 +1,14 @@
 package pypoolnats
 
 import (
+	"bytes"
 	"context"
 	"iter"
+	"strconv"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pypool/pypool"
@@ -88,4 +91,60 @@ func TestAStreamThatIsCutIsNotWhole(t *testing.T) {
 			}
 		}
 	})
+}
+
+// incomplete begins a call whose request is the first byte of a text of so many, and returns where
+// its rest goes.
+func incomplete(t *testing.T, nc *nats.Conn, name string, size int, ctl control) (inbox *nats.Subscription, from string) {
+	t.Helper()
+	inbox, err := nc.SubscribeSync(nc.NewInbox())
+	require.NoError(t, err)
+	ctl.Size, ctl.Items, ctl.Bytes = size, 1, 1
+	require.NoError(t, nc.PublishMsg(ctl.message(callSubject(name, "f"), inbox.Subject, []byte(`"`))))
+	m, err := inbox.NextMsg(20 * time.Second)
+	require.NoError(t, err)
+	more, err := readControl(m.Header)
+	require.NoError(t, err)
+	require.Equal(t, kindMore, more.Kind)
+	return inbox, more.From
+}
+
+// whole sends the rest of such a request in one part.
+func whole(t *testing.T, nc *nats.Conn, from string, size int) {
+	t.Helper()
+	rest := bytes.Repeat([]byte("x"), size-1)
+	rest[len(rest)-1] = '"'
+	require.NoError(t, nc.PublishMsg((&control{Kind: kindPart, Seq: 1}).message(from, "", rest)))
+}
+
+// ending returns the last message of an answer.
+func ending(t *testing.T, inbox *nats.Subscription) (control, *nats.Msg) {
+	t.Helper()
+	for {
+		m, err := inbox.NextMsg(20 * time.Second)
+		require.NoError(t, err)
+		ctl, err := readControl(m.Header)
+		require.NoError(t, err)
+		if ctl.Kind == kindResult || ctl.Kind == kindError {
+			return ctl, m
+		}
+	}
+}
+
+// Who was not told a call's subject reaches no call.
+func TestACallsSubjectCannotBeGuessed(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	s := serve(t, b, "test", caller{call: func(context.Context, string, any) (pypool.Result, error) { return result("1"), nil }})
+	nc := b.connect(t)
+	inbox, from := incomplete(t, nc, "test", 10, control{Alive: maxAlive})
+	_, second := incomplete(t, nc, "test", 10, control{Alive: maxAlive})
+	require.Len(t, second, len(s.one)+1+26, "130 bits")
+	for n := range uint64(2000) {
+		require.NoError(t, nc.PublishMsg((&control{Kind: kindCancel}).message(s.one+"."+strconv.FormatUint(n, 36), "", nil)))
+	}
+	whole(t, nc, from, 10)
+	end, _ := ending(t, inbox)
+	require.Equal(t, kindResult, end.Kind)
+	require.NoError(t, nc.PublishMsg((&control{Kind: kindCancel}).message(second, "", nil)))
 }

@@ -2,12 +2,12 @@ package pypoolnats
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,7 +88,6 @@ type Service struct {
 	mu      sync.Mutex         // guards the fields below
 	byReply map[string]*served // the calls in hand
 	byID    map[string]*served
-	nextID  uint64
 	held    int // bytes of their requests
 	over    bool
 	left    departed
@@ -393,6 +392,7 @@ func (s *Service) onRequest(req micro.Request) {
 
 // enter takes the call in hand, with what its request may come to.
 func (s *Service) enter(c *served) *pypool.Error {
+	id := rand.Text() // cancels and parts are heard of whoever knows it
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -405,8 +405,7 @@ func (s *Service) enter(c *served) *pypool.Error {
 	case len(s.byID) >= maxServed || s.held > 0 && s.held+c.size > maxHeld:
 		return pypool.NewError(pypool.TypeQueueFull, pypool.NotExecuted, fmt.Sprintf("the server has %d requests of %d bytes in hand", len(s.byID), s.held), nil)
 	}
-	s.nextID++
-	c.id = strconv.FormatUint(s.nextID, 36)
+	c.id = id
 	s.byReply[c.reply], s.byID[c.id] = c, c
 	s.held += c.size
 	s.calls.Add(1) // leave's
