@@ -37,6 +37,8 @@ type served struct {
 
 	hooks sync.WaitGroup // alive, as long as it may run
 
+	held int // bytes of the request that have come, as the service counts them; its mu guards it
+
 	mu                     sync.Mutex // guards the fields below
 	args                   []byte
 	parts                  uint64    // of the request that have come, beside the first
@@ -112,7 +114,7 @@ func (c *served) askForMore() {
 		c.mu.Unlock()
 		return
 	}
-	c.args = append(make([]byte, 0, min(c.size, 2*windowBytes)), c.args...) // as it comes: a size is easily said
+	c.args = append(make([]byte, 0, min(c.size, 2*len(c.args))), c.args...) // as it comes: a size is easily said
 	c.moved = time.Now()
 	c.acked = len(c.args)
 	c.setTimerLocked()
@@ -135,6 +137,8 @@ func (c *served) part(ctl *control, data []byte) {
 		err = lostRequest(fmt.Sprintf("part %d of the request came in the place of part %d", ctl.Seq, c.parts))
 	case len(data) == 0 || len(data) > c.missing():
 		err = lostRequest(fmt.Sprintf("the request's parts are not the %d bytes that it has", c.size))
+	default:
+		err = c.s.hold(c, len(data))
 	}
 	if err != nil {
 		c.over = true
@@ -341,8 +345,17 @@ func (c *served) explain(err error) *pypool.Error {
 func (c *served) setTimerLocked() {
 	if c.timer == nil && !c.plain && !c.quieted {
 		c.hooks.Add(1)
-		c.timer = time.AfterFunc(c.ctl.Alive, c.alive)
+		c.timer = time.AfterFunc(c.pauseLocked(), c.alive)
 	}
+}
+
+// pauseLocked is how long it is until alive comes again. Whatever its client asks for, a request that
+// is not whole is soon seen to have stopped coming.
+func (c *served) pauseLocked() time.Duration {
+	if c.running {
+		return c.ctl.Alive
+	}
+	return min(c.ctl.Alive, defaultAlive)
 }
 
 // alive tells the client that its call is being served, and learns whether the client is there.
@@ -353,12 +366,12 @@ func (c *served) alive() {
 		c.mu.Unlock()
 		return
 	}
-	stale := !c.running && time.Since(c.moved) > patience*c.ctl.Alive
+	stale := !c.running && time.Since(c.moved) > patience*c.pauseLocked()
 	if stale {
 		c.over, c.quieted = true, true
 	} else {
 		c.hooks.Add(1)
-		c.timer.Reset(c.ctl.Alive)
+		c.timer.Reset(c.pauseLocked())
 	}
 	if n := c.unheard.Load(); n != c.nobody {
 		c.nobody = n

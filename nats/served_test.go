@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"iter"
+	"math"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -147,4 +149,55 @@ func TestACallsSubjectCannotBeGuessed(t *testing.T) {
 	end, _ := ending(t, inbox)
 	require.Equal(t, kindResult, end.Kind)
 	require.NoError(t, nc.PublishMsg((&control{Kind: kindCancel}).message(second, "", nil)))
+}
+
+// What requests say that they will be keeps nobody out: only what has come counts.
+func TestWhatIsHeldHasCome(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	answers := caller{call: func(context.Context, string, any) (pypool.Result, error) { return result("1"), nil }}
+	s := serve(t, b, "test", answers, WithMaxRequestBytes(math.MaxInt))
+	nc := b.connect(t)
+	c := client(t, b, "test", WithRetry(Retry{Attempts: 1}))
+	var from string
+	var inbox *nats.Subscription
+	for _, size := range []int{maxHeld / 4, maxHeld / 4, maxHeld / 4, maxHeld / 4, 10} {
+		inbox, from = incomplete(t, nc, "test", size, control{Alive: maxAlive})
+	}
+	_, err := c.ExecuteAnonymous(t.Context(), "f", []any{strings.Repeat("x", 3<<20)}) // in parts
+	require.NoError(t, err)
+	held := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.held
+	}
+	require.Less(t, held(), 10_000)
+	eventually(t, "the answered one has left", func() bool { return s.stats().InFlight == 5 })
+	require.ErrorIs(t, s.enter(&served{s: s, reply: "nobody", size: math.MaxInt}), pypool.ErrQueueFull, "what would never fit is refused at once")
+
+	// What comes counts, and is refused when it is too much.
+	s.mu.Lock()
+	s.held += maxHeld
+	s.mu.Unlock()
+	whole(t, nc, from, 10)
+	_, m := ending(t, inbox)
+	e, err := pypool.DecodeError(m.Data)
+	require.NoError(t, err)
+	require.Equal(t, pypool.NotExecuted, failure(t, e, pypool.ErrQueueFull).Delivery)
+	_, err = c.ExecuteAnonymous(t.Context(), "f", nil)
+	require.Equal(t, pypool.NotExecuted, failure(t, err, pypool.ErrQueueFull).Delivery)
+	s.mu.Lock()
+	s.held -= maxHeld
+	s.mu.Unlock()
+
+	// However seldom a client wants to hear of its call, its request is not waited for so long.
+	s.mu.Lock()
+	for _, c := range s.byID {
+		c.mu.Lock()
+		c.moved = time.Now().Add(-patience * defaultAlive)
+		c.mu.Unlock()
+	}
+	s.mu.Unlock()
+	eventually(t, "what has stopped coming is dropped", func() bool { return s.stats().InFlight == 0 })
+	require.Zero(t, held())
 }

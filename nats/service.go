@@ -88,7 +88,7 @@ type Service struct {
 	mu      sync.Mutex         // guards the fields below
 	byReply map[string]*served // the calls in hand
 	byID    map[string]*served
-	held    int // bytes of their requests
+	held    int // bytes of their requests that have come
 	over    bool
 	left    departed
 }
@@ -390,7 +390,7 @@ func (s *Service) onRequest(req micro.Request) {
 	}
 }
 
-// enter takes the call in hand, with what its request may come to.
+// enter takes the call in hand, with what of its request has come.
 func (s *Service) enter(c *served) *pypool.Error {
 	id := rand.Text() // cancels and parts are heard of whoever knows it
 	s.mu.Lock()
@@ -402,14 +402,32 @@ func (s *Service) enter(c *served) *pypool.Error {
 		return pypool.NewError(pypool.TypeCanceled, pypool.NotExecuted, "canceled by the caller", context.Canceled)
 	case s.byReply[c.reply] != nil:
 		return pypool.NewError(pypool.TypeProtocol, pypool.NotExecuted, "", &pypool.ProtocolError{Reason: "another call has this reply subject"})
-	case len(s.byID) >= maxServed || s.held > 0 && s.held+c.size > maxHeld:
-		return pypool.NewError(pypool.TypeQueueFull, pypool.NotExecuted, fmt.Sprintf("the server has %d requests of %d bytes in hand", len(s.byID), s.held), nil)
+	case len(s.byID) >= maxServed || s.held > 0 && c.size > maxHeld-s.held:
+		return s.fullLocked()
 	}
 	c.id = id
 	s.byReply[c.reply], s.byID[c.id] = c, c
-	s.held += c.size
+	c.held = len(c.args) + headerSize(c.header)
+	s.held += c.held
 	s.calls.Add(1) // leave's
 	return nil
+}
+
+// hold takes more of a call's request in hand. What a request says that it will be counts against
+// no other: it is easily said.
+func (s *Service) hold(c *served, more int) *pypool.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held > c.held && more > maxHeld-s.held {
+		return s.fullLocked()
+	}
+	c.held += more
+	s.held += more
+	return nil
+}
+
+func (s *Service) fullLocked() *pypool.Error {
+	return pypool.NewError(pypool.TypeQueueFull, pypool.NotExecuted, fmt.Sprintf("the server has %d requests of %d bytes in hand", len(s.byID), s.held), nil)
 }
 
 // leave is the end of a call that was taken in hand.
@@ -417,7 +435,7 @@ func (s *Service) leave(c *served) {
 	s.mu.Lock()
 	delete(s.byReply, c.reply)
 	delete(s.byID, c.id)
-	s.held -= c.size
+	s.held -= c.held
 	s.mu.Unlock()
 	s.served.Add(1)
 	s.calls.Done()
