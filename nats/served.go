@@ -22,7 +22,8 @@ import (
 // answer.
 type served struct {
 	s      *Service
-	id     string // the last token of the subject that it listens on
+	id     string    // the last token of the subject that it listens on
+	came   time.Time // when the request's first message did: its deadline counts from there
 	reply  string
 	header nats.Header
 	ctl    control // the request's
@@ -240,7 +241,7 @@ func (c *served) execute() error {
 	ctx := c.ctx
 	if d := c.ctl.Deadline; d != 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d)
+		ctx, cancel = context.WithDeadline(ctx, c.came.Add(d))
 		defer cancel()
 	}
 	if f := c.s.o.ctx; f != nil {

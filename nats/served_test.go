@@ -2,6 +2,7 @@ package pypoolnats
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"iter"
 	"math"
@@ -95,14 +96,14 @@ func TestAStreamThatIsCutIsNotWhole(t *testing.T) {
 	})
 }
 
-// incomplete begins a call whose request is the first byte of a text of so many, and returns where
-// its rest goes.
+// incomplete begins a call, of f where ctl does not say another command, whose request is the first
+// byte of an empty list of so many, and returns where its rest goes.
 func incomplete(t *testing.T, nc *nats.Conn, name string, size int, ctl control) (inbox *nats.Subscription, from string) {
 	t.Helper()
 	inbox, err := nc.SubscribeSync(nc.NewInbox())
 	require.NoError(t, err)
 	ctl.Size, ctl.Items, ctl.Bytes = size, 1, 1
-	require.NoError(t, nc.PublishMsg(ctl.message(callSubject(name, "f"), inbox.Subject, []byte(`"`))))
+	require.NoError(t, nc.PublishMsg(ctl.message(callSubject(name, cmp.Or(ctl.Command, "f")), inbox.Subject, []byte("["))))
 	m, err := inbox.NextMsg(20 * time.Second)
 	require.NoError(t, err)
 	more, err := readControl(m.Header)
@@ -114,8 +115,8 @@ func incomplete(t *testing.T, nc *nats.Conn, name string, size int, ctl control)
 // whole sends the rest of such a request in one part.
 func whole(t *testing.T, nc *nats.Conn, from string, size int) {
 	t.Helper()
-	rest := bytes.Repeat([]byte("x"), size-1)
-	rest[len(rest)-1] = '"'
+	rest := bytes.Repeat([]byte(" "), size-1)
+	rest[len(rest)-1] = ']'
 	require.NoError(t, nc.PublishMsg((&control{Kind: kindPart, Seq: 1}).message(from, "", rest)))
 }
 
@@ -200,4 +201,29 @@ func TestWhatIsHeldHasCome(t *testing.T) {
 	s.mu.Unlock()
 	eventually(t, "what has stopped coming is dropped", func() bool { return s.stats().InFlight == 0 })
 	require.Zero(t, held())
+}
+
+// The deadline of a request that comes in parts counts from its first one.
+func TestADeadlineIsNotBegunAnew(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	p := newPool(t, config(1))
+	deadlines := make(chan time.Time, 1)
+	serve(t, b, "test", p, WithContext(func(ctx context.Context, _ nats.Header) context.Context {
+		end, _ := ctx.Deadline()
+		deadlines <- end
+		return ctx
+	}))
+	nc := b.connect(t)
+	const d = 200 * time.Millisecond
+	inbox, from := incomplete(t, nc, "test", 10, control{Command: "meta", Deadline: d})
+	told := time.Now()
+	time.Sleep(500 * time.Millisecond) // it is over before the last part comes
+	whole(t, nc, from, 10)
+	_, m := ending(t, inbox)
+	require.LessOrEqual(t, (<-deadlines).Sub(told), d)
+	e, err := pypool.DecodeError(m.Data)
+	require.NoError(t, err, "%s", m.Data)
+	require.Equal(t, pypool.NotExecuted, e.Delivery, e)
+	require.ErrorIs(t, e, context.DeadlineExceeded)
 }

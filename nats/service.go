@@ -373,7 +373,7 @@ func (s *Service) onRequest(req micro.Request) {
 		return
 	}
 	c := &served{
-		s: s, reply: reply, header: nats.Header(req.Headers()), args: req.Data(), told: make(chan struct{}, 1),
+		s: s, came: time.Now(), reply: reply, header: nats.Header(req.Headers()), args: req.Data(), told: make(chan struct{}, 1),
 	}
 	err := c.read(req.Subject())
 	if err == nil {
