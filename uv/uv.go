@@ -265,7 +265,7 @@ func (t Tool) make(ctx context.Context, uv string, lock *os.File, env *environme
 	if err := env.markReady(env.key); err != nil {
 		return err
 	}
-	if wanted.files == nil && !wanted.script { // it may have written uv.lock, which is part of the key
+	if wanted.files == nil { // it may have written the lock file, which is part of the key
 		if again, err := t.find(wanted.asked); err == nil {
 			if other := (environment{env.dir, again.key(t.Args)}); other.key != env.key {
 				return other.markReady(env.key)

@@ -242,6 +242,32 @@ func TestAProjectBecomesAnEnvironment(t *testing.T) {
 	assert.Equal(t, "2.0", d.versions(python, script)["probe_two"])
 }
 
+// The lock file of a script that is behind its block is written by the run that makes the
+// environment, and asks for no other.
+func TestALockFileThatIsBehindIsNoReasonForAnother(t *testing.T) {
+	d := newDesk(t)
+	script := d.script("worker.py", "probe-one")
+	lock := exec.Command(d.tool.UV, "lock", "--script", script) //nolint:gosec // of the test's own
+	out, err := lock.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	before, err := os.ReadFile(script + ".lock")
+	require.NoError(t, err)
+	d.script("worker.py", "probe-one", "probe-two")
+	begun := d.runs()
+	python, err := d.tool.Python(t.Context(), script)
+	require.NoError(t, err)
+	after, err := os.ReadFile(script + ".lock")
+	require.NoError(t, err)
+	require.NotEqual(t, string(before), string(after), "uv has brought it up to date")
+	gone := d.tool
+	gone.UV = filepath.Join(d.dir, "no such uv")
+	again, err := gone.Python(t.Context(), script)
+	require.NoError(t, err)
+	assert.Equal(t, python, again)
+	assert.Equal(t, begun+1, d.runs())
+	assert.Equal(t, "2.0", d.versions(again, script)["probe_two"])
+}
+
 func TestFilesInTheBinaryBecomeEnvironments(t *testing.T) {
 	d := newDesk(t)
 	d.tool.Files = fstest.MapFS{"python/worker.py": {Data: []byte(d.block("probe-one") + worker)}}
