@@ -1,6 +1,7 @@
 package pypoolotel
 
 import (
+	"cmp"
 	"context"
 	"iter"
 
@@ -30,8 +31,8 @@ var _ pypool.Caller = (*caller)(nil)
 func (c *caller) one(
 	ctx context.Context, info pypool.CallInfo, opts []pypool.CallOption, call func(context.Context, []pypool.CallOption) (pypool.Result, error),
 ) (res pypool.Result, err error) {
-	if o, wrong := pypool.ReadCallOptions(opts...); wrong == nil && info.Session == "" {
-		info.Session = o.Session
+	if o, wrong := pypool.ReadCallOptions(opts...); wrong == nil { // else the call fails
+		info.Session, info.TraceParent = cmp.Or(info.Session, o.Session), o.TraceParent
 	}
 	ctx, begun := c.t.callStart(ctx, info)
 	ended := false

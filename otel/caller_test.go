@@ -80,6 +80,45 @@ func TestATraceGoesThroughACaller(t *testing.T) {
 	}
 }
 
+// A trace that a call was passed on with goes on through a Caller, as through a pool.
+func TestACallersCallGoesOnWithTheTraceItWasGiven(t *testing.T) {
+	r := start(t, pypool.Config{})
+	caller := r.tel.Caller(elsewhere{r.pool})
+	ctx, root := r.tracer.Start(t.Context(), "root")
+	passed := pypool.WithTraceParent(TraceParent(ctx))
+	for name, call := range map[string]func() error{
+		"greet": func() error {
+			_, err := caller.ExecuteInSession(context.Background(), "s", "greet", []string{"ann"}, passed)
+			return err
+		},
+		"greet_all": func() error {
+			for _, err := range caller.Stream(context.Background(), "greet_all", map[string]any{"names": []string{"a"}}, passed) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	} {
+		r.spans.Reset()
+		require.NoError(t, call())
+		spans := r.named(name)
+		require.Len(t, spans, 2, name)
+		inner, outer := spans[0], spans[1]
+		require.Equal(t, root.SpanContext().SpanID(), outer.Parent().SpanID(), name)
+		require.True(t, outer.Parent().IsRemote())
+		require.Equal(t, outer.SpanContext().SpanID(), inner.Parent().SpanID())
+		work := r.python(t)
+		require.Len(t, work, 1)
+		require.Equal(t, "0x"+root.SpanContext().TraceID().String(), work[0].Context.TraceID)
+	}
+	r.spans.Reset()
+	within, other := r.tracer.Start(t.Context(), "other")
+	_, err := caller.ExecuteAnonymous(within, "greet", []string{"ann"}, passed)
+	require.NoError(t, err)
+	require.Equal(t, other.SpanContext().SpanID(), r.named("greet")[1].Parent().SpanID(), "the context's span is nearer")
+}
+
 // A Caller's calls have no number, and so no log record is about them.
 func TestACallersCallHasNoLogRecords(t *testing.T) {
 	r := start(t, pypool.Config{})
