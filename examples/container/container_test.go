@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,6 +57,22 @@ func TestTheDockerfileSaysWhatIsTested(t *testing.T) {
 	unit, err := os.ReadFile("service.service")
 	require.NoError(t, err)
 	assert.Contains(t, string(unit), "KillMode=mixed")
+}
+
+// What examples/go.mod takes from beside it is there when its modules are downloaded: without their
+// go.mod that fails.
+func TestTheDockerfileCopiesWhatIsReplaced(t *testing.T) {
+	text, err := os.ReadFile("Dockerfile")
+	require.NoError(t, err)
+	before, _, found := strings.Cut(string(text), "RUN go mod download")
+	require.True(t, found)
+	mod, err := os.ReadFile("../go.mod")
+	require.NoError(t, err)
+	replaced := regexp.MustCompile(`(?m)=> \.\./(\S*)$`).FindAllStringSubmatch(string(mod), -1)
+	require.NotEmpty(t, replaced)
+	for _, m := range replaced {
+		assert.Regexp(t, `(?m)^COPY `+regexp.QuoteMeta(path.Join(m[1], "go.mod"))+` `, before)
+	}
 }
 
 type container struct {
