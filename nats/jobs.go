@@ -341,14 +341,15 @@ func (j *Job) outcome(ctx context.Context) (pypool.Result, error) {
 
 // jobState is the value of a job's entry: one line of JSON, and a payload.
 type jobState struct {
-	State   string        `json:"state"`
-	By      string        `json:"by,omitempty"`      // who has begun it: unique for each attempt
-	Attempt int           `json:"attempt,omitempty"` // from 1
-	Message uint64        `json:"message,omitempty"` // its number in the stream
-	Worker  string        `json:"worker,omitempty"`
-	Queued  time.Duration `json:"queued_ns,omitempty"`
-	Ran     time.Duration `json:"ran_ns,omitempty"`
-	payload []byte
+	State    string        `json:"state"`
+	By       string        `json:"by,omitempty"`       // who has begun it: unique for each attempt
+	Attempt  int           `json:"attempt,omitempty"`  // from 1
+	Message  uint64        `json:"message,omitempty"`  // its number in the stream
+	Delivery uint64        `json:"delivery,omitempty"` // which one of the message: from 1; 0: a worker of before has written it
+	Worker   string        `json:"worker,omitempty"`
+	Queued   time.Duration `json:"queued_ns,omitempty"`
+	Ran      time.Duration `json:"ran_ns,omitempty"`
+	payload  []byte
 }
 
 // The states of a job that is not waiting.

@@ -477,7 +477,7 @@ func begunJob(t *testing.T, w *jobWorker, command string, opts ...JobOption) (je
 	require.NoError(t, err)
 	ctl, err := readControl(m.Headers())
 	require.NoError(t, err)
-	b, over, err := w.begin(ctx, job.id, meta.Sequence.Stream, &ctl)
+	b, over, err := w.begin(ctx, job.id, meta, &ctl)
 	require.NoError(t, err)
 	require.False(t, over)
 	return m, b
@@ -521,6 +521,64 @@ func TestAWorkerThatWasTakenForLostEndsNoJob(t *testing.T) {
 		require.NoError(t, w.js.Conn().Flush())
 		if m, err := naks.NextMsg(100 * time.Millisecond); err == nil {
 			t.Errorf("%s: it is asked to be delivered while the other has it: %s", name, m.Data)
+		}
+	}
+}
+
+// A worker that was taken for lost before it had begun a job, and is back, neither runs it beside
+// the one that has it now nor ends it.
+func TestALateDeliveryIsLeftToTheWorkerThatHasTheJob(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	w := &jobWorker{o: workOptions{ackWait: time.Second, logger: silent}, js: stream(t, b), name: "test", pool: &turns{next: func(int64) error {
+		t.Error("it ran")
+		return nil
+	}}}
+	ctx := patient(t)
+	require.NoError(t, w.open(ctx))
+	kv, consumer := w.source()
+	words, err := w.js.Conn().SubscribeSync("$JS.ACK.>")
+	require.NoError(t, err)
+	for _, attempts := range []int{1, 5} {
+		job, err := Enqueue(ctx, w.js, "test", "f", nil, WithAttempts(attempts))
+		require.NoError(t, err)
+		next := func() (jetstream.Msg, *jetstream.MsgMetadata) {
+			m, err := consumer.Next(jetstream.FetchMaxWait(20 * time.Second))
+			require.NoError(t, err)
+			meta, err := m.Metadata()
+			require.NoError(t, err)
+			return m, meta
+		}
+		late, first := next() // whose worker stands still
+		m, second := next()
+		require.Equal(t, first.Sequence.Stream, second.Sequence.Stream)
+		require.Greater(t, second.NumDelivered, first.NumDelivered)
+		stop := w.keepAlive(m)
+		theirs, over, err := w.begin(ctx, job.id, second, &control{Attempts: attempts})
+		require.NoError(t, err)
+		require.False(t, over)
+		w.job(ctx, late)
+		entry, err := kv.Get(ctx, job.id)
+		require.NoError(t, err)
+		require.Equal(t, theirs.revision, entry.Revision(), "the entry is the other's")
+		stop()
+		require.NoError(t, w.js.Conn().Flush())
+		for {
+			said, err := words.NextMsg(10 * time.Millisecond)
+			if err != nil {
+				break
+			}
+			require.Equal(t, "+WPI", string(said.Data))
+		}
+		w.end(ctx, m, theirs, &control{Attempts: attempts}, pypool.DecodeResult([]byte("1"), pypool.ResultInfo{}), nil)
+		_, err = job.Wait(ctx)
+		require.NoError(t, err)
+		for { // the other's acknowledgment
+			if said, err := words.NextMsg(time.Second); err == nil && string(said.Data) == "+ACK" {
+				break
+			} else {
+				require.NoError(t, err)
+			}
 		}
 	}
 }

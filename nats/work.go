@@ -207,8 +207,11 @@ func (w *jobWorker) job(ctx context.Context, m jetstream.Msg) {
 	}
 	stop := w.keepAlive(m)
 	defer stop()
-	b, over, err := w.begin(ctx, id, meta.Sequence.Stream, &ctl)
+	b, over, err := w.begin(ctx, id, meta, &ctl)
 	switch {
+	case errors.Is(err, errStale): // JetStream would take a word of it for one of the other's
+		w.o.logger.Info("a job came late: it was given to another worker meanwhile", "service", w.name, "job", id)
+		return
 	case err != nil: // nothing has run; the bucket cannot be asked
 		w.o.logger.Warn("a job cannot begin", "service", w.name, "job", id, "error", err)
 		_ = m.NakWithDelay(again(m))
@@ -298,11 +301,16 @@ func (w *jobWorker) keepAlive(m jetstream.Msg) (stop func()) {
 
 const storeTimeout = 5 * time.Second // of one question to the bucket
 
-// begin writes that the job begins, of which that message came. over: nothing is to be done for the
+// errStale says that the job was begun for a later delivery of the message: whoever has this one was
+// taken for lost before he began, and the other runs it perhaps.
+var errStale = errors.New("the job was begun for a later delivery")
+
+// begin writes that the job begins, of which that delivery came. over: nothing is to be done for the
 // message any more. A job that was begun for it before, has no outcome and must not run again is
 // given one.
-func (w *jobWorker) begin(ctx context.Context, id string, message uint64, ctl *control) (b *begun, over bool, err error) {
-	b = &begun{jobState: jobState{State: stateBegun, By: nuid.Next(), Message: message}, id: id}
+func (w *jobWorker) begin(ctx context.Context, id string, meta *jetstream.MsgMetadata, ctl *control) (b *begun, over bool, err error) {
+	message := meta.Sequence.Stream
+	b = &begun{jobState: jobState{State: stateBegun, By: nuid.Next(), Message: message, Delivery: meta.NumDelivered}, id: id}
 	for range 10 { // others may come between
 		entry, state, err := w.look(ctx, id)
 		b.Attempt, b.revision = 1, 0
@@ -312,6 +320,8 @@ func (w *jobWorker) begin(ctx context.Context, id string, message uint64, ctl *c
 		case entry == nil:
 		case state.State != stateBegun, state.Message != message: // it was enqueued twice, and runs for the other
 			return nil, true, nil
+		case state.Delivery >= b.Delivery:
+			return nil, false, errStale
 		case state.Attempt < ctl.Attempts:
 			b.Attempt = state.Attempt + 1
 			b.revision = entry.Revision()
@@ -405,7 +415,7 @@ func (w *jobWorker) unbegin(ctx context.Context, b *begun) bool {
 // be without a word: then another worker gives it one.
 func (w *jobWorker) finish(ctx context.Context, b *begun, state *jobState) bool {
 	ctx = context.WithoutCancel(ctx)
-	state.By, state.Attempt, state.Message = b.By, b.Attempt, b.Message
+	state.By, state.Attempt, state.Message, state.Delivery = b.By, b.Attempt, b.Message, b.Delivery
 	for end := time.Now().Add(w.o.ackWait); ; sleep(ctx, 200*time.Millisecond) {
 		stored, err := w.put(ctx, b, state)
 		switch {
