@@ -51,7 +51,10 @@ type JobStore struct {
 	Replicas int
 	// Keep is how long an outcome is kept. No job may run for longer. Default: 24 h.
 	Keep time.Duration
-	// MaxAge is how long a job waits at the most; then it is dropped. Default: for ever.
+	// MaxAge is how long a job waits at the most; then it is dropped. It counts while the job runs,
+	// too: so let it be longer than a job waits and runs together. One that runs for longer is not
+	// delivered again if its worker is lost; it has an outcome when its id is enqueued again, which
+	// takes its worker for lost in any case. Default: for ever.
 	MaxAge time.Duration
 }
 

@@ -583,6 +583,57 @@ func TestALateDeliveryIsLeftToTheWorkerThatHasTheJob(t *testing.T) {
 	}
 }
 
+// A job whose message has grown too old while it ran is delivered to nobody again: who comes with
+// its id again finds that its worker is lost, and is not dropped as one that runs already.
+func TestAJobThatIsTooOldWhileItRuns(t *testing.T) {
+	t.Parallel()
+	for attempts, name := range map[int]string{1: "once", 2: "again"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBroker(t)
+			js := stream(t, b)
+			ctx := patient(t)
+			require.NoError(t, CreateJobs(ctx, js, "test", JobStore{MaxAge: time.Second}))
+			w := &jobWorker{o: workOptions{ackWait: time.Second, logger: silent}, js: js, name: "test"}
+			m, lost := begunJob(t, w, "f", WithJobID("one"), WithAttempts(attempts)) // its worker ends here, or is cut off
+			jobs, err := js.Stream(ctx, jobStream("test"))
+			require.NoError(t, err)
+			messages := func() uint64 {
+				info, err := jobs.Info(ctx)
+				require.NoError(t, err)
+				return info.State.Msgs
+			}
+			eventually(t, "it is too old", func() bool { return messages() == 0 })
+			var job *Job
+			eventually(t, "it is enqueued again", func() bool { // JetStream knows the id for as long
+				job, err = Enqueue(ctx, js, "test", "f", nil, WithJobID("one"), WithAttempts(attempts))
+				require.NoError(t, err)
+				return messages() == 1
+			})
+			c := &turns{next: func(int64) error { return nil }}
+			end := work(t, b, c)
+			_, err = job.Wait(ctx)
+			if attempts == 1 {
+				require.Equal(t, pypool.MaybeExecuted, failure(t, err, pypool.ErrPoolClosed).Delivery)
+				require.ErrorContains(t, err, "the worker that had begun the job was lost")
+			} else {
+				require.NoError(t, err)
+			}
+			require.NoError(t, end())
+			require.EqualValues(t, attempts-1, c.n.Load())
+			require.Zero(t, messages())
+			kv, err := js.KeyValue(ctx, jobBucket("test"))
+			require.NoError(t, err)
+			before, err := kv.Get(ctx, "one")
+			require.NoError(t, err)
+			w.end(ctx, m, lost, &control{Attempts: attempts}, pypool.Result{}, nil)
+			after, err := kv.Get(ctx, "one")
+			require.NoError(t, err)
+			require.Equal(t, before.Revision(), after.Revision(), "a job has one outcome")
+		})
+	}
+}
+
 // What somebody has made for the jobs stays as it was made.
 func TestWhatCreateJobsHasSetStays(t *testing.T) {
 	t.Parallel()

@@ -309,29 +309,26 @@ var errStale = errors.New("the job was begun for a later delivery")
 // message any more. A job that was begun for it before, has no outcome and must not run again is
 // given one.
 func (w *jobWorker) begin(ctx context.Context, id string, meta *jetstream.MsgMetadata, ctl *control) (b *begun, over bool, err error) {
-	message := meta.Sequence.Stream
-	b = &begun{jobState: jobState{State: stateBegun, By: nuid.Next(), Message: message, Delivery: meta.NumDelivered}, id: id}
+	b = &begun{jobState: jobState{State: stateBegun, By: nuid.Next(), Message: meta.Sequence.Stream, Delivery: meta.NumDelivered}, id: id}
 	for range 10 { // others may come between
 		entry, state, err := w.look(ctx, id)
-		b.Attempt, b.revision = 1, 0
-		switch {
-		case err != nil:
+		if err != nil {
 			return nil, false, err
-		case entry == nil:
-		case state.State != stateBegun, state.Message != message: // it was enqueued twice, and runs for the other
-			return nil, true, nil
-		case state.Delivery >= b.Delivery:
-			return nil, false, errStale
-		case state.Attempt < ctl.Attempts:
-			b.Attempt = state.Attempt + 1
-			b.revision = entry.Revision()
-		default:
-			lost := unavailable(pypool.MaybeExecuted, "the worker that had begun the job was lost", nil)
-			b.revision, b.Attempt = entry.Revision(), state.Attempt
-			if w.finish(ctx, b, w.outcome(ctl, pypool.Result{}, lost)) {
-				return nil, true, nil
+		}
+		b.Attempt, b.revision = 1, 0
+		if entry != nil {
+			if over, err := w.taken(ctx, b, &state); err != nil || over {
+				return nil, over, err
 			}
-			return nil, false, errors.New("its outcome cannot be stored")
+			b.Attempt, b.revision = state.Attempt+1, entry.Revision()
+			if b.Attempt > ctl.Attempts {
+				b.Attempt = state.Attempt
+				lost := unavailable(pypool.MaybeExecuted, "the worker that had begun the job was lost", nil)
+				if w.finish(ctx, b, w.outcome(ctl, pypool.Result{}, lost)) {
+					return nil, true, nil
+				}
+				return nil, false, errors.New("its outcome cannot be stored")
+			}
 		}
 		stored, err := w.put(ctx, b, &b.jobState)
 		if err != nil || stored {
@@ -339,6 +336,36 @@ func (w *jobWorker) begin(ctx context.Context, id string, meta *jetstream.MsgMet
 		}
 	}
 	return nil, false, errors.New("others are at it")
+}
+
+// taken looks at the entry that b finds. over: the job has its outcome, or has it to come; errStale:
+// from another delivery. Else who wrote it is lost, or says that it did not run.
+func (w *jobWorker) taken(ctx context.Context, b *begun, state *jobState) (over bool, err error) {
+	switch {
+	case state.State != stateBegun:
+		return true, nil
+	case state.Message != b.Message: // it was enqueued twice, and runs for the other, whose message comes again if it is lost
+		return w.waits(ctx, b.id, state.Message)
+	case state.Delivery >= b.Delivery:
+		return false, errStale
+	}
+	return false, nil
+}
+
+// waits reports whether that message of the job's is in the stream still. It is not, though the job
+// has no outcome, when JobStore.MaxAge has passed while it ran: nobody has it delivered again.
+func (w *jobWorker) waits(ctx context.Context, id string, message uint64) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	jobs, err := w.js.Stream(ctx, jobStream(w.name))
+	if err != nil {
+		return false, err
+	}
+	m, err := jobs.GetMsg(ctx, message)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	return err == nil && m.Header.Get(nats.MsgIdHdr) == id, err // of another id: the stream was made anew
 }
 
 // look reads the job's entry; nil: there is none.
