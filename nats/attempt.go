@@ -41,6 +41,7 @@ type attempt struct {
 	head       control // of the payload that is coming in
 	body       []byte
 	coming     int // bytes of it that are still to come
+	window     int // bytes that the server may send beyond what it knows to be taken
 	takenItems int
 	takenBytes int
 	toldItems  int // of these the server knows
@@ -110,7 +111,8 @@ func (a *attempt) send() *pypool.Error {
 		return invalid(fmt.Sprintf("the headers that WithHeaders adds are %d bytes, and a message of this connection takes %d", size, most))
 	}
 	_, part := limits(nc, 0)
-	ctl.Items, ctl.Bytes = windowItems, min(windowBytes, windowItems*part)
+	a.window = min(windowBytes, windowItems*part)
+	ctl.Items, ctl.Bytes = windowItems, a.window
 	if end, ok := a.ctx.Deadline(); ok {
 		ctl.Deadline = max(time.Until(end), 1)
 	}
@@ -419,7 +421,7 @@ func (a *attempt) watchBody() {
 
 // credit tells the server now and then how much has been taken in.
 func (a *attempt) credit() *pypool.Error {
-	if a.takenItems-a.toldItems < windowItems/2 && a.takenBytes-a.toldBytes < windowBytes/4 {
+	if a.takenItems-a.toldItems < windowItems/2 && a.takenBytes-a.toldBytes < a.window/4 {
 		return nil
 	}
 	return a.tell()

@@ -211,19 +211,31 @@ func same(t *testing.T, want, got string) {
 // A server whose messages are small, as leaf nodes' may be.
 func TestSmallMessages(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, func(o *server.Options) { o.MaxPayload = 16 << 10 })
+	for _, size := range []int32{16 << 10, 8 << 10} {
+		t.Run(strconv.Itoa(int(size)), func(t *testing.T) {
+			t.Parallel()
+			testSmallMessages(t, size)
+		})
+	}
+}
+
+func testSmallMessages(t *testing.T, size int32) {
+	b := newBroker(t, func(o *server.Options) { o.MaxPayload = size })
 	p := newPool(t, config(1))
 	serve(t, b, "test", p)
-	c := client(t, b, "test")
+	// What is told again when nothing has come for a while would hide that a window's credit is
+	// missing: here that takes longer than the test.
+	c := client(t, b, "test", WithLostAfter(time.Hour))
+	ctx := patient(t)
 	text := strings.Repeat("0123456789", 100_000)
-	got, err := pypool.Call[string](t.Context(), c, "echo", args{"value": text})
+	got, err := pypool.Call[string](ctx, c, "echo", args{"value": text})
 	require.NoError(t, err)
 	same(t, text, got)
-	_, err = pypool.Call[string](t.Context(), c, "fail", []any{text})
-	_, direct := pypool.Call[string](t.Context(), p, "fail", []any{text})
+	_, err = pypool.Call[string](ctx, c, "fail", []any{text})
+	_, direct := pypool.Call[string](ctx, p, "fail", []any{text})
 	same(t, detail[*pypool.PythonError](t, direct).Message, detail[*pypool.PythonError](t, err).Message)
 	n := 0
-	for item, err := range pypool.Each[string](t.Context(), c, "count", []any{50, 40_000}) {
+	for item, err := range pypool.Each[string](ctx, c, "count", []any{50, 40_000}) {
 		require.NoError(t, err)
 		require.Len(t, item, 40_000)
 		n++
