@@ -2,14 +2,20 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"iter"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/pypool/pypool/examples/internal/storytest"
+	"github.com/pypool/pypool/pypooltest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -20,4 +26,44 @@ func TestStory(t *testing.T) {
 	var out bytes.Buffer
 	require.NoError(t, run(t.Context(), python, "", slog.New(slog.DiscardHandler), &out))
 	require.Equal(t, storytest.Output(t), out.String())
+}
+
+// deadlines is a connection that takes a write only behind a deadline of its own.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	t     *testing.T
+	fresh bool
+}
+
+func (d *deadlines) SetWriteDeadline(at time.Time) error {
+	d.fresh = at.After(time.Now())
+	return nil
+}
+
+func (d *deadlines) Write(p []byte) (int, error) {
+	require.True(d.t, d.fresh, "%q has the deadline of what came before", p)
+	d.fresh = false
+	return d.ResponseRecorder.Write(p)
+}
+
+func (d *deadlines) WriteString(s string) (int, error) { return d.Write([]byte(s)) }
+
+// What comes after a slow tool goes out, also the end, without which the page asks again.
+func TestEachEventHasADeadlineOfItsOwn(t *testing.T) {
+	for _, last := range []error{nil, errors.New("it broke off")} {
+		fake := pypooltest.New()
+		pypooltest.HandleStream(fake, "chat", func(context.Context, struct {
+			Question string `json:"question"`
+		},
+		) iter.Seq2[event, error] {
+			return func(yield func(event, error) bool) {
+				if yield(event{Tool: "refund"}, nil) && last != nil {
+					yield(event{}, last)
+				}
+			}
+		})
+		w := &deadlines{httptest.NewRecorder(), t, false}
+		handler(fake).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/chat?q=x", nil))
+		require.Equal(t, "data: {\"tool\":\"refund\"}\n\nevent: end\ndata: {}\n\n", w.Body.String())
+	}
 }

@@ -99,7 +99,7 @@ type event struct {
 }
 
 // handler serves the page, and what it reads.
-func handler(pool *pypool.Pool) http.Handler {
+func handler(pool pypool.Caller) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -108,20 +108,28 @@ func handler(pool *pypool.Pool) http.Handler {
 	mux.HandleFunc("GET /chat", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		out := http.NewResponseController(w)
+		// Each event has ten seconds of its own to go out, however long a tool took before it: one that
+		// met a deadline of before would cut the connection, and the page would ask again.
+		send := func(event string) error {
+			_ = out.SetWriteDeadline(time.Now().Add(10 * time.Second))
+			if _, err := io.WriteString(w, event+"\n\n"); err != nil {
+				return err
+			}
+			return out.Flush()
+		}
 		question := map[string]any{"question": r.FormValue("q")}
 		// The request's context ends when the reader closes the tab. The generator and the tools
 		// are told, and the worker serves on.
 		for e, err := range pypool.Each[event](r.Context(), pool, "chat", question, pypool.WithSession("ann")) {
 			if err != nil {
-				fmt.Fprint(w, "event: end\ndata: {}\n\n")
-				return
+				break
 			}
 			data, _ := json.Marshal(e)
-			_ = out.SetWriteDeadline(time.Now().Add(10 * time.Second))
-			fmt.Fprintf(w, "data: %s\n\n", data)
-			_ = out.Flush()
+			if err := send("data: " + string(data)); err != nil {
+				return // the reader has gone
+			}
 		}
-		fmt.Fprint(w, "event: end\ndata: {}\n\n")
+		_ = send("event: end\ndata: {}") // else the reader has gone
 	})
 	return mux
 }
