@@ -166,7 +166,10 @@ def _nullable(kind: Any) -> Any:
 
 
 def _to_polars(value: Any) -> Any:
-    return value if is_one(value, "polars", "DataFrame") else loaded("polars", "from_arrow")(value)
+    if is_one(value, "polars", "DataFrame"):
+        return value
+    value.validate(full=True)  # of text that is none polars ends the process
+    return loaded("polars", "from_arrow")(value)
 
 
 #: Of classes what makes one of pyarrow's (or polars') table, and what of JSON.
