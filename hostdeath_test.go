@@ -34,14 +34,16 @@ func TestFaultHostDeath(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, "in that state\n", line)
 			pids := marked(mark)
-			want := 2
+			want := []int{2}
 			if pickSource != nil {
-				want++ // the fork server
+				want = []int{3, 4} // the fork server, and what it may have forked ahead
 			}
 			if state == "with grandchildren" {
-				want += 4
+				for i := range want {
+					want[i] += 4
+				}
 			}
-			require.Len(t, pids, want, "the workers, and what they started")
+			require.Contains(t, want, len(pids), "the workers, and what they started: %v", pids)
 			killed := time.Now()
 			require.NoError(t, cmd.Process.Kill())
 			_ = cmd.Wait()
