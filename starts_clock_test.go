@@ -125,13 +125,7 @@ func TestReloadReplacesAQuarterOfSizeAtATime(t *testing.T) {
 // A version that does not start is tried by as many as the surge once, then by one at a time.
 func TestAReloadThatDoesNotStartIsTriedByOneAtATime(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fleet) {
-		var failing atomic.Bool
-		f.fails = func(int) error {
-			if failing.Load() {
-				return broken(0)
-			}
-			return nil
-		}
+		failing := failsWhile(f)
 		cfg := f.config(16)
 		cfg.RestartBackoff = Backoff{Min: time.Second, Max: time.Second}
 		p := open(t, cfg)

@@ -32,6 +32,18 @@ func open(t *testing.T, cfg Config) *Pool {
 
 func broken(int) error { return errors.New("no such interpreter any more") }
 
+// failsWhile has the fleet's starts fail while failing is set.
+func failsWhile(f *fleet) (failing *atomic.Bool) {
+	failing = &atomic.Bool{}
+	f.fails = func(int) error {
+		if failing.Load() {
+			return broken(0)
+		}
+		return nil
+	}
+	return failing
+}
+
 func TestFailingStartsBackOffExponentiallyUpToTheMaximum(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fleet) {
 		f.fails = broken
@@ -54,13 +66,7 @@ func TestFailingStartsBackOffExponentiallyUpToTheMaximum(t *testing.T) {
 
 func TestADegradedStartBackoffBeginsAnewAfterAReadyWorker(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fleet) {
-		var failing atomic.Bool
-		f.fails = func(int) error {
-			if failing.Load() {
-				return broken(0)
-			}
-			return nil
-		}
+		failing := failsWhile(f)
 		cfg := f.config(1)
 		cfg.RestartBackoff, cfg.MaxRestarts = Backoff{Min: 100 * time.Millisecond, Max: time.Hour}, 1000
 		p := open(t, cfg)
@@ -81,15 +87,10 @@ func TestADegradedStartBackoffBeginsAnewAfterAReadyWorker(t *testing.T) {
 
 func TestTheOpenCircuitProbesWithOneStartAtATimeAndCallersStayRefused(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fleet) {
-		var failing, probing atomic.Bool
+		var probing atomic.Bool
+		failing := failsWhile(f)
 		failing.Store(true)
 		gate := make(chan struct{})
-		f.fails = func(int) error {
-			if failing.Load() {
-				return broken(0)
-			}
-			return nil
-		}
 		f.script = func(p *fakeProcess, req fakeRequest) bool {
 			if req.Command == "hello" && probing.Load() {
 				<-gate
@@ -511,13 +512,7 @@ func TestAVersionMismatchNamesBothAndTheSideToUpdate(t *testing.T) {
 // Warn is to hear of it.
 func TestThePoolWarnsOfEachStateThatIsWorse(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fleet) {
-		var failing atomic.Bool
-		f.fails = func(int) error {
-			if failing.Load() {
-				return broken(0)
-			}
-			return nil
-		}
+		failing := failsWhile(f)
 		var logs logBuffer
 		cfg := f.config(2)
 		cfg.Logger = logs.logger(slog.LevelDebug)
