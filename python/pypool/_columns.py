@@ -95,11 +95,13 @@ class Columns:
             return row
 
         call = self.func if listed else lambda *columns: self.of(columns)
+        only = names[0] if every and listed and count == 1 and not converters else None  # as most models have it
         running = RUNNING
 
         def alone(*positional: Any, **keyword: Any) -> Any:
-            if keyword and not converters and keyword.keys() == every:
-                columns = [[keyword[name]] for name in names]
+            columns: Any
+            if only in keyword and len(keyword) == 1 and not positional:
+                columns = ([keyword[only]],)
             else:
                 columns = [[value] for value in bind(list(positional) if positional else keyword)]
             running.calls = (running.request,)  # type: ignore[assignment]
