@@ -29,6 +29,9 @@ PACKAGE = "pypool"
 _MODULES: Dict[str, ModuleType] = {}
 #: What they have imported from elsewhere, by name and whether names are taken from it.
 _OTHERS: Dict[Any, Any] = {}
+#: Modules of which the runtime has a copy, made when it imports them first: scripts, and libraries
+#: as gevent, put functions of their own into them, for which the runtime is no place.
+_COPIED = ("_signal", "_socket", "_thread", "fcntl", "os", "select", "time")
 plain_import = builtins.__import__
 _ModuleSpec = _bootstrap.ModuleSpec
 
@@ -41,7 +44,12 @@ def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = 
     if level != 1 or _finder is None:
         known = name, bool(fromlist)
         if known not in _OTHERS:
-            _OTHERS[known] = _first_import(name, globals, locals, fromlist, level)
+            found = _first_import(name, globals, locals, fromlist, level)
+            if name in _COPIED:
+                copy = _Module(name)
+                copy.__dict__.update(vars(found))
+                found = copy
+            _OTHERS[known] = found
         return _OTHERS[known]
     for key in (name,) if name else fromlist:
         if key in _finder.sources and (key not in _MODULES or getattr(_MODULES[key].__spec__, "_initializing", False)):
@@ -61,9 +69,12 @@ def _first_import(*args: Any) -> Any:
                 raise
         else:
             if isinstance(found, _Module):
+                _BEGUN.keep()
                 return found
     with _LOCK, _BEGUN:
-        return plain_import(*args)
+        found = plain_import(*args)
+        _BEGUN.keep()
+        return found
 
 
 class _Begun:
@@ -86,8 +97,8 @@ class _Begun:
         self.keep()
 
     def keep(self) -> None:
-        """Know the modules that are there now, beside those of before."""
-        for name, module in list(self._modules.items()):
+        """Know the modules that are there now, beside those of before, once there was a `remember`."""
+        for name, module in list(self._modules.items()) if self._lists else ():
             if isinstance(module, _Module):
                 self._loaded.setdefault(name, module)
 
@@ -154,7 +165,10 @@ class _Loader:
 
     def exec_module(self, module: ModuleType) -> None:
         module.__dict__["__builtins__"] = _BUILTINS
-        _MODULES[self._filename[len(PACKAGE) + 3 : -3]] = module
+        key = self._filename[len(PACKAGE) + 3 : -3]
+        _MODULES[key] = module
+        if key == "__init__" and "_finder" in _MODULES:
+            vars(module)["_finder"] = _MODULES["_finder"]  # as an import would, of which it has had none
         exec(self.get_code(), module.__dict__)
 
     def get_code(self, name: str = "") -> CodeType:

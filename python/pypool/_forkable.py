@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import get_ident
 from time import monotonic, sleep
 
 from ._finder import imported
@@ -57,8 +58,6 @@ def refused_for(running: List[str]) -> str:
 
 def threads() -> List[str]:
     """The other threads of Python, by name and place."""
-    from _thread import get_ident
-
     frames = {ident: frame for ident, frame in sys._current_frames().items() if ident != get_ident()}
     active: Any = getattr(imported("threading"), "_active", None) or {}
     named: List[str] = []
@@ -125,15 +124,15 @@ def _device() -> str:
     return ""
 
 
-def reseed() -> None:
-    """Have the generators of the process differ from those of its siblings. That of `random` does by
-    itself.
+def renew() -> None:
+    """Give a child what libraries have once in a process: generators of its own, that its siblings
+    have not, for `random` sees to itself, and gevent's loop, which it renews in its own os.fork only.
     """
-    numpy: Any = imported("numpy.random")
-    torch: Any = imported("torch")
-    for seed in (getattr(numpy, "seed", None), getattr(torch, "seed", None)):
-        if seed is not None:
+    for library, function in (("gevent", "reinit"), ("numpy.random", "seed"), ("torch", "seed")):
+        renews: Any = getattr(imported(library), function, None)
+        if renews is not None:
             try:
-                seed()
+                renews()
             except Exception as error:
-                note("a forked worker's generator was not seeded: %s: %s" % (type(error).__name__, error))
+                text = "%s.%s failed in a forked worker: %s: %s"
+                note(text % (library, function, type(error).__name__, error))

@@ -16,8 +16,11 @@ as faulthandler does, writes to the worker's from then on.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal itself would import enum
+import _socket
 import gc
 import os
+import select
 import sys
 
 from . import _finder, _forkable, _life, _stdio
@@ -73,18 +76,15 @@ def ready(socket_fd: Optional[int], own: Own, channel: Any) -> _Server:
 
 class _Server:
     def __init__(self, socket_fd: int, own: Own, channel: Any) -> None:
-        import _signal  # type: ignore[import-not-found]
-        import _socket
-        import select
-
         self.own = own
         self.channel = channel
-        self.signal = _signal
         self.socket = _socket.socket(fileno=socket_fd)
         self.socket.setblocking(True)
-        self.lib = _socket
-        # What waits for any child, or for none, must not take ours. Workers get the script's back.
-        self.sigchld = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        # What waits for any child, or for none, must not take ours. Workers get the script's back;
+        # one of C code's (libev's), which Python does not know, stays: it only wakes its loop.
+        self.sigchld = _signal.getsignal(_signal.SIGCHLD)
+        if self.sigchld is not None and self.sigchld != _signal.SIG_DFL:
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         self.poll = select.poll()
         self.poll.register(socket_fd, select.POLLIN)
         self.poll.register(channel.fd_in, select.POLLIN)
@@ -134,8 +134,8 @@ class _Server:
 
     def _answer(self) -> Any:
         """Do one thing that the host asks for."""
-        size = self.lib.CMSG_SPACE(4 * MOST)
-        data, ancillary, flags, _ = self.socket.recvmsg(256, size, getattr(self.lib, "MSG_CMSG_CLOEXEC", 0))
+        size = _socket.CMSG_SPACE(4 * MOST)
+        data, ancillary, flags, _ = self.socket.recvmsg(256, size, getattr(_socket, "MSG_CMSG_CLOEXEC", 0))
         if not data:
             self._leave()
         fds = descriptors(ancillary)
@@ -143,7 +143,7 @@ class _Server:
         try:
             if word == "reap":
                 self._reap(int(number))
-            elif flags & self.lib.MSG_CTRUNC or len(fds) < PAGE:
+            elif flags & _socket.MSG_CTRUNC or len(fds) < PAGE:
                 self._say("failed the fork server has no descriptor left (RLIMIT_NOFILE)")
             else:
                 return self._fork(fds)
@@ -155,7 +155,7 @@ class _Server:
     def _say(self, text: str, fd: Optional[int] = None) -> None:
         ancillary = []
         if fd is not None:
-            ancillary.append((self.lib.SOL_SOCKET, self.lib.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder)))
+            ancillary.append((_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder)))
         self.socket.sendmsg([text.encode()[:1024]], ancillary)
 
     def _reap(self, pid: int) -> None:
@@ -228,7 +228,7 @@ class _Server:
             return STILL_SERVER  # which whoever asks for a worker is told
         ours = theirs = None
         try:
-            ours, theirs = self.lib.socketpair(self.lib.AF_UNIX, self.lib.SOCK_SEQPACKET)
+            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
             ours.setblocking(True)  # whatever the script has made of socket.setdefaulttimeout
             theirs.setblocking(True)
             pid = self._plain_fork()
@@ -249,12 +249,12 @@ class _Server:
         """In the spare: do what can be done beforehand, and wait for the descriptors of a worker."""
         ours.close()
         self._prepare()
-        size = self.lib.CMSG_SPACE(4 * MOST)
-        data, ancillary, flags, _ = theirs.recvmsg(1, size, getattr(self.lib, "MSG_CMSG_CLOEXEC", 0))
+        size = _socket.CMSG_SPACE(4 * MOST)
+        data, ancillary, flags, _ = theirs.recvmsg(1, size, getattr(_socket, "MSG_CMSG_CLOEXEC", 0))
         if not data:
             _life.end(0)  # the server has ended
         fds = descriptors(ancillary)
-        if flags & self.lib.MSG_CTRUNC:
+        if flags & _socket.MSG_CTRUNC:
             raise OSError("no descriptor left (RLIMIT_NOFILE)")
         theirs.close()
         page = self._become(fds)
@@ -269,7 +269,7 @@ class _Server:
             return 0
         packed = b"".join([fd.to_bytes(4, sys.byteorder) for fd in fds])
         try:
-            spare.socket.sendmsg([b"!"], [(self.lib.SOL_SOCKET, self.lib.SCM_RIGHTS, packed)], self.lib.MSG_NOSIGNAL)
+            spare.socket.sendmsg([b"!"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)], _socket.MSG_NOSIGNAL)
         except OSError:
             self._lose_spare()  # it has ended
             return 0
@@ -292,9 +292,10 @@ class _Server:
         """Do in a child that is to be a worker what needs none of its descriptors."""
         _life.WATCH.pid, _life.WATCH.group = os.getpid(), None
         self.socket.close()
-        self.signal.signal(self.signal.SIGCHLD, self.sigchld if self.sigchld is not None else self.signal.SIG_DFL)
+        if self.sigchld is not None and self.sigchld != _signal.SIG_DFL:
+            _signal.signal(_signal.SIGCHLD, self.sigchld)
         _forget_server()
-        _forkable.reseed()
+        _forkable.renew()
 
     def _become_at_once(self, fds: List[int]) -> Any:
         self._prepare()

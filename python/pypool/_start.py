@@ -64,6 +64,9 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
     _finder.when_imported("orjson", _use_orjson)
     _finder.when_imported("opentelemetry.trace", _use_telemetry)
 
+    if args.get("fork_fd") is not None:
+        from . import _forkserver  # before the script may change what it goes by
+
     able = {"page": page is not None, "cancel": cancels, "shared": channel.waiter.polls, "memory": bool(channel.memory)}
     stage = "import"
     try:
@@ -72,8 +75,6 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
         sys.argv = [args.get("script") or args.get("module") or ""] + list(args.get("args") or ())
         _user.import_user(args.get("script"), args.get("module"))
         if args.get("fork_fd") is not None:
-            from . import _forkserver
-
             own = _forkserver.Own(fds, stack_fd, ask_fd, leash_fd, second_leash)
             server = _forkserver.ready(fork_fd, own, channel)
             _end_lines()

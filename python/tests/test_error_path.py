@@ -32,6 +32,7 @@ HARM = {
     "streams": "import sys; sys.stdout = sys.stderr = None",
     "warnings are errors": "import warnings; warnings.simplefilter('error')",
     "json": "import json, sys; sys.modules['json'] = sys.modules['_json'] = None",
+    "functions of the system": "import fcntl, os, select, time, _signal, _socket; [setattr(m, n, _broken) for m in (fcntl, os, select, time, _signal, _socket) for n in list(vars(m)) if type(getattr(m, n)) is type(len)]",
     "a recursion limit": "import sys; sys.setrecursionlimit(60)",
 }
 #: Of these CPython itself cannot finish the import.
@@ -131,16 +132,18 @@ def rows(n): yield from range(n)
 #: With these, typing and dataclasses themselves do not work.
 LIBRARY = ("broken builtins", "no builtins")
 #: With these, asyncio does not: it imports in its functions, and needs a descriptor.
-ASYNCIO = (*LIBRARY, "no descriptor left", "no machinery", "another import", "a recursion limit")
+ASYNCIO = (*LIBRARY, "no descriptor left", "no machinery", "another import", "functions of the system", "a recursion limit")
 
 
-@pytest.mark.parametrize("when", ["setup", "command"])
+@pytest.mark.parametrize("when", ["setup", "command", "after a coroutine"])
 @pytest.mark.parametrize("harm", [name for name in HARM if name not in LIBRARY])
 def test_valid_calls_are_served(start: Start, harm: str, when: str) -> None:
     """What they need is imported by the first of them, long after the script."""
     text = VALID + ("setup(harm)" if when == "setup" else "")
     host = start(SCRIPT % (HARM[harm], text), preexec=_few_descriptors if "_open_all" in HARM[harm] else None)
-    if when == "command":
+    if when == "after a coroutine" and "_open_all" not in HARM[harm]:
+        assert host.result("later", [2]) == 2
+    if when != "setup":
         host.call("hurt")
     one = {"x": 1, "day": "2026-01-02", "color": 1}
     assert host.result("listed", [[1, 2.5]]) == [1.0, 2.5]
@@ -152,6 +155,13 @@ def test_valid_calls_are_served(start: Start, harm: str, when: str) -> None:
     assert [frame.get("item") for frame in host.stream("rows", [2])] == [0, 1, None]
     assert {described["name"] for described in host.result("list_commands")} >= {"point", "keyed", "rows"}
     assert host.error("point", [{"x": 1, "day": "no day", "color": 1}])["kind"] == "invalid_arguments"
+
+
+def test_what_logging_needs_is_found_when_the_script_has_removed_it(start: Start) -> None:
+    host = start(SCRIPT % (HARM["only some modules"], "def told(): import logging; logging.warning('told')\ncommand(told)"))
+    host.call("hurt")
+    assert host.result("told") is None
+    assert [record["message"] for record in host.records()] == ["told"]
 
 
 @pytest.mark.parametrize("harm", LIBRARY)
