@@ -96,17 +96,14 @@ test-modules: $(VENV)/ready $(TABLES)/ready
 
 # Each of the two runs keeps one processor busy: they run side by side.
 test-python: $(VENV)/ready
-	@$(say) 'pytest in python, and beside it the same with orjson imported in each worker'
+	@$(say) 'pytest in python, and beside it the same with workers that are forked, and have imported orjson'
 	@cd python; failed=; orjson=; \
-	if $(TOOLS) pip show --quiet orjson 2>/dev/null; then \
-		PYPOOL_TEST_ORJSON=1 $(TOOLS) pytest -p no:cacheprovider >$(BUILD)/orjson.log 2>&1 & orjson=$$!; \
-		trap "kill $$orjson 2>/dev/null || true" INT TERM; \
-	fi; \
+	if $(TOOLS) pip show --quiet orjson 2>/dev/null; then orjson=1; else echo 'this Python has no orjson'; fi; \
+	PYPOOL_TEST_SOURCE=forkserver PYPOOL_TEST_ORJSON=$$orjson $(TOOLS) pytest -p no:cacheprovider >$(BUILD)/forked.log 2>&1 & forked=$$!; \
+	trap "kill $$forked 2>/dev/null || true" INT TERM; \
 	PYPOOL_TEST_LIBRARIES=1 $(TOOLS) pytest || failed=yes; \
-	if [ -n "$$orjson" ]; then \
-		wait $$orjson || failed=yes; \
-		$(say) 'with orjson'; cat $(BUILD)/orjson.log; \
-	else echo 'this Python has no orjson'; fi; \
+	wait $$forked || failed=yes; \
+	$(say) 'with forked workers'; cat $(BUILD)/forked.log; \
 	[ -z "$$failed" ]
 
 test-core: ## Run the tests of the pooling essentials only, in seconds

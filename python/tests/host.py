@@ -19,11 +19,15 @@ import termios
 import time
 import zlib
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Union
+
+from forked import Forked, ForkServer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pypool"
 VERSION = re.findall(r'__version__ = "(.*)"', (PACKAGE / "__init__.py").read_text())[0]
 TIMEOUT = 30.0
+#: Whether workers are forked where a test does not decide, or start one in a way of its own.
+FORKED = os.environ.get("PYPOOL_TEST_SOURCE") == "forkserver" and hasattr(os, "pidfd_open")
 #: The word of the records on stderr. A real host takes a fresh one for each worker.
 WORD = "SECRETWORD"
 
@@ -69,27 +73,69 @@ class Host:
         preexec: Any = None,
         leader: bool = True,
         prelude: str = "",
+        forked: Optional[bool] = None,
         **args: Any,
     ) -> None:
-        boot = (PACKAGE / "_boot.py").read_text("ascii")
+        command = [python, "-I", "-u", "-X", "faulthandler", "-c", prelude + (PACKAGE / "_boot.py").read_text("ascii")]
         self.stderr_file = tempfile.TemporaryFile()
         self.page = tempfile.TemporaryFile()
         self.page.write(bytes(4096))
         self.page.flush()
         self.stack_r, stack_w = os.pipe()
-        page_fd = self.page.fileno()
+        os.set_blocking(stack_w, False)
+        self._buffer = b""
+        self._id = 1000
+        self.hello: Dict[str, Any] = {}
+        self.hello_args: Dict[str, Any] = {
+            "protocol": [1],
+            "version": VERSION,
+            "capabilities": ["stream", "page", "log", "packed"],
+            "pool": "pypool",
+            "worker_id": "w1",
+            "max_message_bytes": 1 << 26,
+            "script": script,
+            "module": module,
+            "args": [],
+            "log_level": 20,
+            "runtime": packed_runtime(),
+            "log_word": WORD,
+            **args,
+        }
+        if forked is None:
+            forked = FORKED and hello and extras and leader and preexec is None and not prelude
+        self.process: Union[subprocess.Popen[bytes], Forked]
+        self.server: Optional[ForkServer] = None
+        if forked:
+            self.server = ForkServer(command, self.hello_args, self.stderr_file.fileno(), stack_w, env=env, cwd=cwd)
+            if self.server.answer["success"]:
+                self.process = self.server.fork(stack_w, self.page.fileno())
+                self.hello_args["pid"] = self.process.pid
+                del self.hello_args["runtime"]
+            else:
+                self.process, self.hello = self.server.process, self.server.answer
+        else:
+            self.process = self._start(command, stack_w, extras, leader, preexec, env, cwd)
+            self.hello_args.update({"pid": self.process.pid, **({"stack_fd": 3, "page_fd": 4} if extras else {}), **args})
+        os.close(stack_w)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.fd_in = self.process.stdout.fileno()
+        self.fd_out = self.process.stdin.fileno()
+        self.pid = self.process.pid
+        if hello and not self.hello:
+            self.say_hello()
 
+    def _start(self, command: List[str], stacks: int, extras: bool, leader: bool, preexec: Any, env: Any, cwd: Any) -> Any:
         def prepare() -> None:
             if extras:
-                a, b = os.dup(stack_w), os.dup(page_fd)
+                a, b = os.dup(stacks), os.dup(self.page.fileno())
                 os.dup2(a, 3)
                 os.dup2(b, 4)
                 os.closerange(5, 1024)
             if preexec is not None:
                 preexec()
 
-        self.process = subprocess.Popen(
-            [python, "-I", "-u", "-X", "faulthandler", "-c", prelude + boot],
+        return subprocess.Popen(
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr_file,
@@ -100,34 +146,6 @@ class Host:
             preexec_fn=prepare,
             start_new_session=leader,
         )
-        os.close(stack_w)
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.fd_in = self.process.stdout.fileno()
-        self.fd_out = self.process.stdin.fileno()
-        self.pid = self.process.pid
-        self._buffer = b""
-        self._id = 1000
-        self.hello: Dict[str, Any] = {}
-        self.hello_args: Dict[str, Any] = {
-            "protocol": [1],
-            "version": VERSION,
-            "capabilities": ["stream", "page", "log", "packed"],
-            "pool": "pypool",
-            "worker_id": "w1",
-            "pid": self.pid,
-            "max_message_bytes": 1 << 26,
-            "script": script,
-            "module": module,
-            "args": [],
-            "log_level": 20,
-            "runtime": packed_runtime(),
-            "log_word": WORD,
-        }
-        if extras:
-            self.hello_args.update(stack_fd=3, page_fd=4)
-        self.hello_args.update(args)
-        if hello:
-            self.say_hello()
 
     # -- wire
 
@@ -309,6 +327,8 @@ class Host:
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 stream.close()
+        if self.server is not None:
+            self.server.close()
         self.stderr_file.close()
         self.page.close()
         os.close(self.stack_r)

@@ -132,7 +132,10 @@ def test_a_request_begins_with_its_newline(start: Start) -> None:
     host.call("echo", [1])
     assert host.unread() == 0
     os.kill(host.pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, host.pid, os.WSTOPPED)
+    stopped = time.monotonic() + 30
+    while Path("/proc/%d/stat" % host.pid).read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < stopped
+        time.sleep(0.001)
     line = b'{"id":18446744073709551615,"command":"echo","args":[1]}\n'
     host.write(line)
     os.kill(host.pid, signal.SIGKILL)

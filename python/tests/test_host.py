@@ -279,7 +279,8 @@ def test_a_thread_of_nobodys_takes_a_call_along(start: Start) -> None:
             except LookupError as error:
                 DONE.put("LookupError")
 
-    threading.Thread(target=work, daemon=True).start()
+    @setup
+    def begin(): threading.Thread(target=work, daemon=True).start()
     CALLS = []
 
     @command

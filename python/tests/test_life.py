@@ -106,7 +106,7 @@ def test_shutdown(start: Start) -> None:
     ids=["atexit", "thread", "loop", "gil"],
 )
 def test_shutdown_is_bounded(start: Start, text: str) -> None:
-    host = start(text)
+    host = start(text, forked=False if "threading" in text else None)
     began = time.monotonic()
     host.shutdown()
     assert time.monotonic() - began < 8
@@ -137,6 +137,7 @@ def test_the_worker_knows_its_place(start: Start) -> None:
             return [worker.id, worker.slot, repr(worker)]
         """,
         slot=3,
+        forked=False,  # a fork server's import is nobody's: test_forked.py
     )
     assert host.result("place") == ["w1", 3, "Worker(id='w1', slot=3)"]
 

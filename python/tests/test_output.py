@@ -331,7 +331,8 @@ def test_each_record_once_with_its_level(start: Start, setup: str, where: str) -
             except ZeroDivisionError: log.exception("failed")
             if listener is not None: listener.stop(); listener.start()
         """
-        % (setup, where, where)
+        % (setup, where, where),
+        forked=False if (where, "QueueListener(" in setup) == ("script", True) else None,  # its thread would be the server's
     )
     host.result("work", [True], session_id="ann")
     records = host.records()

@@ -323,7 +323,7 @@ def test_poor_platform(start: Start) -> None:
 
 @pytest.mark.skipif(WITH_ORJSON, reason="about a worker that imports nothing itself")
 def test_nothing_heavy_is_imported(start: Start) -> None:
-    host = start("@command\ndef f():\n    import sys\n    return sorted(sys.modules)")
+    host = start("@command\ndef f():\n    import sys\n    return sorted(sys.modules)", forked=False)
     loaded = set(host.result("f"))
     bare = subprocess.run([sys.executable, "-I", "-c", "import sys; print(*sys.modules)"], stdout=subprocess.PIPE, check=True)
     added = {name for name in loaded - set(bare.stdout.decode().split()) if not name.startswith("pypool")}

@@ -1,0 +1,116 @@
+"""A worker that a fork server makes, with the few attributes of a subprocess.Popen that a Host uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+from typing import IO, Any, Dict, List, Optional, Tuple
+
+#: The numbers that the server finds its descriptors by.
+FDS = {"stack_fd": 3, "page_fd": 4, "leash_fd": 5, "ask_fd": 6, "fork_fd": 7}
+TIMEOUT = 30.0
+
+
+class ForkServer:
+    """A server process. `answer` is hello's, after which `fork` makes workers if it was a success."""
+
+    def __init__(self, command: List[str], hello: Dict[str, Any], stderr: int, stacks: int, **options: Any) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(TIMEOUT)
+        self.stderr = stderr
+        self.held: List[int] = []  # our ends, which close with the server
+        ask, leash = self._pipes()
+        page = os.memfd_create("page")
+        os.ftruncate(page, 4096)
+        numbers = [stacks, page, leash, ask, theirs.fileno()]
+
+        def prepare() -> None:
+            # Copies first, in rising numbers: none of them is written over before it has been copied itself
+            for copy, number in zip([os.dup(fd) for fd in numbers], FDS.values()):
+                os.dup2(copy, number)
+            os.closerange(8, 1024)
+
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            bufsize=0,
+            close_fds=False,
+            preexec_fn=prepare,
+            start_new_session=True,
+            **options,
+        )
+        for fd in (ask, leash, page):
+            os.close(fd)
+        theirs.close()
+        args = {**hello, **FDS, "pid": self.process.pid}
+        assert self.process.stdin is not None and self.process.stdout is not None
+        line = json.dumps({"id": 0, "command": "hello", "args": args}).encode() + b"\n"
+        while line:
+            line = line[self.process.stdin.write(line) or 0 :]
+        self.answer: Dict[str, Any] = json.loads(self.process.stdout.readline())
+
+    def _pipes(self) -> Tuple[int, int]:
+        """The child's ends of the pipe that asks for stacks, and of the leash."""
+        ask, our_ask = os.pipe()
+        our_leash, leash = os.pipe()
+        self.held += [our_ask, our_leash]
+        return ask, leash
+
+    def ask(self, words: str, fds: Optional[List[int]] = None) -> Tuple[str, List[int]]:
+        socket.send_fds(self.socket, [words.encode()], fds or [])
+        data, handles, _, _ = socket.recv_fds(self.socket, 2048, 1)
+        return data.decode(), handles
+
+    def fork(self, stacks: int, page: int) -> Forked:
+        ask, leash = self._pipes()
+        stdin, our_stdin = os.pipe()
+        our_stdout, stdout = os.pipe()
+        try:
+            said, handles = self.ask("fork", [stdin, stdout, self.stderr, stacks, ask, leash, page])
+        finally:
+            for fd in (stdin, stdout, ask, leash):
+                os.close(fd)
+        word, pid = said.split(" ", 1)
+        assert word == "forked", said
+        return Forked(self, int(pid), handles[0], os.fdopen(our_stdin, "wb", 0), os.fdopen(our_stdout, "rb", 0))
+
+    def close(self) -> None:
+        """Have the server leave, which takes its spare along."""
+        self.socket.close()
+        try:
+            self.process.wait(TIMEOUT)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            for stream in (self.process.stdin, self.process.stdout):
+                assert stream is not None
+                stream.close()
+            for fd in self.held:
+                os.close(fd)
+
+
+class Forked:
+    def __init__(self, server: ForkServer, pid: int, handle: int, stdin: IO[bytes], stdout: IO[bytes]) -> None:
+        self.server = server
+        self.pid = pid
+        self.handle = handle  # a pidfd
+        self.stdin = stdin
+        self.stdout = stdout
+        self.returncode: Optional[int] = None
+
+    def wait(self, timeout: float = TIMEOUT) -> int:
+        if self.returncode is None:
+            if not select.select([self.handle], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("a forked worker", timeout)
+            said, _ = self.server.ask("reap %d" % self.pid)
+            word, pid, status, user, system = said.split()
+            assert (word, int(pid)) == ("reaped", self.pid) and int(user) + int(system) >= 0, said
+            code = int(status)
+            os.close(self.handle)
+            self.returncode = -os.WTERMSIG(code) if os.WIFSIGNALED(code) else os.WEXITSTATUS(code)
+        return self.returncode
