@@ -31,7 +31,7 @@ _MODULES: Dict[str, ModuleType] = {}
 _OTHERS: Dict[Any, Any] = {}
 #: Modules of which the runtime has a copy, made when it imports them first: scripts, and libraries
 #: as gevent, put functions of their own into them, for which the runtime is no place.
-_COPIED = ("_signal", "_socket", "_thread", "fcntl", "os", "select", "time")
+_COPIED = ("_signal", "_socket", "_thread", "faulthandler", "fcntl", "gc", "mmap", "os", "select", "time")
 plain_import = builtins.__import__
 _ModuleSpec = _bootstrap.ModuleSpec
 
@@ -88,6 +88,7 @@ class _Begun:
         self._loaded: Dict[str, Any] = {}
         self._builtins: Dict[str, Any] = {}
         self._lists: Dict[str, Any] = {}
+        self._count = 0  # of the modules, when all of them were known
         self._theirs: Any = ()
 
     def remember(self) -> None:
@@ -97,10 +98,18 @@ class _Begun:
         self.keep()
 
     def keep(self) -> None:
-        """Know the modules that are there now, beside those of before, once there was a `remember`."""
-        for name, module in list(self._modules.items()) if self._lists else ():
-            if isinstance(module, _Module):
-                self._loaded.setdefault(name, module)
+        """Know the modules that are there now, beside those of before, once there was a `remember`.
+        One whose import is not over yet may have failed when it is.
+        """
+        if not self._lists or self._count == len(self._modules):
+            return
+        self._count = len(self._modules)
+        for name, module in list(self._modules.items()):
+            if name not in self._loaded and isinstance(module, _Module):
+                if _begins(module):
+                    self._count = 0
+                else:
+                    self._loaded[name] = module
 
     def imported(self, name: str) -> Any:
         """A module that somebody has imported, else None; whatever has become of sys.modules."""
@@ -138,6 +147,12 @@ class _Begun:
                     have.pop(name, None)
                 else:
                     have[name] = value
+
+
+def _begins(module: Any) -> bool:
+    """Whether a module's import is not over. One that loads itself when it is first used is not used."""
+    space = object.__getattribute__(module, "__dict__")
+    return bool(getattr(space.get("__spec__"), "_initializing", False))
 
 
 def _lacking(have: Dict[str, Any], want: Dict[str, Any]) -> Dict[str, Any]:

@@ -20,6 +20,8 @@ PATIENCE = 0.5
 #: fork: those of polars (once something was computed), tokio, XLA (jax, TensorFlow), and torch's for
 #: what runs side by side (`torch.jit.fork`; its operators have other threads).
 POOLS = ("polars-0", "tokio-r", "async-executor-", "tf_XLA", "PTThreadPool")
+#: What renews a library in a child, by module and function.
+_RENEWED = (("gevent", "reinit"), ("numpy.random", "seed"), ("torch", "seed"))
 #: OpenMP's omp_pause_soft.
 _SOFT = 1
 
@@ -126,13 +128,32 @@ def _device() -> str:
 
 def renew() -> None:
     """Give a child what libraries have once in a process: generators of its own, that its siblings
-    have not, for `random` sees to itself, and gevent's loop, which it renews in its own os.fork only.
+    have not, for `random` sees to itself; and the loops of gevent, which renews its own in its own
+    os.fork only, and of eventlet, which never does.
     """
-    for library, function in (("gevent", "reinit"), ("numpy.random", "seed"), ("torch", "seed")):
-        renews: Any = getattr(imported(library), function, None)
+    known = [(name, getattr(imported(name), function, None)) for name, function in _RENEWED]
+    for name, renews in [*known, ("eventlet", _renew_eventlet)]:
         if renews is not None:
             try:
                 renews()
             except Exception as error:
-                text = "%s.%s failed in a forked worker: %s: %s"
-                note(text % (library, function, type(error).__name__, error))
+                note("%s was not renewed in a forked worker: %s: %s" % (name, type(error).__name__, error))
+
+
+def _renew_eventlet() -> None:
+    """Make an epoll of this process's own, with what green threads of the import wait for."""
+    hub: Any = getattr(getattr(imported("eventlet.hubs"), "_threadlocal", None), "hub", None)
+    if hasattr(getattr(hub, "poll", None), "close"):  # poll(2) and select(2) have nothing to share
+        hub.poll.close()
+        hub.poll = type(hub.poll)()
+        for fd in {*hub.listeners["read"], *hub.listeners["write"]}:
+            hub.register(fd, new=True)
+
+
+def ignored(signum: int) -> bool:
+    """Whether the kernel drops the signal, whoever has told it so."""
+    try:
+        with open("/proc/self/status") as status:
+            return any([line.startswith("SigIgn:") and int(line.split()[1], 16) >> signum - 1 & 1 for line in status])
+    except OSError:
+        return False  # no /proc

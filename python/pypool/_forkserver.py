@@ -26,6 +26,11 @@ import sys
 from . import _finder, _forkable, _life, _stdio
 from ._finder import imported
 
+try:
+    import mmap  # noqa: F401  for the workers' pages
+except ImportError:
+    pass
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List, NoReturn, Optional
@@ -80,9 +85,9 @@ class _Server:
         self.channel = channel
         self.socket = _socket.socket(fileno=socket_fd)
         self.socket.setblocking(True)
-        # What waits for any child, or for none, must not take ours. Workers get the script's back;
-        # one of C code's (libev's), which Python does not know, stays: it only wakes its loop.
-        self.sigchld = _signal.getsignal(_signal.SIGCHLD)
+        # What waits for any child, or for none, must not take ours. Workers get the script's back; a
+        # handler of C code's, for which Python has None or SIG_DFL, stays: libev's only wakes its loop.
+        self.sigchld = _signal.SIG_IGN if _forkable.ignored(_signal.SIGCHLD) else _signal.getsignal(_signal.SIGCHLD)
         if self.sigchld is not None and self.sigchld != _signal.SIG_DFL:
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         self.poll = select.poll()

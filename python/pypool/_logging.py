@@ -9,10 +9,9 @@ there is a rendering of that record: it is held back.
 from __future__ import annotations
 
 import sys
-from _thread import get_ident
 
 from . import _finder, _life, _output
-from ._output import HELD
+from ._output import HELD, flow
 from ._stdio import LOG, Printed
 
 TYPE_CHECKING = False
@@ -44,12 +43,12 @@ def install(logging: Any, level: int) -> None:
         return _hold(record, handle, self, record)
 
     def handleError(self: Any, record: Any) -> None:  # noqa: N802
-        held = HELD.pop(get_ident(), None)  # what a handler could not do is no rendering
+        held = HELD.pop(flow(), None)  # what a handler could not do is no rendering
         try:
             handle_error(self, record)
         finally:
             if held is not None:
-                HELD[get_ident()] = held
+                HELD[flow()] = held
 
     logging.Logger.callHandlers, logging.Handler.handle, logging.Handler.handleError = callHandlers, handle_held, handleError
     _finder.when_imported("loguru._simple_sinks", loguru)  # both of them import logging first
@@ -60,14 +59,14 @@ def _hold(record: Any, function: Callable[..., Any], *args: Any) -> Any:
     """Call function; what it writes to stdout and stderr is the record, which is sent once in its
     stead.
     """
-    thread = get_ident()
-    if thread in HELD or not LOG.mark:
+    here = flow()
+    if here in HELD or not LOG.mark:
         return function(*args)
-    HELD[thread] = 0
+    HELD[here] = 0
     try:
         return function(*args)
     finally:
-        if HELD.pop(thread, 0):
+        if HELD.pop(here, 0):
             _send(record)
 
 
@@ -149,8 +148,8 @@ def loguru(sinks: Any) -> None:
         record = getattr(message, "record", None)
         if record is None or not _ours(self._stream):
             plain(self, message)
-        elif get_ident() in HELD:
-            HELD[get_ident()] += 1  # a handler of logging handed it on: the host has it, or gets it
+        elif flow() in HELD:
+            HELD[flow()] += 1  # a handler of logging handed it on: the host has it, or gets it
         else:
             from . import _errors  # as above
 

@@ -15,7 +15,7 @@ from itertools import count
 from os import fstat, getpid, write
 
 from ._call import CALL, RUNNING, SHARED_REQUEST, named
-from ._finder import imported
+from ._finder import imported, when_imported
 from ._json import encode_raw
 from ._life import WATCH, note
 from ._stdio import LOG, OPEN
@@ -27,9 +27,25 @@ if TYPE_CHECKING:
 #: Bytes of one write(2) to a pipe that nobody else's can tear: PIPE_BUF on Linux; elsewhere 512 is
 #: all that POSIX promises.
 ATOMIC = 4096 if sys.platform == "linux" else 512
-#: Threads whose output is a handler's rendering of a record that the host gets anyway: how many
+#: By `flow`, whose output is a handler's rendering of a record that the host gets anyway: how many
 #: bytes each has written so.
 HELD: Dict[int, int] = {}
+
+
+class _Flows:
+    greenlet: Any = None  # what returns the one that runs, once a script has imported greenlet
+
+
+def flow() -> int:
+    """What runs here: a thread, or where there are greenlets (gevent, eventlet) one of these."""
+    return get_ident() if _Flows.greenlet is None else id(_Flows.greenlet())
+
+
+def _greenlets(module: Any) -> None:
+    _Flows.greenlet = getattr(module, "getcurrent", None)
+
+
+when_imported("greenlet", _greenlets)
 
 
 class _Keys:
@@ -84,8 +100,8 @@ def _file(fd: int) -> Any:
 
 def write_text(self: Any, data: Any) -> int:
     """`_stdio.Printed.write`."""
-    if HELD and get_ident() in HELD:
-        HELD[get_ident()] += len(data)
+    if HELD and flow() in HELD:
+        HELD[flow()] += len(data)
         return len(data)
     fd = self.fileno()
     if _file(fd) != LOG.file:  # somebody has put another file there
@@ -120,7 +136,7 @@ def _print(fd: int, head: str, text: bytes, task: int) -> None:
     """Write the text's lines, and what it begins of another, which is ended by what comes later, or
     by the call's end. `task` is the call's id where several run side by side.
     """
-    where = fd, get_ident(), task
+    where = fd, flow(), task
     key = OPEN.get(where)
     comma = "," if len(head) > 1 else ""
     room = ATOMIC - len(LOG.mark) - len(head) - 64

@@ -89,7 +89,8 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
             worker = _serve_on(channel, args)
             able["memory"] = bool(channel.memory)
             _name_worker(args.get("worker_id") or "", args.get("slot") or 0)
-            os.environ.update(args.get("environ") or {})
+            for environ in (os.environ, getattr(_finder.imported("os"), "environ", os.environ)):  # or the script's own
+                environ.update(args.get("environ") or {})
             _life.watch_host(fds[0], stack_fd, ask_fd)
         stage = "setup"
         _user.run_setups()

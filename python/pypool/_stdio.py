@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Tuple
 
-#: The keys of lines that were begun and not ended, by descriptor, thread, and the call's id where
-#: several run side by side, else 0.
+#: The keys of lines that were begun and not ended, by descriptor, `_output.flow`, and the call's id
+#: where several run side by side, else 0.
 OPEN: Dict[Tuple[int, int, int], int] = {}
 
 

@@ -7,6 +7,8 @@ import os
 import select
 import socket
 import subprocess
+import time
+from pathlib import Path
 from typing import IO, Any, Dict, List, Optional, Tuple
 
 #: The numbers that the server finds its descriptors by.
@@ -50,9 +52,22 @@ class ForkServer:
         args = {**hello, **FDS, "pid": self.process.pid}
         assert self.process.stdin is not None and self.process.stdout is not None
         line = json.dumps({"id": 0, "command": "hello", "args": args}).encode() + b"\n"
-        while line:
-            line = line[self.process.stdin.write(line) or 0 :]
-        self.answer: Dict[str, Any] = json.loads(self.process.stdout.readline())
+        try:
+            while line:
+                line = line[self.process.stdin.write(line) or 0 :]
+        except BrokenPipeError:
+            pass  # which the answer tells
+        if not select.select([self.process.stdout], [], [], TIMEOUT)[0]:
+            self.close()
+            raise TimeoutError("no answer from the fork server: " + self.said())
+        answer = self.process.stdout.readline()
+        if not answer:
+            self.close()
+            raise EOFError("the fork server is gone: " + self.said())
+        self.answer: Dict[str, Any] = json.loads(answer)
+
+    def said(self) -> str:
+        return os.pread(self.stderr, 1 << 20, 0).decode("utf-8", "replace")
 
     def _pipes(self) -> Tuple[int, int]:
         """The child's ends of the pipe that asks for stacks, and of the leash."""
@@ -64,14 +79,23 @@ class ForkServer:
     def ask(self, words: str, fds: Optional[List[int]] = None) -> Tuple[str, List[int]]:
         socket.send_fds(self.socket, [words.encode()], fds or [])
         data, handles, _, _ = socket.recv_fds(self.socket, 2048, 1)
+        assert data, "the fork server is gone: " + self.said()
         return data.decode(), handles
 
-    def fork(self, stacks: int, page: int) -> Forked:
+    def wait_for_spare(self) -> None:
+        """Return when the next worker is forked ahead."""
+        end = time.monotonic() + TIMEOUT
+        pid = self.process.pid
+        while not Path("/proc/%d/task/%d/children" % (pid, pid)).read_text():
+            assert time.monotonic() < end, "nothing is forked ahead: " + self.said()
+            time.sleep(0.001)
+
+    def fork(self, stacks: int, page: int, stderr: int) -> Forked:
         ask, leash = self._pipes()
         stdin, our_stdin = os.pipe()
         our_stdout, stdout = os.pipe()
         try:
-            said, handles = self.ask("fork", [stdin, stdout, self.stderr, stacks, ask, leash, page])
+            said, handles = self.ask("fork", [stdin, stdout, stderr, stacks, ask, leash, page])
         finally:
             for fd in (stdin, stdout, ask, leash):
                 os.close(fd)
@@ -83,7 +107,7 @@ class ForkServer:
         """Have the server leave, which takes its spare along."""
         self.socket.close()
         try:
-            self.process.wait(TIMEOUT)
+            code = self.process.wait(TIMEOUT)
         finally:
             self.process.kill()
             self.process.wait()
@@ -92,6 +116,10 @@ class ForkServer:
                 stream.close()
             for fd in self.held:
                 os.close(fd)
+        assert code == 0 or self.refused(), "the fork server has left with %d: %s" % (code, self.said())
+
+    def refused(self) -> bool:
+        return not getattr(self, "answer", {"success": False})["success"]
 
 
 class Forked:

@@ -74,8 +74,11 @@ class Host:
         leader: bool = True,
         prelude: str = "",
         forked: Optional[bool] = None,
+        server: Optional[ForkServer] = None,
+        ahead: bool = False,
         **args: Any,
     ) -> None:
+        """A forked worker is one of `server`'s if that is given; `ahead`: one that was forked ahead."""
         command = [python, "-I", "-u", "-X", "faulthandler", "-c", prelude + (PACKAGE / "_boot.py").read_text("ascii")]
         self.stderr_file = tempfile.TemporaryFile()
         self.page = tempfile.TemporaryFile()
@@ -104,15 +107,19 @@ class Host:
         if forked is None:
             forked = FORKED and hello and extras and leader and preexec is None and not prelude
         self.process: Union[subprocess.Popen[bytes], Forked]
-        self.server: Optional[ForkServer] = None
-        if forked:
-            self.server = ForkServer(command, self.hello_args, self.stderr_file.fileno(), stack_w, env=env, cwd=cwd)
-            if self.server.answer["success"]:
-                self.process = self.server.fork(stack_w, self.page.fileno())
+        self.server: Optional[ForkServer] = None  # its own
+        if forked or server is not None:
+            if server is None:
+                server = ForkServer(command, self.hello_args, self.stderr_file.fileno(), stack_w, env=env, cwd=cwd)
+                self.server = server
+            if server.answer["success"]:
+                if ahead:
+                    server.wait_for_spare()
+                self.process = server.fork(stack_w, self.page.fileno(), self.stderr_file.fileno())
                 self.hello_args["pid"] = self.process.pid
                 del self.hello_args["runtime"]
             else:
-                self.process, self.hello = self.server.process, self.server.answer
+                self.process, self.hello = server.process, server.answer
         else:
             self.process = self._start(command, stack_w, extras, leader, preexec, env, cwd)
             self.hello_args.update({"pid": self.process.pid, **({"stack_fd": 3, "page_fd": 4} if extras else {}), **args})
@@ -323,15 +330,17 @@ class Host:
                 kill(self.pid, signal.SIGKILL)
             except OSError:
                 pass  # it is gone, or leads no group
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
-        if self.server is not None:
-            self.server.close()
-        self.stderr_file.close()
-        self.page.close()
-        os.close(self.stack_r)
+        try:
+            self.process.wait()
+        finally:
+            for stream in (self.process.stdin, self.process.stdout):
+                if stream is not None:
+                    stream.close()
+            if self.server is not None:
+                self.server.close()
+            self.stderr_file.close()
+            self.page.close()
+            os.close(self.stack_r)
 
     def __enter__(self) -> Host:
         return self

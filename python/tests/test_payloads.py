@@ -429,3 +429,29 @@ def test_signatures_know_arrays() -> None:
     exec("def f(a: Array, b: Array = None) -> Array: return a", space)
     found = _schema.schema(_commands.Command("f", "command", space["f"]))
     assert found["returns"] == {"type": "ndarray"} and found["params"][0]["type"] == {"type": "ndarray"}
+
+
+@pytest.mark.parametrize("when", ["script", "command"])
+def test_an_import_of_numpy_that_fails_leaves_arrays(start: Start, tmp_path: Any, when: str) -> None:
+    """Also one that prints before: the runtime is at work while it is half there."""
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy" / "__init__.py").write_text("import logging\nprint('built for another')\nraise ImportError('of NumPy')")
+    host = start(
+        """
+        def tries():
+            try: import numpy
+            except ImportError as error: return str(error)
+        if %r == "script": tries()
+        @command
+        def why(): return tries()
+        @command
+        def kind(a): return type(a).__module__ + "." + type(a).__name__
+        """
+        % when,
+        capabilities=["stream", "page", "log", "packed", "payloads"],
+    )
+    if when == "command":
+        assert host.result("why") == "of NumPy"
+    host.write(laden(b"\x01\x02") + b'{"id":9,"command":"kind","args":[null],"blobs":[{"at":[0],"dtype":"int8","shape":[2]}]}\n')
+    assert host.receive()["result"].endswith(".Array"), "it may be there, and broken"
+    assert "built for another" in host.text()
