@@ -454,7 +454,7 @@ func (b *callBatch) parted() {
 func (p *Pool) joinBatch(ctx context.Context, c *call) (rep reply, err *Error) {
 	m := c.member
 	w := m.b.res.Value()
-	c.member, c.given, c.worker, c.pid = nil, m.b.given, w.id, w.proc.PID()
+	c.member, c.given, c.worker, c.pid, c.spare = nil, m.b.given, w.id, w.proc.PID(), false
 	ended, gone := false, false
 	defer func() {
 		if !ended && (gone || m.b.part(m)) { // a method of ctx panics

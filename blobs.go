@@ -491,6 +491,9 @@ func placeBlob(v reflect.Value, path []wire.Step, blob *wire.Blob, own bool) err
 		}
 		return placeBlob(v, path[1:], blob, own)
 	case reflect.Map:
+		if v.IsNil() { // two names of one field: the last one counts, as for encoding/json
+			return nil
+		}
 		key, _ := keyOf(v.Type().Key(), step.Key)
 		item := reflect.New(v.Type().Elem()).Elem()
 		if known := v.MapIndex(key); known.IsValid() {

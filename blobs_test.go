@@ -600,6 +600,7 @@ func TestPayloadsGoWhereJSONWouldGo(t *testing.T) {
 		Iface  any                `json:"iface"`
 		Quoted quoted             `json:"quoted"`
 		Levels []level            `json:"levels"`
+		Twice  map[string][]byte  `json:"twice"`
 		Hidden []byte             `json:"-"`
 	}
 	x := pattern(30)
@@ -625,6 +626,7 @@ func TestPayloadsGoWhereJSONWouldGo(t *testing.T) {
 		`{"data":@,"same":@,"Deep":@}`, `{"DATA":@,"data2":@,"SAME":@}`, `{"ptr":@,"raw":@,"text":@,"iface":@}`, `{"map":{"1":@,"-7":@}}`, `{"map":{"x":@}}`,
 		`{"fixed":[@,@,@]}`, `{"rows":[{"same":@},{"Data":@,"x":@},null]}`, `{"by":{"a":{"same":@},"b":{"q\"\u0041":@}}}`, `{"iface":[{"a":@},@]}`, `{"quoted":@,"levels":@,"-":@,"Hidden":@}`,
 		`{"unknown":{"a":[@]},"data":@}`, `{"data":{"a":@}}`, `{"rows":{"a":@}}`, `[@]`, `@`, `{"data":null,"same":@}`, ` { "data" : @ , "rows" : [ { "same" : @ } ] } `,
+		`{"Twice":{"x":@},"twice":null}`, `{"twice":null,"Twice":{"x":@}}`,
 	} {
 		rep := at(raw)
 		whole, _, err := spell(rep, make([]destination, len(rep.blobs)), "")

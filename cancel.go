@@ -198,7 +198,6 @@ func (u *windUp) drain(deadline time.Time) error {
 		if err := u.finish(u.rest[0]); err != nil {
 			return err
 		}
-		u.rest = u.rest[1:]
 	}
 	return nil
 }
@@ -212,6 +211,7 @@ func (u *windUp) finish(id uint64) error {
 			return err
 		}
 	}
+	u.rest = u.rest[min(1, len(u.rest)):]
 	w.calls.Add(1)
 	if f.Kind == wire.KindError { // as a rule, since it was interrupted
 		w.errs.Add(1)

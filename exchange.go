@@ -42,6 +42,7 @@ type exchange struct {
 	replies   atomic.Pointer[replies]              // those of the request in hand; nil: it has called nothing
 	contextOf func(id uint64) context.Context      // of a request, where ctx is that of many; nil: it is ctx
 	push      func(replies []replyLine) (all bool) // writes them between requests that are on their way, nil: there are none
+	killing   <-chan struct{}                      // closed when nothing is waited for any more
 	running   func() uint64                        // the id that the handler runs under, where that of a batch runs; nil: that of the next to be answered
 	retires   func(by uint64, reason string)       // the worker asks to be replaced, because of that request; 0: of none
 	left      bool                                 // the caller of the request in hand has gone
@@ -163,7 +164,7 @@ func (x *exchange) applyDeadline() {
 	}
 	x.current, x.dirty = true, true
 	_ = x.t.SetDeadline(x.deadline)
-	if x.ctx.Err() != nil { // the interrupt may just have been overwritten
+	if x.ctx.Err() != nil || isClosed(x.killing) { // the interrupt may just have been overwritten
 		_ = x.t.SetDeadline(time.Unix(1, 0))
 	}
 }
@@ -416,8 +417,9 @@ func (x *exchange) cancel(id uint64, d time.Duration) error {
 	line := wire.AppendCancel(nil, id, false)
 	x.extend(time.Now().Add(d))
 	x.applyDeadline()
-	if c := x.replies.Load(); c != nil {
-		line = append(c.unsent(), line...)
+	if c := x.replies.Load(); c != nil { // a reply may fill the pipe: it is written while answers are read
+		c.rest = append(c.rest[:len(c.rest):len(c.rest)], line...)
+		return nil
 	}
 	n, err := x.t.Write(line)
 	x.behind += n

@@ -138,6 +138,41 @@ var callFaults = []fault{
 			stuck.release()
 		})
 	}},
+	{name: "B11b_close_is_bounded_while_what_runs_cannot_be_killed", run: func(t *testing.T, r *rig) {
+		ctx := context.Background()
+		for name, call := range map[string]func(p *Pool) error{
+			"a call":             func(p *Pool) error { _, err := p.ExecuteAnonymous(ctx, "hang", nil); return err },
+			"one without a time": func(p *Pool) error { _, err := p.ExecuteAnonymous(ctx, "hang", nil, WithTimeout(-1)); return err },
+			"a stream": func(p *Pool) (err error) {
+				for _, err = range Each[any](ctx, p, "hang", nil, WithTimeout(-1)) {
+				}
+				return err
+			},
+			"a Map": func(p *Pool) (err error) {
+				for _, err = range Map[any](ctx, p, "hang", integers(3), WithTimeout(-1)) {
+				}
+				return err
+			},
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fleet{able: `["page","stream"]`, script: func(p *fakeProcess, req fakeRequest) bool {
+					return req.Command == "hang" && p.hang()
+				}}
+				stuck := &immortals{deaf: true}
+				cfg := f.config(1)
+				cfg.spawn = stuck.spawn(f)
+				p, err := New(t.Context(), cfg)
+				require.NoError(t, err)
+				wait := inBackground(1, func(int) (any, error) { return nil, call(p) })
+				synctest.Wait()
+				begun := time.Now()
+				require.NoError(t, p.Close())
+				require.Less(t, time.Since(begun), 3*reapWait, name)
+				require.ErrorIs(t, wait()[0].err, ErrPoolClosed, name)
+				stuck.release()
+			})
+		}
+	}},
 	{name: "B12_both_sides_of_a_fork_return_and_one_answers", command: "fork_both", worker: kept,
 		check: func(t *testing.T, r *rig, res Result, err error) { require.JSONEq(t, "7", string(res.Raw())) }},
 	{name: "B12b_forked_child_that_stays_behind_does_not_hide_its_parents_death", run: func(t *testing.T, r *rig) {
@@ -343,11 +378,21 @@ func stackOf(function string) func(*testing.T, *rig, Result, error) {
 
 // immortals are processes whose end cannot be seen: what a SIGKILL does to a process in
 // uninterruptible sleep.
-type immortals struct{ all []*immortal }
+type immortals struct {
+	deaf bool // they hold their channel open, too
+	all  []*immortal
+}
 
 type immortal struct {
 	*fakeProcess
+	deaf   bool
 	reaped chan struct{}
+}
+
+func (i *immortal) Kill() {
+	if !i.deaf {
+		i.fakeProcess.Kill()
+	}
 }
 
 func (i *immortal) Exited() <-chan struct{} { return i.reaped }
@@ -359,7 +404,7 @@ func (m *immortals) spawn(f *fleet) proc.SpawnFunc {
 		if err != nil || len(m.all) > 0 {
 			return p, err
 		}
-		i := &immortal{p.(*fakeProcess), make(chan struct{})}
+		i := &immortal{p.(*fakeProcess), m.deaf, make(chan struct{})}
 		m.all = append(m.all, i)
 		return i, nil
 	}
@@ -368,6 +413,7 @@ func (m *immortals) spawn(f *fleet) proc.SpawnFunc {
 // release lets them be reaped at last.
 func (m *immortals) release() {
 	for _, i := range m.all {
+		i.fakeProcess.Kill()
 		close(i.reaped)
 	}
 }

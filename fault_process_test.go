@@ -431,7 +431,7 @@ func (u *undead) spawn(f *fleet) proc.SpawnFunc {
 		if err != nil {
 			return nil, err
 		}
-		i := &immortal{p.(*fakeProcess), make(chan struct{})}
+		i := &immortal{fakeProcess: p.(*fakeProcess), reaped: make(chan struct{})}
 		u.mu.Lock()
 		defer u.mu.Unlock()
 		u.all = append(u.all, i)

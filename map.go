@@ -241,7 +241,7 @@ func (m *mapper[Out]) fill(i int, item any) (bytes int) {
 		s.call = m.template
 	}
 	var zero Out
-	s.call.worker, s.call.pid, s.call.ran = "", 0, 0
+	s.call.worker, s.call.pid, s.call.ran, s.call.trace = "", 0, 0, m.template.trace
 	s.out, s.err, s.size, s.alone, s.attempts = zero, nil, 0, false, 0
 	s.observed = m.ctx
 	m.p.begin(&s.observed, &s.call)

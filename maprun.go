@@ -42,7 +42,8 @@ type pipeline[Out any] struct {
 	apart   bool   // the caller's code must not end this goroutine
 	ending  bool   // the context has ended: what runs is being stopped
 
-	orphaned uint64 // what the orphan runs under; 0: there is none
+	orphaned uint64   // what the orphan runs under; 0: there is none
+	owes     []uint64 // its calls whose final frames are still to come; empty: it has ended after all, and the next may have begun
 
 	succeeded int64  // of them, not yet counted
 	proved    bool   // there was an answer among them, of which the circuit has not been told
@@ -106,7 +107,7 @@ func (f *pipeline[Out]) serve() (lost *Error) {
 		f.w.x.extend(f.deadline())
 	}
 	for f.err == nil && len(f.sent) > 0 {
-		if f.whole < len(f.sent) && (m.ring.over() || isClosed(m.p.closing)) {
+		if f.whole < len(f.sent) && (m.ring.over() || isClosed(m.p.closing) || f.w.x.inDoubt() != nil) {
 			if m.ring.requeue(f.unsend()); len(f.sent) == 0 {
 				break
 			}
@@ -118,7 +119,7 @@ func (f *pipeline[Out]) serve() (lost *Error) {
 		if f.late() {
 			f.stopOldest()
 		}
-		if f.err == nil && len(f.sent) < f.window/2+1 && m.p.sup.checkout.waiting.Load() == 0 && !f.w.leaves() && !isClosed(m.p.closing) {
+		if f.err == nil && len(f.sent) < f.window/2+1 && m.p.sup.checkout.waiting.Load() == 0 && !f.w.leaves() && f.w.x.inDoubt() == nil && !isClosed(m.p.closing) {
 			f.fresh = m.ring.more(len(f.sent), f.fresh[:0])
 			f.add(f.fresh)
 		}
@@ -197,7 +198,7 @@ func (f *pipeline[Out]) stopOldest() {
 	f.w.x.running = f.running
 	f.w.canceling.Store(false)
 	if f.err != nil {
-		f.orphan, f.orphaned = e, running
+		f.orphan, f.orphaned, f.owes = e, running, u.rest
 	}
 	f.last = time.Now()
 	f.w.x.begin(f.m.ctx, f.deadline(), spin.Park)
@@ -668,7 +669,7 @@ func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 	}
 	behind := e.clone()
 	behind.Delivery = NotExecuted
-	if f.orphan != nil && !violated { // it had begun, and no other
+	if len(f.owes) > 0 && !violated { // it had begun, and no other
 		return e, func() { f.m.requeue(f.sent, behind) }
 	}
 	return e, func() {
@@ -701,6 +702,9 @@ func (f *pipeline[Out]) drain(violated *bool, d time.Duration) bool {
 			*violated = true
 			return true
 		case (fr.Kind == wire.KindFunction || fr.Kind == wire.KindRetire) && fr.ID > 0 && (fr.ID == f.running() || fr.ID == f.orphaned): // for nobody
+			continue
+		case len(f.owes) > 0 && fr.ID == f.owes[0] && fr.Kind != wire.KindItem:
+			f.owes = f.owes[1:] // it has stopped too late
 			continue
 		case f.whole == 0 || fr.ID != f.m.slot(f.sent[0]).call.id || fr.Kind == wire.KindItem:
 			*violated = true // an answer out of turn

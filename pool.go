@@ -562,13 +562,11 @@ func (p *Pool) Close() error {
 }
 
 // repossess takes the workers from calls in the midst of which code of the caller runs: it may
-// never come back, or wait for this very close. It runs once killing is closed, so that no such
-// code begins any more.
+// never come back, or wait for this very close. Who waits for a worker is told: its process may
+// never end. It runs once killing is closed, so that no such code and no such wait begins any more.
 func (p *Pool) repossess() {
 	for w, res := range p.sup.checkout.all() {
-		if s := w.sharing.Load(); s != nil {
-			s.interrupt() // its process may never end
-		}
+		_ = w.x.t.SetDeadline(time.Unix(1, 0))
 		if l := w.lease.Load(); l != nil && l.revoke(revokedClosed) {
 			w.x.doubt(errStopped)
 			p.sup.release(res)

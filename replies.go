@@ -280,10 +280,3 @@ func (r *replies) takeNap() {
 		_ = r.x.t.SetReadDeadline(at)
 	}
 }
-
-// unsent takes the rest of a reply that is written in part.
-func (r *replies) unsent() []byte {
-	rest := r.rest
-	r.rest = nil
-	return rest
-}

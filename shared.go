@@ -131,7 +131,7 @@ func (p *Pool) sit(ctx context.Context, c *call) (rep reply, err *Error) {
 		return reply{}, queueError(ctx, c)
 	}
 	w := t.s.w
-	c.worker, c.pid, c.given = w.id, w.proc.PID(), time.Now()
+	c.worker, c.pid, c.given, c.spare = w.id, w.proc.PID(), time.Now(), false
 	sent, left := false, false
 	defer func() {
 		switch { // a method of ctx, or the loop's body, panics, or ends its goroutine

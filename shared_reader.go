@@ -86,6 +86,9 @@ func (s *sharing) take(f *wire.Frame) (*seat, error) {
 func (s *sharing) finish(t *seat, f *wire.Frame) (last bool) {
 	w, c := s.w, s.p.sup.checkout
 	e := seatEnd{kind: f.Kind, rep: w.x.reply(f)}
+	if f.Kind == wire.KindError {
+		w.distrust(f) // before another may have it
+	}
 	worn := false
 	c.mu.Lock()
 	if t.why != revokedForgone { // else its code never ran: it neither wears the worker nor proves it

@@ -56,7 +56,8 @@ func (c *checkout) seatLocked(k *call) *seat {
 }
 
 func (s *sharing) seatLocked(k *call) *seat {
-	t := &seat{s: s, id: k.id, info: k.info, since: time.Now(), end: math.MaxInt, stack: make(chan string, 1), done: make(chan seatEnd, 1)}
+	now := time.Now()
+	t := &seat{s: s, id: k.id, info: k.info, since: now, given: now, end: math.MaxInt, stack: make(chan string, 1), done: make(chan seatEnd, 1)}
 	if k.item != nil {
 		t.items = make(chan reply, streamCredit)
 	}

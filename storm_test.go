@@ -59,33 +59,38 @@ def hold(mark, gate):
 // Calls that one after the other lose their workers are the command's doing, whoever has sent the
 // signal; and so are workers that are lost side by side again and again.
 func TestACommandIsClosedOffWhoseWorkersAreKilledAgainAndAgain(t *testing.T) {
-	for _, side := range []int{1, 4} {
-		t.Run(fmt.Sprint(side), func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				f := &fleet{}
-				f.script = func(p *fakeProcess, req fakeRequest) bool {
-					if req.Command == "work" {
-						p.pause(time.Second)
-						p.end(proc.ExitState{Code: -1, Signal: syscall.SIGKILL, NoOOM: true})
-						return true
+	for _, concurrent := range []bool{false, true} {
+		for _, side := range []int{1, 4} {
+			t.Run(fmt.Sprint(side, concurrent), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					f := &fleet{}
+					if concurrent {
+						f.able = `["page","shared"],"concurrent":{"work":4}`
 					}
-					return false
-				}
-				p := open(t, f.config(4))
-				defer p.Close()
-				for range 5 {
-					wait := inBackground(side, func(int) (Result, error) { return p.ExecuteAnonymous(context.Background(), "work", nil) })
-					for _, out := range wait() {
-						failsWith(t, out.err, ErrWorkerExited, MaybeExecuted)
+					f.script = func(p *fakeProcess, req fakeRequest) bool {
+						if req.Command == "work" || req.Shared != nil {
+							p.pause(time.Second)
+							p.end(proc.ExitState{Code: -1, Signal: syscall.SIGKILL, NoOOM: true})
+							return true
+						}
+						return false
 					}
-					for p.Stats().Idle < 4 {
-						time.Sleep(10 * time.Millisecond)
+					p := open(t, f.config(4))
+					defer p.Close()
+					for range 5 {
+						wait := inBackground(side, func(int) (Result, error) { return p.ExecuteAnonymous(context.Background(), "work", nil) })
+						for _, out := range wait() {
+							failsWith(t, out.err, ErrWorkerExited, MaybeExecuted)
+						}
+						for p.Stats().Idle < 4 {
+							time.Sleep(10 * time.Millisecond)
+						}
 					}
-				}
-				_, err := p.ExecuteAnonymous(context.Background(), "work", nil)
-				failsWith(t, err, ErrCircuitOpen, NotExecuted)
+					_, err := p.ExecuteAnonymous(context.Background(), "work", nil)
+					failsWith(t, err, ErrCircuitOpen, NotExecuted)
+				})
 			})
-		})
+		}
 	}
 }

@@ -134,7 +134,7 @@ func TestPythonHasTheTraceParentOfEachItemOfAMap(t *testing.T) {
 					return parent(n)
 				},
 			}})
-			const items = 2000
+			const items = 8000 // more than there are slots
 			i := int64(0)
 			for trace, err := range Map[string](t.Context(), p, "trace", integers(items)) {
 				require.NoError(t, err)

@@ -57,6 +57,7 @@ func (w *worker) start(ctx context.Context) *Error {
 	}
 	w.proc = process
 	w.x = newExchange(process.Transport(), env.cfg.MaxMessageBytes)
+	w.x.killing = env.killing
 	w.x.functions, w.x.caller, w.x.retires = env.functions, w.current.now, w.asksToRetire
 	w.word = rand.Text()
 	w.log = newStderrLog(process.Stderr(), w.word, w.logLine)
