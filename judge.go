@@ -161,8 +161,6 @@ func (w *worker) withContext(e *Error, j *job, start time.Time) *Error {
 	return e
 }
 
-// answered turns an error answer into an *Error. The worker is fine, except after a fault of its
-// runtime.
 // distrust puts a worker in doubt whose answer says that its runtime has failed.
 func (w *worker) distrust(f *wire.Frame) {
 	var we wireError
@@ -177,6 +175,8 @@ func (w *worker) distrust(f *wire.Frame) {
 	}
 }
 
+// answered turns an error answer into an *Error. The worker is fine, except after a fault of its
+// runtime.
 func (w *worker) answered(j *job, f *wire.Frame, start time.Time) *Error {
 	var we wireError
 	if err := json.Unmarshal(f.Body, &we); err != nil {
