@@ -79,6 +79,7 @@ def _finish(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any], task: Op
     future = asyncio.ensure_future(awaitable, loop=loop)
     own = task or future
     LOG.looping = True
+    STATE.own, STATE.struck, STATE.current = own, None, lambda: asyncio.current_task(loop)
     STATE.task = lambda: loop.call_soon_threadsafe(_cancel, own)
     try:
         while True:
@@ -89,14 +90,29 @@ def _finish(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any], task: Op
                     raise
                 note("a task that a call has left behind raised %s" % type(error).__name__)
     finally:
-        STATE.task = None
+        STATE.task = STATE.own = STATE.struck = None
         LOG.looping = False
 
 
-def _cancel(task: Any) -> None:
+def _cancel(own: Any) -> None:
+    """Cancel a call's own task, unless Canceled has been raised in it meanwhile: it may clean up. A
+    task beside it in which that was raised may clean up, too, before what waits for it is canceled.
+    """
     request = RUNNING.request
-    if request is not None and STATE.raised != request[0]:
-        task.cancel()
+    if request is None or STATE.own is not own or STATE.raised == request[0]:
+        return
+    if STATE.struck is None or STATE.struck.done():
+        own.cancel()
+    else:
+        STATE.struck.add_done_callback(lambda struck: None if _has_been_told(own, struck) else _cancel(own))
+
+
+def _has_been_told(own: Any, struck: Any) -> bool:
+    """Whether whoever waited for the task that was struck has had its Canceled by now, and so has what
+    waits for that. A gather() that goes on has kept it.
+    """
+    kept = struck in getattr(getattr(own, "_fut_waiter", None), "_children", ())
+    return not kept and (struck.cancelled() or (struck._exception is not None and not struck._log_traceback))
 
 
 def _begin() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from ._call import RUNNING
+from ._call import CALL, RUNNING, named
 from ._life import STDLIB
 from ._page import CANCELED, SHIELDED
 
@@ -40,7 +40,8 @@ class Canceled(BaseException):
 
 class _State:
     """`shields` counts the shields that request `owner` is in. `task` cancels the coroutine that
-    runs, once; None when none runs.
+    runs, once; None when none runs. Then `current` tells the task whose code runs, and `own` is the
+    call's.
     """
 
     page: Any = None
@@ -48,6 +49,9 @@ class _State:
     shields = 0
     owner = 0
     task: Optional[Callable[[], Any]] = None
+    current: Any = None
+    own: Any = None
+    struck: Any = None  # the task of the call's beside its own in which Canceled has been raised last
     told = 0  # the request whose task has been cancelled
     skipped = 0  # chances to raise that were let pass, see _unprotected
     raised = 0  # the request in which Canceled has been raised: its task may clean up undisturbed
@@ -145,7 +149,11 @@ def _strike(signum: int, frame: Optional[FrameType]) -> None:
     if STATE.task is not None and STATE.told != id:
         _cancel_task(id)
     elif _may_raise(frame):
-        STATE.raised = id
+        current = None if STATE.task is None else STATE.current()
+        if STATE.task is None or current is STATE.own:
+            STATE.raised = id
+        else:
+            STATE.struck = current  # which says nothing of the call's own task, see `_async`
         raise Canceled("the caller has gone")
 
 
@@ -166,9 +174,11 @@ def _cancel_task(id: int) -> None:
 
 
 def _may_raise(frame: Optional[FrameType]) -> bool:
-    """Whether what is interrupted is code of a command's, and not its cleaning up after this very
-    cancellation.
+    """Whether what is interrupted is code of the running command's, and not its cleaning up after
+    this very cancellation.
     """
+    if STATE.task is not None and not _is_its():
+        return False
     error = sys.exc_info()[1]
     while error is not None:
         if isinstance(error, (Canceled, GeneratorExit)) or type(error).__name__ == "CancelledError":
@@ -188,6 +198,14 @@ def _may_raise(frame: Optional[FrameType]) -> bool:
             return not _unprotected(inner)
         frame = frame.f_back
     return False
+
+
+def _is_its() -> bool:
+    """Whether it is code of the running call's that the event loop runs here, and not of a task that
+    another one, or a setup, has left in it: a signal's handler has the context of what it interrupts.
+    """
+    request, known = RUNNING.request, CALL.get(None)
+    return request is not None and known is not None and known[0] == named(request)[0]
 
 
 def _endless() -> None:

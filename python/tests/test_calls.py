@@ -8,6 +8,7 @@ from typing import Any, List, Tuple
 
 import pytest
 from conftest import Start
+from host import Host
 
 BINDING = """
     import functools
@@ -234,6 +235,121 @@ def test_async_commands_share_one_loop(start: Start) -> None:
     assert [frame.get("item") for frame in host.stream("items", [3])] == [0, 1, 2, None]
     assert host.result("last") == "closed"
     assert host.error("loops", [1])["kind"] == "invalid_arguments"
+
+
+CANCEL = ["stream", "page", "log", "packed", "cancel"]
+
+
+def canceled(host: Host, command: str, *args: Any, after: float = 0.05) -> Any:
+    """The type of the error with which a call ends that is stopped, and its own log."""
+    request = host.request(command, list(args))
+    host.send(request)
+    time.sleep(after)
+    error = host.cancel(request["id"])["error"]["type"]
+    return error, host.result("log")
+
+
+STRUCK = """
+    import asyncio, time
+    LOG, TASKS = [], []
+    def busy(seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end: pass
+    async def beats(name, cleans=False):
+        try:
+            while True:
+                busy(0.02)
+                await asyncio.sleep(0.001)
+        except BaseException as error:
+            LOG.append([name, type(error).__name__])
+            if cleans:
+                await asyncio.sleep(0.1)
+                LOG.append([name, "clean"])
+            raise
+    @command
+    async def begin(): TASKS.append(asyncio.ensure_future(beats("other")))
+    @command
+    async def waits(): await asyncio.sleep(12)
+    @command
+    async def leaves():
+        TASKS.append(asyncio.ensure_future(beats("own")))
+        await asyncio.sleep(12)
+    @command
+    async def gathers():
+        try: await asyncio.gather(beats("one", True), asyncio.sleep(12))
+        finally:
+            await asyncio.sleep(0.1)
+            LOG.append("gathered")
+    @command
+    async def collects():
+        try: await asyncio.gather(beats("one", True), asyncio.sleep(12), return_exceptions=True)
+        finally:
+            await asyncio.sleep(0.1)
+            LOG.append("gathered")
+    async def inner():
+        busy(10)
+    @command
+    async def awaits():
+        try: await asyncio.ensure_future(inner())
+        finally:
+            await asyncio.sleep(0.1)
+            LOG.append("clean")
+    @command
+    def log():
+        found = LOG[:]
+        LOG.clear()
+        return found
+    @command
+    async def alive():
+        await asyncio.sleep(0.05)
+        return [task.done() for task in TASKS]
+"""
+
+
+def test_a_cancellation_strikes_no_task_of_another_call(start: Start) -> None:
+    host = start(STRUCK, capabilities=CANCEL)
+    host.result("begin")
+    for _ in range(3):
+        assert canceled(host, "waits") == ("CancelledError", [])
+    assert host.result("alive") == [False]
+
+
+def test_a_cancellation_reaches_the_call_whichever_task_of_its_it_strikes(start: Start) -> None:
+    for _ in range(2):
+        host = start(STRUCK, capabilities=CANCEL)
+        host.result("alive")  # the loop is there
+        assert canceled(host, "leaves")[0] == "CancelledError"
+        for command in ("gathers", "collects"):
+            error, log = canceled(host, command)
+            assert error in ("CancelledError", "Canceled") and "gathered" in log and ["one", "clean"] in log, (command, log)
+        assert canceled(host, "awaits")[1] == ["clean"]
+
+
+def test_a_setups_task_is_no_calls(start: Start) -> None:
+    host = start(
+        """
+        import asyncio, time
+        LOG = []
+        async def beats():
+            try:
+                while True:
+                    time.sleep(0.02)
+                    await asyncio.sleep(0.001)
+            except BaseException as error:
+                LOG.append(type(error).__name__)
+        @setup
+        async def begin():
+            global task
+            task = asyncio.ensure_future(beats())
+        @command
+        async def waits(): await asyncio.sleep(12)
+        @command
+        def log(): return LOG
+        """,
+        capabilities=CANCEL,
+    )
+    for _ in range(3):
+        assert canceled(host, "waits") == ("CancelledError", [])
 
 
 def test_streams(start: Start) -> None:
