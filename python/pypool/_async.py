@@ -66,6 +66,8 @@ def items(source: AsyncIterator[Any]) -> Iterator[Any]:
                 break
             yield answer.result()
     except GeneratorExit:
+        if RUNNING.request is not None:
+            STATE.told = STATE.raised = RUNNING.request[0]  # it cleans up, and is not to be struck in that
         wish.set_result(False)
         _finish(loop, task)
         raise
@@ -95,13 +97,14 @@ def _finish(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any], task: Op
 
 
 def _cancel(own: Any) -> None:
-    """Cancel a call's own task, unless Canceled has been raised in it meanwhile: it may clean up. A
+    """Cancel a call's own task, unless it has been told by Canceled meanwhile: it may clean up. A
     task beside it in which that was raised may clean up, too, before what waits for it is canceled.
     """
     request = RUNNING.request
     if request is None or STATE.own is not own or STATE.raised == request[0]:
         return
     if STATE.struck is None or STATE.struck.done():
+        STATE.raised = request[0]
         own.cancel()
     else:
         STATE.struck.add_done_callback(lambda struck: None if _has_been_told(own, struck) else _cancel(own))

@@ -54,7 +54,7 @@ class _State:
     struck: Any = None  # the task of the call's beside its own in which Canceled has been raised last
     told = 0  # the request whose task has been cancelled
     skipped = 0  # chances to raise that were let pass, see _unprotected
-    raised = 0  # the request in which Canceled has been raised: its task may clean up undisturbed
+    raised = 0  # the request whose own task has been told by now: it may clean up undisturbed
 
 
 STATE = _State()
@@ -152,6 +152,8 @@ def _strike(signum: int, frame: Optional[FrameType]) -> None:
         current = None if STATE.task is None else STATE.current()
         if STATE.task is None or current is STATE.own:
             STATE.raised = id
+        elif STATE.raised == id:
+            return  # its own task cleans up, with the help of this one perhaps
         else:
             STATE.struck = current  # which says nothing of the call's own task, see `_async`
         raise Canceled("the caller has gone")

@@ -237,13 +237,13 @@ class Host:
         """Stop what runs as the host does, by signals until it has the final line. It needs the capability `cancel`."""
         os.pwrite(self.page.fileno(), struct.pack("=Q", id), 88)
         deadline, pause = time.monotonic() + TIMEOUT / 3, 0.001
-        while not self._buffer and time.monotonic() < deadline:
-            os.kill(self.pid, signal.SIGURG)
-            if select.select([self.fd_in], [], [], pause)[0]:
-                break
-            pause = min(pause * 2, 0.05)
-        answer: Dict[str, Any] = self.receive()
+        answer: Dict[str, Any] = {"item": None}
         while "item" in answer:
+            while b"\n" not in self._buffer and time.monotonic() < deadline:
+                os.kill(self.pid, signal.SIGURG)
+                if select.select([self.fd_in], [], [], pause)[0]:
+                    break
+                pause = min(pause * 2, 0.05)
             answer = self.receive()
         os.pwrite(self.page.fileno(), bytes(8), 88)
         assert answer["id"] == id

@@ -352,6 +352,47 @@ def test_a_setups_task_is_no_calls(start: Start) -> None:
         assert canceled(host, "waits") == ("CancelledError", [])
 
 
+def test_an_async_generator_that_is_closed_cleans_up_undisturbed(start: Start) -> None:
+    host = start(
+        """
+        import asyncio, time
+        LOG = []
+        async def ends():
+            await asyncio.sleep(0.1)
+            end = time.monotonic() + 0.1
+            while time.monotonic() < end: pass
+            await asyncio.sleep(0.1)
+        @command
+        async def items(alone):
+            try:
+                while True: yield "x" * 2000
+            finally:
+                LOG.append("cleaning")
+                try:
+                    await (ends() if alone else asyncio.ensure_future(ends()))
+                    LOG.append("clean")
+                except BaseException as error:
+                    LOG.append(type(error).__name__)
+        @command
+        def log():
+            found = LOG[:]
+            LOG.clear()
+            return found
+        """,
+        capabilities=CANCEL,
+    )
+    for alone in (True, False):
+        for left in (False, True):
+            request = host.request("items", [alone], stream=True)
+            host.send(request)
+            host.receive()
+            time.sleep(0.1)  # the pipe is full
+            if left:
+                host.send({"id": request["id"], "cancel": True})
+            assert host.cancel(request["id"])["success"]
+            assert host.result("log") == ["cleaning", "clean"]
+
+
 def test_streams(start: Start) -> None:
     host = start(
         """
