@@ -35,8 +35,8 @@ from ._wire import SPLIT_WRITE, Ahead, Batch, Control, Packed, RequestError, Res
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from contextvars import Context
-    from typing import Any, Dict, NoReturn, Optional
+    from contextvars import Context, ContextVar
+    from typing import Any, Dict, Iterable, NoReturn, Optional, Tuple
 
     from ._channel import Channel
     from ._wire import Line, Request
@@ -79,7 +79,7 @@ class Worker:
         lines, next_line, write, direct = channel.lines, channel.next_line, channel.write, answers.direct.get
         page, running = channel.page, RUNNING
         small = min(SPLIT_WRITE, answers.limit - 64)
-        unended = OPEN
+        unended, variables = OPEN, tuple(base.items())
         while True:
             id, line, writing, result = 0, None, False, None
             # Around the clauses too: one that is struck by a signal handler may have lost what it
@@ -139,7 +139,7 @@ class Worker:
                     # Nothing of a call stays alive while the loop waits.
                     running.request = line = request = args = handler = result = text = answer = None  # type: ignore[assignment]
                     try:
-                        if context != base:
+                        if context != base or (variables and _replaced(context, variables)):
                             return False
                     except Exception:
                         return False  # some value of a variable cannot be compared
@@ -205,6 +205,14 @@ class Worker:
             return _dispatch.run(self.answers, request[0], entry, request[2], request[5])
         except Exception as error:  # no handler's: _dispatch has answered for those
             return self.answers.internal(request[0], error)
+
+
+def _replaced(context: Context, variables: Iterable[Tuple[ContextVar[Any], Any]]) -> bool:
+    """Whether a variable has another value, which may equal the one that it had."""
+    for variable, value in variables:
+        if context[variable] is not value:
+            return True
+    return False
 
 
 def wants_text(command: str) -> bool:

@@ -588,6 +588,42 @@ def test_current_call(start: Start) -> None:
     assert host.result("now")[1:4] == [None, True, None]
 
 
+def test_what_a_call_sets_in_a_context_variable_is_gone_also_if_it_equals_what_was_there(start: Start) -> None:
+    host = start(
+        """
+        from contextvars import ContextVar
+        from dataclasses import dataclass, field
+        @dataclass
+        class Info:
+            kind: str
+            user: str = field(default="", compare=False)
+        info, flag, rows = ContextVar("info"), ContextVar("flag"), ContextVar("rows")
+        info.set(Info("request"))
+        flag.set(False)
+        rows.set([])
+        @command
+        def put(user):
+            info.set(Info("request", user))
+        @command
+        def turn(): flag.set(0)
+        @command
+        def fresh():
+            mine = []
+            rows.set(mine)
+            KEPT.append(mine)
+        KEPT = []
+        @command
+        def get():
+            for mine in KEPT: mine.append(1)
+            return [info.get().user, flag.get(), rows.get()]
+        """
+    )
+    for _ in range(2):
+        for command, args in (("put", ["alice"]), ("turn", []), ("fresh", [])):
+            host.result(command, args)
+            assert host.result("get") == ["", False, []] and host.result("get")[1] is False, command
+
+
 def test_pipelined_requests_are_answered_in_order(start: Start) -> None:
     host = start(
         """
