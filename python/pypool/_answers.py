@@ -7,7 +7,7 @@ from time import monotonic
 from ._call import RUNNING
 from ._commands import DIRECT
 from ._json import escape
-from ._wire import SPLIT_WRITE, SUCCESS, ResultError
+from ._wire import SPLIT_WRITE, SUCCESS, BindError, ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ._channel import Channel
     from ._commands import Command
 
+#: What the runtime raises of arguments and results that do not fit, where a handler's exceptions are caught.
+NO_HANDLERS = (BindError, ResultError)
 #: Prebuilt: there may be no memory to describe the lack of memory.
 OUT_OF_MEMORY = (
     '{"id":%d,"success":false,"error":{"kind":"python_exception","type":"MemoryError","module":"builtins",'
@@ -63,7 +65,7 @@ class Answers:
         """
         self._check_whole(error)
         self.errors += 1
-        fatal = entry is not None and entry.retire_on and not isinstance(error, ResultError)
+        fatal = entry is not None and entry.retire_on and not isinstance(error, NO_HANDLERS)
         if fatal and type(error) is not TypeError:
             self.judge(entry, error)  # type: ignore[arg-type]
         try:
@@ -82,7 +84,7 @@ class Answers:
 
     def judge(self, entry: Command, error: BaseException) -> None:
         """Have the worker replaced, if its command says so of what a handler has raised."""
-        if entry.retire_on and not isinstance(error, ResultError):
+        if entry.retire_on and not isinstance(error, NO_HANDLERS):
             try:
                 from . import _retire  # for few commands
 

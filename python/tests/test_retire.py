@@ -137,6 +137,38 @@ def test_a_subclass_counts_and_others_do_not(start: Start) -> None:
     told(host.receive(), 8, "command f raised worker.Mine (retire_on)")
 
 
+def test_arguments_that_are_refused_retire_nobody(start: Start) -> None:
+    host = start(
+        """
+        import functools
+        from datetime import date
+        from typing import List
+        @command(retire_on=Exception)
+        def f(x: date): return type(x).__name__
+        def passes(func):
+            @functools.wraps(func)
+            def wrapper(*args, **keyword): return func(*args, **keyword)
+            return wrapper
+        @command(retire_on=Exception)
+        @passes
+        def wrapped(x: date): return type(x).__name__
+        @command(retire_on=Exception, max_batch_size=4)
+        def batch(x: List[date]): return [type(one).__name__ for one in x]
+        @command(retire_on=Exception)
+        def items(x: date): yield type(x).__name__
+        """,
+        capabilities=CAPABLE,
+    )
+    for name in ("f", "wrapped", "batch"):
+        assert host.result(name, ["2026-01-02"]) == "date"
+        for args in (["bad"], {"x": "bad"}, [], [1, 2]):
+            error = host.error(name, args)
+            assert error["kind"] == "invalid_arguments" and "retires" not in error
+    assert host.stream("items", ["2026-01-02"])[0]["item"] == "date"
+    assert host.stream("items", ["bad"])[0]["error"]["kind"] == "invalid_arguments"
+    assert host.error("items", ["2026-01-02"])["kind"] == "invalid_arguments"
+
+
 def test_health(start: Start, tmp_path: Path) -> None:
     lost = tmp_path / "lost"
     text = """
