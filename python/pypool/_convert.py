@@ -7,7 +7,7 @@ Libraries are never imported: a result can only be a numpy array where numpy is 
 from __future__ import annotations
 
 from ._errors import text_of
-from ._forms import MISSING, base64_text, is_one, loaded, missing
+from ._forms import MISSING, base64_text, by_pydantic, is_one, loaded, missing
 from ._json import make_encoder
 from ._wire import MAX_DEPTH, TOO_DEEP, ResultError
 
@@ -37,7 +37,7 @@ def to_json(value: Any) -> Any:
     kind = type(value)
     fields = getattr(kind, "__dataclass_fields__", None)
     if fields is not None:
-        if hasattr(kind, "__pydantic_serializer__"):
+        if hasattr(kind, "__pydantic_serializer__") and by_pydantic(kind):
             return _libraries().pydantic_dataclass(value)
         return {name: getattr(value, name) for name, field in fields.items() if _is_field(field)}
     if isinstance(value, (bytes, bytearray, memoryview)):

@@ -96,6 +96,14 @@ def is_one(value: Any, module: str, *names: str) -> bool:
     return any(isinstance(value, loaded(module, name)) for name in names)
 
 
+def by_pydantic(kind: Any) -> bool:
+    """Whether it is pydantic that has made a dataclass's fields: an ordinary one may be derived from
+    one of pydantic's, and then has what that has, but for its own fields.
+    """
+    owner = next((one for one in kind.__mro__ if "__dataclass_fields__" in vars(one)), object)
+    return "__pydantic_serializer__" in vars(owner)
+
+
 class _Missing:
     is_null = False  # while a result's NaN becomes null
 

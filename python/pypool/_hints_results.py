@@ -11,6 +11,7 @@ import typing
 from . import _hints_keys
 from ._callables import annotations_of, unwrap
 from ._convert import RefusedKey, to_json
+from ._forms import by_pydantic
 from ._hints import ARRAYS, OBJECTS, Maker
 from ._hints_unions import UNIONS
 from ._schema_fields import (
@@ -122,7 +123,7 @@ class _Maker(Guarded):
 
     def _class(self, kind: Any, args: Any) -> Optional[Change]:
         sort, fields = fields_of(kind, True, args)
-        if sort in ("model", "struct") or hasattr(kind, "__pydantic_serializer__"):
+        if sort in ("model", "struct") or (sort == "dataclass" and by_pydantic(kind)):
             return None  # pydantic and msgspec make text of keys themselves
         changes = {}
         for field in fields:

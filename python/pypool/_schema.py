@@ -29,7 +29,7 @@ from . import _describe
 from ._arrays import Array
 from ._callables import signature_of
 from ._describe import is_json
-from ._forms import is_a
+from ._forms import by_pydantic, is_a
 from ._hints import ARRAYS, OBJECTS
 from ._hints_tables import is_table
 from ._schema_fields import LAZY, UNSAID, Unresolved, bare, elements, fields_of, is_alias, is_record, resolved, space_of
@@ -273,7 +273,7 @@ class _Walker:
         return self._model
 
     def _class(self, kind: Any, args: Tuple[Any, ...]) -> Type:
-        outer, self._model = self._model, _rules(kind) or _rules_within(self._model, kind, self.output)
+        outer, self._model = self._model, _rules(kind, self.output) or _rules_within(self._model, kind, self.output)
         try:
             return self._described(kind, args)
         finally:
@@ -287,7 +287,7 @@ class _Walker:
             return _unknown(kind.__qualname__)
         name = _key(kind, args)
         within = "%s in %s" % (name, self._model)
-        if self._model and not _rules(kind) and self._looks_other(within, kind, args):
+        if self._model and not _rules(kind, self.output) and self._looks_other(within, kind, args):
             name = within
         if name not in self.types:
             entry = self.types[name] = {"kind": "", "name": kind.__qualname__, "doc": _doc(kind), "fields": []}
@@ -321,7 +321,7 @@ class _Within(_Walker):
     """Looks at what has no rules of its own, and asks for a model's."""
 
     def _class(self, kind: Any, args: Tuple[Any, ...]) -> Type:
-        if not _rules(kind):
+        if not _rules(kind, self.output):
             super()._class(kind, args)
         return {"type": "null"}
 
@@ -343,16 +343,23 @@ def _has_own_form(kind: Any, output: bool) -> bool:
     """
     if is_a(kind, "msgspec", "Struct"):
         return bool(kind.__struct_config__.array_like)
-    return output and bool(getattr(getattr(kind, "__pydantic_decorators__", None), "model_serializers", None))
+    return (
+        output
+        and bool(_rules(kind, True))
+        and bool(getattr(getattr(kind, "__pydantic_decorators__", None), "model_serializers", None))
+    )
 
 
-def _rules(kind: Any) -> str:
+def _rules(kind: Any, output: bool) -> str:
     """Whose rules a class's fields obey."""
     if is_a(kind, "msgspec", "Struct"):
         return "msgspec"
     if is_a(kind, "pydantic.v1", "BaseModel") or (is_a(kind, "pydantic", "BaseModel") and not hasattr(kind, "model_fields")):
         return "pydantic.v1"
-    return "pydantic" if is_a(kind, "pydantic", "BaseModel") or hasattr(kind, "__pydantic_validator__") else ""
+    own = is_a(kind, "pydantic", "BaseModel")
+    if not own and hasattr(kind, "__pydantic_validator__"):
+        own = not output or by_pydantic(kind)  # what is derived from one is read by pydantic, and written by pypool
+    return "pydantic" if own else ""
 
 
 def _literal(values: Iterable[Any]) -> Type:

@@ -15,7 +15,7 @@ import typing
 from . import _describe
 from ._callables import annotations_of, unwrap
 from ._finder import imported
-from ._forms import is_a
+from ._forms import by_pydantic, is_a
 from ._generics import bindings_of, by_parameter, substitute
 
 TYPE_CHECKING = False
@@ -255,7 +255,7 @@ def _fields_of(kind: Any, output: bool) -> Tuple[str, Iterator[Field]]:
     if is_a(kind, "pydantic", "BaseModel") or is_a(kind, "pydantic.v1", "BaseModel"):
         return "model", _pydantic(kind, output)
     if hasattr(kind, "__dataclass_fields__"):
-        return "dataclass", (_pydantic if hasattr(kind, "__pydantic_fields__") else _dataclass)(kind, output)
+        return "dataclass", (_pydantic if by_pydantic(kind) else _dataclass)(kind, output)
     if hasattr(kind, "__attrs_attrs__"):
         return "attrs", _attrs(kind, output)
     if is_a(kind, "msgspec", "Struct"):

@@ -351,6 +351,49 @@ MISSING = """
 """
 
 
+def test_a_dataclass_derived_from_one_of_pydantics_has_all_its_fields(start: Start) -> None:
+    pytest.importorskip("pydantic", minversion="2")
+    host = start(
+        """
+        import dataclasses, datetime, pydantic, pydantic.dataclasses
+        from typing import Dict
+        @pydantic.dataclasses.dataclass
+        class A:
+            x: int
+        @dataclasses.dataclass
+        class B(A):
+            y: int = 2
+            left: datetime.timedelta = datetime.timedelta(seconds=1)
+            keys: Dict[tuple, int] = dataclasses.field(default_factory=dict)
+        @pydantic.dataclasses.dataclass
+        class C(B):
+            z: int = 3
+        class D(C): pass
+        class M(pydantic.BaseModel):
+            b: B
+        @command
+        def b(x: B = None) -> B: return x or B(x=1, y=5, keys={(1, 2): 3})
+        @command
+        def plain(): return [A(x=1), B(x=1, y=5), D(x=1), M(b=B(x=1, y=5))]
+        @command
+        def c(x: C) -> D: return x
+        """
+    )
+    assert host.result("b") == {"x": 1, "y": 5, "left": 10**9, "keys": {"[1,2]": 3}}
+    assert host.result("b", {"x": {"x": 1, "y": 7}}) == {"x": 1, "y": 7, "left": 10**9, "keys": {}}
+    rest = {"left": "PT1S", "keys": {}}
+    assert host.result("plain") == [
+        {"x": 1},
+        {"x": 1, "y": 5, "left": 10**9, "keys": {}},
+        {"x": 1, "y": 2, "z": 3, **rest},
+        {"b": {"x": 1, "y": 5, **rest}},
+    ]
+    assert host.result("c", [{"x": 1, "z": 4}]) == {"x": 1, "y": 2, "z": 4, **rest}
+    told = {entry["name"]: entry["schema"] for entry in host.result("list_commands", {"schema": True})}
+    fields = {field["name"]: field["type"]["type"] for field in told["b"]["output_types"]["worker.B"]["fields"]}
+    assert fields == {"x": "integer", "y": "integer", "left": "duration", "keys": "map"}
+
+
 def test_an_array_of_msgspec_has_each_field_in_its_place() -> None:
     """Whatever omit_defaults says, which is of objects; nothing stands for UNSET in an array."""
     msgspec = pytest.importorskip("msgspec", reason="not for every Python")
