@@ -4,6 +4,7 @@ every thread of the handler too. Of the calls that a shared one runs side by sid
 
 from __future__ import annotations
 
+from _thread import get_ident
 from time import monotonic
 
 try:
@@ -216,9 +217,20 @@ def _running(who: str) -> Request:
                 "%s() works in a concurrent command's own tasks, and until its end: a thread gets it handed over" % who
             )
         return task.request
-    if request is None or (known is not None and known[0] != named(request)[0]):
+    if request is None or (_left_behind(named(request)[0]) if known is None else known[0] != named(request)[0]):
         raise LookupError("no call is running: %s() works inside a command or a program only" % who)
     return request  # type: ignore[no-any-return]
+
+
+def _left_behind(id: int) -> bool:
+    """Whether this is a thread that another call has started (see `_start`). One of a pool, which serves
+    whoever has work for it, is not.
+    """
+    active: Any = getattr(_finder.imported("threading"), "_active", None) or {}
+    thread = active.get(get_ident())
+    if getattr(thread, "_pypool_call", None) in (None, id) or type(thread).__module__ == "multiprocessing.dummy":
+        return False
+    return thread not in getattr(_finder.imported("concurrent.futures.thread"), "_threads_queues", ())
 
 
 def _call_of(request: Request) -> Call:

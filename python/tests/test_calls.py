@@ -588,6 +588,57 @@ def test_current_call(start: Start) -> None:
     assert host.result("now")[1:4] == [None, True, None]
 
 
+def test_a_thread_that_a_call_left_behind_has_no_call(start: Start) -> None:
+    host = start(
+        """
+        import queue, threading
+        from concurrent.futures import ThreadPoolExecutor
+        from multiprocessing.pool import ThreadPool
+        from pypool import current_calls
+        def asks():
+            found = []
+            for ask in (lambda: [current_call()], current_calls):
+                try: found.append(ask()[0].session_id)
+                except LookupError as error: found.append(str(error).partition(":")[0])
+            return found
+        class Jobs:
+            def __init__(self):
+                self.go, self.seen = queue.Queue(), queue.Queue()
+                threading.Thread(target=self.run, daemon=True).start()
+            def run(self):
+                while True:
+                    self.go.get()
+                    self.seen.put(asks())
+            def ask(self):
+                self.go.put(1)
+                return self.seen.get()
+        KEPT = {}
+        @setup
+        def begin(): KEPT["setup"] = Jobs()
+        @command
+        def leave():
+            KEPT["left"] = Jobs()
+            KEPT["executor"], KEPT["pool"] = ThreadPoolExecutor(1), ThreadPool(1)
+            return look()
+        @command
+        def look():
+            found = {name: KEPT[name].ask() for name in ("setup", "left")}
+            found["executor"] = KEPT["executor"].submit(asks).result()
+            found["pool"] = KEPT["pool"].apply(asks)
+            return found
+        @command(max_batch_size=2)
+        def batch(x: list): return [KEPT["left"].ask() for _ in x]
+        """
+    )
+    everywhere = dict.fromkeys(["setup", "left", "executor", "pool"], ["alice", "alice"])
+    assert host.result("leave", session_id="alice") == everywhere
+    # One of a pool serves whichever call has a job for it.
+    nobodys = "no call is running"
+    wanted = {**{name: ["bob", "bob"] for name in everywhere}, "left": [nobodys, nobodys]}
+    assert host.result("look", session_id="bob") == wanted
+    assert host.result("batch", [1]) == [nobodys, nobodys]
+
+
 def test_what_a_call_sets_in_a_context_variable_is_gone_also_if_it_equals_what_was_there(start: Start) -> None:
     host = start(
         """
