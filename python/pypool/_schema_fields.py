@@ -7,6 +7,7 @@ the same facts.
 
 from __future__ import annotations
 
+import builtins
 import collections.abc
 import sys
 import types
@@ -198,8 +199,7 @@ def resolved(annotation: Any, space: Dict[str, Any], local: Optional[Dict[str, A
     annotation = _inside_init_var(annotation)
     extras: Dict[str, Any] = {"include_extras": True} if sys.version_info >= (3, 9) else {}
     for _ in range(4):
-        holder = types.SimpleNamespace(__annotations__={"hint": annotation})
-        found = typing.get_type_hints(holder, space, local, **extras)["hint"]
+        found = typing.get_type_hints(_holder(annotation), space, local or space, **extras)["hint"]
         # Python 3.8 leaves quotes within quotes, which `from __future__ import annotations` makes
         # of every quoted hint. What mentions itself grows with each turn.
         quoted = "ForwardRef(" in repr(found)
@@ -209,6 +209,11 @@ def resolved(annotation: Any, space: Dict[str, Any], local: Optional[Dict[str, A
     if quoted:
         _evaluate(found, space, local)
     return found
+
+
+def _holder(annotation: Any) -> Any:
+    """What has an annotation for typing: a class, in which alone that takes Final for a hint."""
+    return type("Holder", (), {"__annotations__": {"hint": annotation}})
 
 
 def _evaluate(hint: Any, space: Dict[str, Any], local: Optional[Dict[str, Any]]) -> None:
@@ -223,9 +228,8 @@ def _evaluate(hint: Any, space: Dict[str, Any], local: Optional[Dict[str, Any]])
         seen.add(id(one))
         if type(one).__name__ == "ForwardRef":
             if not _is_evaluated(one):
-                holder = types.SimpleNamespace(__annotations__={"hint": one})
                 try:
-                    typing.get_type_hints(holder, space, local)
+                    typing.get_type_hints(_holder(one), space, local or space)
                 except Exception:
                     continue  # it names what does not exist
             pending.append(getattr(one, "__forward_value__", None))
@@ -354,7 +358,8 @@ def _hints_of(kind: Any) -> Dict[str, Any]:
     for base in reversed(kind.__mro__):
         own, space = own_annotations(base), _names_of(base)
         # Of the class's names its classes come first; a field, or a method, may be named like a type.
-        local = {n: v for n, v in vars(base).items() if n not in space or (isinstance(v, type) and n not in own)}
+        outside = space.keys() | vars(builtins).keys()
+        local = {n: v for n, v in vars(base).items() if n not in outside or (isinstance(v, type) and n not in own)}
         local.update((p.__name__, p) for p in getattr(base, "__type_params__", ()))
         local.setdefault(kind.__name__, kind)
         for name, annotation in own.items():

@@ -264,6 +264,41 @@ def test_a_field_named_like_its_type(holder: str) -> None:
     assert kind in ({"type": "date"}, of("optional", {"type": "date"}))
 
 
+def test_final_in_text() -> None:
+    function = define(
+        "from __future__ import annotations\nimport dataclasses, typing\nfrom datetime import date\n"
+        "from typing import Final, List, NamedTuple, Optional\n"
+        "@dataclasses.dataclass\nclass E:\n    d: Final[date]\n    e: typing.Final[List[float]]\n    g: Final = 3\n"
+        "def f(x: E, y: Optional[E] = None): return x\n"
+    )
+    made = arrives(function, '{"d":"2026-01-02","e":[1],"g":[4]}')
+    assert same([made.d, made.e, made.g], [module.datetime.date(2026, 1, 2), [1.0], [4]])
+
+
+NAMED_LIKE_BUILTINS = {
+    "method": "@dataclasses.dataclass\nclass E:\n    x: List[float]\n    def float(self): return 1\n",
+    "method, list": "@dataclasses.dataclass\nclass E:\n    x: list[float]\n    def list(self): return 1\n",
+    "field": "@dataclasses.dataclass\nclass E:\n    float: float = 0.0\n    x: Optional[List[float]] = None\n",
+    "slots": "@dataclasses.dataclass\nclass E:\n    __slots__ = ('float', 'x')\n    float: float\n    x: List[float]\n",
+    "NamedTuple": "class E(NamedTuple):\n    float: float\n    x: List[float]\n",
+}
+
+
+@pytest.mark.parametrize("name", NAMED_LIKE_BUILTINS)
+def test_a_field_or_method_named_like_a_builtin(name: str) -> None:
+    """Under `from __future__ import annotations`, see above."""
+    if "list" in name and sys.version_info < (3, 9):
+        pytest.skip("list[float] is new in Python 3.9")
+    source = "from __future__ import annotations\nimport dataclasses\nfrom typing import List, NamedTuple, Optional\n"
+    function = define(source + NAMED_LIKE_BUILTINS[name] + "def f(x: E): return x\n")
+    more = ',"float":1' if "float: float" in NAMED_LIKE_BUILTINS[name] else ""
+    made = arrives(function, '{"x":[1]%s}' % more)
+    assert same([made.x, made.float if more else 1.0], [[1.0], 1.0])
+    fields = _schema.schema(Command("f", "command", function))["input_types"]["hinted.E"]["fields"]
+    kinds = [field["type"] for field in fields if field["name"] == "x"]
+    assert kinds in ([of("array", {"type": "number"})], [of("optional", of("array", {"type": "number"}))])
+
+
 def test_a_hint_that_means_a_name_of_its_class() -> None:
     function = define(
         "Inner = int\n@dataclasses.dataclass\nclass E:\n    class Inner(str, enum.Enum):\n        A = 'a'\n"
