@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import types
 import typing
+
+from ._finder import imported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Tuple
+
+
+_NONE: typing.Any = object()
+#: The names that type variables may use that do not tell their module.
+_SPACES: Dict[Any, Dict[str, Any]] = {}
 
 
 def by_parameter(parameters: Tuple[Any, ...], args: Tuple[Any, ...]) -> Dict[Any, Any]:
@@ -17,9 +25,46 @@ def by_parameter(parameters: Tuple[Any, ...], args: Tuple[Any, ...]) -> Dict[Any
         if type(parameter).__name__ == "TypeVarTuple" and args:
             end = max(at, len(args) - (len(parameters) - index - 1))
             found[parameter], at = tuple(args[at:end]), end
-        elif at < len(args):
+        elif at < len(args) and args[at] != _default(parameter):
             found[parameter], at = args[at], at + 1
+        else:  # typing puts a default in its place as it is
+            default, at = _default(parameter), at + 1
+            if default is not _NONE and not isinstance(default, str):
+                default = substitute(default, found)  # those before it may be in it
+                found[parameter] = (default,) if type(parameter).__name__ == "TypeVarTuple" else default
     return found
+
+
+def _default(parameter: Any) -> Any:
+    """What a type variable of Python 3.13, or of typing_extensions, says that it is by itself."""
+    if type(parameter).__name__ == "ParamSpec" or not hasattr(parameter, "has_default") or not parameter.has_default():
+        return _NONE
+    return type(None) if parameter.__default__ is None else parameter.__default__
+
+
+def stands_for(variable: Any) -> Tuple[Any, Dict[str, Any]]:
+    """What a type variable is where nothing else is said: its default, one of its constraints, or its
+    bound; and the names that this, in quotes perhaps, may use.
+    """
+    found = _default(variable)
+    if found is _NONE:
+        bound = typing.Any if variable.__bound__ is None else variable.__bound__
+        found = typing.Union[variable.__constraints__] if variable.__constraints__ else bound
+    return found, _SPACES[variable] if variable in _SPACES else names_of(variable)
+
+
+def names_of(owner: Any) -> Dict[str, Any]:
+    """The names of the module that a class or another object is of."""
+    return vars(imported(getattr(owner, "__module__", "")) or types)
+
+
+def variables_of(owner: Any, space: Dict[str, Any]) -> Dict[str, Any]:
+    """The type variables in the brackets behind the name of a class, a function or an alias, by name:
+    they do not know their module.
+    """
+    variables = getattr(owner, "__type_params__", ())
+    _SPACES.update(dict.fromkeys(variables, space))
+    return {variable.__name__: variable for variable in variables}
 
 
 def substitute(hint: Any, bound: Dict[Any, Any]) -> Any:

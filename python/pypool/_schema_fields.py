@@ -10,14 +10,12 @@ from __future__ import annotations
 import builtins
 import collections.abc
 import sys
-import types
 import typing
 
 from . import _describe
 from ._callables import annotations_of, unwrap
-from ._finder import imported
 from ._forms import by_pydantic, is_a
-from ._generics import bindings_of, by_parameter, substitute
+from ._generics import bindings_of, by_parameter, names_of, stands_for, substitute, variables_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,14 +35,9 @@ LAZY = (_ABC.Iterable, _ABC.Iterator, _ABC.Generator, _ABC.AsyncIterable, _ABC.A
 def space_of(func: Any) -> Dict[str, Any]:
     """The names that a function's annotations may use."""
     target = unwrap(func)
-    space = getattr(target, "__globals__", None) or _names_of(target)
-    variables = getattr(target, "__type_params__", ())
-    return {**space, **{variable.__name__: variable for variable in variables}} if variables else space
-
-
-def _names_of(owner: Any) -> Dict[str, Any]:
-    """The names of the module that a class or another object is of."""
-    return vars(imported(getattr(owner, "__module__", "")) or types)
+    space = getattr(target, "__globals__", None) or names_of(target)
+    variables = variables_of(target, space)
+    return {**space, **variables} if variables else space
 
 
 class Field(typing.NamedTuple):
@@ -101,10 +94,11 @@ class Unresolved:
 
 
 def is_alias(hint: Any) -> bool:
-    """Whether a hint is a `type` statement's name, or a name in quotes, which may mention itself."""
-    return (
-        _is_evaluated(hint) or type(hint).__name__ == "TypeAliasType" or type(typing.get_origin(hint)).__name__ == "TypeAliasType"
-    )
+    """Whether a hint is a `type` statement's name, a name in quotes, or a type variable, which may
+    mention itself.
+    """
+    names = type(hint).__name__, type(typing.get_origin(hint)).__name__
+    return _is_evaluated(hint) or "TypeAliasType" in names or names[0] == "TypeVar"
 
 
 def _is_evaluated(hint: Any) -> bool:
@@ -141,14 +135,13 @@ def bare(hint: Any) -> Any:
         elif type(hint).__name__ == "InitVar":
             hint = hint.type
         elif type(hint).__name__ == "TypeAliasType":
-            hint = hint.__value__
+            variables_of(hint, names_of(hint))
+            hint = substitute(hint.__value__, by_parameter(hint.__type_params__, ()))
         elif type(origin).__name__ == "TypeAliasType":
+            variables_of(origin, names_of(origin))
             hint = substitute(origin.__value__, by_parameter(origin.__type_params__, typing.get_args(hint)))
         elif type(hint) is typing.TypeVar:
-            if hint.__constraints__:
-                hint = typing.Union[hint.__constraints__]
-            else:
-                hint = typing.Any if hint.__bound__ is None else hint.__bound__
+            hint = _unquoted(*stands_for(hint))
         elif str(origin).rpartition(".")[2] in _MARKS:
             hint = typing.get_args(hint)[0]
         elif getattr(hint, "_name", "") == "LiteralString" and type(hint).__name__ == "_SpecialForm":
@@ -156,6 +149,16 @@ def bare(hint: Any) -> Any:
         else:
             return hint
     return typing.Any
+
+
+def _unquoted(hint: Any, space: Dict[str, Any]) -> Any:
+    """The hint with the names in quotes evaluated, where they exist."""
+    if isinstance(hint, str) or "ForwardRef(" in repr(hint):
+        try:
+            return resolved(hint, space)
+        except Exception:
+            pass
+    return hint
 
 
 def elements(hint: Any) -> Optional[Tuple[List[Any], List[Any], List[Any]]]:
@@ -356,11 +359,11 @@ def _hints_of(kind: Any) -> Dict[str, Any]:
     """
     found: Dict[str, Any] = {}
     for base in reversed(kind.__mro__):
-        own, space = own_annotations(base), _names_of(base)
+        own, space = own_annotations(base), names_of(base)
         # Of the class's names its classes come first; a field, or a method, may be named like a type.
         outside = space.keys() | vars(builtins).keys()
         local = {n: v for n, v in vars(base).items() if n not in outside or (isinstance(v, type) and n not in own)}
-        local.update((p.__name__, p) for p in getattr(base, "__type_params__", ()))
+        local.update(variables_of(base, space))
         local.setdefault(kind.__name__, kind)
         for name, annotation in own.items():
             try:

@@ -611,6 +611,102 @@ def test_type_statements(start: Start) -> None:
     assert schema["f"]["params"][0]["type"] == {"type": "array", "of": [{"type": "date"}]}
 
 
+QUOTED = """
+Q = TypeVar("Q", bound="QItem")
+R = TypeVar("R", "QItem", "QOther")
+S = TypeVar("S", bound="Nowhere")
+Deep = TypeVar("Deep", bound="Union[float, List[Deep]]")
+@dataclasses.dataclass
+class QHolder(Generic[Q]):
+    q: Q
+    more: "List[Q]"
+    deep: Deep = 0.0
+@dataclasses.dataclass
+class QItem:
+    d: datetime.date
+@dataclasses.dataclass
+class QOther:
+    e: float
+def f(x: Q, y: R = None, z: S = None, h: QHolder = None): return [x, y, z, h]
+"""
+
+
+def test_a_bound_in_quotes() -> None:
+    function = define(QUOTED)
+    day, text = module.datetime.date(2026, 1, 2), '{"d":"2026-01-02"}'
+    assert arrives(function, text)[0] == module.QItem(day)
+    entry = Command("f", "command", function)
+    args = {
+        "x": {"d": "2026-01-02"},
+        "y": {"e": 1},
+        "z": [1],
+        "h": {"q": {"d": "2026-01-02"}, "more": [{"d": "2026-01-02"}], "deep": [1]},
+    }
+    positional, keyword = _bind.bind(entry, args)
+    x, y, z, h = function(*positional, **keyword)
+    assert (x, y, z) == (module.QItem(day), module.QOther(1.0), [1])
+    assert (h.q, h.more) == (module.QItem(day), [module.QItem(day)]) and same(h.deep, [1.0])
+    with pytest.raises(BindError, match="date"):
+        _bind.bind(entry, {"x": {"d": 1}})
+    found = _schema.schema(Command("f", "command", function))
+    assert found["params"][0]["type"] == {"type": "ref", "name": "hinted.QItem"}
+
+
+def test_a_type_variables_default() -> None:
+    extensions: Any = sys.modules["typing"] if sys.version_info >= (3, 13) else pytest.importorskip("typing_extensions")
+    module.WithDefault = extensions.TypeVar
+    function = define(
+        "D = WithDefault('D', default=datetime.date)\nW = WithDefault('W', default='QLater')\n"
+        "N = WithDefault('N', default=None, bound=object)\n"
+        "@dataclasses.dataclass\nclass Box(Generic[D]):\n    x: D\n    y: List[D]\n"
+        "@dataclasses.dataclass\nclass Sub(Box): pass\n"
+        "@dataclasses.dataclass\nclass QLater:\n    e: float\n"
+        "@dataclasses.dataclass\nclass All:\n    a: Box\n    b: Box[float]\n    c: W\n    d: Sub\n    e: N\n"
+        "def f(x: All): return x\n"
+    )
+    day = '{"x":"2026-01-02","y":["2026-01-02"]}'
+    made = arrives(function, '{"a":%s,"b":{"x":1,"y":[1]},"c":{"e":1},"d":%s,"e":null}' % (day, day))
+    wanted = module.datetime.date(2026, 1, 2)
+    assert same([made.a.x, made.a.y, made.b.x, made.b.y], [wanted, [wanted], 1.0, [1.0]])
+    assert same([made.c.e, made.d.x, made.d.y, made.e], [1.0, wanted, [wanted], None])
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="defaults are new in Python 3.13")
+def test_bounds_and_defaults_of_type_statements(start: Start) -> None:
+    worker = start(
+        """
+        import dataclasses, datetime
+        type Al[T = datetime.date, U = list[T]] = dict[str, tuple[T, U]]
+        type Quoted[T = "Item"] = list[T]
+        @dataclasses.dataclass
+        class L[T: "Item"]:
+            x: T
+        @dataclasses.dataclass
+        class P[T, U = list[T]]:
+            t: T
+            u: U
+        @dataclasses.dataclass
+        class Many[*Ts = *tuple[datetime.date, float]]:
+            x: tuple[*Ts]
+        @dataclasses.dataclass
+        class Item:
+            d: datetime.date
+        @command
+        def f(a: Al, b: Al[float], c: Quoted, d: L, e: P[datetime.date], g: Many):
+            return [repr(one) for one in (a, b, c, d, e, g)]
+        @command
+        def h[T: "Item"](x: T): return repr(x)
+        """
+    )
+    day = "2026-01-02"
+    args = {"a": {"k": [day, [day]]}, "b": {"k": [1, [1]]}, "c": [{"d": day}], "d": {"x": {"d": day}}}
+    got = worker.result("f", {**args, "e": {"t": day, "u": [day]}, "g": {"x": [day, 1]}})
+    date, item = "datetime.date(2026, 1, 2)", "Item(d=datetime.date(2026, 1, 2))"
+    assert got[:4] == ["{'k': (%s, [%s])}" % (date, date), "{'k': (1.0, [1.0])}", "[%s]" % item, "L(x=%s)" % item]
+    assert got[4:] == ["P(t=%s, u=[%s])" % (date, date), "Many(x=(%s, 1.0))" % date]
+    assert worker.result("h", [{"d": day}]) == item
+
+
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="X | Y is new in Python 3.10")
 def test_new_unions() -> None:
     function = define("def f(x: 'float | datetime.date | None'): return x\n")
