@@ -5,6 +5,7 @@ live on.
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 
 from ._call import CALL, RUNNING, named
 from ._cancel import STATE
@@ -13,7 +14,7 @@ from ._stdio import LOG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, AsyncIterator, Awaitable, Iterator, Optional
+    from typing import Any, AsyncIterator, Awaitable, Dict, Iterator, Optional
 
 _loop: Optional[asyncio.AbstractEventLoop] = None
 
@@ -24,6 +25,24 @@ def run(awaitable: Awaitable[Any]) -> Any:
     """
     loop = event_loop()
     return _finish(loop, loop.create_task(_await(awaitable)))
+
+
+def run_here(awaitable: Awaitable[Any]) -> Any:
+    """The same, and what it has set in context variables by its end is set here, too: a task has a
+    context of its own.
+    """
+    found: Dict[Any, Any] = {}
+
+    async def kept() -> Any:
+        result = await awaitable
+        found.update(copy_context().items())
+        return result
+
+    result = run(kept())
+    for variable, value in found.items():
+        if variable is not CALL and variable.get(found) is not value:
+            variable.set(value)
+    return result
 
 
 def event_loop() -> asyncio.AbstractEventLoop:

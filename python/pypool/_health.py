@@ -36,14 +36,15 @@ def run(func: Callable[[], Any]) -> None:
         raise RuntimeError("%s() has returned False" % name_of(func))
 
 
-def finished(func: Callable[[], Any], result: Any) -> Any:
-    """What the function has come to, with what it returned awaited. Raises TypeError where that is
-    something whose code has not run: a decorator can hide that a function is a generator.
+def finished(func: Callable[[], Any], result: Any, keeps: bool = False) -> Any:
+    """What the function has come to, with what it returned awaited; `keeps`: what that sets in context
+    variables stays. Raises TypeError where it is something whose code has not run: a decorator can
+    hide that a function is a generator.
     """
     if hasattr(type(result), "__await__"):
         from . import _async  # imports asyncio
 
-        result = _async.run(result)
+        result = _async.run_here(result) if keeps else _async.run(result)
     body = result.gen if type(result).__module__ == "contextlib" and hasattr(result, "gen") else result
     for frame in ("gi_frame", "ag_frame", "cr_frame"):
         if hasattr(type(body), frame):

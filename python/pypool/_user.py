@@ -144,7 +144,7 @@ def run_setups() -> None:
         if result is not None:
             from . import _health  # few return anything
 
-            _health.finished(func, result)
+            _health.finished(func, result, True)
     instantiate_programs()
     for entry in (*COMMANDS.values(), *PROGRAMS.values()):
         if entry.batch is not None and entry.columns is None:

@@ -393,6 +393,45 @@ def test_an_async_generator_that_is_closed_cleans_up_undisturbed(start: Start) -
             assert host.result("log") == ["cleaning", "clean"]
 
 
+def test_what_a_setup_sets_in_context_variables_is_every_calls(start: Start) -> None:
+    host = start(
+        """
+        import asyncio
+        from contextvars import ContextVar
+        first, second, third = (ContextVar(name, default="none") for name in ("first", "second", "third"))
+        @setup
+        def plain(): first.set("plain")
+        @setup
+        async def load():
+            assert first.get() == "plain"
+            first.set("load")
+            await asyncio.sleep(0)
+            second.set("load")
+            await asyncio.ensure_future(task())
+        async def task(): third.set("its own")
+        @setup
+        async def later():
+            assert second.get() == "load"
+            second.set("later")
+        @command
+        def which(): return [first.get(), second.get(), third.get()]
+        @command
+        async def which_async():
+            found = which()
+            first.set("call")
+            return found
+        @command(concurrency=2)
+        async def beside(): return which()
+        """,
+        capabilities=[*CANCEL, "shared"],
+    )
+    for _ in range(2):
+        assert host.result("which") == ["load", "later", "none"]
+        assert host.result("which_async") == ["load", "later", "none"]
+        host.send({"shared": host.request("beside")})
+        assert host.receive()["result"] == ["load", "later", "none"]
+
+
 def test_streams(start: Start) -> None:
     host = start(
         """
