@@ -308,28 +308,37 @@ def _enumeration(kind: Any) -> Converter:
 
 def _by_json(kind: Any, value: Any) -> Any:
     """The member whose value looks so in JSON: a tuple's is an array, a date's a text."""
-    try:
-        text = encode(value)
-    except ResultError:
-        return None
-    for member in kind:
-        try:
-            if encode(member.value) == text:
-                return member
-        except ResultError:
-            continue
+    text = _in_json(value)
+    for member in kind if text is not None else ():
+        if _in_json(member.value) == text:
+            return member
     return None
 
 
+def _in_json(value: Any) -> Optional[str]:
+    try:
+        return encode(value)
+    except ResultError:
+        return None
+
+
 def literal(values: Tuple[Any, ...]) -> Converter:
-    """One of the values. An Enum's member stands for its value."""
+    """One of the values. An Enum's member stands for its value, and for what that looks like in JSON,
+    where Go has 1 for 1.0.
+    """
+    members = [(wanted, _in_json(wanted.value)) for wanted in values if is_a(type(wanted), "enum", "Enum")]
 
     def one_of(value: Any) -> Any:
         kind = float if type(value) is Number else type(value)
         for wanted in values:
             plain = getattr(wanted, "value", wanted)
-            if type(plain) is kind and plain == value:
+            if (type(plain) is kind or (type(plain) is float and kind is int)) and plain == value:
                 return wanted
+        if members:
+            text = _in_json(value)
+            for wanted, looks in members:
+                if text is not None and text == looks:
+                    return wanted
         shown = ", ".join(repr(getattr(v, "value", v)) if v is not None else "null" for v in values[:20])
         raise ConversionError("one of " + shown if len(values) > 1 else shown, value)
 

@@ -482,6 +482,27 @@ def test_a_literal_in_a_union_stays_what_it_is() -> None:
         assert same(arrives(define("def f(x: %s): return x\n" % hint), text), eval(wanted, vars(module))), hint
 
 
+def test_a_literal_of_an_enums_member_takes_what_that_is_sent_as() -> None:
+    function = define(
+        "class Col(enum.Enum):\n    R = (1, 2)\n    D = datetime.date(2026, 1, 2)\n    F = 1.0\n    S = 'x'\n    N = 7\n    T = '2026-01-02'\n"
+        "def f(x: Literal[Col.R, Col.D, Col.F, Col.S, Col.N] = None, y: Literal['a', Col.T] = 'a', "
+        "z: Optional[Dict[Literal[Col.R, Col.D, Col.N], float]] = None, one: Literal[Col.R] = None): return x or y or z or one\n"
+    )
+    col = module.Col
+    sent = {"[1,2]": col.R, '"2026-01-02"': col.D, "1": col.F, "1.0": col.F, '"x"': col.S, "7": col.N}
+    for text, member in sent.items():
+        assert arrives(function, text) is member
+    for text in ("[1,3]", "[1.0,2]", "true", "7.0", '"7"', '"2026-01-03"', "{}"):
+        with pytest.raises(BindError):
+            arrives(function, text)
+    entry = Command("f", "command", function)
+    assert _bind.bind(entry, {"y": "2026-01-02"})[1]["y"] is col.T
+    bound = _bind.bind(entry, {"z": {"[1,2]": 1, "2026-01-02": 2, "7": 3}})[1]["z"]
+    assert bound == {col.R: 1.0, col.D: 2.0, col.N: 3.0}
+    with pytest.raises(BindError, match=r"expected \(1, 2\), got an array"):
+        _bind.bind(entry, {"one": [2, 1]})
+
+
 def test_numbers_in_a_list_are_bytes_where_nothing_else_takes_them() -> None:
     """Whether a float has a fraction does not decide what a list becomes."""
     for hint, text, wanted in (
