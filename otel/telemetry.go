@@ -117,7 +117,8 @@ func (t *Telemetry) Instrument(cfg pypool.Config) pypool.Config {
 }
 
 // Observer returns the observer of a pool's calls and functions. It calls next's functions, too, as
-// far as next has them, inside its own: their contexts have the span. next may be nil.
+// far as next has them, inside its own: their contexts have the span. next's TraceParent is asked
+// where the context has no span, as with a tracer provider that makes none. next may be nil.
 func (t *Telemetry) Observer(next *pypool.Observer) *pypool.Observer {
 	o := &pypool.Observer{}
 	if next != nil {
@@ -177,7 +178,13 @@ func (t *Telemetry) Observer(next *pypool.Observer) *pypool.Observer {
 			functionEnd(ctx, f, err)
 		}
 	}
-	o.TraceParent = TraceParent
+	traceParent := o.TraceParent
+	o.TraceParent = func(ctx context.Context) string {
+		if parent := TraceParent(ctx); parent != "" || traceParent == nil {
+			return parent
+		}
+		return traceParent(ctx)
+	}
 	return o
 }
 

@@ -29,6 +29,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/goleak"
 
 	"github.com/pypool/pypool"
@@ -509,6 +510,36 @@ func TestAnotherObserverGoesOn(t *testing.T) {
 	require.Equal(t, []string{"start " + r.one(t, "greet").SpanContext().SpanID().String(), "lookup", "end kept"}, seen)
 	require.Panics(t, func() { _, _ = r.pool.ExecuteAnonymous(t.Context(), "spans", nil) })
 	require.Equal(t, codes.Error, r.one(t, "spans").Status().Code)
+}
+
+// The Observer inside gives Python its trace where there is no span of this one's: as with a provider that makes none.
+func TestTheTraceParentOfAnotherObserverGoesOn(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "worker.py")
+	require.NoError(t, os.WriteFile(script, []byte("from pypool import command, current_call\n@command\ndef told(): return current_call().trace or \"\"\n"), 0o600))
+	const theirs = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	inner := &pypool.Observer{
+		CallStart: func(ctx context.Context, _ pypool.CallInfo) context.Context {
+			return context.WithValue(ctx, contextKey{}, theirs)
+		},
+		TraceParent: func(ctx context.Context) string {
+			parent, _ := ctx.Value(contextKey{}).(string)
+			return parent
+		},
+	}
+	told := func(provider trace.TracerProvider, observer *pypool.Observer) string {
+		telemetry, err := New(WithTracerProvider(provider))
+		require.NoError(t, err)
+		pool := pypooltest.Start(t, telemetry.Instrument(pypool.Config{Script: script, Python: os.Getenv("PYPOOL_PYTHON"), Observer: observer}))
+		parent, err := pypool.Call[string](t.Context(), pool, "told", nil)
+		require.NoError(t, err)
+		return parent
+	}
+	require.Equal(t, theirs, told(tracenoop.NewTracerProvider(), inner))
+	require.Empty(t, told(tracenoop.NewTracerProvider(), &pypool.Observer{}))
+	spans := tracetest.NewSpanRecorder()
+	parent := told(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)), inner)
+	require.Len(t, spans.Ended(), 1)
+	require.Equal(t, TraceParent(trace.ContextWithSpanContext(t.Context(), spans.Ended()[0].SpanContext())), parent, "Python's spans come under the call's")
 }
 
 func TestTraceParents(t *testing.T) {
