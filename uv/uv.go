@@ -73,7 +73,7 @@ type Tool struct {
 // script asks for, and makes it if it is not there yet. What counts is the script's block of inline
 // metadata (PEP 723) with the lock file beside it (worker.py.lock) if it has one; else the nearest
 // pyproject.toml, beside the script or above, with uv.lock, which `uv sync` writes if it is missing
-// or behind. Development dependencies are left out.
+// or behind; and the nearest .python-version. Development dependencies are left out.
 //
 // An environment is never changed once it is ready: workers may be running in it. So versions that
 // are not pinned stay as they were resolved first. When ctx ends uv is ended, and Python returns

@@ -496,6 +496,68 @@ func TestAChangeInAWorkspacesRootIsNoticed(t *testing.T) {
 	key("another member")
 }
 
+// uv takes the Python that the nearest .python-version names, from the script's folder upward.
+func TestTheVersionFileOfAScriptCounts(t *testing.T) {
+	d := newDesk(t)
+	t.Setenv("UV_PYTHON", "") // it would come first; the test's end puts it back
+	require.NoError(t, os.Unsetenv("UV_PYTHON"))
+	script := d.script("app/src/worker.py", "probe-one")
+	python, err := d.tool.Python(t.Context(), script)
+	require.NoError(t, err)
+	d.write("app/.python-version", "3.99\n")
+	_, err = d.tool.Python(t.Context(), script)
+	require.ErrorIs(t, err, ErrResolve, "the one from before is of another Python")
+	require.ErrorContains(t, err, "3.99")
+	d.write("app/src/.python-versions", filepath.Dir(filepath.Dir(python))+"\n3.99\n")
+	_, err = d.tool.Python(t.Context(), script)
+	require.NoError(t, err, "uv has both files, and the nearest counts")
+
+	embedded := d.tool
+	embedded.Files = fstest.MapFS{"python/worker.py": {Data: []byte(d.block("probe-one") + worker)}, ".python-version": {Data: []byte("3.98\n")}}
+	_, err = embedded.Python(t.Context(), "python/worker.py")
+	require.ErrorIs(t, err, ErrResolve)
+	require.ErrorContains(t, err, "3.98")
+}
+
+// What decides is the file that uv reads, and no other.
+func TestWhichVersionFileCounts(t *testing.T) {
+	dir := t.TempDir()
+	key := func(script string) string {
+		t.Helper()
+		w, err := Tool{}.find(filepath.Join(dir, script))
+		require.NoError(t, err)
+		return w.key(nil)
+	}
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	}
+	for _, script := range []string{"a/b/worker.py", "c/worker.py"} {
+		write(script, "# /// script\n# dependencies = []\n# ///\n")
+	}
+	write("project/src/worker.py", "x = 1\n")
+	write("project/pyproject.toml", "[project]\nname = \"x\"\n")
+	none, project := key("a/b/worker.py"), key("project/src/worker.py")
+	require.Equal(t, none, key("c/worker.py"))
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "a/b/.python-version"), 0o700))
+	require.Equal(t, none, key("a/b/worker.py"), "a folder is no such file")
+	write(".python-versions", "3.11\n3.12\n")
+	above := key("a/b/worker.py")
+	require.NotEqual(t, none, above)
+	require.Equal(t, above, key("c/worker.py"), "it is that of both")
+	require.NotEqual(t, project, key("project/src/worker.py"))
+	write("a/.python-version", "3.11\n")
+	nearer := key("a/b/worker.py")
+	require.NotEqual(t, above, nearer)
+	require.Equal(t, above, key("c/worker.py"))
+	write("a/.python-versions", "3.12\n")
+	require.Equal(t, nearer, key("a/b/worker.py"), "uv prefers the other in the same folder")
+	write("a/.python-version", "3.12\n")
+	require.NotEqual(t, nearer, key("a/b/worker.py"))
+}
+
 // What keeps an environment from being made is told, and is no other process.
 func TestAFolderInWhichNothingCanBeMade(t *testing.T) {
 	dir := t.TempDir()

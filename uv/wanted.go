@@ -28,7 +28,10 @@ type wanted struct {
 
 // projectFiles decide what a project's environment is, in its folder or, for what a workspace
 // shares, above it.
-var projectFiles = []string{"pyproject.toml", "uv.lock", ".python-version", "uv.toml"}
+var projectFiles = append([]string{"pyproject.toml", "uv.lock", "uv.toml"}, versionFiles...)
+
+// versionFiles name the Python, before requires-python does. Of those in a folder uv takes the first.
+var versionFiles = []string{".python-version", ".python-versions"}
 
 // find reads what the script asks for.
 func (t Tool) find(script string) (*wanted, error) {
@@ -62,6 +65,16 @@ func (t Tool) find(script string) (*wanted, error) {
 		}
 		if t.Files == nil && strings.Contains(block, "tool.uv") { // it may name other places from here
 			w.parts["folder"] = []byte(parent(place))
+		}
+		for dir, found := parent(place), false; !found; dir = parent(dir) { // the nearest counts, also an empty one
+			for _, name := range versionFiles {
+				if data, err := read(join(dir, name)); err == nil && !found {
+					w.parts[name], found = data, true
+				}
+			}
+			if parent(dir) == dir {
+				break
+			}
 		}
 		return w, nil
 	}
@@ -169,6 +182,9 @@ func (w *wanted) onDisk() (place string, done func(), err error) {
 	if w.script {
 		place = filepath.Join(dir, path.Base(w.place))
 		names["source"], names["lock"] = place, place+".lock"
+		for _, name := range versionFiles {
+			names[name] = filepath.Join(dir, name)
+		}
 	} else {
 		place = dir
 		for _, name := range projectFiles {
