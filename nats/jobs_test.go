@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -741,4 +742,45 @@ func TestAConnectionThatIsClosedInTheMidstOfAnEnqueue(t *testing.T) {
 	require.ErrorIs(t, err, nats.ErrConnectionClosed)
 	_, err = Enqueue(patient(t), js, "test", "f", nil)
 	require.True(t, pypool.SafeToRetry(failure(t, err, pypool.ErrPoolClosed)), "nothing was sent")
+}
+
+// JetStream has 512 who wait for a job of a name's: those beyond them wait for their turn, in silence, and no job for them.
+func TestMoreSlotsThanMayWaitForJobs(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	js := stream(t, b)
+	ctx := patient(t)
+	require.NoError(t, CreateJobs(ctx, js, "test", JobStore{}))
+	count := func(subject string) *atomic.Int64 {
+		n := &atomic.Int64{}
+		nc := b.connect(t)
+		_, err := nc.Subscribe(subject, func(*nats.Msg) { n.Add(1) })
+		require.NoError(t, err)
+		require.NoError(t, nc.Flush())
+		return n
+	}
+	asked, made := count("$JS.API.CONSUMER.MSG.NEXT."+jobStream("test")+".>"), count("$JS.API.CONSUMER.CREATE."+jobStream("test")+".>")
+	const waiting, beyond = 512, 8
+	var out lines
+	release, running := make(chan struct{}), &atomic.Int64{}
+	c := &turns{next: func(int64) error {
+		running.Add(1)
+		defer running.Add(-1)
+		<-release
+		return nil
+	}}
+	end := work(t, b, c, WithConcurrency(waiting+beyond), WithWorkLogger(slog.New(slog.NewTextHandler(&out, nil))))
+	eventually(t, "those beyond have asked again", func() bool { return asked.Load() >= waiting+3*beyond })
+	require.Empty(t, out.String())
+	require.EqualValues(t, 1, made.Load(), "the consumer is made once")
+	for range waiting + beyond {
+		_, err := Enqueue(ctx, js, "test", "f", nil)
+		require.NoError(t, err)
+	}
+	eventually(t, "a job runs in each", func() bool { return running.Load() == waiting+beyond })
+	close(release)
+	eventually(t, "they are over", func() bool { return running.Load() == 0 })
+	require.NoError(t, end())
+	require.Empty(t, out.String())
+	require.EqualValues(t, waiting+beyond, c.n.Load())
 }

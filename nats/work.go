@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -76,7 +77,7 @@ func Work(ctx context.Context, js jetstream.JetStream, name string, pool pypool.
 		}
 	}
 	o.ackWait = max(o.ackWait, minAckWait)
-	w := &jobWorker{o: o, js: js, name: name, pool: pool}
+	w := &jobWorker{o: o, js: js, name: name, pool: pool, place: make(chan struct{})}
 	if err := w.open(ctx); err != nil {
 		return fmt.Errorf("pypoolnats: %w", err)
 	}
@@ -114,6 +115,8 @@ type jobWorker struct {
 	name string
 	pool pypool.Caller
 
+	place chan struct{} // has a token as one who has waited for a job gets it: another may wait in its place
+
 	mu       sync.Mutex // guards the fields below
 	kv       jetstream.KeyValue
 	consumer jetstream.Consumer
@@ -145,6 +148,12 @@ func (w *jobWorker) source() (jetstream.KeyValue, jetstream.Consumer) {
 
 const fetchWait = 5 * time.Second // for a job, before it is asked for again
 
+// tooMany reports whether JetStream has as many who wait for a job as a consumer may have: 512, of
+// all workers together. nats.go has no type for it.
+func tooMany(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "Exceeded MaxWaiting")
+}
+
 // run takes one job after the other. One that is taken is never left in a queue of ours: its time
 // would run out there.
 func (w *jobWorker) run(ctx, running context.Context) {
@@ -156,12 +165,21 @@ func (w *jobWorker) run(ctx, running context.Context) {
 		if err == nil {
 			for m := range batch.Messages() {
 				pause = 100 * time.Millisecond
+				select {
+				case w.place <- struct{}{}:
+				default:
+				}
 				w.job(running, m)
 			}
 			err = batch.Error()
 		}
 		cancel()
 		if err == nil || ctx.Err() != nil || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) {
+			continue
+		}
+		if tooMany(err) { // enough others wait already
+			sleepUnless(ctx, w.place, pause)
+			pause = min(2*pause, fetchWait)
 			continue
 		}
 		w.o.logger.Warn("no jobs can be had of JetStream", "service", w.name, "error", err)
@@ -173,11 +191,15 @@ func (w *jobWorker) run(ctx, running context.Context) {
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) {
+func sleep(ctx context.Context, d time.Duration) { sleepUnless(ctx, nil, d) }
+
+// sleepUnless sleeps until something comes.
+func sleepUnless(ctx context.Context, comes <-chan struct{}, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+	case <-comes:
 	case <-ctx.Done():
 	}
 }
