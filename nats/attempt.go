@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,8 @@ type attempt struct {
 	p   *pending
 	r   *request
 	ctx context.Context
+
+	before error // the connection's last one, when the attempt began
 
 	fate     atomic.Int32 // of the request: what is below
 	sent     bool         // the request has begun to go out
@@ -107,6 +110,7 @@ func (a *attempt) send() *pypool.Error {
 	}
 	a.p = p
 	nc, ctl := a.c.nc, a.r.ctl
+	a.before = nc.LastError()
 	if size, most := headerSize(a.r.header), maxPayload(nc); int64(size) > most/2 {
 		return invalid(fmt.Sprintf("the headers that WithHeaders adds are %d bytes, and a message of this connection takes %d", size, most))
 	}
@@ -257,15 +261,83 @@ func (a *attempt) watch() *pypool.Error {
 	return nil
 }
 
-// forbidden is NATS's word that the request may not be published, or its answer not be heard. It
-// comes beside the connection, and to no call.
+// forbidden is NATS's word that the request may not be published, its answer not be heard, or its
+// server not be told of it. It comes beside the connection, and to no call.
 func (a *attempt) forbidden() error {
+	err := a.c.nc.LastError()
 	for _, subject := range []string{callSubject(a.c.name, a.r.ctl.Command), a.c.inbox + "*"} {
-		if err := a.c.nc.LastError(); denies(err, `"`+subject+`"`) {
+		if denies(err, `"`+subject+`"`) {
 			return err
 		}
 	}
+	if a.p.from.Load() != nil {
+		return a.mute()
+	}
+	// A subject mapping comes before the permissions, which are of what it leads to. That is known to
+	// NATS alone: it is a request of another name's, and refused since this one was sent.
+	own := `"` + callSubject(a.c.name, "")
+	if err != a.before && denies(err, `Publish to "pypool.`) && denies(err, ".call.") && !denies(err, own) {
+		return err
+	}
 	return nil
+}
+
+// mute is NATS's word that what concerns a call may not be published to this call's server, be it
+// this call or another one: those of a mapping to another name's service are not of the client's own
+// name. One from before the attempt says nothing, as permissions change.
+func (a *attempt) mute() error {
+	from := *a.p.from.Load()
+	const one = ".one."
+	part := `"` + from + `"`
+	if i := strings.LastIndex(from, one); i >= 0 {
+		part = `"` + from[:i+len(one)]
+	}
+	if err := a.c.nc.LastError(); err != a.before && denies(err, part) {
+		return err
+	}
+	return nil
+}
+
+// unsaid is the error of a call whose server waits for what it may not be told: for the rest of the
+// request, or for credit. It goes on saying that it serves the call.
+func (a *attempt) unsaid() *pypool.Error {
+	from := a.p.from.Load()
+	if from == nil {
+		return nil
+	}
+	why := a.mute()
+	alone, _ := limits(a.c.nc, 0)
+	switch {
+	case why == nil:
+	case a.seq == 0:
+		if denies(why, `"`+*from+`"`) { // else it was another call's
+			return unavailable(pypool.NotExecuted, "the call's server may not be sent the rest of the request", why)
+		}
+	case a.takenItems >= windowItems || a.takenBytes > 0 && a.takenBytes+alone > a.window:
+		return unavailable(a.delivery(), "the call's server may not be told how much of the answer has come", why)
+	}
+	return nil
+}
+
+// refused is the error with NATS's word for why the server does not have the whole request, if there
+// is one.
+func (a *attempt) refused(e *pypool.Error) *pypool.Error {
+	if a.parts == 0 || e.Type != pypool.TypePoolNotAvailable || e.Delivery != pypool.NotExecuted || a.p.from.Load() == nil {
+		return e
+	}
+	told := a.ask(func() *pypool.Error {
+		why := a.mute()
+		if why == nil {
+			return nil
+		}
+		told := unavailable(e.Delivery, e.Message, why)
+		told.Context = e.Context
+		return told
+	})
+	if told == nil || a.stuck { // the connection does not even say that, and the server's word is there
+		return e
+	}
+	return told
 }
 
 func (a *attempt) violation(reason string) *pypool.Error {
@@ -363,7 +435,7 @@ func (a *attempt) whole() (end bool, res pypool.Result, err *pypool.Error) {
 			return true, res, a.violation(bad.Error())
 		}
 		a.answered = true
-		return true, res, e
+		return true, res, a.refused(e)
 	}
 	if a.r.item == nil {
 		return true, res, a.violation("an item came, and the call is no stream")
@@ -430,9 +502,15 @@ func (a *attempt) credit() *pypool.Error {
 // creditAgain tells it when nothing has come for a while: the last word may have been lost, and the
 // server be waiting for it, while it says that it is serving.
 func (a *attempt) creditAgain() *pypool.Error {
-	quiet := a.seq == a.seen && a.seq > 0
+	quiet := a.seq == a.seen && len(a.p.frames) == 0
 	if a.seen = a.seq; !quiet {
 		return nil
+	}
+	if a.seq == 0 && a.parts == 0 { // the server has been told nothing, and needs nothing
+		return nil
+	}
+	if err := a.ask(a.unsaid); err != nil || a.seq == 0 {
+		return err
 	}
 	return a.tell()
 }

@@ -1,6 +1,7 @@
 package pypoolnats
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -82,6 +83,78 @@ func TestPermissionsAreByCommand(t *testing.T) {
 	sum, err = pypool.Call[int](t.Context(), every, "plus", []any{1})
 	require.NoError(t, err, "a subject mapping has another command called")
 	require.Equal(t, 2, sum)
+}
+
+// A mapping to another name has NATS ask for the permissions of that name: of its command, and of what concerns a call
+// that its instances have. A client without the latter is told so, instead of waiting for ever.
+func TestAMappingToAnotherNameNeedsItsPermission(t *testing.T) {
+	t.Parallel()
+	own := []string{"pypool.test.call.>", "pypool.test.all", "pypool.test.one.>"}
+	narrow := append([]string{"pypool.gpu.call.>"}, own...)
+	b := newBroker(t, func(o *server.Options) {
+		o.Users = []*server.User{
+			{Username: "serves", Password: "p"},
+			{Username: "none", Password: "p", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Allow: own}}},
+			{Username: "narrow", Password: "p", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Allow: narrow}}},
+			{Username: "wide", Password: "p", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Allow: append([]string{"pypool.gpu.one.>"}, narrow...)}}},
+		}
+	})
+	for _, command := range []string{"add", "big", "count", "length"} {
+		require.NoError(t, b.srv.GlobalAccount().AddMapping("pypool.test.call."+command, "pypool.gpu.call."+command))
+	}
+	as := func(user string) *nats.Conn {
+		return b.connect(t, nats.UserInfo(user, "p"), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	}
+	s, err := Serve(as("serves"), "gpu", newPool(t, config(2)), WithLogger(silent))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // else what hangs would do so for ever
+	defer cancel()
+	none := NewClient(as("none"), "test", WithLostAfter(time.Second), WithRetry(Retry{Attempts: 1}))
+	t.Cleanup(func() { require.NoError(t, none.Close()) })
+	_, err = pypool.Call[int](ctx, none, "add", []any{1})
+	require.ErrorIs(t, err, nats.ErrPermissionViolation)
+	require.ErrorContains(t, err, `Permissions Violation for Publish to "pypool.gpu.call.add"`)
+	for _, user := range []string{"wide", "narrow"} {
+		t.Run(user, func(t *testing.T) {
+			c := NewClient(as(user), "test", WithLostAfter(time.Second))
+			t.Cleanup(func() { require.NoError(t, c.Close()) })
+			check := func(err error, delivery pypool.Delivery) {
+				t.Helper()
+				if user == "wide" {
+					require.NoError(t, err)
+					return
+				}
+				require.Equal(t, delivery, failure(t, err, pypool.ErrPoolClosed).Delivery)
+				require.ErrorIs(t, err, nats.ErrPermissionViolation)
+				require.ErrorContains(t, err, `Permissions Violation for Publish to "pypool.gpu.one.`+s.ID())
+			}
+			stream := func(n, size int) error {
+				got := 0
+				for _, err := range c.Stream(ctx, "count", args{"n": n, "size": size}) {
+					if err != nil {
+						return err
+					}
+					got++
+				}
+				require.Equal(t, n, got)
+				return nil
+			}
+			require.NoError(t, stream(10, 0))
+			_, err := pypool.Call[int](ctx, c, "length", []any{strings.Repeat("x", 1500<<10)})
+			check(err, pypool.NotExecuted)
+			_, err = pypool.Call[int](ctx, c, "length", []any{strings.Repeat("x", 3<<20)})
+			check(err, pypool.NotExecuted)
+			_, err = pypool.Call[string](ctx, c, "big", []any{1500 << 10})
+			require.NoError(t, err, "it needs no credit")
+			_, err = pypool.Call[string](ctx, c, "big", []any{3 << 20})
+			check(err, pypool.MaybeExecuted)
+			_, err = pypool.Call[int](ctx, c, "add", []any{1})
+			require.NoError(t, err)
+			check(stream(1000, 0), pypool.MaybeExecuted)
+			check(stream(10, 300<<10), pypool.MaybeExecuted)
+		})
+	}
 }
 
 func TestAJobIsOfItsSubjectsCommand(t *testing.T) {
