@@ -48,7 +48,8 @@ func (d *deadlines) Write(p []byte) (int, error) {
 
 func (d *deadlines) WriteString(s string) (int, error) { return d.Write([]byte(s)) }
 
-// What comes after a slow tool goes out, also the end, without which the page asks again.
+// What comes after a slow tool goes out, also the end, without which the page asks again. An answer that broke off does
+// not end as a whole one does, and the log has why.
 func TestEachEventHasADeadlineOfItsOwn(t *testing.T) {
 	for _, last := range []error{nil, errors.New("it broke off")} {
 		fake := pypooltest.New()
@@ -62,8 +63,35 @@ func TestEachEventHasADeadlineOfItsOwn(t *testing.T) {
 				}
 			}
 		})
+		var log bytes.Buffer
 		w := &deadlines{httptest.NewRecorder(), t, false}
-		handler(fake).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/chat?q=x", nil))
-		require.Equal(t, "data: {\"tool\":\"refund\"}\n\nevent: end\ndata: {}\n\n", w.Body.String())
+		handler(fake, slog.New(slog.NewTextHandler(&log, nil))).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/chat?q=x", nil))
+		if last == nil {
+			require.Equal(t, "data: {\"tool\":\"refund\"}\n\nevent: end\ndata: {}\n\n", w.Body.String())
+			require.Empty(t, log.String())
+			continue
+		}
+		require.Equal(t, "data: {\"tool\":\"refund\"}\n\nevent: failed\ndata: {}\n\n", w.Body.String())
+		require.Contains(t, log.String(), last.Error())
 	}
+}
+
+// A reader who leaves is no failure of the agent's.
+func TestAReaderWhoLeavesIsNotLogged(t *testing.T) {
+	ctx, leave := context.WithCancel(t.Context())
+	fake := pypooltest.New()
+	pypooltest.HandleStream(fake, "chat", func(ctx context.Context, _ map[string]any) iter.Seq2[event, error] {
+		return func(yield func(event, error) bool) {
+			if yield(event{Tool: "refund"}, nil) {
+				leave()
+				<-ctx.Done()
+				yield(event{}, ctx.Err())
+			}
+		}
+	})
+	var log bytes.Buffer
+	w := httptest.NewRecorder()
+	handler(fake, slog.New(slog.NewTextHandler(&log, nil))).ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/chat?q=x", nil))
+	require.Equal(t, "data: {\"tool\":\"refund\"}\n\n", w.Body.String())
+	require.Empty(t, log.String())
 }

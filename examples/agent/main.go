@@ -88,7 +88,8 @@ const q = new URLSearchParams(location.search).get("q")
 if (q) {
   const source = new EventSource("/chat?q=" + encodeURIComponent(q))
   source.onmessage = e => { const d = JSON.parse(e.data); out.append(d.word ? d.word + " " : "[" + d.tool + "] ") }
-  source.addEventListener("end", () => source.close())
+  for (const last of ["end", "failed"]) source.addEventListener(last, () => source.close())
+  source.addEventListener("failed", () => out.append("[the answer broke off]"))
 }
 </script>`
 
@@ -98,8 +99,8 @@ type event struct {
 	Word string `json:"word,omitempty"`
 }
 
-// handler serves the page, and what it reads.
-func handler(pool pypool.Caller) http.Handler {
+// handler serves the page, and what it reads. The log has why an answer broke off.
+func handler(pool pypool.Caller, logger *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -121,8 +122,13 @@ func handler(pool pypool.Caller) http.Handler {
 		// The request's context ends when the reader closes the tab. The generator and the tools
 		// are told, and the worker serves on.
 		for e, err := range pypool.Each[event](r.Context(), pool, "chat", question, pypool.WithSession("ann")) {
+			if err != nil && r.Context().Err() != nil {
+				return // the reader has gone
+			}
 			if err != nil {
-				break
+				logger.WarnContext(r.Context(), "the agent", "error", err)
+				_ = send("event: failed\ndata: {}") // a browser takes no event without data
+				return
 			}
 			data, _ := json.Marshal(e)
 			if err := send("data: " + string(data)); err != nil {
@@ -149,7 +155,7 @@ func run(ctx context.Context, python, addr string, logger *slog.Logger, out io.W
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: handler(pool), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: handler(pool, logger), ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(listener) }() // until Close
 	defer server.Close()
 	if addr != "" {
@@ -207,6 +213,9 @@ func read(ctx context.Context, base string, more func(event) bool) (said string,
 	defer response.Body.Close()
 	var parts []string
 	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
+		if lines.Text() == "event: failed" {
+			return "", errors.New("the answer broke off")
+		}
 		data, ok := strings.CutPrefix(lines.Text(), "data: ")
 		if !ok || data == "{}" {
 			continue
