@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"os"
 	"os/exec"
@@ -9,13 +10,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/pypool/pypool"
 	"github.com/pypool/pypool/examples/internal/storytest"
+	pypoolnats "github.com/pypool/pypool/nats"
 )
 
 func TestMain(m *testing.M) {
@@ -55,4 +61,36 @@ func TestStory(t *testing.T) {
 		require.Zero(t, n[4], "failed: %s", part)
 	}
 	require.Equal(t, strings.Fields(strings.Split(storytest.Output(t), "\n")[0]), strings.Fields(strings.Split(out.String(), "\n")[0]))
+}
+
+// A machine's init gives its services no standard input: they serve until they are told to go.
+func TestAServiceNeedsNoStandardInput(t *testing.T) {
+	broker, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
+	require.NoError(t, err)
+	broker.Start()
+	defer broker.WaitForShutdown()
+	defer broker.Shutdown()
+	require.True(t, broker.ReadyForConnections(startTimeout))
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(self, "-serve", "alone", "-nats", broker.ClientURL()) // its standard input is /dev/null
+	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	defer func() { _ = cmd.Process.Kill() }() // it may have ended
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "serving\n", line)
+
+	nc, err := nats.Connect(broker.ClientURL())
+	require.NoError(t, err)
+	defer nc.Close()
+	client := pypoolnats.NewClient(nc, "stamps")
+	defer client.Close()
+	got, err := pypool.Call[map[string]string](t.Context(), client, "stamp", map[string]any{"text": "one"})
+	require.NoError(t, err)
+	require.Equal(t, "alone", got["service"])
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, cmd.Wait())
 }

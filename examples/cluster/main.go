@@ -28,10 +28,19 @@ func main() {
 	python := flag.String("python", "", "the Python interpreter (default: as pypool finds it)")
 	service := flag.String("serve", "", "be the service of that name")
 	url := flag.String("nats", nats.DefaultURL, "the nats-server that a service connects to")
+	stdin := flag.Bool("stdin", false, "end the service with its standard input, too")
 	flag.Parse()
 	var err error
 	if *service != "" {
-		err = serve(*service, *url, *python)
+		ctx, stop := context.WithCancel(context.Background())
+		defer stop()
+		if *stdin { // which a machine's own services do not have
+			go func() { // until the process ends
+				_, _ = io.Copy(io.Discard, os.Stdin) // to its end, which is that of the program that has begun this one
+				stop()
+			}()
+		}
+		err = serve(ctx, *service, *url, *python)
 	} else {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 		defer stop()
@@ -230,7 +239,7 @@ func (c *services) start(name string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(self, "-serve", name, "-nats", c.url, "-python", c.python)
+	cmd := exec.Command(self, "-serve", name, "-nats", c.url, "-python", c.python, "-stdin")
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

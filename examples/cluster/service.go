@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -19,14 +18,10 @@ import (
 const drain = 10 * time.Second // for the calls that run when a service is asked to go
 
 // serve is one service: what runs on each machine. It serves until SIGTERM, Ctrl-C or the end of
-// its standard input, and then lets the calls that it has taken finish.
-func serve(name, url, python string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+// ctx, and then lets the calls that it has taken finish.
+func serve(ctx context.Context, name, url, python string) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // to its end, which is that of the program that has begun this one
-		stop()
-	}()
 	pool, err := pypool.New(ctx, pypool.Config{
 		Script: "worker.py", Python: python, Size: 1, Overflow: -1, Name: name, ExtraEnv: []string{"SERVICE=" + name},
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
