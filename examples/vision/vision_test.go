@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"image/png"
 	"strings"
@@ -35,7 +36,8 @@ func TestEachHasItsOwnAnswer(t *testing.T) {
 	}{
 		"ValueError: a picture is 64 × 64 × 3, this is 2 × 2 × 3": {"classify", map[string]any{"image": pypool.ArrayOf(make([]uint8, 12), 2, 2, 3)}},
 		"expected an array of uint8, got an array of float32":     {"classify", map[string]any{"image": pypool.ArrayOf(make([]float32, side*side*3), side, side, 3)}},
-		"ValueError: this is no picture: ":                        {"classify_file", map[string]any{"file": []byte("GIF89a")}},
+		"ValueError: this is no picture: cannot identify":         {"classify_file", map[string]any{"file": []byte("GIF89a")}},
+		"ValueError: this is no picture: broken PNG file":         {"classify_file", map[string]any{"file": broken(t)}},
 	}
 	var group errgroup.Group
 	for want, c := range bad {
@@ -72,10 +74,22 @@ func TestEachHasItsOwnAnswer(t *testing.T) {
 	require.NoError(t, group.Wait())
 	stats := pool.Stats()
 	require.EqualValues(t, (pictures+len(bad))*rounds, stats.Started)
-	require.Equal(t, map[pypool.ErrorType]int64{pypool.TypePython: 2 * rounds, pypool.TypeInvalidArguments: rounds}, stats.ByType)
+	require.Equal(t, map[pypool.ErrorType]int64{pypool.TypePython: 3 * rounds, pypool.TypeInvalidArguments: rounds}, stats.ByType)
 	require.Greater(t, stats.Batches.Max, 1)
 	require.Less(t, stats.Batches.Count, stats.Started, "each call went alone")
 	require.EqualValues(t, 1, stats.WorkersStarted)
+}
+
+// broken is a PNG file that is one as far as its first chunk of pixels, which ends too early.
+func broken(t *testing.T) []byte {
+	var file bytes.Buffer
+	picture, _ := draw(1)
+	require.NoError(t, png.Encode(&file, picture))
+	pixels := bytes.Index(file.Bytes(), []byte("IDAT"))
+	require.Positive(t, pixels)
+	length := file.Bytes()[pixels-4:]
+	binary.BigEndian.PutUint32(length, binary.BigEndian.Uint32(length)/2)
+	return file.Bytes()
 }
 
 func TestDrawingsAreTheSameEachTime(t *testing.T) {
