@@ -81,7 +81,7 @@ func run(ctx context.Context, s show, out io.Writer) (err error) {
 		}
 	}
 
-	nc, err := nats.Connect(url)
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1))
 	if err != nil {
 		return err
 	}
