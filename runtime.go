@@ -40,26 +40,38 @@ var packedRuntime = sync.OnceValue(func() string { return packRuntime("_forkserv
 // packedServer is packedRuntime with what a fork server alone needs.
 var packedServer = sync.OnceValue(func() string { return packRuntime() })
 
+// inLayers are the modules in the order of the package's comment, which names each once
+// (tests/test_layers.py). Those that stand together look alike, and are packed smaller side by side.
+func inLayers() (names []string) {
+	source, _ := pythonFiles.ReadFile("python/pypool/__init__.py") // it is embedded
+	for line := range strings.Lines(string(source)) {
+		if layer, found := strings.CutPrefix(line, "#   "); found {
+			for word := range strings.FieldsSeq(layer) {
+				if word[0] == '_' {
+					names = append(names, word)
+				}
+			}
+		}
+	}
+	return names
+}
+
 func packRuntime(without ...string) string {
 	var buf bytes.Buffer
 	w, _ := zlib.NewWriterLevel(&buf, zlib.BestCompression) // into memory: nothing here can fail
 	ahead := ""
-	_ = fs.WalkDir(pythonFiles, ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		source, err := pythonFiles.ReadFile(path)
-		switch name := strings.TrimSuffix(d.Name(), ".py"); name {
+	for _, name := range inLayers() {
+		switch name {
 		case "_boot", "__main__", "_packages": // the latter two: the command line, which runs from files, and what it and Check know
 		default:
 			if slices.Contains(without, name) {
 				break
 			}
+			source, _ := pythonFiles.ReadFile("python/pypool/" + name + ".py") // it is embedded
 			_, _ = io.WriteString(w, ahead+name+"\x00"+withoutNotes(string(source)))
 			ahead = "\x00"
 		}
-		return err
-	})
+	}
 	_ = w.Close()
 	return base64.StdEncoding.EncodeToString(buf.Bytes())
 }
