@@ -37,19 +37,27 @@ type checkout struct {
 
 	mu        sync.Mutex // guards the fields below
 	members   map[*worker]*resource
-	idle      []*resource          // a stack: who was put back last serves next, and the others can be retired
-	looked    map[*worker]struct{} // idle workers that the pool itself looks at for a moment: callers then wait who would not have to
-	queue     queue                // has none but who wait for company when a worker is idle
-	bytes     int64                // of the requests in it
-	shared    []*sharing           // workers with several calls
-	plain     int                  // of the queue, who wants a worker of its own
-	nested    int                  // of the queue, who waits for those that are looked at alone
+	idle      []*resource       // a stack: who was put back last serves next, and the others can be retired
+	looked    map[*worker]*look // idle workers that the pool itself looks at for a moment: callers then wait who would not have to
+	queue     queue             // has none but who wait for company when a worker is idle
+	bytes     int64             // of the requests in it
+	shared    []*sharing        // workers with several calls
+	plain     int               // of the queue, who wants a worker of its own
+	nested    int               // of the queue, who waits for those that are looked at alone
 	timer     *time.Timer
 	alarm     time.Time // when the timer fires: with the earliest deadline or before; zero: it is not set
 	closed    bool
 	room      int // processes that there may be at most
 	processes int // that there are, or that are being started
 }
+
+// look is one that the pool itself takes at an idle worker, which it holds meanwhile.
+type look struct {
+	over   chan struct{} // closed when the worker is put back, or destroyed
+	health *WorkerHealth // what came of it, set before over is closed; nil: it was no ping
+}
+
+func newLook() *look { return &look{over: make(chan struct{})} }
 
 // waiter is a caller in the queue.
 type waiter struct {
@@ -125,7 +133,7 @@ type grant struct {
 }
 
 func newCheckout(room int, cfg *Config, construct puddle.Constructor[*worker], onWait, onDead func()) (*checkout, error) {
-	c := &checkout{maxLine: cfg.MaxMessageBytes, maxQueue: int64(cfg.MaxQueue), maxBytes: int64(cfg.MaxQueueBytes), onWait: onWait, onDead: onDead, members: map[*worker]*resource{}, looked: map[*worker]struct{}{}, room: room}
+	c := &checkout{maxLine: cfg.MaxMessageBytes, maxQueue: int64(cfg.MaxQueue), maxBytes: int64(cfg.MaxQueueBytes), onWait: onWait, onDead: onDead, members: map[*worker]*resource{}, looked: map[*worker]*look{}, room: room}
 	var err error
 	c.puddle, err = puddle.NewPool(&puddle.Config[*worker]{Constructor: construct, Destructor: c.destroy, MaxSize: maxProcesses})
 	return c, err
@@ -503,12 +511,31 @@ func (c *checkout) create(ctx context.Context) error {
 func (c *checkout) look(res *resource) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.looked[res.Value()] = struct{}{}
+	c.looked[res.Value()] = newLook()
+}
+
+// found says what has come of the look at a worker that is still held, for who has joined it.
+func (c *checkout) found(w *worker, h WorkerHealth) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l := c.looked[w]; l != nil {
+		l.health = &h
+	}
+}
+
+// looks returns the looks at idle workers that are under way.
+func (c *checkout) looks() map[*worker]*look {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.looked)
 }
 
 // seenLocked is the end of look. After the last one those go who have waited for that alone.
 func (c *checkout) seenLocked(w *worker) {
-	delete(c.looked, w)
+	if l := c.looked[w]; l != nil {
+		close(l.over)
+		delete(c.looked, w)
+	}
 	if len(c.looked) > 0 || c.nested == 0 {
 		return
 	}
@@ -528,7 +555,7 @@ func (c *checkout) inspect(keep func(*resource) bool) (held []*resource) {
 	taken := c.idle
 	c.idle = nil
 	for _, res := range taken {
-		c.looked[res.Value()] = struct{}{}
+		c.looked[res.Value()] = newLook()
 	}
 	c.mu.Unlock()
 	for _, res := range taken { // the coldest first, so that the stack is as it was

@@ -57,11 +57,7 @@ func TestANestedCallWaitsWhileIdleWorkersAreLookedAt(t *testing.T) {
 					healthy := make(chan error, 1)
 					go func() { _, err := p.HealthCheck(context.Background()); healthy <- err }() // joined by healthy
 					defer func() { <-healthy }()
-					eventually(t, "the idle worker is asked", func() bool {
-						p.sup.checkout.mu.Lock()
-						defer p.sup.checkout.mu.Unlock()
-						return len(p.sup.checkout.looked) == 1
-					})
+					lookedAt(t, p)
 					waiting := 1
 					first := func() []outcomeOf[int] { return nil }
 					if end == "somebody else is first" {

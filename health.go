@@ -40,6 +40,7 @@ type WorkerHealth struct {
 // the timeouts of its calls. One that does not answer within 5 s is replaced, and so is one that is
 // not healthy, or has asked to be replaced otherwise: it does not count as responsive. The error is
 // nil exactly when the pool can serve: Health.Healthy asks for more, all of Size and a closed circuit.
+// A worker that is being pinged already, for another HealthCheck or regularly, is waited for.
 func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 	if !p.wasStarted() {
 		return Health{Breaker: circuitClosed}, neverStarted(CallInfo{})
@@ -81,11 +82,15 @@ func (p *Pool) HealthCheck(ctx context.Context) (Health, error) {
 	return h, e
 }
 
-// checkAll pings all idle workers and describes the busy ones. At ctx's end it reports those that
-// have not answered yet as unresponsive; their pings go on, and have them replaced if they do not
-// answer at all.
+// checkAll pings all idle workers, joins the pings that are under way, and describes the busy ones.
+// At ctx's end it reports those that have not answered yet as unresponsive; their pings go on, and
+// have them replaced if they do not answer at all.
 func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 	held := s.checkout.inspect(func(*resource) bool { return true })
+	joined := s.checkout.looks() // a worker that somebody else looks at looks idle, and need not be well
+	for _, res := range held {
+		delete(joined, res.Value())
+	}
 	results := make(chan WorkerHealth, len(held))
 	waiting := map[string]WorkerInfo{}
 	for _, res := range held {
@@ -117,6 +122,20 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 			waiting = nil
 		}
 	}
+	for w, l := range joined {
+		if !isClosed(l.over) {
+			select {
+			case <-l.over:
+			case <-ctx.Done():
+			}
+		}
+		switch {
+		case !isClosed(l.over):
+			answered(WorkerHealth{WorkerInfo: s.info(w), Err: contextError(ctx, NotExecuted, nil)})
+		case l.health != nil:
+			answered(*l.health)
+		}
+	}
 	for _, w := range s.workers() {
 		if state := w.state(); !seen[w.id] && (state == workerBusy || state == workerShared || state == workerCanceling || state == workerIdle) {
 			h := WorkerHealth{WorkerInfo: s.info(w), Responsive: true} // it is serving, or was a moment ago
@@ -137,34 +156,39 @@ func (s *supervisor) checkAll(ctx context.Context) []WorkerHealth {
 // pingHeld pings a worker that is held and gives it back, or has it replaced. The result is for its
 // caller to report.
 func (s *supervisor) pingHeld(res *resource) WorkerHealth {
-	w := res.Value()
-	info := s.info(w)
+	h, err := s.pinged(res.Value())
+	s.checkout.found(res.Value(), h)
+	s.release(res)
+	if err != nil && s.ctx.Err() == nil {
+		s.env.reporter.log(slog.LevelWarn, "an idle worker did not answer a ping and is replaced", slog.String("worker", h.ID), slog.Int("pid", h.PID), slog.String("cause", logCause(err, err.Error())))
+	}
+	return h
+}
+
+// pinged is what comes of a ping of a worker that is held. err is why there was no answer.
+func (s *supervisor) pinged(w *worker) (h WorkerHealth, err error) {
+	h.WorkerInfo = s.info(w)
 	if !w.reusable() {
-		s.release(res)
-		return WorkerHealth{WorkerInfo: info, Err: newError(TypeWorkerExited, NotExecuted, "the worker has exited", nil)}
+		h.Err = newError(TypeWorkerExited, NotExecuted, "the worker has exited", nil)
+		return h, nil
 	}
-	var rtt time.Duration
-	var err error
 	if w.retirement.Load() == nil {
-		rtt, err = w.ping(s.ctx, pingTimeout)
+		h.RTT, err = w.ping(s.ctx, pingTimeout)
 	}
-	if err == nil && w.isUnheard() {
+	if err != nil {
+		h.RTT, h.Err = 0, err
+		return h, err
+	}
+	if w.isUnheard() {
 		w.asksToRetire(0, "its shared page says so, and nothing says why")
 	}
-	if err == nil && w.x.memory != nil {
+	if w.x.memory != nil {
 		w.x.memory.Rest() // it is held, and has answered all
 	}
-	unfit := w.retirementError()
-	s.release(res)
-	if unfit != nil && err == nil {
-		info.Retired = w.retirement.Load().reason
-		return WorkerHealth{WorkerInfo: info, RTT: rtt, Err: unfit}
+	if unfit := w.retirementError(); unfit != nil {
+		h.Retired, h.Err = w.retirement.Load().reason, unfit
+		return h, nil
 	}
-	if err == nil {
-		return WorkerHealth{WorkerInfo: info, Responsive: true, RTT: rtt}
-	}
-	if s.ctx.Err() == nil {
-		s.env.reporter.log(slog.LevelWarn, "an idle worker did not answer a ping and is replaced", slog.String("worker", w.id), slog.Int("pid", w.proc.PID()), slog.String("cause", logCause(err, err.Error())))
-	}
-	return WorkerHealth{WorkerInfo: info, Err: err}
+	h.Responsive = true
+	return h, nil
 }

@@ -3,6 +3,7 @@
 package pypool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -329,6 +330,73 @@ func TestHealthPingsReplaceAWorkerThatDoesNotAnswer(t *testing.T) {
 		return serving(p) && len(list) == 2 && list[0] != stopped && list[1] != stopped
 	})
 	assert.Zero(t, accounted(t, p).Failed)
+}
+
+// lookedAt waits until the pool itself holds an idle worker and asks it something.
+func lookedAt(t *testing.T, p *Pool) {
+	t.Helper()
+	eventually(t, "an idle worker is looked at", func() bool {
+		p.sup.checkout.mu.Lock()
+		defer p.sup.checkout.mu.Unlock()
+		return len(p.sup.checkout.looked) == 1
+	})
+}
+
+// Two load balancers probe at once: the ping of the first one tells both.
+func TestHealthCheckJoinsAPingThatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	for _, first := range []string{"HealthCheck", "a regular ping"} {
+		for _, end := range []string{"well", "ill", "too late"} {
+			t.Run(first+", "+end, func(t *testing.T) {
+				t.Parallel()
+				place := t.TempDir()
+				hold := filepath.Join(place, "hold")
+				p := newPool(t, Config{
+					Script: script(t, nestedScript), Python: realPython(), Size: 1, Overflow: -1, Logger: testLogger(t), HealthCheckInterval: -1,
+					ExtraEnv: []string{"PLACE=" + place}, Functions: Functions{"ask": Func(func(context.Context, string) (int, error) { return 0, nil })},
+				})
+				newFile(t, hold)
+				probe := func(int) (Health, error) { return p.HealthCheck(context.Background()) }
+				one := func() []outcomeOf[Health] { return nil }
+				if first == "HealthCheck" {
+					one = inBackground(1, probe)
+				} else {
+					p.sup.pingQuiet()
+				}
+				lookedAt(t, p)
+				var outs []outcomeOf[Health]
+				switch end {
+				case "too late":
+					ctx, cancel := context.WithCancel(t.Context())
+					cancel() // the hung one has answered nobody yet
+					h, err := p.HealthCheck(ctx)
+					failure(t, err, ErrOperationTimeout)
+					assert.False(t, h.Healthy)
+					require.Len(t, h.Checks, 1)
+					assert.ErrorIs(t, h.Checks[0].Err, context.Canceled)
+					require.NoError(t, os.Remove(hold))
+					outs = one()
+				default:
+					two := inBackground(1, probe)
+					if end == "ill" {
+						newFile(t, filepath.Join(place, "ill"))
+					}
+					require.NoError(t, os.Remove(hold))
+					outs = append(one(), two()...)
+				}
+				for _, out := range outs {
+					if end == "ill" { // who comes only now finds it gone
+						assert.Error(t, out.err)
+						assert.Zero(t, out.res.Responsive)
+						continue
+					}
+					assert.NoError(t, out.err)
+					assert.True(t, out.res.Healthy)
+					assert.Len(t, out.res.Checks, 1)
+				}
+			})
+		}
+	}
 }
 
 func TestAWorkerLostInACallLeavesTheOthersServing(t *testing.T) {
