@@ -173,7 +173,7 @@ func (s *supervisor) pinged(w *worker) (h WorkerHealth, err error) {
 		return h, nil
 	}
 	if w.retirement.Load() == nil {
-		h.RTT, err = w.ping(s.ctx, pingTimeout)
+		h.RTT, err = w.ping(s.asking, pingTimeout)
 	}
 	if err != nil {
 		h.RTT, h.Err = 0, err

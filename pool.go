@@ -578,6 +578,7 @@ func (p *Pool) killAll() {
 	p.killOnce.Do(func() {
 		close(p.killing)
 		p.sup.cancel()
+		p.sup.stopAsking()
 	})
 	for _, w := range p.sup.workers() {
 		w.proc.Kill()
@@ -588,7 +589,7 @@ func (p *Pool) killAll() {
 // bounded once killing is closed.
 func (p *Pool) dismantle() {
 	defer close(p.closed)
-	p.sup.close() // no more starts and pings
+	p.sup.close() // no more starts, and no new pings
 	p.sup.checkout.close()
 	stopped := make(chan struct{})
 	go func() {
@@ -601,6 +602,7 @@ func (p *Pool) dismantle() {
 		p.repossess()
 		<-stopped
 	}
+	p.sup.awaitJobs()
 	p.winding.Wait()
 	p.lookers.close()
 	p.sup.env.functions.wait()

@@ -42,9 +42,15 @@ type supervisor struct {
 
 	ctx    context.Context // ends when the pool closes
 	cancel context.CancelFunc
-	wake   chan struct{} // capacity 1
-	jobs   sync.WaitGroup
+	wake   chan struct{}  // capacity 1
+	starts sync.WaitGroup // constructions
+	jobs   sync.WaitGroup // what asks workers that are held
 	done   chan struct{}
+
+	// Of what asks a worker that is held: that is to stop in order when the pool closes, so this ends
+	// only when nothing is waited for any more.
+	asking     context.Context
+	stopAsking context.CancelFunc
 
 	canGrow     atomic.Bool  // fewer than Size+Overflow workers: a waiting caller is worth a wake-up
 	retirements atomic.Int64 // workers that have asked to be replaced
@@ -87,6 +93,7 @@ func newSupervisor(p *Pool, python interp.Interpreter, spec proc.Spec) (*supervi
 	}
 	s.target.Store(int64(cfg.Size))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.asking, s.stopAsking = context.WithCancel(context.Background())
 	s.circuit = newStartCircuit(cfg.RestartBackoff.Min, s.tripLocked)
 	s.breakers = &breakers{cfg: cfg.Breaker, changed: s.commandCircuit}
 	s.env = &workerEnv{
@@ -155,7 +162,7 @@ func (s *supervisor) run() {
 	}
 }
 
-// goJob runs f on a goroutine that close joins; false: the pool is closing.
+// goJob runs f on a goroutine that awaitJobs joins; false: the pool is closing.
 func (s *supervisor) goJob(f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,13 +173,21 @@ func (s *supervisor) goJob(f func()) bool {
 	return true
 }
 
-// close ends the goroutine, then the constructions and pings under way.
+// close ends the goroutine, then the constructions under way. No job begins after it; those under
+// way go on.
 func (s *supervisor) close() {
 	s.mu.Lock() // no job begins after this
 	s.cancel()
 	s.mu.Unlock()
 	<-s.done
+	s.starts.Wait()
+}
+
+// awaitJobs returns when the last ping has its answer, or its time is over; or nothing is waited for
+// any more. Meanwhile the other workers may stop.
+func (s *supervisor) awaitJobs() {
 	s.jobs.Wait()
+	s.stopAsking()
 }
 
 // --- what workers tell ----------------------------------------------------------------------------------------------

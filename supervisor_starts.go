@@ -104,7 +104,7 @@ func (s *supervisor) startLocked(slot int, done func(error)) {
 	s.starting++
 	s.building[slot] = slot >= s.size()
 	begun := start{slot, s.generation.Load()}
-	s.jobs.Go(func() {
+	s.starts.Go(func() {
 		err := s.checkout.create(context.WithValue(s.ctx, startKey{}, begun))
 		s.started(begun, err, done)
 		s.kick()

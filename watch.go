@@ -104,7 +104,7 @@ func (w *sourceWatch) learn() (changed []string) {
 		return true
 	}) {
 		worker := res.Value()
-		sources, err := worker.sources(w.s.ctx, pingTimeout)
+		sources, err := worker.sources(w.s.asking, pingTimeout)
 		w.s.release(res)
 		if err != nil {
 			continue

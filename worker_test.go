@@ -3,10 +3,13 @@
 package pypool
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -122,6 +125,49 @@ func TestWorkerStopsInOrderAtShutdown(t *testing.T) {
 	assert.Len(t, entries, 2, "both have run atexit")
 	for _, ev := range events.of(EventWorkerExited) {
 		assert.Equal(t, "stopped", ev.Cause)
+	}
+}
+
+// What the pool itself asks an idle worker is no reason to kill it, nor holds up the end of the others.
+func TestAWorkerThatIsAskedSomethingStopsInOrderAtShutdown(t *testing.T) {
+	t.Parallel()
+	for _, asked := range []string{"a ping", "its sources"} {
+		t.Run(asked, func(t *testing.T) {
+			t.Parallel()
+			events := &eventLog{}
+			cfg := coreConfig(t, 2, 0)
+			cfg.Observer, cfg.HealthCheckInterval = &Observer{Event: events.add}, -1
+			p := newPool(t, cfg)
+			dir := t.TempDir()
+			a, b := hold(t, t.Context(), p, ""), hold(t, t.Context(), p, "")
+			first := a.finish(t)
+			executed(t, p, "at_exit", args{"path": filepath.Join(dir, strconv.Itoa(first))})
+			again := hold(t, t.Context(), p, "")
+			second := b.finish(t)
+			executed(t, p, "at_exit", args{"path": filepath.Join(dir, strconv.Itoa(second))})
+			again.finish(t) // the first one idles on top
+			hasRun := func(pid int) bool { _, err := os.Stat(filepath.Join(dir, strconv.Itoa(pid))); return err == nil }
+
+			eventually(t, "both are idle", func() bool { return p.sup.checkout.idleNow() == 2 })
+			require.NoError(t, syscall.Kill(second, syscall.SIGSTOP))
+			if asked == "a ping" {
+				wait := inBackground(1, func(int) (Health, error) { return p.HealthCheck(context.Background()) })
+				defer wait()
+			} else {
+				newSourceWatch(p.sup, time.Now()).tick(time.Now())
+			}
+			lookedAt(t, p)
+			done := make(chan error, 1)
+			go func() { done <- p.Shutdown(context.Background()) }() // joined by done
+			eventually(t, "the other one has ended", func() bool { return hasRun(first) || isClosed(p.closed) })
+			_ = syscall.Kill(second, syscall.SIGCONT)
+			require.NoError(t, <-done)
+			assert.True(t, hasRun(first))
+			assert.True(t, hasRun(second))
+			for _, ev := range events.of(EventWorkerExited) {
+				assert.Equal(t, "stopped", ev.Cause)
+			}
+		})
 	}
 }
 
