@@ -379,7 +379,8 @@ func stackOf(function string) func(*testing.T, *rig, Result, error) {
 // immortals are processes whose end cannot be seen: what a SIGKILL does to a process in
 // uninterruptible sleep.
 type immortals struct {
-	deaf bool // they hold their channel open, too
+	nth  int  // of the fleet: that one is immortal; 0: the first
+	deaf bool // it holds its channel open, too
 	all  []*immortal
 }
 
@@ -397,11 +398,11 @@ func (i *immortal) Kill() {
 
 func (i *immortal) Exited() <-chan struct{} { return i.reaped }
 
-// spawn makes the first process of the fleet immortal.
+// spawn makes one process of the fleet immortal.
 func (m *immortals) spawn(f *fleet) proc.SpawnFunc {
 	return func(ctx context.Context, sp *proc.Spawner, spec proc.Spec) (proc.Process, error) {
 		p, err := f.spawn(ctx, sp, spec)
-		if err != nil || len(m.all) > 0 {
+		if err != nil || p.(*fakeProcess).n != max(m.nth, 1) {
 			return p, err
 		}
 		i := &immortal{p.(*fakeProcess), m.deaf, make(chan struct{})}
@@ -415,6 +416,50 @@ func (m *immortals) release() {
 	for _, i := range m.all {
 		i.fakeProcess.Kill()
 		close(i.reaped)
+	}
+}
+
+// What sleeps in the kernel may do so for as long as a mount is dead: nobody waits for it once it is
+// given up.
+func TestReloadAndResizeWaitForNoProcessThatIsGivenUp(t *testing.T) {
+	for _, what := range []string{"Reload", "Resize"} {
+		for _, when := range []string{"before", "meanwhile"} {
+			t.Run(what+", "+when, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := &fleet{script: func(p *fakeProcess, req fakeRequest) bool { return req.Command == "hang" && p.hang() }}
+					stuck := &immortals{nth: 3}
+					cfg := f.config(2)
+					cfg.spawn = stuck.spawn(f)
+					p, err := New(t.Context(), cfg)
+					require.NoError(t, err)
+					defer stuck.release()
+					defer p.Close()
+					require.NoError(t, p.Resize(t.Context(), 3))
+					synctest.Wait()
+					_, err = p.ExecuteAnonymous(context.Background(), "hang", nil, WithTimeout(time.Second))
+					failsWith(t, err, ErrOperationTimeout, MaybeExecuted)
+					require.True(t, isClosed(f.nth(3).done), "the newest served")
+					if when == "before" {
+						time.Sleep(2 * reapWait)
+						require.Equal(t, 1, p.Stats().Unreapable)
+					}
+					begun := time.Now()
+					ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+					defer cancel()
+					if what == "Reload" {
+						require.NoError(t, p.Reload(ctx))
+					} else {
+						require.NoError(t, p.Resize(ctx, 2))
+						synctest.Wait()
+						p.sup.checkout.mu.Lock()
+						require.Equal(t, p.sup.roomFor(2), p.sup.checkout.room)
+						p.sup.checkout.mu.Unlock()
+					}
+					require.LessOrEqual(t, time.Since(begun), reapWait)
+					require.Equal(t, 1, p.Stats().Unreapable)
+				})
+			})
+		}
 	}
 }
 

@@ -196,10 +196,11 @@ func (p *Pool) Reload(ctx context.Context) error {
 	return e
 }
 
-// reload has every worker that is there now replaced, and returns when the last of them is gone,
-// and each slot has had a new one: an old one may have ended by itself, or none been there. A start
-// of the new generation that fails ends it with that error: the old workers go on serving, and the
-// supervisor goes on trying. A start that was begun before, and fails, says nothing of the new code.
+// reload has every worker that is there now replaced, and returns when the last of them is gone, or
+// given up, and each slot has had a new one: an old one may have ended by itself, or none been
+// there. A start of the new generation that fails ends it with that error: the old workers go on
+// serving, and the supervisor goes on trying. A start that was begun before, and fails, says nothing
+// of the new code.
 func (s *supervisor) reload(ctx context.Context) error {
 	generation := s.generation.Add(1)
 	s.kick()
@@ -207,7 +208,7 @@ func (s *supervisor) reload(ctx context.Context) error {
 		s.mu.Lock()
 		stale, err, changed := 0, error(nil), s.changed
 		for w := range s.live {
-			if w.generation < generation {
+			if w.generation < generation && !w.isGivenUp() {
 				stale++
 			}
 		}

@@ -106,11 +106,11 @@ func (s *supervisor) servedLocked() int {
 	return len(served)
 }
 
-// surplusLocked counts the processes that are beyond Size, and are no overflow, and the starts of
-// such.
+// surplusLocked counts the processes that are beyond Size, and are no overflow, nor given up, and the
+// starts of such.
 func (s *supervisor) surplusLocked() (n int) {
 	for w := range s.live {
-		if w.slot >= s.size() && !w.overflow {
+		if w.slot >= s.size() && !w.overflow && !w.isGivenUp() {
 			n++
 		}
 	}

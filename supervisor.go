@@ -383,9 +383,13 @@ func (s *supervisor) frozenLocked() bool {
 	return true
 }
 
-// onStuck has the next turn count the processes that cannot be ended.
+// onStuck has the next turn count the processes that cannot be ended, and tells those who wait for
+// the end of this one.
 func (s *supervisor) onStuck(w *worker) {
 	s.env.reporter.log(slog.LevelError, "a killed process does not end and is given up", slog.String("worker", w.id), slog.Int("pid", w.proc.PID()))
+	s.mu.Lock()
+	s.broadcastLocked()
+	s.mu.Unlock()
 	s.kick()
 }
 

@@ -372,6 +372,9 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
+// isGivenUp reports whether the process is waited for no more. It may end yet.
+func (w *worker) isGivenUp() bool { return w.end.Load() == endGivenUp }
+
 // stop ends the process and frees what the host holds of it. A healthy one is asked first:
 // shutdown, end of file, TERM, KILL, with StopGrace for each; one in doubt is killed. It returns
 // when the process is reaped, or after reapWait.
