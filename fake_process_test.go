@@ -228,11 +228,17 @@ func (p *fakeProcess) lines() []string {
 func (p *fakeProcess) PID() int                  { return 1<<30 + p.n } // no process has it
 func (p *fakeProcess) Transport() proc.Transport { return &p.pipe }
 func (p *fakeProcess) Exited() <-chan struct{}   { return p.done }
-func (p *fakeProcess) Exit() proc.ExitState      { return p.state }
 func (p *fakeProcess) Ending() bool              { return p.slowExit || isClosed(p.done) }
 func (p *fakeProcess) Release()                  {}
 func (p *fakeProcess) Kill()                     { p.end(proc.ExitState{Code: -1, Signal: syscall.SIGKILL, Ours: true}) }
 func (p *fakeProcess) Stderr() io.Reader         { return endOfFile{p.done} }
+
+func (p *fakeProcess) Exit() proc.ExitState {
+	if !isClosed(p.done) {
+		return proc.ExitState{Code: -1}
+	}
+	return p.state
+}
 
 func (p *fakeProcess) Terminate() {
 	if !p.ignoreTerm {

@@ -84,12 +84,20 @@ var forkFaults = []fault{
 	}},
 	{name: "P4_a_server_that_is_stopped", run: func(t *testing.T, r *rig) {
 		p := r.forkPool(t)
-		server := theServer(t, p)
-		stop(t, server)
-		_, err := p.ExecuteAnonymous(context.Background(), "os_exit", []any{3})
-		failsWith(t, err, ErrWorkerExited, MaybeExecuted)
-		eventually(t, "it is replaced", func() bool { return serving(p) && !slices.Contains(serversOf(p), server) })
-		gone(t, server)
+		for _, how := range []struct {
+			command string
+			args    any
+			exit    ExitError
+		}{{"os_exit", []any{3}, ExitError{Code: 3}}, {"segfault", nil, ExitError{Code: -1, Signal: syscall.SIGSEGV}}} {
+			server := theServer(t, p)
+			stop(t, server)
+			_, err := p.ExecuteAnonymous(context.Background(), how.command, how.args)
+			failsWith(t, err, ErrWorkerExited, MaybeExecuted)
+			exit := detail[*ExitError](t, err)
+			require.Equal(t, how.exit, ExitError{Code: exit.Code, Signal: exit.Signal}, "it has left that, though nobody has reaped it")
+			eventually(t, "it is replaced", func() bool { return serving(p) && !slices.Contains(serversOf(p), server) })
+			gone(t, server)
+		}
 	}},
 	{name: "P5_a_stopped_server_does_not_hold_up_Close", run: func(t *testing.T, r *rig) {
 		p := r.forkPool(t)

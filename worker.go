@@ -332,9 +332,9 @@ func (w *worker) kill(why string) {
 
 // exitError describes a process that has exited, or is about to.
 func (w *worker) exitError() *ExitError {
-	state := proc.ExitState{Code: -1}
-	if w.isExited() {
-		state = w.proc.Exit()
+	exited := w.isExited()
+	state := w.proc.Exit()
+	if exited || state.Code >= 0 || state.Signal != 0 { // else it may write yet
 		receive.Within(w.log.done, drainWait)
 	}
 	stderr := w.log.text()

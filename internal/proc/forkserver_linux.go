@@ -265,6 +265,11 @@ type forked struct {
 	number int
 	file   *os.File // of the pidfd, for the poller
 	fd     int
+
+	// What it has left while it is a zombie: reap's goroutine alone uses these.
+	status unix.WaitStatus
+	cpu    time.Duration
+	known  bool
 }
 
 func (h *forked) pid() int { return h.number }
@@ -313,16 +318,33 @@ func (h *forked) both(s syscall.Signal) {
 
 func (h *forked) ending() bool { return ended(h.fd, 0) || h.there() && isEnding(h.number) }
 
-// collect reads how the process has ended while it is a zombie, and has it reaped.
+// left reads how the process has ended while it is a zombie: its server may take its time.
+func (h *forked) left() (ExitState, time.Duration, bool) {
+	h.status, h.cpu, h.known = zombie(h.number)
+	h.known = h.known && h.there() // and so it was this one's
+	return h.soFar()
+}
+
+// soFar is what is known of its end by now.
+func (h *forked) soFar() (state ExitState, cpu time.Duration, known bool) {
+	if !h.known {
+		return ExitState{Code: -1}, 0, false
+	}
+	state = ExitState{Code: h.status.ExitStatus()}
+	if h.status.Signaled() {
+		state.Signal = h.status.Signal()
+	}
+	return state, h.cpu, true
+}
+
+// collect has the process reaped, by its server where that answers.
 func (h *forked) collect() (state ExitState, cpu time.Duration, known bool) {
-	status, cpu, known := zombie(h.number)
-	known = known && h.there() // and so it was this one's
 	ctx := context.Background()
 	if said, _, err := h.server.ask(ctx, fmt.Sprint("reap ", h.number), nil, reapWait); err == nil {
 		var pid, code int
 		var user, system int64
 		if n, _ := fmt.Sscanf(said, "reaped %d %d %d %d", &pid, &code, &user, &system); n == 4 {
-			status, cpu, known = unix.WaitStatus(code), time.Duration(user+system)*time.Microsecond, true
+			h.status, h.cpu, h.known = unix.WaitStatus(code), time.Duration(user+system)*time.Microsecond, true
 		}
 	}
 	limit := strangersWait
@@ -332,19 +354,12 @@ func (h *forked) collect() (state ExitState, cpu time.Duration, known bool) {
 	for wait, end := 100*time.Microsecond, time.Now().Add(limit); h.there() && time.Now().Before(end); wait = min(2*wait, 10*time.Millisecond) {
 		var left unix.WaitStatus
 		if pid, err := unix.Wait4(h.number, &left, unix.WNOHANG, nil); err == nil && pid == h.number {
-			status, known = left, true
+			h.status, h.known = left, true
 			break
 		}
 		time.Sleep(wait)
 	}
-	if !known {
-		return ExitState{Code: -1}, 0, false
-	}
-	state = ExitState{Code: status.ExitStatus()}
-	if status.Signaled() {
-		state.Signal = status.Signal()
-	}
-	return state, cpu, true
+	return h.soFar()
 }
 
 func (h *forked) close() { _ = h.file.Close() }

@@ -61,7 +61,8 @@ type Process interface {
 	// Ending reports whether the process has begun to exit, of itself or by a signal, or has
 	// exited; false where that cannot be known.
 	Ending() bool
-	// Exited is closed when the process has been reaped; Exit is valid from then on.
+	// Exited is closed when the process has been reaped. Exit is final from then on; before that it
+	// says how the process has ended where that is known, and else that it is not.
 	Exited() <-chan struct{}
 	Exit() ExitState
 	// Release frees what the host holds of the process. It is called once, after the last use.
@@ -128,7 +129,8 @@ type process struct {
 	handle handle
 
 	done  chan struct{}
-	state ExitState // valid when done is closed
+	state ExitState                 // valid when done is closed
+	early atomic.Pointer[ExitState] // what is known of it while it is being reaped; nil: nothing
 
 	oomKills uint64 // on this machine, when it started
 	oomKnown bool
@@ -155,8 +157,10 @@ type handle interface {
 	killGroup()
 	// ending reports whether the process has begun to exit; false where that is not known.
 	ending() bool
-	// collect has the ended process vanish, and returns how it ended and the CPU time that it took;
-	// false where that is not known.
+	// left is how the ended process has ended, and the CPU time that it took, while it is not
+	// collected; false where that is not known. It asks nobody.
+	left() (state ExitState, cpu time.Duration, known bool)
+	// collect has the ended process vanish, and returns the same. It follows left, and may take time.
 	collect() (state ExitState, cpu time.Duration, known bool)
 	close()
 }
@@ -347,6 +351,8 @@ func (e *executed) terminate() {
 
 func (e *executed) ending() bool { return isEnding(e.pid()) }
 
+func (e *executed) left() (ExitState, time.Duration, bool) { return ExitState{Code: -1}, 0, false } // collect takes no time
+
 func (e *executed) collect() (ExitState, time.Duration, bool) {
 	_ = e.cmd.Wait()
 	ps := e.cmd.ProcessState
@@ -379,23 +385,28 @@ func (p *process) reap() {
 		reapGroup(pid)
 		limit = cpuLimit(pid)
 	}
-	var cpu time.Duration
-	var known bool
-	p.state, cpu, known = p.handle.collect()
-	p.handle.close()
-	p.state.Ours = ours
-	if known && limit > 0 {
-		// The limit is on ticks, which on a busy machine are counted also for what did not run
-		// through them.
-		p.state.Overtime = cpu >= limit-max(limit/10, 500*time.Millisecond)
+	complete := func(state ExitState, cpu time.Duration, known bool) ExitState {
+		state.Ours = ours
+		if known && limit > 0 {
+			// The limit is on ticks, which on a busy machine are counted also for what did not run
+			// through them.
+			state.Overtime = cpu >= limit-max(limit/10, 500*time.Millisecond)
+		}
+		if state.Signal == syscall.SIGKILL && !ours {
+			now, known := OOMKills()
+			state.NoOOM = known && p.oomKnown && now == p.oomKills
+		}
+		return state
 	}
-	if p.state.Signal == syscall.SIGKILL && !ours {
-		now, known := OOMKills()
-		p.state.NoOOM = known && p.oomKnown && now == p.oomKills
+	if state, cpu, known := p.handle.left(); known {
+		state = complete(state, cpu, known)
+		p.early.Store(&state)
 	}
 	// A process that left the group may hold stderr open for ever; what the worker wrote is in the
 	// pipe by now.
 	_ = p.ends.errs.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	p.state = complete(p.handle.collect())
+	p.handle.close()
 	close(p.done)
 	p.ends.pipes.finish()
 }
@@ -427,7 +438,18 @@ func (p *process) Adopt(pid int) error {
 func (p *process) Transport() Transport    { return p.ends.pipes }
 func (p *process) Stderr() io.Reader       { return &lateReader{f: p.ends.errs, most: pipeRoom} }
 func (p *process) Exited() <-chan struct{} { return p.done }
-func (p *process) Exit() ExitState         { return p.state }
+
+func (p *process) Exit() ExitState {
+	select {
+	case <-p.done:
+		return p.state
+	default:
+	}
+	if state := p.early.Load(); state != nil {
+		return *state
+	}
+	return ExitState{Code: -1}
+}
 
 func (p *process) Unread() (int, bool) { return unreadIn(p.ends.pipes.in) }
 
