@@ -523,6 +523,7 @@ func (p *process) Release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.child.close()
+	p.child = childHandle{} // who is given up is killed once more, and reaped, behind this: the descriptor may be another's then
 }
 
 // Descriptors are the numbers of what the host holds of the process.

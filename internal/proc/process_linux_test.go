@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -84,6 +86,42 @@ func TestAKilledProcessTakesItsGroupAlong(t *testing.T) {
 		}
 		require.True(t, time.Now().Before(end), "the group is alive")
 	}
+}
+
+// A process that is given up is released, and ends later: by then the number of its interpreter's
+// descriptor may be another's.
+func TestAReleasedProcessSignalsNobodyElse(t *testing.T) {
+	sp := NewSpawner()
+	t.Cleanup(sp.Close)
+	given, err := Start(t.Context(), sp, Spec{Path: "/bin/sh", Args: []string{"-c", `sleep 1000 & echo $!; wait`}, Env: os.Environ()})
+	require.NoError(t, err)
+	p := given.(*process)
+	require.NoError(t, p.Transport().SetDeadline(time.Now().Add(time.Minute)))
+	var python int
+	_, err = fmt.Fscan(p.Transport(), &python)
+	require.NoError(t, err)
+	require.NoError(t, p.Adopt(python))
+	was := p.child.fd
+	require.Positive(t, was)
+	p.Release()
+
+	stranger := started(t, `read line; echo "got $line"`)
+	var opened []int
+	for len(opened) == 0 || opened[len(opened)-1] < was { // the lowest that is free is given
+		n, err := unix.PidfdOpen(stranger.PID(), 0)
+		require.NoError(t, err)
+		defer unix.Close(n)
+		opened = append(opened, n)
+	}
+	require.Contains(t, opened, was)
+	p.Kill()
+	<-p.Exited()
+	require.NoError(t, stranger.Transport().SetDeadline(time.Now().Add(time.Minute)))
+	_, err = stranger.Transport().Write([]byte("this\n"))
+	require.NoError(t, err)
+	said, err := io.ReadAll(stranger.Transport())
+	require.NoError(t, err)
+	assert.Equal(t, "got this\n", string(said))
 }
 
 func TestWhatNobodyHasReadIsCounted(t *testing.T) {
