@@ -278,6 +278,7 @@ func TestTroubleInWorkerEnvFailsTheStart(t *testing.T) {
 		"Goexit":        {func(int) []string { runtime.Goexit(); return nil }, "Config.WorkerEnv(0) called runtime.Goexit"},
 		"no KEY=value":  {func(int) []string { return []string{"A=1", "no_value"} }, `Config.WorkerEnv: the entry that begins with "no_value" is not KEY=value without NUL`},
 		"a secret, NUL": {func(int) []string { return []string{"PASSWORD_OF_SOMETHING=hidden\x00"} }, `Config.WorkerEnv: the entry that begins with "PASSWORD_OF_SOME" is not`},
+		"a short name":  {func(int) []string { return []string{"DB_PW=hidden\x00"} }, `Config.WorkerEnv: the entry that begins with "DB_PW" is not`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -144,9 +144,9 @@ func (w *worker) askWorkerEnv(ctx context.Context, ask func(int) []string) ([]st
 // addEntries adds what no environment can hold.
 func (f *faults) addEntries(field string, entries []string) {
 	for _, entry := range entries {
-		if i := strings.IndexByte(entry, '='); i < 0 || strings.ContainsRune(entry, 0) {
+		if name, _, whole := strings.Cut(entry, "="); !whole || strings.ContainsRune(entry, 0) {
 			// The value may be a secret: only what stands before it is shown.
-			f.add(field, "the entry that begins with %q is not KEY=value without NUL", entry[:min(len(entry), 16)])
+			f.add(field, "the entry that begins with %q is not KEY=value without NUL", name[:min(len(name), 16)])
 		}
 	}
 }
