@@ -397,6 +397,9 @@ func (c *Config) resolveWatchers(bad *faults) {
 	if c.ErrorRate.Threshold > 1 || math.IsNaN(c.ErrorRate.Threshold) {
 		bad.add("ErrorRate", "Threshold %v is not a share of 0 to 1", c.ErrorRate.Threshold)
 	}
+	if c.ErrorRate.Threshold < 0 || c.ErrorRate.Window == 0 { // off: every share would be above the one, and none is over the other
+		c.ErrorRate.Func = nil
+	}
 	if c.Name == "" {
 		c.Name = "pypool"
 	}

@@ -78,6 +78,12 @@ func TestNegativeMeansOff(t *testing.T) {
 	assert.Zero(t, c.CheckoutTimeout+c.OperationTimeout+c.StartTimeout+c.KillGrace+c.StopGrace+c.HealthCheckInterval+c.SessionTTL+c.MaxLifetime)
 	assert.Zero(t, c.MaxCalls+c.MaxRSS)
 	assert.Greater(t, min(c.MaxQueue, c.MaxSessions, c.MaxRestarts), 1<<30, "no bound")
+	for _, rate := range []ErrorRate{{Threshold: -1}, {Window: -1}} {
+		rate.Func = func(ErrorRateAlert) {}
+		c, err := Config{ErrorRate: rate}.resolve()
+		require.NoError(t, err)
+		assert.Nil(t, c.ErrorRate.Func, "nobody is told")
+	}
 }
 
 func TestACallerMayChangeItsConfigAfterNew(t *testing.T) {

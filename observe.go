@@ -144,7 +144,8 @@ type Event struct {
 // ErrorRate configures the watch over the share of calls that the infrastructure failed (timeouts,
 // lost or missing workers, a full queue; never exceptions, bad arguments or cancellations). Func is
 // called when the share over Window, with at least MinCalls calls in it, comes to Threshold or
-// more, and again when it falls below. Zero values: 1 min, 0.5, 20.
+// more, and again when it falls below. Zero values: 1 min, 0.5, 20. With a negative Window or
+// Threshold it is never called.
 type ErrorRate struct {
 	Window    time.Duration
 	Threshold float64

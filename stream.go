@@ -363,7 +363,7 @@ func (x *streamed) windUp() {
 		u.why = "the context of the stream ended"
 	}
 	grace := "StopGrace"
-	u.grace = x.p.cfg.StopGrace
+	u.grace = max(x.p.cfg.StopGrace, 1) // none at all is none: 0 would be CancelGrace
 	if u.strike && x.revoked != revokedStalled && x.revoked != revokedLeft {
 		u.grace, grace = 0, "CancelGrace"
 	}

@@ -103,6 +103,22 @@ func TestAStallThatDoesNotStopIsKilledAfterStopGrace(t *testing.T) {
 	})
 }
 
+func TestAStallIsKilledAtOnceWithoutStopGrace(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		generator(f, time.Hour)
+		cfg := f.config(1)
+		cfg.OperationTimeout, cfg.StopGrace = 10*time.Second, -1
+		p := open(t, cfg)
+		defer p.Close()
+		for _, err := range p.Stream(t.Context(), "gen", []int{2}) {
+			if err == nil {
+				time.Sleep(10*time.Second + time.Millisecond)
+				assert.Equal(t, syscall.SIGKILL, f.nth(1).Exit().Signal)
+			}
+		}
+	})
+}
+
 func TestAStallAndTheBodysReturnInTheSameInstant(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fleet) {
 		generator(f, 0)

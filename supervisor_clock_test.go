@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -152,6 +153,19 @@ func TestFailuresOlderThanTheWindowDoNotOpenTheCircuit(t *testing.T) {
 		defer p.Close()
 		time.Sleep(5 * time.Minute)
 		assert.Equal(t, "closed", p.Stats().Breaker, "each failure is alone in its window")
+	})
+}
+
+func TestAStartTimeoutWithoutEndKeepsTheWindowOpen(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		f.fails = broken
+		cfg := f.config(1)
+		cfg.MinReady, cfg.MaxRestarts, cfg.RestartWindow, cfg.StartTimeout = -1, 5, time.Second, math.MaxInt64
+		cfg.RestartBackoff = Backoff{Min: 10 * time.Second, Max: 10 * time.Second}
+		p := open(t, cfg)
+		defer p.Close()
+		time.Sleep(5 * time.Minute)
+		assert.Equal(t, "open", p.Stats().Breaker, "no start can have taken too long")
 	})
 }
 

@@ -186,7 +186,10 @@ func (s *supervisor) tripLocked() bool {
 		if len(row) < s.cfg.MaxRestarts {
 			continue
 		}
-		window := max(s.cfg.RestartWindow, time.Duration(s.cfg.MaxRestarts)*s.cfg.StartTimeout)
+		window := longest // a StartTimeout of years, MaxRestarts times, is beyond what a Duration holds
+		if n := time.Duration(s.cfg.MaxRestarts); s.cfg.StartTimeout <= longest/n {
+			window = max(s.cfg.RestartWindow, n*s.cfg.StartTimeout)
+		}
 		if time.Since(row[0]) <= window {
 			return true
 		}
