@@ -240,12 +240,20 @@ func argumentNames(t reflect.Type) []argument {
 	return append([]argument{}, fieldNames(t)...)
 }
 
-// fieldNames are the JSON names of a struct's fields, in their order.
+// fieldNames are the JSON names of a struct's fields, in their order: those of an embedded struct are
+// its own, unless a tag makes that a field, or leaves it out.
 func fieldNames(t reflect.Type) (names []argument) {
+	var closed [][]int // embedded structs whose fields are not promoted
 	for _, field := range reflect.VisibleFields(t) {
+		if slices.ContainsFunc(closed, func(at []int) bool { return isInside(field.Index, at) }) {
+			continue
+		}
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if field.Anonymous && name != "" {
+			closed = append(closed, field.Index)
+		}
 		switch {
-		case !field.IsExported(), name == "-", field.Anonymous && name == "" && field.Type.Kind() == reflect.Struct:
+		case !field.IsExported(), name == "-", field.Anonymous && name == "" && isStruct(field.Type):
 		case name != "":
 			names = append(names, argument{name, true})
 		default:
@@ -253,6 +261,14 @@ func fieldNames(t reflect.Type) (names []argument) {
 		}
 	}
 	return names
+}
+
+// isInside reports whether the field of that index is a field of the one at.
+func isInside(index, at []int) bool { return len(index) > len(at) && slices.Equal(index[:len(at)], at) }
+
+// isStruct reports whether t is a struct, or a pointer to one.
+func isStruct(t reflect.Type) bool {
+	return t.Kind() == reflect.Struct || t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.Struct
 }
 
 // refused is the error of arguments that do not fit.

@@ -502,6 +502,66 @@ func TestArgumentsAsFunctionsGetThem(t *testing.T) {
 	}
 }
 
+// Base is embedded in structs of arguments, which encoding/json then reads its fields into.
+type Base struct{ X int }
+
+type (
+	byValue struct {
+		Base
+		Y int
+	}
+	byPointer struct {
+		*Base
+		Y int
+	}
+	named struct {
+		Base `json:"base"`
+		Y    int
+	}
+	namedToo struct {
+		*Base `json:"base"`
+		Y     int
+	}
+	left struct {
+		Base `json:"-"`
+		Y    int
+	}
+)
+
+func TestArgumentsOfEmbeddedStructs(t *testing.T) {
+	t.Parallel()
+	f := New()
+	Handle(f, "by value", func(_ context.Context, in byValue) ([]int, error) { return []int{in.X, in.Y}, nil })
+	Handle(f, "by pointer", func(_ context.Context, in byPointer) ([]int, error) { return []int{in.X, in.Y}, nil })
+	Handle(f, "named", func(_ context.Context, in named) ([]int, error) { return []int{in.X, in.Y}, nil })
+	Handle(f, "named too", func(_ context.Context, in namedToo) ([]int, error) { return []int{in.X, in.Y}, nil })
+	Handle(f, "left", func(_ context.Context, in left) ([]int, error) { return []int{in.X, in.Y}, nil })
+	for _, c := range []struct {
+		command string
+		args    any
+		want    []int // nil: they are refused
+	}{
+		{"by value", []any{1, 2}, []int{1, 2}},
+		{"by pointer", []any{1, 2}, []int{1, 2}},
+		{"by pointer", map[string]any{"X": 1, "Y": 2}, []int{1, 2}},
+		{"by pointer", []any{1, 2, 3}, nil},
+		{"by pointer", map[string]any{"Base": 1}, nil},
+		{"named", []any{Base{1}, 2}, []int{1, 2}},
+		{"named too", []any{Base{1}, 2}, []int{1, 2}},
+		{"named", map[string]any{"X": 1}, nil},
+		{"left", []any{2}, []int{0, 2}},
+		{"left", map[string]any{"X": 1}, nil},
+	} {
+		got, err := pypool.Call[[]int](t.Context(), f, c.command, c.args)
+		if c.want == nil {
+			assert.ErrorIs(t, err, pypool.ErrInvalidArguments, "%s of %v", c.command, c.args)
+			continue
+		}
+		assert.NoError(t, err, "%s of %v", c.command, c.args)
+		assert.Equal(t, c.want, got, "%s of %v", c.command, c.args)
+	}
+}
+
 func TestAFakesStreamEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	fake := New()
