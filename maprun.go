@@ -378,6 +378,7 @@ func (f *pipeline[Out]) write() error {
 		}
 	} else {
 		f.m.ring.showDone()
+		f.w.x.extend(f.deadline()) // nothing is due yet: a host that is late since the last answer has nobody to blame
 		f.w.x.applyDeadline()
 		n, err = f.w.x.t.Write(f.out[:f.ends[0]-f.written])
 		if err == nil && n < len(f.out) {
