@@ -44,6 +44,9 @@ func (p *Pool) Stacks(ctx context.Context, workerID string) (string, error) {
 	}
 	w := workers[i]
 	asked := time.Now()
+	if ctx.Err() != nil { // nothing is asked, however quick the answer might be
+		return "", w.withContext(contextError(ctx, NotExecuted, nil), &job{}, asked)
+	}
 	type dump struct{ text, none string }
 	done := make(chan dump, 1)
 	if !p.lookers.look(func() {
