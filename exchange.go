@@ -67,7 +67,7 @@ type exchange struct {
 func newExchange(t proc.Transport, maxMessage int) *exchange {
 	x := &exchange{conn: newConn(t, maxMessage), interrupted: make(chan struct{}, 1)}
 	x.interrupt = func() {
-		_ = x.t.SetDeadline(time.Unix(1, 0))
+		x.lookUp()
 		x.interrupted <- struct{}{}
 	}
 	x.readNext = x.await
@@ -165,9 +165,12 @@ func (x *exchange) applyDeadline() {
 	x.current, x.dirty = true, true
 	_ = x.t.SetDeadline(x.deadline)
 	if x.ctx.Err() != nil || isClosed(x.killing) { // the interrupt may just have been overwritten
-		_ = x.t.SetDeadline(time.Unix(1, 0))
+		x.lookUp()
 	}
 }
+
+// lookUp has who waits for the worker, or will, look up at once. It is safe beside everything else.
+func (x *exchange) lookUp() { _ = x.t.SetDeadline(time.Unix(1, 0)) }
 
 // await reads what comes next, up to the deadline. It looks once behind that: a read that comes too
 // late is refused, and a host that has not run in time would blame the worker for it.

@@ -161,20 +161,6 @@ func (w *worker) withContext(e *Error, j *job, start time.Time) *Error {
 	return e
 }
 
-// distrust puts a worker in doubt whose answer says that its runtime has failed.
-func (w *worker) distrust(f *wire.Frame) {
-	var we wireError
-	err := json.Unmarshal(f.Body, &we)
-	if err == nil {
-		if e := we.toError(CallInfo{}); e.Type == TypeInternal {
-			err = e
-		}
-	}
-	if err != nil {
-		w.x.doubt(err)
-	}
-}
-
 // answered turns an error answer into an *Error. The worker is fine, except after a fault of its
 // runtime.
 func (w *worker) answered(j *job, f *wire.Frame, start time.Time) *Error {

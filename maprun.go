@@ -119,7 +119,7 @@ func (f *pipeline[Out]) serve() (lost *Error) {
 		if f.late() {
 			f.stopOldest()
 		}
-		if f.err == nil && len(f.sent) < f.window/2+1 && m.p.sup.checkout.waiting.Load() == 0 && !f.w.leaves() && f.w.x.inDoubt() == nil && !isClosed(m.p.closing) {
+		if f.err == nil && len(f.sent) < f.window/2+1 && m.p.sup.checkout.waiting.Load() == 0 && !f.w.leaves() && !isClosed(m.p.closing) {
 			f.fresh = m.ring.more(len(f.sent), f.fresh[:0])
 			f.add(f.fresh)
 		}

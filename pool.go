@@ -566,7 +566,7 @@ func (p *Pool) Close() error {
 // never end. It runs once killing is closed, so that no such code and no such wait begins any more.
 func (p *Pool) repossess() {
 	for w, res := range p.sup.checkout.all() {
-		_ = w.x.t.SetDeadline(time.Unix(1, 0))
+		w.x.lookUp()
 		if l := w.lease.Load(); l != nil && l.revoke(revokedClosed) {
 			w.x.doubt(errStopped)
 			p.sup.release(res)

@@ -50,7 +50,9 @@ func (r *retirement) cause(w *worker) *CallInfo {
 }
 
 // leaves reports whether the worker should be given back soon, because it is to be replaced.
-func (w *worker) leaves() bool { return w.retired.Load() || w.retirement.Load() != nil }
+func (w *worker) leaves() bool {
+	return w.retired.Load() || w.retirement.Load() != nil || w.x.inDoubt() != nil
+}
 
 // asks reports whether the worker asks to be replaced: it has said so, or will have with its next
 // line, as its page says.

@@ -80,7 +80,6 @@ type seat struct {
 
 // seatEnd is how a call on a shared worker ended.
 type seatEnd struct {
-	kind  wire.Kind
 	rep   reply
 	err   *Error
 	gone  bool // its caller had gone by then, and admitted has been told
@@ -262,13 +261,7 @@ func (t *seat) result() seatEnd {
 // outcome is what the caller of a call that has ended gets.
 func (t *seat) outcome(c *call, e seatEnd) (reply, *Error) {
 	c.spare = e.spare
-	switch {
-	case e.err != nil:
-		return reply{}, e.err
-	case e.kind == wire.KindError:
-		return reply{}, t.s.w.answered(&c.job, &wire.Frame{ID: t.id, Kind: e.kind, Body: e.rep.raw}, c.given)
-	}
-	return e.rep, nil
+	return e.rep, e.err
 }
 
 // leave is the end of a call whose context has ended, or whose time is over. The handler is asked

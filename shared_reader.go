@@ -85,9 +85,11 @@ func (s *sharing) take(f *wire.Frame) (*seat, error) {
 // ended.
 func (s *sharing) finish(t *seat, f *wire.Frame) (last bool) {
 	w, c := s.w, s.p.sup.checkout
-	e := seatEnd{kind: f.Kind, rep: w.x.reply(f)}
-	if f.Kind == wire.KindError {
-		w.distrust(f) // before another may have it
+	e := seatEnd{}
+	if f.Kind == wire.KindError { // first: another may have the worker soon, which is in doubt if its runtime has failed
+		e.err = w.answered(&job{id: t.id, info: t.info}, f, t.since)
+	} else {
+		e.rep = w.x.reply(f)
 	}
 	worn := false
 	c.mu.Lock()
@@ -185,7 +187,7 @@ func (s *sharing) over() {
 }
 
 // interrupt has the reader, and a writer, look up.
-func (s *sharing) interrupt() { _ = s.w.x.t.SetDeadline(time.Unix(1, 0)) }
+func (s *sharing) interrupt() { s.w.x.lookUp() }
 
 // exited has the reader take what is there, and then no longer wait: a grandchild may hold the pipe
 // open.

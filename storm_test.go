@@ -59,38 +59,37 @@ def hold(mark, gate):
 // Calls that one after the other lose their workers are the command's doing, whoever has sent the
 // signal; and so are workers that are lost side by side again and again.
 func TestACommandIsClosedOffWhoseWorkersAreKilledAgainAndAgain(t *testing.T) {
-	for _, concurrent := range []bool{false, true} {
-		for _, side := range []int{1, 4} {
-			t.Run(fmt.Sprint(side, concurrent), func(t *testing.T) {
-				t.Parallel()
-				synctest.Test(t, func(t *testing.T) {
-					f := &fleet{}
-					if concurrent {
-						f.able = `["page","shared"],"concurrent":{"work":4}`
+	const concurrent = `["page","shared"],"concurrent":{"work":4}`
+	for _, tc := range []struct {
+		side int
+		able string
+	}{{1, ""}, {4, ""}, {1, concurrent}, {4, concurrent}} {
+		t.Run(fmt.Sprint(tc.side, tc.able != ""), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := &fleet{able: tc.able}
+				f.script = func(p *fakeProcess, req fakeRequest) bool {
+					if req.Command == "work" || req.Shared != nil {
+						p.pause(time.Second)
+						p.end(proc.ExitState{Code: -1, Signal: syscall.SIGKILL, NoOOM: true})
+						return true
 					}
-					f.script = func(p *fakeProcess, req fakeRequest) bool {
-						if req.Command == "work" || req.Shared != nil {
-							p.pause(time.Second)
-							p.end(proc.ExitState{Code: -1, Signal: syscall.SIGKILL, NoOOM: true})
-							return true
-						}
-						return false
+					return false
+				}
+				p := open(t, f.config(4))
+				defer p.Close()
+				for range 5 {
+					wait := inBackground(tc.side, func(int) (Result, error) { return p.ExecuteAnonymous(context.Background(), "work", nil) })
+					for _, out := range wait() {
+						failsWith(t, out.err, ErrWorkerExited, MaybeExecuted)
 					}
-					p := open(t, f.config(4))
-					defer p.Close()
-					for range 5 {
-						wait := inBackground(side, func(int) (Result, error) { return p.ExecuteAnonymous(context.Background(), "work", nil) })
-						for _, out := range wait() {
-							failsWith(t, out.err, ErrWorkerExited, MaybeExecuted)
-						}
-						for p.Stats().Idle < 4 {
-							time.Sleep(10 * time.Millisecond)
-						}
+					for p.Stats().Idle < 4 {
+						time.Sleep(10 * time.Millisecond)
 					}
-					_, err := p.ExecuteAnonymous(context.Background(), "work", nil)
-					failsWith(t, err, ErrCircuitOpen, NotExecuted)
-				})
+				}
+				_, err := p.ExecuteAnonymous(context.Background(), "work", nil)
+				failsWith(t, err, ErrCircuitOpen, NotExecuted)
 			})
-		}
+		})
 	}
 }

@@ -179,15 +179,14 @@ func (w *jobWorker) run(ctx, running context.Context) {
 		}
 		if tooMany(err) { // enough others wait already
 			sleepUnless(ctx, w.place, pause)
-			pause = min(2*pause, fetchWait)
-			continue
+		} else {
+			w.o.logger.Warn("no jobs can be had of JetStream", "service", w.name, "error", err)
+			sleep(ctx, pause)
+			if err := w.open(ctx); err != nil {
+				w.o.logger.Debug("the jobs cannot be opened again", "service", w.name, "error", err)
+			}
 		}
-		w.o.logger.Warn("no jobs can be had of JetStream", "service", w.name, "error", err)
-		sleep(ctx, pause)
-		pause = min(2*pause, 5*time.Second)
-		if err := w.open(ctx); err != nil {
-			w.o.logger.Debug("the jobs cannot be opened again", "service", w.name, "error", err)
-		}
+		pause = min(2*pause, fetchWait)
 	}
 }
 

@@ -222,12 +222,19 @@ def _running(who: str) -> Request:
     return request  # type: ignore[no-any-return]
 
 
-def _left_behind(id: int) -> bool:
-    """Whether this is a thread that another call has started (see `_start`). One of a pool, which serves
-    whoever has work for it, is not.
+def this_thread() -> Any:
+    """The Thread that runs here; None where `threading` knows none. It says by which call it was started:
+    see `_start`.
     """
     active: Any = getattr(_finder.imported("threading"), "_active", None) or {}
-    thread = active.get(get_ident())
+    return active.get(get_ident())
+
+
+def _left_behind(id: int) -> bool:
+    """Whether this is a thread that another call has started. One of a pool, which serves
+    whoever has work for it, is not.
+    """
+    thread = this_thread()
     if getattr(thread, "_pypool_call", None) in (None, id) or type(thread).__module__ == "multiprocessing.dummy":
         return False
     return thread not in getattr(_finder.imported("concurrent.futures.thread"), "_threads_queues", ())

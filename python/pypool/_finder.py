@@ -45,6 +45,7 @@ def _import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = 
         known = name, bool(fromlist)
         if known not in _OTHERS:
             found = _first_import(name, globals, locals, fromlist, level)
+            _BEGUN.keep()
             if name in _COPIED:
                 copy = _Module(name)
                 copy.__dict__.update(vars(found))
@@ -69,12 +70,9 @@ def _first_import(*args: Any) -> Any:
                 raise
         else:
             if isinstance(found, _Module):
-                _BEGUN.keep()
                 return found
     with _LOCK, _BEGUN:
-        found = plain_import(*args)
-        _BEGUN.keep()
-        return found
+        return plain_import(*args)
 
 
 class _Begun:

@@ -87,8 +87,9 @@ class _Server:
         self.socket.setblocking(True)
         # What waits for any child, or for none, must not take ours. Workers get the script's back; a
         # handler of C code's, for which Python has None or SIG_DFL, stays: libev's only wakes its loop.
-        self.sigchld = _signal.SIG_IGN if _forkable.ignored(_signal.SIGCHLD) else _signal.getsignal(_signal.SIGCHLD)
-        if self.sigchld is not None and self.sigchld != _signal.SIG_DFL:
+        taken = _signal.SIG_IGN if _forkable.ignored(_signal.SIGCHLD) else _signal.getsignal(_signal.SIGCHLD)
+        self.sigchld = None if taken == _signal.SIG_DFL else taken
+        if self.sigchld is not None:
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         self.poll = select.poll()
         self.poll.register(socket_fd, select.POLLIN)
@@ -297,7 +298,7 @@ class _Server:
         """Do in a child that is to be a worker what needs none of its descriptors."""
         _life.WATCH.pid, _life.WATCH.group = os.getpid(), None
         self.socket.close()
-        if self.sigchld is not None and self.sigchld != _signal.SIG_DFL:
+        if self.sigchld is not None:
             _signal.signal(_signal.SIGCHLD, self.sigchld)
         _forget_server()
         _forkable.renew()

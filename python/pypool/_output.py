@@ -14,8 +14,8 @@ from _thread import get_ident
 from itertools import count
 from os import fstat, getpid, write
 
-from ._call import CALL, RUNNING, SHARED_REQUEST, named
-from ._finder import imported, when_imported
+from ._call import CALL, RUNNING, SHARED_REQUEST, named, this_thread
+from ._finder import when_imported
 from ._json import encode_raw
 from ._life import WATCH, note
 from ._stdio import LOG, OPEN
@@ -82,15 +82,13 @@ def printing() -> Optional[Tuple[int, Optional[str], str]]:
     known: Any = CALL.get(None)
     if known is not None:
         return known  # type: ignore[no-any-return]
-    request, thread = RUNNING.request, get_ident()
+    request = RUNNING.request
     if request is None or request is SHARED_REQUEST:
         return None
-    if thread == LOG.thread:
-        return None if LOG.looping else named(request)
-    active: Any = getattr(imported("threading"), "_active", None)
-    started_in = getattr(active.get(thread), "_pypool_call", None) if active else None
     call = named(request)
-    return call if started_in == call[0] else None
+    if get_ident() == LOG.thread:
+        return None if LOG.looping else call
+    return call if getattr(this_thread(), "_pypool_call", None) == call[0] else None
 
 
 def _file(fd: int) -> Any:

@@ -16,6 +16,25 @@ FDS = {"stack_fd": 3, "page_fd": 4, "leash_fd": 5, "ask_fd": 6, "fork_fd": 7}
 TIMEOUT = 30.0
 
 
+def spawn(command: List[str], fds: List[int], preexec: Any = None, **options: Any) -> subprocess.Popen[bytes]:
+    """An interpreter in a group of its own, which has these descriptors as 3, 4 and so on, and no others; with none of them it
+    has what Popen leaves it.
+    """
+
+    def prepare() -> None:
+        if fds:
+            # Copies first, in rising numbers: none of them is written over before it has been copied itself
+            for number, copy in enumerate([os.dup(fd) for fd in fds], 3):
+                os.dup2(copy, number)
+            os.closerange(3 + len(fds), 1024)
+        if preexec is not None:
+            preexec()
+
+    ways: Dict[str, Any] = {"start_new_session": True, **options}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, close_fds=not fds, preexec_fn=prepare, **ways)
+
+
 class ForkServer:
     """A server process. `answer` is hello's, after which `fork` makes workers if it was a success."""
 
@@ -24,28 +43,11 @@ class ForkServer:
         self.socket.settimeout(TIMEOUT)
         self.stderr = stderr
         self.held: List[int] = []  # our ends, which close with the server
+        self.answer: Dict[str, Any] = {"success": False}
         ask, leash = self._pipes()
         page = os.memfd_create("page")
         os.ftruncate(page, 4096)
-        numbers = [stacks, page, leash, ask, theirs.fileno()]
-
-        def prepare() -> None:
-            # Copies first, in rising numbers: none of them is written over before it has been copied itself
-            for copy, number in zip([os.dup(fd) for fd in numbers], FDS.values()):
-                os.dup2(copy, number)
-            os.closerange(8, 1024)
-
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            bufsize=0,
-            close_fds=False,
-            preexec_fn=prepare,
-            start_new_session=True,
-            **options,
-        )
+        self.process = spawn(command, [stacks, page, leash, ask, theirs.fileno()], stderr=stderr, **options)
         for fd in (ask, leash, page):
             os.close(fd)
         theirs.close()
@@ -64,7 +66,7 @@ class ForkServer:
         if not answer:
             self.close()
             raise EOFError("the fork server is gone: " + self.said())
-        self.answer: Dict[str, Any] = json.loads(answer)
+        self.answer = json.loads(answer)
 
     def said(self) -> str:
         return os.pread(self.stderr, 1 << 20, 0).decode("utf-8", "replace")
@@ -116,10 +118,7 @@ class ForkServer:
                 stream.close()
             for fd in self.held:
                 os.close(fd)
-        assert code == 0 or self.refused(), "the fork server has left with %d: %s" % (code, self.said())
-
-    def refused(self) -> bool:
-        return not getattr(self, "answer", {"success": False})["success"]
+        assert code == 0 or not self.answer["success"], "the fork server has left with %d: %s" % (code, self.said())
 
 
 class Forked:

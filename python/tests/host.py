@@ -21,7 +21,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
-from forked import Forked, ForkServer
+from forked import Forked, ForkServer, spawn
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pypool"
 VERSION = re.findall(r'__version__ = "(.*)"', (PACKAGE / "__init__.py").read_text())[0]
@@ -121,7 +121,9 @@ class Host:
             else:
                 self.process, self.hello = server.process, server.answer
         else:
-            self.process = self._start(command, stack_w, extras, leader, preexec, env, cwd)
+            fds = [stack_w, self.page.fileno()] if extras else []
+            options: Dict[str, Any] = {"start_new_session": leader, "env": env, "cwd": cwd}
+            self.process = spawn(command, fds, preexec, stderr=self.stderr_file, **options)
             self.hello_args.update({"pid": self.process.pid, **({"stack_fd": 3, "page_fd": 4} if extras else {}), **args})
         os.close(stack_w)
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -130,29 +132,6 @@ class Host:
         self.pid = self.process.pid
         if hello and not self.hello:
             self.say_hello()
-
-    def _start(self, command: List[str], stacks: int, extras: bool, leader: bool, preexec: Any, env: Any, cwd: Any) -> Any:
-        def prepare() -> None:
-            if extras:
-                a, b = os.dup(stacks), os.dup(self.page.fileno())
-                os.dup2(a, 3)
-                os.dup2(b, 4)
-                os.closerange(5, 1024)
-            if preexec is not None:
-                preexec()
-
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.stderr_file,
-            env=env,
-            cwd=cwd,
-            bufsize=0,
-            close_fds=not extras,
-            preexec_fn=prepare,
-            start_new_session=leader,
-        )
 
     # -- wire
 
