@@ -507,11 +507,13 @@ func (c *checkout) create(ctx context.Context) error {
 }
 
 // look says that the pool itself looks at a worker that is held, and would be idle; until it is put
-// or destroyed.
+// or destroyed. A look that is under way goes on: who has joined it waits for its end.
 func (c *checkout) look(res *resource) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.looked[res.Value()] = newLook()
+	if w := res.Value(); c.looked[w] == nil {
+		c.looked[w] = newLook()
+	}
 }
 
 // found says what has come of the look at a worker that is still held, for who has joined it.

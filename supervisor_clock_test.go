@@ -551,3 +551,35 @@ func TestThePoolWarnsOfEachStateThatIsWorse(t *testing.T) {
 		assert.Equal(t, []string{"DEBUG serving", "WARN degraded", "WARN unavailable", "INFO degraded", "INFO serving"}, told)
 	})
 }
+
+// A look that comes due while another is under way is part of that one: who has joined the first
+// learns of its end.
+func TestALookThatComesDueDuringAnotherKeepsNobodyWaiting(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		f.script = func(p *fakeProcess, req fakeRequest) bool {
+			switch req.Command {
+			case "hello":
+				p.reply(req.ID, `{"protocol":1,"runtime":"`+Version+`","python":"3.99.0","commands":["work"],"capabilities":["page"],"health":true}`)
+				return true
+			case "ping":
+				p.pause(time.Second)
+			}
+			return false
+		}
+		cfg := f.config(1)
+		cfg.HealthCheckInterval = -1
+		p := open(t, cfg)
+		defer p.Close()
+		probes := inBackground(2, func(i int) (Health, error) {
+			time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+			return p.HealthCheck(context.Background())
+		})
+		time.Sleep(200 * time.Millisecond)
+		p.sup.pingQuiet() // finds the worker looked at
+		for _, out := range probes() {
+			require.NoError(t, out.err)
+			require.Len(t, out.res.Checks, 1)
+			require.True(t, out.res.Checks[0].Responsive)
+		}
+	})
+}
