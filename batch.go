@@ -321,7 +321,7 @@ func (b *callBatch) run() {
 	case err == nil:
 		b.giveBack(time.Now())
 		b.end(answers, nil)
-	case nothingWritten(err): // all have left before
+	case nothingWritten(err) && b.ctx.Err() != nil: // all have left before
 		w.x.takeBack(b.lent)
 		b.giveBack(time.Time{})
 		b.end(answers, nil)

@@ -216,9 +216,9 @@ func (x *exchange) awaitInTime(p []byte) (int, error) {
 	return c.await(p)
 }
 
-// isOver reports whether the deadline has passed, or ctx has ended.
+// isOver reports whether the deadline has passed, or ctx has ended, or the pool kills its workers.
 func (x *exchange) isOver() bool {
-	return x.ctx.Err() != nil || !x.deadline.IsZero() && !time.Now().Before(x.deadline)
+	return x.ctx.Err() != nil || isClosed(x.killing) || !x.deadline.IsZero() && !time.Now().Before(x.deadline)
 }
 
 // send writes one whole line. On *errShortWrite or errUnsolicited the request was not executed. See

@@ -5,6 +5,7 @@ package pypool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -143,6 +144,10 @@ var callFaults = []fault{
 		for name, call := range map[string]func(p *Pool) error{
 			"a call":             func(p *Pool) error { _, err := p.ExecuteAnonymous(ctx, "hang", nil); return err },
 			"one without a time": func(p *Pool) error { _, err := p.ExecuteAnonymous(ctx, "hang", nil, WithTimeout(-1)); return err },
+			"one that has called a function": func(p *Pool) error {
+				_, err := p.ExecuteAnonymous(ctx, "tell", nil, WithTimeout(-1))
+				return err
+			},
 			"a stream": func(p *Pool) (err error) {
 				for _, err = range Each[any](ctx, p, "hang", nil, WithTimeout(-1)) {
 				}
@@ -155,11 +160,16 @@ var callFaults = []fault{
 			},
 		} {
 			synctest.Test(t, func(t *testing.T) {
-				f := &fleet{able: `["page","stream"]`, script: func(p *fakeProcess, req fakeRequest) bool {
-					return req.Command == "hang" && p.hang()
+				f := &fleet{able: `["page","stream","functions"]`, script: func(p *fakeProcess, req fakeRequest) bool {
+					if req.Command == "tell" {
+						p.say(fmt.Sprintf(`{"id":%d,"host":1,"function":"note"}`+"\n", req.ID))
+						return true // and nothing more is heard of it
+					}
+					return req.Host != 0 || req.Command == "hang" && p.hang()
 				}}
 				stuck := &immortals{deaf: true}
 				cfg := f.config(1)
+				cfg.Functions = Functions{"note": Func(func(context.Context, any) (any, error) { return nil, nil })}
 				cfg.spawn = stuck.spawn(f)
 				p, err := New(t.Context(), cfg)
 				require.NoError(t, err)
