@@ -232,7 +232,7 @@ func (f *pipeline[Out]) stopAll() (unsent []int) {
 		switch {
 		case f.err == nil:
 			pause = cancelAgain / 2
-		case !errors.Is(f.err, os.ErrDeadlineExceeded), f.w.x.inDoubt() != nil, time.Now().After(end):
+		case !errors.Is(f.err, os.ErrDeadlineExceeded), f.w.x.inDoubt() != nil, isClosed(f.w.x.killing), time.Now().After(end):
 			return unsent
 		default:
 			f.w.proc.Cancel(f.running())
@@ -670,7 +670,7 @@ func (f *pipeline[Out]) fail(err error) (e *Error, book func()) {
 	}
 	behind := e.clone()
 	behind.Delivery = NotExecuted
-	if len(f.owes) > 0 && !violated { // it had begun, and no other
+	if (len(f.owes) > 0 || f.orphan != nil && f.whole == 0) && !violated { // it had begun, and no other
 		return e, func() { f.m.requeue(f.sent, behind) }
 	}
 	return e, func() {
