@@ -127,7 +127,7 @@ func decodeReply(rep reply, v any, own bool) (err error) {
 		return decodeBlobs(rep, v, own)
 	}
 	raw, bigInt := rep.raw, rep.bigInt
-	if number, ok := v.(*int); ok && number != nil {
+	if number, ok := v.(*int); ok && number != nil && isPlain(raw) {
 		if n, err := strconv.Atoi(string(raw)); err == nil { // whatever it refuses is encoding/json's to judge
 			*number = n
 			return nil
@@ -140,6 +140,12 @@ func decodeReply(rep reply, v any, own bool) (err error) {
 		err = checkBytes(raw, v, 0)
 	}
 	return undecodable(v, err)
+}
+
+// isPlain reports whether an integer, if it is one, begins as JSON has it: Atoi takes +5 and 007, too.
+func isPlain(raw []byte) bool {
+	digits := bytes.TrimPrefix(raw, []byte("-"))
+	return len(digits) > 0 && '0' <= digits[0] && digits[0] <= '9' && (digits[0] != '0' || len(digits) == 1)
 }
 
 // unmarshal is encoding/json's, which rounds nothing in interfaces where bigInt is set.
@@ -192,17 +198,17 @@ func Call[Out any](ctx context.Context, c Caller, command string, args any, opts
 			opts = append(slices.Clip(opts), WithBlobs())
 		}
 		res, err := executeOn(ctx, c, command, args, opts)
-		return resultAs[Out](res, err)
+		return resultAs[Out](res, err, false) // whoever has made it may keep it
 	}
 	one := call{job: job{info: CallInfo{Command: command}, takes: takes}, args: args}
 	res, err := p.execute(ctx, &one, opts)
-	return resultAs[Out](res, err)
+	return resultAs[Out](res, err, true)
 }
 
-// resultAs is the result of a call as an Out.
-func resultAs[Out any](res Result, err error) (out Out, _ error) {
+// resultAs is the result of a call as an Out; see Result.decode for own.
+func resultAs[Out any](res Result, err error, own bool) (out Out, _ error) {
 	if err == nil {
-		err = res.decode(&out, true)
+		err = res.decode(&out, own)
 	}
 	return out, err
 }

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -178,6 +179,13 @@ func TestNewResult(t *testing.T) {
 		require.Equal(t, want, got, raw)
 	}
 	require.JSONEq(t, "null", string(NewResult(nil, ResultInfo{}).Raw()))
+	for _, raw := range []string{"+5", "007", "-07", "--7", "-"} {
+		var n int
+		require.ErrorIs(t, NewResult(json.RawMessage(raw), ResultInfo{}).Decode(&n), ErrDecode, raw)
+	}
+	for _, raw := range []string{"0", "-0", "-7", "70"} {
+		require.Equal(t, fmt.Sprint(decoded[int](t, NewResult(json.RawMessage(raw), ResultInfo{}))), strings.TrimPrefix(raw, "-0")+strings.Repeat("0", strings.Count(raw, "-0")), raw)
+	}
 	var v any
 	require.ErrorIs(t, NewResult(json.RawMessage(`{"a":`), ResultInfo{Worker: "w"}).Decode(&v), ErrDecode)
 	res := NewResult(json.RawMessage("1"), ResultInfo{Worker: "w7", Queued: time.Second, Ran: time.Minute})
@@ -526,4 +534,69 @@ func TestTroubleOfTheCallersCodeInAMapOverACaller(t *testing.T) {
 		done <- true
 	}()
 	require.False(t, <-done, "Goexit ends the loop's goroutine")
+}
+
+// cache is a Caller that gives everybody the first result it had.
+type cache struct {
+	*Pool
+	first func() (Result, error)
+}
+
+func (c *cache) ExecuteAnonymous(context.Context, string, any, ...CallOption) (Result, error) {
+	return c.first()
+}
+
+func (c *cache) Stream(context.Context, string, any, ...CallOption) iter.Seq2[Result, error] {
+	return func(yield func(Result, error) bool) { yield(c.first()) }
+}
+
+// What another Caller returns it may keep, and return again: everybody gets payloads of their own.
+func TestPayloadsOfAResultThatIsReturnedTwiceAreEachCallersOwn(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, Config{Script: script(t, "from pypool import command\n@command\ndef data(): return bytes(10000)\n"), Size: 1, Overflow: -1, Logger: quiet()})
+	c := &cache{p, sync.OnceValues(func() (Result, error) { return p.ExecuteAnonymous(t.Context(), "data", nil, WithBlobs()) })}
+	ways := map[string]func() ([]byte, error){
+		"Call": func() ([]byte, error) { return Call[[]byte](t.Context(), c, "data", nil) },
+		"Each": func() (data []byte, err error) {
+			for data, err = range Each[[]byte](t.Context(), c, "data", nil) {
+			}
+			return data, err
+		},
+	}
+	for range 2 {
+		for name, get := range ways {
+			data, err := get()
+			require.NoError(t, err)
+			require.Equal(t, make([]byte, 10000), data, name)
+			data[0]++
+		}
+	}
+}
+
+// optionCounter yields how many options it was called with.
+type optionCounter struct{ Caller }
+
+func (optionCounter) Stream(_ context.Context, _ string, _ any, opts ...CallOption) iter.Seq2[Result, error] {
+	return func(yield func(Result, error) bool) {
+		yield(NewResult(fmt.Appendf(nil, `{"N":%d}`, len(opts)), ResultInfo{}), nil)
+	}
+}
+
+func TestRangesOverOneEachHaveNothingInCommon(t *testing.T) {
+	t.Parallel()
+	seq := Each[struct {
+		N    int
+		Data []byte
+	}](t.Context(), optionCounter{}, "f", nil, WithTimeout(time.Second))
+	for range 3 {
+		for _, out := range inBackground(4, func(int) (n int, err error) {
+			for item, failed := range seq {
+				n, err = item.N, failed
+			}
+			return n, err
+		})() {
+			require.NoError(t, out.err)
+			require.Equal(t, 2, out.res)
+		}
+	}
 }

@@ -58,13 +58,15 @@ func Each[Out any](ctx context.Context, c Caller, command string, args any, opts
 			var none *Pool
 			c = none
 		}
+		opts := opts // of this range: another may run beside it
 		if takesBlobs(reflect.TypeFor[Out]()) {
 			opts = append(slices.Clip(opts), WithBlobs())
 		}
+		_, own := c.(*Pool)
 		for res, err := range c.Stream(ctx, command, args, opts...) {
 			var out Out
 			if err == nil {
-				err = res.decode(&out, true)
+				err = res.decode(&out, own)
 			}
 			if !yield(out, err) || err != nil {
 				return
