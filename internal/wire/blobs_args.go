@@ -233,6 +233,15 @@ func (e *spine) value(v reflect.Value) error {
 	}
 	defer func() { e.depth-- }()
 	t, kind := v.Type(), v.Kind()
+	if !v.CanInterface() { // a struct that is embedded, has a name in JSON, and is not exported: its fields may be
+		switch {
+		case kind == reflect.Struct:
+			return e.record(v)
+		case v.IsNil():
+			return e.any(nil)
+		}
+		return e.value(v.Elem())
+	}
 	if !mayHoldBytes(t) {
 		return e.leaf(v)
 	}

@@ -32,9 +32,16 @@ type (
 		Inner []byte
 		Same  []byte
 	}
+	named struct {
+		Name string
+		Data []byte
+	}
+	plain   struct{ N int }
 	options struct {
 		hidden
 		*Shown
+		named  `json:"named"`
+		*plain `json:"plain"`
 		A      int             `json:"a,string"`
 		B      *bool           `json:"b,string,omitempty"`
 		C      string          `json:"c,string"`
@@ -140,11 +147,11 @@ func TestPayloadsAmongAllThatJSONHas(t *testing.T) {
 			return map[int8]any{-3: anything(depth - 1), 4: data()}
 		case n == 9:
 			yes := true
-			o := options{hidden: hidden{data(), data()}, A: random.IntN(5), C: "<\"x", D: data(), K: 2.5, L: pointed{data()}, N: []pointed{{data()}}, O: valued{data()}, Q: json.RawMessage(`[1, 2]`),
+			o := options{hidden: hidden{data(), data()}, named: named{"n", data()}, A: random.IntN(5), C: "<\"x", D: data(), K: 2.5, L: pointed{data()}, N: []pointed{{data()}}, O: valued{data()}, Q: json.RawMessage(`[1, 2]`),
 				R: [2][]byte{data(), data()}, S: map[int][]byte{1: data()}, U: valued{data()}, Same: data(), F: anything(depth - 1), H: time.Unix(int64(random.IntN(2)), 0).UTC()}
 			if random.IntN(2) == 0 {
 				x := data()
-				o.Shown, o.B, o.J, o.M, o.P, o.T, o.V, o.Y = &Shown{data(), 1}, &yes, &hidden{}, &pointed{data()}, &valued{data()}, &x, []never{{data()}}, &never{data()}
+				o.Shown, o.plain, o.B, o.J, o.M, o.P, o.T, o.V, o.Y = &Shown{data(), 1}, &plain{3}, &yes, &hidden{}, &pointed{data()}, &valued{data()}, &x, []never{{data()}}, &never{data()}
 			}
 			if random.IntN(2) == 0 {
 				return o
