@@ -473,6 +473,48 @@ func TestReloadAndResizeWaitForNoProcessThatIsGivenUp(t *testing.T) {
 	}
 }
 
+// Nothing is started while as many processes as Size cannot be ended: whoever waits for a new one is
+// told so. A slot is free, also for a pool that has one worker go before the next, whose process is
+// given up.
+func TestReloadAndResizeTellOfProcessesThatCannotBeEnded(t *testing.T) {
+	for _, size := range []int{1, 2} {
+		for _, what := range []string{"Reload", "Resize"} {
+			t.Run(fmt.Sprint(what, size), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := &fleet{script: func(p *fakeProcess, req fakeRequest) bool { return req.Command == "hang" && p.hang() }}
+					stuck := &immortals{nth: size}
+					cfg := f.config(size)
+					cfg.BreakBeforeMake, cfg.spawn = true, stuck.spawn(f)
+					p, err := New(t.Context(), cfg)
+					require.NoError(t, err)
+					defer stuck.release()
+					defer p.Close()
+					for _, out := range inBackground(size, func(int) (Result, error) {
+						return p.ExecuteAnonymous(context.Background(), "hang", nil, WithTimeout(time.Second))
+					})() {
+						failsWith(t, out.err, ErrOperationTimeout, MaybeExecuted)
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+					defer cancel()
+					if what == "Reload" {
+						err = p.Reload(ctx)
+					} else {
+						err = p.Resize(ctx, size)
+					}
+					if size > 1 {
+						require.NoError(t, err)
+						require.Equal(t, size, p.Stats().Idle)
+						return
+					}
+					failsWith(t, err, ErrWorkerStart, NotExecuted)
+					require.ErrorContains(t, err, "do not end")
+					require.NoError(t, p.Resize(ctx, 2), "one more than cannot be ended")
+				})
+			})
+		}
+	}
+}
+
 // procFile reads a file of /proc.
 func procFile(t testing.TB, path string) string {
 	t.Helper()

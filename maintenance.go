@@ -215,6 +215,9 @@ func (s *supervisor) reload(ctx context.Context) error {
 		if failed := s.history.newest; failed.generation >= generation {
 			err = failed.err
 		}
+		if stuck := s.stuck(); stuck != nil {
+			err = stuck
+		}
 		there := s.allArrivedLocked(generation)
 		s.mu.Unlock()
 		switch {

@@ -17,7 +17,8 @@ const maxWorkers = 4096 // of a pool, and as many more for overflow: more is a m
 // on top, as before. n must be 1 to 4096.
 //
 // The end of ctx ends the waiting alone: the error says how far it has come, and the pool goes on
-// towards n. A start that fails is tried again, as ever, so give ctx an end. After another Resize
+// towards n. A start that fails is tried again, as ever, so give ctx an end. While as many processes as
+// that cannot be ended none is started: that is an ErrWorkerStart. After another Resize
 // both wait for what the last one has asked for. It may be called beside everything else; once the
 // pool is closed it returns an ErrPoolClosed.
 func (p *Pool) Resize(ctx context.Context, n int) error {
@@ -35,13 +36,16 @@ func (p *Pool) Resize(ctx context.Context, n int) error {
 	ctx = foreign.Context(ctx)
 	p.sup.retarget(n)
 	err := p.sup.awaitSize(ctx)
+	var e *Error
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &e):
+		return e
 	case errors.Is(err, errStopped):
 		return p.isClosedError()
 	}
-	e := contextError(ctx, NotExecuted, nil)
+	e = contextError(ctx, NotExecuted, nil)
 	e.Message = oneLine("the pool goes on towards its new Size: " + err.Error() + ": " + e.Message)
 	e.Context.Pool = p.cfg.Name
 	return e
@@ -72,14 +76,17 @@ func (s *supervisor) retarget(n int) {
 func (s *supervisor) awaitSize(ctx context.Context) error {
 	for {
 		s.mu.Lock()
-		n, ready, leaving, changed := s.size(), s.servedLocked(), s.surplusLocked(), s.changed
+		n, ready, leaving, stuck, changed := s.size(), s.servedLocked(), s.surplusLocked(), s.stuck(), s.changed
 		err := s.history.last
 		if s.history.mended {
 			err = nil
 		}
 		s.mu.Unlock()
-		if ready == n && leaving == 0 {
+		switch {
+		case ready == n && leaving == 0:
 			return nil
+		case stuck != nil && ready < n:
+			return stuck
 		}
 		select {
 		case <-changed:

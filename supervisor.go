@@ -363,17 +363,14 @@ func (s *supervisor) reconcile(now time.Time) time.Time {
 // a disk or a network mount that has stopped to answer: whatever is started would only join them.
 // While no worker is ready calls are refused, and told why.
 func (s *supervisor) frozenLocked() bool {
-	stuck := int(s.env.unreapable.Load())
-	if stuck < s.size() {
+	err := s.stuck()
+	if err == nil {
 		if s.frozen != nil {
 			s.frozen = nil
 			s.publishLocked()
 		}
 		return false
 	}
-	err := newError(TypeWorkerStart, NotExecuted, fmt.Sprintf("%d killed processes do not end (they sleep in the kernel, on a disk or mount that does not answer?): "+
-		"no worker is started until one of them does", stuck), nil)
-	err.Context.Pool = s.cfg.Name
 	if s.frozen == nil {
 		s.env.reporter.log(slog.LevelError, "no worker is started", slog.String("cause", err.Message))
 	}
@@ -381,6 +378,18 @@ func (s *supervisor) frozenLocked() bool {
 	s.canGrow.Store(false)
 	s.publishLocked()
 	return true
+}
+
+// stuck is why no worker is started while as many processes as Size cannot be ended; nil: they can.
+func (s *supervisor) stuck() *Error {
+	n := int(s.env.unreapable.Load())
+	if n < s.size() {
+		return nil
+	}
+	err := newError(TypeWorkerStart, NotExecuted, fmt.Sprintf("%d killed processes do not end (they sleep in the kernel, on a disk or mount that does not answer?): "+
+		"no worker is started until one of them does", n), nil)
+	err.Context.Pool = s.cfg.Name
+	return err
 }
 
 // onStuck has the next turn count the processes that cannot be ended, and tells those who wait for

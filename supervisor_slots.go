@@ -24,7 +24,9 @@ func (s *supervisor) occupancyLocked(now time.Time) occupancy {
 	}
 	generation := s.generation.Load()
 	for w := range s.live {
-		o.held[w.slot] = true
+		if !w.isGivenUp() {
+			o.held[w.slot] = true
+		}
 		switch {
 		case !w.isReady():
 		case w.worn(generation, now):
