@@ -120,6 +120,17 @@ func TestConfigFilesAreRefusedInWords(t *testing.T) {
 	require.Empty(t, left())
 }
 
+func TestNewWithFilesSaysThatItsContextWasCanceled(t *testing.T) {
+	left := temporaries(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := New(ctx, Config{Files: carried(t), Script: "worker.py", Python: realPython()})
+	e := failure(t, err, ErrCanceled)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, CategoryTimeout, e.Category)
+	require.Empty(t, left())
+}
+
 // escaping lists a name that leads out of the folder.
 type escaping struct{ fs.FS }
 

@@ -385,6 +385,22 @@ func TestANestedCallNeverWaits(t *testing.T) {
 	}
 }
 
+func TestANestedCallIsRefusedAsSuchWhenTheQueueIsFull(t *testing.T) {
+	t.Parallel()
+	var p *Pool
+	var other func() []outcomeOf[int]
+	cfg := functionsConfig(t, Functions{"nested": Func(func(ctx context.Context, _ struct{}) (int, error) {
+		other = inBackground(1, func(int) (int, error) { return Call[int](t.Context(), p, "add", args{"a": 1}) })
+		eventually(t, "the queue is full", func() bool { return p.Stats().Waiting == 1 })
+		return Call[int](ctx, p, "add", args{"a": 1})
+	})})
+	cfg.MaxQueue = 1
+	p = newPool(t, cfg)
+	got := askHost(t, p, "nested", nil)
+	require.Equal(t, "nested_call", got.Type, got.Message)
+	require.NoError(t, other()[0].err)
+}
+
 func TestFunctionNamesAreChecked(t *testing.T) {
 	t.Parallel()
 	_, err := New(t.Context(), functionsConfig(t, Functions{"a-b": echoFunction(), "_x": echoFunction(), "aio": echoFunction(), "import": echoFunction(), "None": echoFunction(), "": echoFunction(), "empty": {}, "é": echoFunction(), "nil": Func[int, int](nil)}))

@@ -72,7 +72,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 		return nil, startError(&cfg, r.python, stageSpawn, born, fmt.Errorf("no Python interpreter: %w (set Config.Python)", r.pyErr))
 	}
 	if p.files, err = cfg.writeFiles(ctx); err != nil {
-		return nil, filesError(&cfg, r.python, born, err)
+		return nil, unlessCanceled(filesError(&cfg, r.python, born, err), err)
 	}
 	if p.files != nil {
 		p.cfg.filesDir = p.files.Dir
@@ -101,15 +101,20 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 	if err := p.sup.await(ctx, cfg.MinReady); err != nil {
 		var e *Error
 		if !errors.As(err, &e) {
-			e = startError(&cfg, python, stageSpawn, born, fmt.Errorf("not ready before New's context ended: %w", err))
-			if errors.Is(err, context.Canceled) {
-				e.Type, e.Category = TypeCanceled, CategoryTimeout
-			}
+			e = unlessCanceled(startError(&cfg, python, stageSpawn, born, fmt.Errorf("not ready before New's context ended: %w", err)), err)
 		}
 		return nil, e
 	}
 	opened = true
 	return p, nil
+}
+
+// unlessCanceled has the error of New say that its context was canceled, where that is the cause.
+func unlessCanceled(e *Error, cause error) *Error {
+	if errors.Is(cause, context.Canceled) {
+		e.Type, e.Category = TypeCanceled, CategoryTimeout
+	}
+	return e
 }
 
 func (p *Pool) sessionGone(id, why string) {
@@ -270,7 +275,7 @@ func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep re
 		return reply{}, invalidOption
 	}
 	key := c.info.breakerKey()
-	if err := p.refusal(key); err != nil {
+	if err := p.refusal(ctx, key); err != nil {
 		return reply{}, err
 	}
 	if err := c.encode(&p.cfg); err != nil {
@@ -299,7 +304,7 @@ func (p *Pool) admit(ctx context.Context, c *call, invalidOption *Error) (rep re
 }
 
 // refusal is what any call of the command would get now.
-func (p *Pool) refusal(key string) *Error {
+func (p *Pool) refusal(ctx context.Context, key string) *Error {
 	if isClosed(p.closing) {
 		return p.isClosedError()
 	}
@@ -309,7 +314,7 @@ func (p *Pool) refusal(key string) *Error {
 	if why := p.sup.breakers.refuses(key); why != nil {
 		return why.error()
 	}
-	if err := p.sup.checkout.full(); err != nil {
+	if err := p.sup.checkout.full(); err != nil && !p.nested(ctx) { // that one would not wait in any case
 		return queueFull(err)
 	}
 	return nil
@@ -371,6 +376,9 @@ func (p *Pool) acquire(ctx context.Context, c *call) (*resource, *Error) {
 	for {
 		if why := p.sup.circuit.refuses(); why != nil {
 			return nil, why.error()
+		}
+		if isClosed(p.closing) {
+			return nil, p.isClosedError()
 		}
 		if ctx.Err() != nil {
 			return nil, queueError(ctx, c)
