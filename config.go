@@ -122,8 +122,8 @@ type Config struct {
 	// context has ended or its time is over. The caller has its error at once; in the worker,
 	// pypool.Canceled is raised in the handler. What stops in time keeps its worker, what does not
 	// is killed. Zero: as long as the worker took to start, at least 1 s; but where three calls of a
-	// command in a row have not stopped in that time, the next ones have KillGrace, until one stops
-	// or a minute is over. Negative: it is killed at once, as it is outside Linux, where a call
+	// command (none that is concurrent) in a row have not stopped in that time, the next ones have
+	// KillGrace, until one stops or a minute is over. Negative: it is killed at once, as it is outside Linux, where a call
 	// cannot be stopped. A call of a concurrent command, which can be stopped everywhere, shares its
 	// worker: one that does not stop in time closes that to newcomers, and it is killed when the
 	// other calls on it have ended.

@@ -13,7 +13,7 @@ import (
 
 // HangError is the detail of a call that was stopped while it ran.
 type HangError struct {
-	Stacks   string // the Python stacks of all threads when it was stopped, newest call first; of a concurrent command those of its task, unless a handler blocks the loop; empty when NoStacks says why
+	Stacks   string // the Python stacks of all threads when it was stopped, newest call first; of a concurrent command those of its task, unless a handler blocks the loop; empty when NoStacks says why, or when they were not asked for: the loop over a stream had it
 	NoStacks string // why there are none
 	Killed   bool   // the worker had been killed when the error was made; a stream's is first asked to stop, and then may be
 }
@@ -235,7 +235,7 @@ func (e *ProtocolError) Error() string {
 // UnknownCommandError is the detail of an unknown command or program.
 type UnknownCommandError struct {
 	Name  string
-	Names []string // those that exist, as far as they are known, nearest first
+	Names []string // those that exist, as far as they are known, nearest first; by the alphabet where no command can have the name
 }
 
 func (e *UnknownCommandError) Error() string {
@@ -269,7 +269,7 @@ func (e *InvalidResultError) Error() string {
 // to others, and so errors.Is and errors.As on the refused call's error do not find it.
 type CircuitError struct {
 	Command string    // the command whose circuit is open ("execute_program:" and the id for a program); empty for the pool's own
-	RetryAt time.Time // when the next probe is due; now, while one is under way
+	RetryAt time.Time // when the next probe is due; now, while one is under way; zero while nothing is started because processes cannot be ended
 	// Cause is the last failure that opened it, an *Error: for the pool's own circuit the failed
 	// start, with its [StartError]; for a command's the type and the message of the last loss,
 	// without details and without anything of the call that suffered it.

@@ -37,7 +37,9 @@ type Function struct {
 // times at once when Python has threads or tasks that do so. Its ctx is the call's, with what
 // [Observer].CallStart put there, the call's deadline and its end: when the call ends for its
 // caller ctx ends, and an answer that comes after the call's is dropped. [CallFromContext] tells
-// the call. An error that f returns is raised in Python as pypool.HostError(type, message): type is
+// the call. In a batch of several calls (max_batch_size) f is called for all of them: its ctx has the
+// values, the session and the deadline of none, and ends when all their callers have gone. An error
+// that f returns is raised in Python as pypool.HostError(type, message): type is
 // the ErrorType of an [*Error], "canceled" or "deadline_exceeded" for a context's, else the name of
 // its Go type. So is a panic ("panic", and its stack is in the log) and runtime.Goexit ("goexit").
 //
