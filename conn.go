@@ -15,12 +15,13 @@ import (
 
 // conn cuts what a transport brings into frames. It is not safe for concurrent use.
 type conn struct {
-	t     proc.Transport
-	max   int // bytes of one frame
-	large int // length of the last large frame: the next one's buffer is made so large at once
-	buf   []byte
-	r, w  int      // buf[r:w] is read and not yet consumed
-	raw   payloads // that have come before the frame in hand
+	t      proc.Transport
+	max    int // bytes of one frame
+	large  int // length of the last large frame: the next one's buffer is made so large at once
+	buf    []byte
+	r, w   int      // buf[r:w] is read and not yet consumed
+	raw    payloads // that have come before the frame in hand
+	broken error    // the first violation: nothing behind it is read
 
 	memory *shm.Memory // that the worker may put payloads into, and has them in; nil: there is none
 }
@@ -116,8 +117,12 @@ func answerIn(line []byte) int {
 	return -1
 }
 
-// receiveFrame reads up to the next newline with read, and parses the line.
+// receiveFrame reads up to the next newline with read, and parses the line. After a violation it
+// reads no more: nobody knows what the bytes behind it are, and each state here is one that they fit.
 func (c *conn) receiveFrame(f *wire.Frame, read func([]byte) (int, error)) error {
+	if c.broken != nil {
+		return c.broken
+	}
 	scanned := c.r
 	for {
 		if c.raw.data != nil && !c.raw.ended {
@@ -177,6 +182,7 @@ func (c *conn) beginRaw(line []byte) error {
 		return err
 	}
 	data := make([][]byte, len(raws))
+	var whole []bool
 	for i, raw := range raws {
 		if !raw.Lent {
 			data[i] = make([]byte, raw.Size)
@@ -188,12 +194,12 @@ func (c *conn) beginRaw(line []byte) error {
 		if data[i], err = c.memory.Take(raw.Slot, raw.At, raw.Size); err != nil {
 			return err
 		}
-		if c.raw.whole == nil {
-			c.raw.whole = make([]bool, len(raws))
+		if whole == nil {
+			whole = make([]bool, len(raws))
 		}
-		c.raw.whole[i] = true
+		whole[i] = true
 	}
-	c.raw.data = data
+	c.raw = payloads{data: data, whole: whole}
 	return nil
 }
 
@@ -288,8 +294,13 @@ func (c *conn) reply(f *wire.Frame) reply {
 	return reply{raw: c.take(f), bigInt: f.BigInt, blobs: f.Blobs}
 }
 
+// violation is the error of a worker that breaks the rules of the wire. The first ends the stream.
 func (c *conn) violation(err error, sample []byte) error {
-	return &ProtocolError{Reason: err.Error(), Sample: quoteSample(sample)}
+	v := &ProtocolError{Reason: err.Error(), Sample: quoteSample(sample)}
+	if c.broken == nil {
+		c.broken = v
+	}
+	return v
 }
 
 // nothingYet reads what is there, without waiting, and reports whether that is nothing.

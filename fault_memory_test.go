@@ -61,6 +61,20 @@ var memoryFaults = []fault{
 			travels(t, p, 1)
 		}
 	}},
+	{name: "Q2b_a_place_that_is_none_behind_one_that_is_in_a_Map", run: func(t *testing.T, r *rig) {
+		p := r.memoryPool(t, nil)
+		for _, next := range []string{"[0,0,[2,0,1]]", "[0,0,5]"} { // a broken stream is not read on, where the first line's places would be those of the second
+			says := "{\"raw\":[[0,0,1],[1,2147483647,1]]}\n{\"raw\":" + next + "}\n"
+			n := 0
+			for _, err := range Map[any](t.Context(), p, "says", slices.Values([][]any{{says}})) {
+				n++
+				failsWith(t, err, ErrProtocol, MaybeExecuted)
+				require.Contains(t, detail[*ProtocolError](t, err).Reason, "1 bytes at 2147483647")
+			}
+			require.Equal(t, 1, n)
+			travels(t, p, 1)
+		}
+	}},
 	{name: "Q3_memory_that_a_handler_overwrites_or_gives_back", run: func(t *testing.T, r *rig) {
 		p := r.memoryPool(t, nil)
 		for range 5 {
