@@ -15,7 +15,8 @@ import (
 type pipes struct {
 	in     *os.File
 	out    *outPipe
-	ended  atomic.Bool // the process has: nothing more comes, whoever else may hold its ends
+	ended  atomic.Bool  // the process has: nothing more comes, whoever else may hold its ends
+	left   atomic.Int64 // bytes that it can have left behind and that are not read; set before ended, then the reader's
 	writes *attempt
 	page   *shm.Page // whose doorbell rings when TryWrite is about to write, or nil
 }
@@ -62,16 +63,23 @@ func (p *pipes) Read(b []byte) (int, error) {
 }
 
 func (p *pipes) TryRead(b []byte) (int, error) {
-	ended := p.ended.Load() // asked first, so that the look finds all that the process has written
+	if p.ended.Load() { // asked first, so that the look finds all that the process has written
+		return p.rest(b)
+	}
 	n, err := p.out.TryRead(b)
-	if n == 0 && (ended || err != nil && p.ended.Load()) { // the error may be of finish's deadline
+	if n == 0 && err != nil && p.ended.Load() { // the error may be of finish's deadline
 		return p.rest(b)
 	}
 	return n, err
 }
 
-// rest reads what the process has left behind, and then tells the end of file.
+// rest reads what the process has left behind, and then tells the end of file: a child of its that
+// holds the pipe may write for ever, behind that.
 func (p *pipes) rest(b []byte) (int, error) {
+	b = b[:min(int64(len(b)), p.left.Load())]
+	if len(b) == 0 {
+		return 0, io.EOF
+	}
 	for {
 		_ = p.out.SetReadDeadline(time.Time{}) // finish has set one that refuses even this; nobody waits any more
 		n, err := p.out.TryRead(b)
@@ -80,6 +88,7 @@ func (p *pipes) rest(b []byte) (int, error) {
 		case n == 0 && err == nil:
 			return 0, io.EOF
 		default:
+			p.left.Add(int64(-n))
 			return n, err
 		}
 	}
@@ -117,6 +126,11 @@ func (p *pipes) Unwatch() { p.out.Unwatch() }
 // nobody waiting. An exchange sets its deadline before it reads or writes, never during that, so
 // that this one reaches whoever waits.
 func (p *pipes) finish() {
+	left, known := p.out.unread() // by now it has written all that it ever will
+	if !known {
+		left = pipeRoom
+	}
+	p.left.Store(int64(left))
 	p.ended.Store(true)
 	_ = p.SetDeadline(time.Unix(1, 0))
 }

@@ -227,3 +227,39 @@ func TestAProcessThatAnswersInTimeHasItsStacksReadByAHostThatIsLate(t *testing.T
 	require.Equal(t, dump+dumpEnd, p.readStacks(time.Unix(1, 0)))
 	require.Empty(t, p.readStacks(time.Unix(1, 0)))
 }
+
+// A child that has left the group holds the pipe, and writes into it for as long as it lives.
+func TestNothingIsReadThatComesBehindTheEndOfTheProcess(t *testing.T) {
+	for name, read := range map[string]func(*pipes, []byte) (int, error){"Read": (*pipes).Read, "TryRead": (*pipes).TryRead} {
+		t.Run(name, func(t *testing.T) {
+			p, stdin, stdout, err := newPipes()
+			require.NoError(t, err)
+			defer p.Close()
+			defer stdin.Close()
+			defer stdout.Close()
+			const capacity = 1 << 20 // what a process without privileges may widen a pipe to
+			_, err = unix.FcntlInt(stdout.Fd(), unix.F_SETPIPE_SZ, capacity)
+			require.NoError(t, err)
+			own := make([]byte, capacity-1000)
+			_, err = stdout.Write(own)
+			require.NoError(t, err)
+			p.finish()
+			_, err = stdout.Write(make([]byte, 100))
+			require.NoError(t, err)
+			got, buf := 0, make([]byte, 4096)
+			for {
+				n, err := read(p, buf)
+				got += n
+				if err != nil {
+					require.ErrorIs(t, err, io.EOF)
+					break
+				}
+				if got == 4096 { // the child fills what was read at once
+					_, err = stdout.Write(make([]byte, 1000))
+					require.NoError(t, err)
+				}
+			}
+			require.Equal(t, len(own), got)
+		})
+	}
+}
