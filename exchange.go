@@ -56,6 +56,7 @@ type exchange struct {
 	dirty    bool        // the transport has some deadline
 	looked   bool        // behind the deadline, once
 	spin     spin.Mode   // how to wait for the first answer
+	polls    int         // for that: who parks sees the deadline, who polls does not
 	unhook   func() bool // stops the interrupt by ctx
 
 	interrupt   func()        // moves the transport's deadline into the past; made once, so that begin allocates no closure
@@ -128,7 +129,7 @@ func (x *exchange) begin(ctx context.Context, deadline time.Time, how spin.Mode)
 	if ctx.Done() != nil {
 		x.unhook = context.AfterFunc(foreign.Context(ctx), x.interrupt)
 	}
-	x.ctx, x.deadline, x.spin, x.looked = ctx, deadline, how, false
+	x.ctx, x.deadline, x.spin, x.polls, x.looked = ctx, deadline, how, 0, false
 }
 
 // end returns when no interrupt can come any more, and clears the deadline: a late one must not
@@ -189,12 +190,14 @@ func (x *exchange) await(p []byte) (int, error) {
 }
 
 // awaitInTime polls at first, because to be parked and woken costs more than a short wait; then it
-// parks.
+// parks. A worker that sends a little again and again, and no whole answer, is polled for no longer
+// than one that sends nothing.
 func (x *exchange) awaitInTime(p []byte) (int, error) {
 	if x.spin != spin.Park {
 		x.t.Unwatch()
 		looks, end := x.spin.Looks(), time.Now().Add(spin.Limit)
-		for look := 1; look <= maxPolls; look++ { // so that it ends also where the clock stands still, as in a synctest bubble
+		for x.polls < maxPolls { // so that it ends also where the clock stands still, as in a synctest bubble
+			x.polls++
 			n, err := x.t.TryRead(p)
 			if n > 0 || err != nil {
 				return n, err
@@ -202,7 +205,7 @@ func (x *exchange) awaitInTime(p []byte) (int, error) {
 			if time.Until(end) < 0 {
 				break
 			}
-			if look%looks == 0 {
+			if x.polls%looks == 0 {
 				spin.Yield() // the worker may be waiting for this very processor
 			}
 		}

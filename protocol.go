@@ -14,7 +14,7 @@ const (
 	protocolVersion = 1
 	frameSlack      = 64 << 10 // what an envelope may add to a result of exactly MaxMessageBytes
 	maxBanner       = 64 << 10 // what may be printed before the first answer
-	maxPolls        = 1024     // of one wait for an answer: more than spin.Limit has room for
+	maxPolls        = 1024     // of one exchange's waits for an answer: more than spin.Limit has room for
 	largeFrame      = 64 << 10 // from here on the read buffer is given away with the frame instead of being copied
 )
 
