@@ -141,7 +141,7 @@ func (c *conn) receiveFrame(f *wire.Frame, read func([]byte) (int, error)) error
 				continue
 			}
 			err := wire.Parse(line, f)
-			if err == nil && (c.raw.data != nil || f.Blobs != nil) {
+			if err == nil && (c.raw.data != nil || f.Told != nil) {
 				err = f.Attach(c.raw.data)
 				c.raw = payloads{}
 			}

@@ -205,8 +205,11 @@ func DecodeResult(data []byte, info ResultInfo) Result {
 		Data  [][]byte        `json:"data"`
 	}
 	r := NewResult(data[:at], info)
-	f := wire.Frame{Body: r.reply.raw}
-	if json.Unmarshal(data[at+1:], &told) != nil || f.ParseBlobs(told.Blobs) != nil || f.Attach(told.Data) != nil {
+	if json.Unmarshal(data[at+1:], &told) != nil {
+		return NewResult(data, info)
+	}
+	f := wire.Frame{Body: r.reply.raw, Told: told.Blobs}
+	if f.Attach(told.Data) != nil {
 		return NewResult(data, info)
 	}
 	r.reply.blobs = f.Blobs

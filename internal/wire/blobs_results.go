@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// ParseBlobs reads the key `blobs` of a frame.
+// ParseBlobs reads the key `blobs` of a frame, and finds the places in its body.
 func (f *Frame) ParseBlobs(raw []byte) error {
 	var found []struct {
 		At    *int   `json:"at"`
@@ -33,13 +33,21 @@ func (f *Frame) ParseBlobs(raw []byte) error {
 		}
 		f.Blobs[i] = Blob{DType: one.DType, Shape: one.Shape, Kind: one.Kind, At: *one.At}
 	}
-	p := placer{scanner: scanner{b: f.Body}, blobs: f.Blobs}
+	p := placer{scanner: scanner{b: f.Body}, blobs: f.Blobs, room: maxSteps}
 	p.place()
+	if p.room < 0 {
+		return fmt.Errorf("payloads with more than %d steps to their places", maxSteps)
+	}
 	if p.next < len(f.Blobs) {
 		return fmt.Errorf("payload %d stands where no null is, at byte %d", p.next, f.Blobs[p.next].At)
 	}
 	return nil
 }
+
+// maxSteps is how many steps the ways to one line's payloads may have, together: a way is as long as
+// its place is deep, which costs the line nothing for another payload in the same place. As many
+// payloads as a line may have find room four deep; a step is 32 bytes, so all are 128 MiB at most.
+const maxSteps = 4 * maxBlobs
 
 // placer finds the ways to the payloads' places in valid JSON.
 type placer struct {
@@ -47,6 +55,7 @@ type placer struct {
 	blobs []Blob
 	next  int
 	path  []Step
+	room  int // for so many steps more; negative: there was not enough
 }
 
 func (p *placer) place() {
@@ -87,6 +96,10 @@ func (p *placer) place() {
 		at := p.i
 		p.value(0)
 		if c == 'n' && p.blobs[p.next].At == at {
+			if p.room -= len(p.path); p.room < 0 {
+				p.blobs = p.blobs[:p.next] // the rest is of no interest
+				return
+			}
 			p.blobs[p.next].Path = slices.Clone(p.path)
 			p.next++
 		}
@@ -99,10 +112,13 @@ func (p *placer) within(step Step) {
 	p.path = p.path[:len(p.path)-1]
 }
 
-// Attach gives a frame the payloads that came before it.
+// Attach gives a frame the payloads that came before it. What is told of others is not even read.
 func (f *Frame) Attach(data [][]byte) error {
-	if len(data) != len(f.Blobs) {
-		return fmt.Errorf("%d payloads came, and the line has places for %d", len(data), len(f.Blobs))
+	if told := countItems(f.Told); told != len(data) {
+		return fmt.Errorf("%d payloads came, and the line has places for %d", len(data), told)
+	}
+	if err := f.ParseBlobs(f.Told); err != nil {
+		return err
 	}
 	for i := range data {
 		blob := &f.Blobs[i]
@@ -114,6 +130,21 @@ func (f *Frame) Attach(data [][]byte) error {
 		blob.Data = data[i]
 	}
 	return nil
+}
+
+// countItems is how many items there are in an array, of valid JSON; 0 for anything else.
+func countItems(array []byte) (n int) {
+	s := scanner{b: array}
+	if !s.byte('[') || s.byte(']') {
+		return 0
+	}
+	for more := true; more; more = s.byte(',') {
+		if !s.value(0) {
+			return 0
+		}
+		n++
+	}
+	return n
 }
 
 // Spell appends the JSON that stands for a payload where one is wanted: base64 text for bytes, lists

@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -266,6 +267,7 @@ func TestDescriptorsOfResults(t *testing.T) {
 	}
 	var f Frame
 	require.NoError(t, Parse([]byte(`{"id":1,"item":{"a\u0041\"":[1,[null]]},"blobs":[{"at":17}]}`), &f))
+	require.NoError(t, f.Attach(make([][]byte, 1)))
 	require.Equal(t, []Step{{Key: "aA\""}, {Index: 1, IsIndex: true}, {Index: 0, IsIndex: true}}, f.Blobs[0].Path)
 }
 
@@ -287,13 +289,45 @@ func TestSizesOfPayloads(t *testing.T) {
 	}
 }
 
+// manyPlaces is a line whose payloads, so many of no bytes, stand all together so deep.
+func manyPlaces(payloads, depth int) []byte {
+	var told []byte
+	nulls := make([]byte, 0, 5*payloads)
+	for range payloads {
+		told = fmt.Appendf(told, `,{"at":%d}`, depth+len(nulls))
+		nulls = append(nulls, "null,"...)
+	}
+	return fmt.Appendf(nil, `{"id":1,"item":%s%s%s,"blobs":[%s]}`, strings.Repeat("[", depth), nulls[:len(nulls)-1], strings.Repeat("]", depth), told[1:])
+}
+
+// The way to each payload is as long as it stands deep: a small line could ask for any memory.
+func TestTheWaysToPayloadsAreBounded(t *testing.T) {
+	attach := func(line []byte, came int) (allocated uint64, err error) {
+		var f Frame
+		var before, after runtime.MemStats
+		require.NoError(t, Parse(line, &f))
+		runtime.ReadMemStats(&before)
+		err = f.Attach(make([][]byte, came))
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc, err
+	}
+	_, err := attach(manyPlaces(10_000, 10), 10_000)
+	require.NoError(t, err, "many arrays in a result that is not deep")
+	took, err := attach(manyPlaces(5000, 9000), 5000) // 1.4 GB of steps
+	require.ErrorContains(t, err, "more than 4194304 steps")
+	require.Less(t, took, uint64(200<<20))
+	took, err = attach(manyPlaces(5000, 9000), 1)
+	require.ErrorContains(t, err, "1 payloads came, and the line has places for 5000")
+	require.Less(t, took, uint64(1<<20), "nothing is read of payloads that have not come")
+}
+
 // FuzzDescriptors: whatever a worker says of payloads, the host reads it, or refuses it.
 func FuzzDescriptors(f *testing.F) {
 	f.Add([]byte(`{"id":1,"item":[null,{"a":null}],"blobs":[{"at":1},{"at":11,"dtype":"int8","shape":[2]}]}`), 3)
 	f.Add([]byte(`{"id":1,"item":null,"blobs":[{"at":0,"kind":"k"}]}`), 0)
 	f.Fuzz(func(t *testing.T, line []byte, size int) {
 		var frame Frame
-		if Parse(line, &frame) != nil || frame.Blobs == nil {
+		if Parse(line, &frame) != nil || frame.Told == nil || frame.ParseBlobs(frame.Told) != nil {
 			return
 		}
 		data := make([][]byte, len(frame.Blobs))

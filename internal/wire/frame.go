@@ -24,7 +24,8 @@ type Frame struct {
 	Kind   Kind
 	Body   []byte // raw JSON: the result, the error, the item, the stack or the reason; of a function's call its arguments, nil: none
 	BigInt bool   // an integer of more than 15 digits is in it
-	Blobs  []Blob // the payloads in it
+	Told   []byte // raw JSON: what is said of the payloads in it, for Attach; nil: it has none
+	Blobs  []Blob // the payloads in it, once they are attached
 
 	Between bool // no call has caused it: the worker asks to be replaced
 
@@ -142,9 +143,7 @@ func Parse(line []byte, f *Frame) error {
 		if seen&(hasResult|hasItem|hasArgs) == 0 {
 			return errors.New("payloads of what has none")
 		}
-		if err := f.ParseBlobs(blobs); err != nil {
-			return err
-		}
+		f.Told = blobs
 		seen &^= hasBlobs
 	}
 	switch {
