@@ -70,28 +70,32 @@ func (c *conn) checkIdle(look bool) error {
 // what was asked: a process that only echoes is no Python.
 func (c *conn) skipBanner(sent []byte, read func([]byte) (int, error)) (banner []byte, err error) {
 	start := c.r // of the line in hand
+	scanned := start
 	for {
-		if i := bytes.IndexByte(c.buf[start:c.w], '\n'); i >= 0 {
-			line := c.buf[start : start+i]
+		if start-c.r > maxBanner {
+			return nil, c.violation(fmt.Errorf("more than %d bytes of output before hello was answered", maxBanner), c.buf[c.r:c.w])
+		}
+		if i := bytes.IndexByte(c.buf[scanned:c.w], '\n'); i >= 0 {
+			line := c.buf[start : scanned+i]
 			if bytes.Equal(line, sent[:len(sent)-1]) {
 				return bytes.Clone(c.buf[c.r:start]), c.violation(errors.New("the process sends back what it is told"), line)
 			}
-			if at := answerIn(line); at >= 0 {
+			if at := answerIn(line, maxBanner-(start-c.r)); at >= 0 {
 				banner = bytes.Clone(c.buf[c.r : start+at])
 				c.r = start + at
 				return banner, nil
 			}
-			start += i + 1
+			start = scanned + i + 1
+			scanned = start
 			continue
 		}
+		scanned = c.w
 		if c.w-c.r > maxBanner+c.max {
 			return nil, c.violation(errors.New("endless output before hello was answered"), c.buf[c.r:c.w])
 		}
-		if start-c.r > maxBanner {
-			return nil, c.violation(fmt.Errorf("more than %d bytes of output before hello was answered", maxBanner), c.buf[c.r:c.w])
-		}
 		if c.w == len(c.buf) {
-			start -= c.makeRoom()
+			moved := c.makeRoom()
+			start, scanned = start-moved, scanned-moved
 		}
 		n, err := read(c.buf[c.w:])
 		c.w += n
@@ -102,17 +106,18 @@ func (c *conn) skipBanner(sent []byte, read func([]byte) (int, error)) (banner [
 }
 
 // answerIn finds where in a line a frame begins that reaches to its end: output without a newline
-// may stand before it.
-func answerIn(line []byte) int {
+// may stand before it, so many bytes at most. It parses twice at most, the whole line and what
+// follows the last beginning of the runtime's own: within an answer there is none, as quotes are
+// escaped in its texts, and a line may be of 64 MB, and each byte of it a brace.
+func answerIn(line []byte, most int) int {
+	const begins = `{"id":`
 	var f wire.Frame
-	for at := 0; at < len(line); at++ {
-		i := bytes.IndexByte(line[at:], '{')
-		if i < 0 {
-			break
-		}
-		if at += i; wire.Parse(line[at:], &f) == nil {
-			return at
-		}
+	if wire.Parse(line, &f) == nil {
+		return 0
+	}
+	at := bytes.LastIndex(line[:min(len(line), most+len(begins))], []byte(begins))
+	if at > 0 && wire.Parse(line[at:], &f) == nil {
+		return at
 	}
 	return -1
 }

@@ -3,6 +3,7 @@ package pypool
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -63,4 +64,49 @@ func TestALineBeyondTheLimitIsAViolationAndIsNotReadToItsEnd(t *testing.T) {
 	v := detail[*ProtocolError](t, c.receive(1, &f))
 	assert.Contains(t, v.Reason, "more than")
 	assert.Less(t, len(c.buf), 1<<20)
+}
+
+func TestTheFirstAnswerIsFoundBehindAnyBanner(t *testing.T) {
+	t.Parallel()
+	const answer = `{"id":0,"success":true,"result":"{\"id\":"}`
+	for _, banner := range []string{
+		"", "Welcome!\n", "loading...", `{"id":1}`, "{{{", "one\ntwo {", `{"id":0,"success":true,"result":1} `, "\xff\n\xfe", strings.Repeat("{", maxBanner-1) + "\n", strings.Repeat(`{"id":`, maxBanner/6), strings.Repeat("{", maxBanner),
+	} {
+		c := connOf(banner + answer + "\n")
+		skipped, err := c.skipBanner([]byte("hello\n"), c.readNext)
+		require.NoError(t, err, "%.40q", banner)
+		assert.Equal(t, banner, string(skipped))
+		var f wire.Frame
+		require.NoError(t, c.receive(0, &f))
+	}
+	c := connOf(` { "success" : true, "result" : 1, "id" : 0 }` + "\n")
+	_, err := c.skipBanner([]byte("hello\n"), c.readNext)
+	assert.NoError(t, err, "nothing stands before it: it may be spelled in any way")
+}
+
+// Whatever stands before an answer is read in a time like that which it took to come.
+func TestALongBannerIsRefusedSoon(t *testing.T) {
+	t.Parallel()
+	const size = 16 << 20
+	const begins = `{"id":0,"success":true,"result":[`
+	for name, line := range map[string]string{
+		"braces":     strings.Repeat("{", size),
+		"beginnings": strings.Repeat(`{"id":`, size/6),
+		"answers":    strings.Repeat(begins, maxBanner/len(begins)) + `"` + strings.Repeat("x", size),
+		"lines":      strings.Repeat("{\n", size/2),
+	} {
+		refused := make(chan error, 1)
+		go func() { // joined by refused, unless that takes hours
+			c := connOf(line + "\n" + `{"id":0,"success":true,"result":1}` + "\n")
+			c.max = 2 * size
+			_, err := c.skipBanner([]byte("hello\n"), c.readNext)
+			refused <- err
+		}()
+		select {
+		case err := <-refused:
+			assert.Contains(t, detail[*ProtocolError](t, err).Reason, "more than 65536 bytes of output before hello was answered", name)
+		case <-time.After(30 * time.Second):
+			t.Fatal(name)
+		}
+	}
 }
