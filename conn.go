@@ -22,6 +22,7 @@ type conn struct {
 	r, w   int      // buf[r:w] is read and not yet consumed
 	raw    payloads // that have come before the frame in hand
 	broken error    // the first violation: nothing behind it is read
+	asked  int      // times that the worker has asked to be replaced
 
 	memory *shm.Memory // that the worker may put payloads into, and has them in; nil: there is none
 }
@@ -156,6 +157,10 @@ func (c *conn) receiveFrame(f *wire.Frame, read func([]byte) (int, error)) error
 				f.RefuseDeep()
 			case err != nil:
 				return c.violation(err, line)
+			case f.Kind == wire.KindRetire:
+				if c.asked++; c.asked > maxAsked {
+					return c.violation(errors.New("it asks again and again to be replaced"), line)
+				}
 			}
 			return nil
 		}

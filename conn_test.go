@@ -110,3 +110,13 @@ func TestALongBannerIsRefusedSoon(t *testing.T) {
 		}
 	}
 }
+
+// Such lines answer nothing: whoever takes what is there, without a deadline, would take them for ever.
+func TestAWorkerThatAsksAgainAndAgainToBeReplacedBreaksTheProtocol(t *testing.T) {
+	t.Parallel()
+	var f wire.Frame
+	c := connOf(strings.Repeat(`{"id":1,"retire":"x"}`+"\n", maxAsked) + `{"id":1,"success":true,"result":1}` + "\n" + strings.Repeat(`{"id":2,"retire":"x"}`+"\n", 1000))
+	require.NoError(t, c.receive(1, &f))
+	v := detail[*ProtocolError](t, c.receive(2, &f))
+	assert.Contains(t, v.Reason, "again and again")
+}

@@ -15,6 +15,7 @@ const (
 	frameSlack      = 64 << 10 // what an envelope may add to a result of exactly MaxMessageBytes
 	maxBanner       = 64 << 10 // what may be printed before the first answer
 	maxPolls        = 1024     // of one exchange's waits for an answer: more than spin.Limit has room for
+	maxAsked        = 16       // times that a worker asks to be replaced: once is the rule, and who looks what is there must come to an end
 	largeFrame      = 64 << 10 // from here on the read buffer is given away with the frame instead of being copied
 )
 
