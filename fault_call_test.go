@@ -117,6 +117,8 @@ var callFaults = []fault{
 	{name: "B8_Python_loop_is_stopped_with_its_stack", command: "loop", timeout: stackTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced, check: stackOf("loop")},
 	{name: "B9_C_loop_that_holds_the_GIL_is_stopped_with_its_stack", command: "c_loop", timeout: stackTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced, check: stackOf("c_loop")},
 	{name: "B10_deadlock_is_stopped_with_its_stack", command: "deadlock", timeout: stackTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced, check: stackOf("deadlock")},
+	{name: "B10b_handler_that_steals_the_questions_for_its_stack_is_stopped", command: "steal_questions", timeout: hangTime, want: ErrOperationTimeout, is: MaybeExecuted, worker: replaced,
+		check: func(t *testing.T, r *rig, _ Result, err error) { require.True(t, detail[*HangError](t, err).Killed) }},
 	{name: "B11_process_that_cannot_be_reaped_is_given_up", run: func(t *testing.T, r *rig) {
 		synctest.Test(t, func(t *testing.T) {
 			f := &fleet{script: func(p *fakeProcess, req fakeRequest) bool {

@@ -690,7 +690,7 @@ func init() {
 		}
 		for _, w := range p.sup.workers() {
 			numbers := w.proc.(interface{ Descriptors() []uintptr }).Descriptors()
-			if len(numbers) != 7 {
+			if len(numbers) != 8 {
 				report(fmt.Errorf("%d descriptors of a worker's", len(numbers)))
 			}
 			for _, n := range numbers {

@@ -277,9 +277,9 @@ def take_asks():
     os.write(out, b"kept")
     for number in map(int, os.listdir("/dev/fd")):
         try:
-            pipe = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY and stat.S_ISFIFO(os.fstat(number).st_mode)
-            event = os.path.exists("/proc") and "eventfd" in os.readlink("/proc/self/fd/%d" % number)
-            if number >= 100 and (pipe or event) and number != OURS.channel.fd_in:
+            mode = os.fstat(number).st_mode
+            pipe = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY and stat.S_ISFIFO(mode)
+            if number >= 100 and (pipe or stat.S_ISSOCK(mode)) and number != OURS.channel.fd_in:
                 os.dup2(mine, number)
                 return number
         except OSError:

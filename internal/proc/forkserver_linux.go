@@ -49,15 +49,9 @@ type ForkServer struct {
 
 // StartServer is Start for a fork server. Close must follow, which does not end the process.
 func StartServer(ctx context.Context, sp *Spawner, spec Spec) (Process, *ForkServer, error) {
-	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	ends, err := socketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
-	}
-	for i := range ends {
-		var moved error
-		if ends[i], moved = fd.AboveStderr(ends[i]); moved != nil {
-			return nil, nil, errors.Join(moved, unix.Close(ends[1-i]))
-		}
+		return nil, nil, err
 	}
 	if err := unix.SetNonblock(ends[0], true); err != nil {
 		return nil, nil, errors.Join(err, unix.Close(ends[0]), unix.Close(ends[1]))

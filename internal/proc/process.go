@@ -171,6 +171,7 @@ type endpoints struct {
 	errs  *os.File // our end of stderr
 	stack *os.File // our end of the stack dump pipe, or nil
 	asks  *os.File // by which they are asked for, or nil
+	back  *os.File // where that is taken back, or nil
 	leash *os.File // our end of a pipe that is never used: its closing, at the host's death, is what it is for
 	page  *shm.Page
 }
@@ -215,7 +216,7 @@ func newEndpoints(memory int) (_ *endpoints, _ *theirs, err error) {
 	if err = setNonblock(t.stacks); err != nil { // what nobody reads must not hold the worker up
 		return nil, nil, err
 	}
-	if e.asks, t.asks, err = newAsks(); err != nil {
+	if e.asks, e.back, t.asks, err = newAsks(); err != nil {
 		return nil, nil, err
 	}
 	if e.leash, t.leash, err = newPipe("leash", false); err != nil {
@@ -230,7 +231,7 @@ func (e *endpoints) close() {
 	if e.pipes != nil {
 		_ = e.pipes.Close()
 	}
-	for _, f := range []*os.File{e.errs, e.stack, e.asks, e.leash} {
+	for _, f := range []*os.File{e.errs, e.stack, e.asks, e.back, e.leash} {
 		if f != nil {
 			_ = f.Close()
 		}
@@ -529,7 +530,7 @@ func (p *process) Release() {
 // Descriptors are the numbers of what the host holds of the process.
 func (p *process) Descriptors() (numbers []uintptr) {
 	e := p.ends
-	for _, f := range []syscall.Conn{e.pipes.in, e.pipes.out, e.errs, e.stack, e.asks, e.leash} {
+	for _, f := range []syscall.Conn{e.pipes.in, e.pipes.out, e.errs, e.stack, e.asks, e.back, e.leash} {
 		if raw, err := f.SyscallConn(); err == nil {
 			_ = raw.Control(func(n uintptr) { numbers = append(numbers, n) })
 		}

@@ -145,7 +145,7 @@ func TestWhatNobodyHasReadIsCounted(t *testing.T) {
 func TestEveryDescriptorOfAProcessIsTold(t *testing.T) {
 	p := started(t, "read line").(*process)
 	numbers := p.Descriptors()
-	assert.Len(t, numbers, 7, "stdin, stdout and its set, stderr, stacks and what asks for them, leash")
+	assert.Len(t, numbers, 8, "stdin, stdout and its set, stderr, stacks, what asks for them and takes that back, leash")
 	for _, n := range numbers {
 		assert.Greater(t, n, uintptr(2))
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// How a process is asked for its Python stacks. A thread of the runtime writes them when an eventfd
+// How a process is asked for its Python stacks. A thread of the runtime writes them when a socket
 // asks it to: it has the GIL then, so that nobody's frames change meanwhile. It cannot have that
 // while C code holds it; then a signal's handler writes them. That reads the frames as they are,
 // and one that it finds half made ends the process, once in some ten thousand dumps of a busy
@@ -64,7 +64,7 @@ func (p *process) askForStacks(end time.Time, d time.Duration) string {
 	}
 	ask(p.ends.asks)
 	text := p.readStacks(laterOf(end.Add(-d/2), d/8))
-	if text == "" && !takeBack(p.ends.asks) { // else the thread would write beside a signal's handler
+	if text == "" && !takeBack(p.ends.back) { // else the thread would write beside a signal's handler
 		text = p.readStacks(laterOf(end.Add(-d/4), d/8))
 	}
 	return ownThread(text)

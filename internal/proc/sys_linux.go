@@ -3,7 +3,6 @@ package proc
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -73,36 +72,53 @@ const stackSignals = 2
 // likely to, and SIGUSR1, which programs like to use for themselves.
 func stackSignal(n int) syscall.Signal { return []syscall.Signal{62, syscall.SIGUSR1}[n] }
 
-// newAsks makes both ends of what a process is asked for its stacks by: two descriptors of one
-// eventfd, so that a question that nobody has read can be taken back.
-func newAsks() (ours, theirs *os.File, err error) {
-	our, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err == nil {
-		our, err = fd.AboveStderr(our)
-	}
+// newAsks makes both ends of what a process is asked for its stacks by: a pair of sockets. back is
+// another descriptor of theirs, where a question that nobody has read can be taken back. The flags of
+// that are the worker's too, which may clear O_NONBLOCK: whoever uses it says in each call that it is
+// not to wait.
+func newAsks() (ours, back, theirs *os.File, err error) {
+	ends, err := socketPair(unix.SOCK_STREAM)
 	if err != nil {
-		return nil, nil, os.NewSyscallError("eventfd", err)
+		return nil, nil, nil, err
 	}
-	their, err := unix.FcntlInt(uintptr(our), unix.F_DUPFD_CLOEXEC, 3)
+	their, err := unix.FcntlInt(uintptr(ends[1]), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
-		return nil, nil, errors.Join(os.NewSyscallError("dup", err), unix.Close(our))
+		return nil, nil, nil, errors.Join(os.NewSyscallError("dup", err), unix.Close(ends[0]), unix.Close(ends[1]))
 	}
-	return os.NewFile(uintptr(our), "asks"), os.NewFile(uintptr(their), "asks"), nil
+	// In blocking mode, so that the poller, which what a worker does to its end would wake, has none
+	// of them.
+	ours, back, theirs = os.NewFile(uintptr(ends[0]), "asks"), os.NewFile(uintptr(ends[1]), "asks"), os.NewFile(uintptr(their), "asks")
+	if err = setNonblock(theirs); err != nil { // the thread that comes for a question that has been taken back
+		return nil, nil, nil, errors.Join(err, ours.Close(), back.Close(), theirs.Close())
+	}
+	return ours, back, theirs, nil
+}
+
+// socketPair is socketpair(2), its ends closed on exec, and neither of them 0, 1 or 2: see package
+// fd.
+func socketPair(kind int) (ends [2]int, err error) {
+	if ends, err = unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0); err != nil {
+		return ends, os.NewSyscallError("socketpair", err)
+	}
+	for i := range ends {
+		if ends[i], err = fd.AboveStderr(ends[i]); err != nil {
+			return ends, errors.Join(err, unix.Close(ends[1-i]))
+		}
+	}
+	return ends, nil
 }
 
 func ask(asks *os.File) {
-	one := binary.NativeEndian.AppendUint64(nil, 1)
 	_ = onDescriptor(asks, func(fd int) error {
-		_, err := unix.Write(fd, one)
-		return err
+		return unix.Send(fd, []byte{1}, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	})
 }
 
 // takeBack reports whether nobody has read the question.
-func takeBack(asks *os.File) (unread bool) {
-	_ = onDescriptor(asks, func(fd int) error {
-		n, err := unix.Read(fd, make([]byte, 8))
-		unread = n == 8
+func takeBack(back *os.File) (unread bool) {
+	_ = onDescriptor(back, func(fd int) error {
+		n, _, err := unix.Recvfrom(fd, make([]byte, 64), unix.MSG_DONTWAIT)
+		unread = n > 0
 		return err
 	})
 	return unread

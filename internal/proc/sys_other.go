@@ -33,7 +33,10 @@ func (*Spawner) Close() {}
 func awaitExit(int) bool { return false }
 
 // newAsks makes both ends of what a process is asked for its stacks by.
-func newAsks() (ours, theirs *os.File, err error) { return newPipe("asks", true) }
+func newAsks() (ours, back, theirs *os.File, err error) {
+	ours, theirs, err = newPipe("asks", true)
+	return ours, nil, theirs, err
+}
 
 func ask(asks *os.File) {
 	_ = asks.SetWriteDeadline(time.Now().Add(time.Millisecond))
