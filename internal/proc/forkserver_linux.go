@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -96,29 +98,28 @@ func (f *ForkServer) Fork(ctx context.Context) (Process, error) {
 			files = append(files, int(file.Fd()))
 		}
 	}
-	said, pidfd, err := f.ask(ctx, "fork", files, forkWait)
+	said, err := f.ask(ctx, "fork", files, forkWait)
+	if why, failed := strings.CutPrefix(said, "failed "); failed {
+		ends.close()
+		return nil, errors.New(why)
+	}
+	if why, unfit := strings.CutPrefix(said, "unfit "); unfit {
+		ends.close()
+		return nil, &UnfitError{why}
+	}
+	pid, pidfd := 0, -1
+	if err == nil {
+		if _, bad := fmt.Sscanf(said, "forked %d", &pid); bad != nil {
+			err = f.violation("it says %.40q when it is to fork", said)
+		} else {
+			pidfd, err = f.childHandle(pid)
+		}
+	}
 	if err != nil {
 		t.close()
 		ends.forsake()
-		return nil, err
-	}
-	var pid int
-	if _, bad := fmt.Sscanf(said, "forked %d", &pid); bad != nil {
-		ends.close()
-		if why, unfit := strings.CutPrefix(said, "unfit "); unfit {
-			return nil, &UnfitError{why}
-		}
-		return nil, errors.New(strings.TrimPrefix(said, "failed "))
-	}
-	if strings.HasSuffix(said, " by number") {
-		pidfd, err = f.childHandle(pid)
-	}
-	if pidfd < 0 {
-		t.close()
-		ends.forsake()
-		_, _, _ = f.ask(context.Background(), fmt.Sprint("reap ", pid), nil, reapWait)
-		if err == nil {
-			err = os.NewSyscallError("recvmsg", unix.EMFILE) // there was no number left for it
+		if !errors.Is(err, ErrForkServerLost) {
+			_, _ = f.ask(context.Background(), fmt.Sprint("reap ", pid), nil, reapWait)
 		}
 		return nil, err
 	}
@@ -128,19 +129,33 @@ func (f *ForkServer) Fork(ctx context.Context) (Process, error) {
 	return p, nil
 }
 
+// violation is the error of an answer that no server gives that follows the protocol: code that the
+// script has imported may give any. Nothing can be asked any more.
+func (f *ForkServer) violation(format string, args ...any) error {
+	f.lose()
+	return fmt.Errorf("%w: %s", ErrForkServerLost, fmt.Sprintf(format, args...))
+}
+
 // childHandle opens a pidfd of a child of the server, which keeps its number as long as the server
-// lives; -1 with an error.
+// lives; -1 with an error. What the server says is not believed: the process will be killed.
 func (f *ForkServer) childHandle(pid int) (int, error) {
+	if pid <= 1 || pid > math.MaxInt32 || pid == os.Getpid() { // to kill(2) some are not one process
+		return -1, f.violation("it says that it has forked process %d", pid)
+	}
 	n, err := unix.PidfdOpen(pid, 0)
 	if err == nil {
 		n, err = fd.AboveStderr(n)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM):
 		return -1, os.NewSyscallError("pidfd_open", err)
+	case err != nil:
+		return -1, f.violation("it says that it has forked process %d: pidfd_open: %v", pid, err)
 	}
-	if err = unix.SetNonblock(n, true); err == nil && parentOf(pid) != f.process.PID() {
-		f.lose()
-		err = ErrForkServerLost
+	err = unix.SetNonblock(n, true)
+	// One that is there behind the look had its number during it.
+	if err == nil && (!isChildOf(f.process.PID(), pid) || unix.PidfdSendSignal(n, 0, nil, 0) == unix.ESRCH) {
+		err = f.violation("it says that it has forked process %d, which is no child of its", pid)
 	}
 	if err != nil {
 		_ = unix.Close(n)
@@ -159,19 +174,19 @@ func (e *endpoints) forsake() {
 	e.close()
 }
 
-// ask sends the server a message, with descriptors, and returns its answer and the descriptor that
-// came with it, or -1. After an error that is ErrForkServerLost nothing can be asked any more.
-func (f *ForkServer) ask(ctx context.Context, message string, files []int, limit time.Duration) (said string, file int, err error) {
+// ask sends the server a message, with descriptors, and returns its answer. After an error that is
+// ErrForkServerLost nothing can be asked any more.
+func (f *ForkServer) ask(ctx context.Context, message string, files []int, limit time.Duration) (said string, err error) {
 	select {
 	case <-f.turn:
 	case <-f.lost:
-		return "", -1, ErrForkServerLost
+		return "", ErrForkServerLost
 	case <-ctx.Done():
-		return "", -1, context.Cause(ctx)
+		return "", context.Cause(ctx)
 	}
 	if ctx.Err() != nil { // it would have hungGrace alone to answer
 		f.turn <- struct{}{}
-		return "", -1, context.Cause(ctx)
+		return "", context.Cause(ctx)
 	}
 	defer func() {
 		if err != nil {
@@ -191,12 +206,12 @@ func (f *ForkServer) ask(ctx context.Context, message string, files []int, limit
 		}
 	}()
 	if err = f.send(message, files); err == nil {
-		said, file, err = f.receive()
+		said, err = f.receive()
 	}
 	if err != nil {
-		return "", -1, fmt.Errorf("%w: %w", ErrForkServerLost, err)
+		return "", fmt.Errorf("%w: %w", ErrForkServerLost, err)
 	}
-	return said, file, nil
+	return said, nil
 }
 
 func (f *ForkServer) send(message string, files []int) error {
@@ -212,43 +227,12 @@ func (f *ForkServer) send(message string, files []int) error {
 	return errors.Join(err, sent)
 }
 
-func (f *ForkServer) receive() (said string, file int, err error) {
-	buf, oob := make([]byte, 2048), make([]byte, unix.CmsgSpace(4))
-	var n, oobn int
-	var failed error
-	look := func(s uintptr) bool {
-		n, oobn, _, _, failed = unix.Recvmsg(int(s), buf, oob, unix.MSG_CMSG_CLOEXEC)
-		return failed != unix.EAGAIN && failed != unix.EINTR
-	}
-	err = f.raw.Read(look)
-	if errors.Is(err, os.ErrDeadlineExceeded) { // what has come in time, as lateReader
-		seen := false
-		if over := f.raw.Control(func(s uintptr) { seen = look(s) }); over == nil && seen {
-			err = nil
-		} else {
-			failed = nil
-		}
-	}
-	if err = errors.Join(err, failed); err != nil {
-		return "", -1, err
-	}
-	if n == 0 {
-		return "", -1, io.EOF
-	}
-	file = -1
-	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err == nil && len(messages) > 0 {
-		var files []int
-		if files, err = unix.ParseUnixRights(&messages[0]); err == nil && len(files) > 0 {
-			if file, err = fd.AboveStderr(files[0]); err == nil {
-				err = unix.SetNonblock(file, true)
-			}
-		}
-	}
-	if err != nil {
-		return "", -1, err
-	}
-	return string(buf[:n]), file, nil
+// receive reads an answer. Descriptors may come with it, since the server may send what it wants:
+// read(2) has the kernel close them.
+func (f *ForkServer) receive() (said string, err error) {
+	buf := make([]byte, 2048)
+	n, err := (&lateReader{f: f.sock, most: len(buf)}).Read(buf)
+	return string(buf[:n]), err
 }
 
 // forked is the handle of a worker that a fork server has forked: its pid, and a pidfd, which never
@@ -334,7 +318,7 @@ func (h *forked) soFar() (state ExitState, cpu time.Duration, known bool) {
 // collect has the process reaped, by its server where that answers.
 func (h *forked) collect() (state ExitState, cpu time.Duration, known bool) {
 	ctx := context.Background()
-	if said, _, err := h.server.ask(ctx, fmt.Sprint("reap ", h.number), nil, reapWait); err == nil {
+	if said, err := h.server.ask(ctx, fmt.Sprint("reap ", h.number), nil, reapWait); err == nil {
 		var pid, code int
 		var user, system int64
 		if n, _ := fmt.Sscanf(said, "reaped %d %d %d %d", &pid, &code, &user, &system); n == 4 {
@@ -357,6 +341,15 @@ func (h *forked) collect() (state ExitState, cpu time.Duration, known bool) {
 }
 
 func (h *forked) close() { _ = h.file.Close() }
+
+// isChildOf reports whether the process is a child of its parent. Where there is no /proc, or that of
+// another PID namespace, it is enough that it leads a group, as each forked worker does.
+func isChildOf(parent, pid int) bool {
+	if self, _ := os.Readlink("/proc/self"); self != strconv.Itoa(os.Getpid()) {
+		return inGroup(pid, pid)
+	}
+	return parentOf(pid) == parent
+}
 
 // parentOf is a process's parent; 0 when that is not known.
 func parentOf(pid int) (parent int) {

@@ -1,7 +1,7 @@
 """The fork server: a process that has imported the script, and makes workers of itself by `os.fork`.
 
     host ---- socket: "fork", with the worker's descriptors ---> poll --> os.fork --> worker: setups, hello's answer
-         <--- "forked PID", with a pidfd of it ----------------   |                   (`_start`)
+         <--- "forked PID" -------------------------------------   |                   (`_start`)
          ---- "reap PID", once the group has been killed ------> waitpid
          <--- "reaped PID STATUS USER_US SYSTEM_US" -----------
 
@@ -158,11 +158,8 @@ class _Server:
                 os.close(fd)
         return STILL_SERVER
 
-    def _say(self, text: str, fd: Optional[int] = None) -> None:
-        ancillary = []
-        if fd is not None:
-            ancillary.append((_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder)))
-        self.socket.sendmsg([text.encode()[:1024]], ancillary)
+    def _say(self, text: str) -> None:
+        self.socket.send(text.encode()[:1024])
 
     def _reap(self, pid: int) -> None:
         try:
@@ -188,24 +185,11 @@ class _Server:
                 return STILL_SERVER
             if not pid:
                 return _begin(lambda: self._become_at_once(fds))
-        pidfd = -1
         try:
             os.setpgid(pid, pid)  # as it does itself: whoever comes first
         except OSError:
             pass
-        try:
-            if hasattr(os, "pidfd_open"):
-                pidfd = os.pidfd_open(pid)
-                self._say("forked %d" % pid, pidfd)
-            else:
-                self._say("forked %d by number" % pid)  # Python 3.8, or one that was built on an old system
-        except OSError as error:
-            _life._kill(pid, _life._SIGKILL)
-            os.waitpid(pid, 0)
-            self._say("failed pidfd_open: %s" % error)
-        finally:
-            if pidfd >= 0:
-                os.close(pidfd)
+        self._say("forked %d" % pid)
         return STILL_SERVER
 
     def _why_not(self) -> str:

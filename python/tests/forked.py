@@ -78,11 +78,11 @@ class ForkServer:
         self.held += [our_ask, our_leash]
         return ask, leash
 
-    def ask(self, words: str, fds: Optional[List[int]] = None) -> Tuple[str, List[int]]:
+    def ask(self, words: str, fds: Optional[List[int]] = None) -> str:
         socket.send_fds(self.socket, [words.encode()], fds or [])
-        data, handles, _, _ = socket.recv_fds(self.socket, 2048, 1)
+        data = self.socket.recv(2048)
         assert data, "the fork server is gone: " + self.said()
-        return data.decode(), handles
+        return data.decode()
 
     def wait_for_spare(self) -> None:
         """Return when the next worker is forked ahead."""
@@ -97,13 +97,13 @@ class ForkServer:
         stdin, our_stdin = os.pipe()
         our_stdout, stdout = os.pipe()
         try:
-            said, handles = self.ask("fork", [stdin, stdout, stderr, stacks, ask, leash, page])
+            said = self.ask("fork", [stdin, stdout, stderr, stacks, ask, leash, page])
         finally:
             for fd in (stdin, stdout, ask, leash):
                 os.close(fd)
         word, pid = said.split(" ", 1)
         assert word == "forked", said
-        return Forked(self, int(pid), handles[0], os.fdopen(our_stdin, "wb", 0), os.fdopen(our_stdout, "rb", 0))
+        return Forked(self, int(pid), os.pidfd_open(int(pid)), os.fdopen(our_stdin, "wb", 0), os.fdopen(our_stdout, "rb", 0))
 
     def close(self) -> None:
         """Have the server leave, which takes its spare along."""
@@ -134,7 +134,7 @@ class Forked:
         if self.returncode is None:
             if not select.select([self.handle], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired("a forked worker", timeout)
-            said, _ = self.server.ask("reap %d" % self.pid)
+            said = self.server.ask("reap %d" % self.pid)
             word, pid, status, user, system = said.split()
             assert (word, int(pid)) == ("reaped", self.pid) and int(user) + int(system) >= 0, said
             code = int(status)
