@@ -321,8 +321,12 @@ func (h *forked) collect() (state ExitState, cpu time.Duration, known bool) {
 	if said, err := h.server.ask(ctx, fmt.Sprint("reap ", h.number), nil, reapWait); err == nil {
 		var pid, code int
 		var user, system int64
-		if n, _ := fmt.Sscanf(said, "reaped %d %d %d %d", &pid, &code, &user, &system); n == 4 {
+		n, _ := fmt.Sscanf(said, "reaped %d %d %d %d", &pid, &code, &user, &system)
+		switch {
+		case n == 4 && pid == h.number:
 			h.status, h.cpu, h.known = unix.WaitStatus(code), time.Duration(user+system)*time.Microsecond, true
+		case said != fmt.Sprint("lost ", h.number): // it is of another one, or of another question
+			h.server.lose()
 		}
 	}
 	limit := strangersWait

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -132,4 +133,25 @@ func TestNoDescriptorThatAForkServerSendsStays(t *testing.T) {
 		}
 		require.Equal(t, before, descriptors(t), said)
 	}
+}
+
+func TestAnAnswerOfAnotherWorkersEndIsNotTaken(t *testing.T) {
+	child := sleeper(t)
+	f := serverThat(t, nil, func(question string) string {
+		if question == "fork" {
+			return fmt.Sprint("forked ", child)
+		}
+		return fmt.Sprint("reaped ", child+1, " ", 3<<8, " 0 0")
+	})
+	p, err := f.Fork(t.Context())
+	require.NoError(t, err)
+	p.Kill()
+	<-p.Exited()
+	assert.Equal(t, ExitState{Code: -1, Signal: syscall.SIGKILL, Ours: true}, p.Exit())
+	select {
+	case <-f.Lost():
+	default:
+		t.Error("the server is believed")
+	}
+	p.Release()
 }
