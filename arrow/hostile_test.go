@@ -2,6 +2,7 @@ package pypoolarrow_test
 
 import (
 	"encoding/binary"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -69,6 +70,57 @@ func schemaWithin(size int) []byte {
 
 	stream := append([]byte{0xff, 0xff, 0xff, 0xff}, binary.LittleEndian.AppendUint32(nil, uint32(size))...)
 	return slices.Concat(stream, meta, make([]byte, size-len(meta)), streamsEnd)
+}
+
+// A stream without batches is a few bytes, whatever its schema says of them.
+func TestASchemaAloneTakesNoMemory(t *testing.T) {
+	const most = 1<<31 - 1
+	numbers := arrow.FixedSizeListOf(most, arrow.FixedSizeListOf(most, arrow.PrimitiveTypes.Int8))
+	for how, of := range map[string]arrow.DataType{
+		"one list":    arrow.FixedSizeListOf(most, arrow.PrimitiveTypes.Int64),
+		"two lists":   numbers,
+		"three lists": arrow.FixedSizeListOf(most, numbers),
+		"four lists":  arrow.FixedSizeListOf(most, arrow.FixedSizeListOf(most, numbers)),
+		"nothing":     arrow.FixedSizeListOf(most, arrow.FixedSizeListOf(most, arrow.FixedSizeListOf(most, arrow.Null))),
+	} {
+		union := arrow.DenseUnionOf([]arrow.Field{{Name: "n", Type: of}}, []arrow.UnionTypeCode{0})
+		schema := arrow.NewSchema([]arrow.Field{{Name: "bad", Type: union}}, nil)
+		_, data, err := pypoolarrow.Table{Table: tableOf(schema)}.PythonPayload()
+		require.NoError(t, err, how)
+		var table pypoolarrow.Table
+		require.NoError(t, table.SetPythonPayload("arrow.Table", data), how)
+		var batch pypoolarrow.RecordBatch
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err = batch.SetPythonPayload("arrow.Table", data)
+		runtime.ReadMemStats(&after)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(8<<20), how)
+		if how != "nothing" {
+			require.Error(t, err, how)
+		}
+	}
+}
+
+func TestABatchOfNoRowsIsOfAnyType(t *testing.T) {
+	item := arrow.Field{Name: "n", Type: arrow.FixedSizeListOf(1000, arrow.BinaryTypes.String), Nullable: true}
+	word := arrow.Field{Name: "w", Type: arrow.ListOf(arrow.BinaryTypes.LargeString), Nullable: true}
+	var fields []arrow.Field
+	for _, of := range []arrow.DataType{
+		arrow.Null, arrow.FixedWidthTypes.Boolean, arrow.PrimitiveTypes.Int64, arrow.BinaryTypes.StringView, item.Type, word.Type,
+		arrow.ListViewOf(arrow.PrimitiveTypes.Int8), arrow.MapOf(arrow.BinaryTypes.String, item.Type), arrow.StructOf(item, word),
+		&arrow.DictionaryType{IndexType: arrow.PrimitiveTypes.Int8, ValueType: arrow.BinaryTypes.String},
+		arrow.RunEndEncodedOf(arrow.PrimitiveTypes.Int32, arrow.BinaryTypes.String),
+		arrow.SparseUnionOf([]arrow.Field{item, word}, []arrow.UnionTypeCode{3, 5}), arrow.DenseUnionOf([]arrow.Field{item, word}, []arrow.UnionTypeCode{3, 5}),
+	} {
+		fields = append(fields, arrow.Field{Name: of.String(), Type: of, Nullable: true})
+	}
+	schema := arrow.NewSchema(fields, nil)
+	_, data, err := pypoolarrow.Table{Table: tableOf(schema)}.PythonPayload()
+	require.NoError(t, err)
+	var batch pypoolarrow.RecordBatch
+	require.NoError(t, batch.SetPythonPayload("arrow.Table", data))
+	require.True(t, schema.Equal(batch.Schema()))
+	require.Zero(t, batch.NumRows())
 }
 
 // What Go sends is looked at before a handler sees it, also where a caller passes on a stream that

@@ -10,7 +10,6 @@ import (
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/ipc"
-	"github.com/apache/arrow-go/v18/arrow/memory"
 
 	"github.com/pypool/pypool"
 )
@@ -133,7 +132,7 @@ func (b *RecordBatch) SetPythonPayload(kind string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	b.RecordBatch, err = joined(schema, found)
+	b.RecordBatch, err = joined(schema, found, len(data))
 	return err
 }
 
@@ -148,7 +147,7 @@ func (b *batches) SetPythonPayload(kind string, data []byte) error {
 	schema, found, err := taken(kind, data)
 	if len(found) == 0 && err == nil {
 		var none arrow.RecordBatch
-		none, err = joined(schema, nil)
+		none, err = joined(schema, nil, len(data))
 		found = []arrow.RecordBatch{none}
 	}
 	b.list = found
@@ -188,11 +187,23 @@ func notTable(text []byte) error {
 	return fmt.Errorf("%s came, which is no table: %s", what, advice)
 }
 
-// joined puts batches together, one without rows where there are none.
-func joined(schema *arrow.Schema, found []arrow.RecordBatch) (arrow.RecordBatch, error) {
+// roomJoined is how many bytes batches of a few bytes may take when they are put together: arrow-go
+// gives a dense union of no rows children of one.
+const roomJoined = 1 << 20
+
+// joined puts batches of a stream of so many bytes together, one without rows where there are none.
+// What is valid by itself may still be a lie together with others, or of a type that arrow-go
+// panics upon.
+func joined(schema *arrow.Schema, found []arrow.RecordBatch, size int) (batch arrow.RecordBatch, err error) {
 	if len(found) == 1 {
 		return found[0], nil
 	}
+	defer func() {
+		if r := recover(); r != nil {
+			batch, err = nil, fmt.Errorf("its batches cannot be put together, take a Table: %v", r)
+		}
+	}()
+	allocator := &bounded{left: 8*size + roomJoined}
 	rows := int64(0)
 	for _, batch := range found {
 		rows += batch.NumRows()
@@ -200,15 +211,17 @@ func joined(schema *arrow.Schema, found []arrow.RecordBatch) (arrow.RecordBatch,
 	columns := make([]arrow.Array, schema.NumFields())
 	for i := range columns {
 		if len(found) == 0 {
-			columns[i] = array.MakeArrayOfNull(memory.DefaultAllocator, schema.Field(i).Type, 0)
+			columns[i] = array.MakeArrayOfNull(allocator, schema.Field(i).Type, 0)
+			if err := array.ValidateFull(array.MakeFromData(withBuffers(columns[i].Data()))); err != nil {
+				return nil, fmt.Errorf("the column %q is malformed: %w", schema.Field(i).Name, err)
+			}
 			continue
 		}
 		parts := make([]arrow.Array, len(found))
 		for j, batch := range found {
 			parts[j] = batch.Column(i)
 		}
-		var err error
-		if columns[i], err = array.Concatenate(parts, memory.DefaultAllocator); err != nil {
+		if columns[i], err = array.Concatenate(parts, allocator); err != nil {
 			return nil, fmt.Errorf("its batches cannot be put together, take a Table: %w", err)
 		}
 	}
