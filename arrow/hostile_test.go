@@ -101,6 +101,20 @@ func TestASchemaAloneTakesNoMemory(t *testing.T) {
 	}
 }
 
+// Rows of type null are no bytes, so that a batch may have any number of them.
+func TestBatchesThatAreTooLargeTogetherAreRefused(t *testing.T) {
+	schema := arrow.NewSchema([]arrow.Field{{Name: "n", Type: arrow.Null, Nullable: true}}, nil)
+	_, none, err := pypoolarrow.Table{Table: tableOf(schema)}.PythonPayload()
+	require.NoError(t, err)
+	_, half, err := pypoolarrow.Table{Table: tableOf(schema, []arrow.Array{array.NewNull(1 << 62)})}.PythonPayload()
+	require.NoError(t, err)
+	data := slices.Concat(half[:len(half)-len(streamsEnd)], half[len(none)-len(streamsEnd):])
+	var table pypoolarrow.Table
+	require.ErrorContains(t, table.SetPythonPayload("arrow.Table", data), "more rows than can be counted")
+	var batch pypoolarrow.RecordBatch
+	require.ErrorContains(t, batch.SetPythonPayload("arrow.Table", data), "more rows than can be counted")
+}
+
 func TestABatchOfNoRowsIsOfAnyType(t *testing.T) {
 	item := arrow.Field{Name: "n", Type: arrow.FixedSizeListOf(1000, arrow.BinaryTypes.String), Nullable: true}
 	word := arrow.Field{Name: "w", Type: arrow.ListOf(arrow.BinaryTypes.LargeString), Nullable: true}

@@ -126,8 +126,12 @@ func read(data []byte) (schema *arrow.Schema, batches []arrow.RecordBatch, err e
 			return nil, nil, fmt.Errorf("the column %q is malformed: %w", field.Name, err)
 		}
 	}
+	rows := int64(0)
 	for r.Next() {
 		batch := r.RecordBatch()
+		if rows += batch.NumRows(); rows < 0 { // of type null they take no bytes
+			return nil, nil, errors.New("the Arrow stream is malformed: its batches have more rows than can be counted")
+		}
 		for i, column := range batch.Columns() {
 			if err := array.ValidateFull(array.MakeFromData(withBuffers(column.Data()))); err != nil {
 				return nil, nil, fmt.Errorf("the column %q is malformed: %w", batch.ColumnName(i), err)
