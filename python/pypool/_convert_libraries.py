@@ -36,6 +36,8 @@ def generic(value: Any) -> Any:
         return _times(value)
     if isinstance(value, numpy.timedelta64):
         return _lengths(value)
+    if value.dtype.names:
+        return array(numpy.asarray(value))
     plain = value.item()
     if type(plain) is type(value) or isinstance(value, numpy.longdouble) and not isinstance(value, float):
         from ._advice import refusal  # a table that is seldom needed
@@ -45,12 +47,21 @@ def generic(value: Any) -> Any:
 
 
 def array(value: Any) -> Any:
-    """An array as lists; times as texts, durations as nanoseconds."""
+    """An array as lists; times as texts, durations as nanoseconds; a structure as a list of its
+    fields.
+    """
     if value.dtype.kind == "M":
         return _times(value)
     if value.dtype.kind == "m":
         return _lengths(value)
+    if value.dtype.names:  # numpy would make numbers of the times in it
+        return _rows([array(value[name]) for name in value.dtype.names], value.ndim)
     return value.tolist()
+
+
+def _rows(columns: Any, depth: int) -> Any:
+    """The fields of structures, each an array as lists, as an array of structures."""
+    return [_rows(row, depth - 1) for row in zip(*columns)] if depth else list(columns)
 
 
 def _times(value: Any) -> Any:

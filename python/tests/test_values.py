@@ -541,6 +541,48 @@ def test_numpy_times() -> None:
     ]
 
 
+def test_a_structure_of_numpys_is_a_list_of_its_fields_each_by_its_own_rule() -> None:
+    np: Any = pytest.importorskip("numpy", reason="not for every Python")
+    at = np.datetime64("2026-01-02T03:04:05", "ns")
+    inner = [("at", "M8[s]"), ("took", "m8[ms]")]
+    kinds = [("at", "M8[ns]"), ("took", "m8[us]", (2,)), ("in", inner), ("data", "S2"), ("any", object), ("x", "f4")]
+    some = np.array([(at, (1, 2), ("2026-01-02", 3), b"hi", at, 1.5)] * 2, kinds)
+    text = "2026-01-02T03:04:05.000000000"
+    held = np.empty(1, object)
+    held[0] = some[0]
+    row = [text, [1000, 2000], ["2026-01-02T00:00:00", 3_000_000], "aGk=", text, 1.5]
+    for value, wanted in (
+        (some, [row, row]),
+        (some[0], row),
+        (some.reshape(2, 1), [[row], [row]]),
+        (some[:1].reshape(()), row),
+        (some[:0], []),
+        (some.view(np.recarray), [row, row]),
+        (some.view(np.recarray)[0], row),
+        (some["in"], [row[2], row[2]]),
+        (np.ma.array(some, mask=[(False,) * 6, (True,) * 6])[["at", "x"]], [[text, 1.5], [None, None]]),
+        (np.ma.array(some, mask=[(True,) * 6, (False,) * 6])[["at", "x"]][0], [None, None]),
+        (held, [row]),
+        (np.void(b"hi"), "aGk="),
+    ):
+        assert same(json.loads(encode([value])), [wanted]), value
+    for kind, value, words in (
+        ("M8[ns]", "NaT", "NaT is not JSON: put None in its place"),
+        ("m8[s]", "NaT", "NaT is not JSON"),
+        ("m8[ps]", 3, "has parts of a nanosecond"),
+        ("m8[Y]", 5, "in units of years has no length"),
+        ("f8", "nan", "nan is not JSON"),
+        ("O", math.nan, "nan is not JSON"),
+        ("c16", 1j, "[z.real, z.imag]"),
+    ):
+        nested = np.array([((value,),)], [("a", [("b", kind)])])
+        several = np.array([([value],)], [("a", kind, (1,))])
+        for one in (np.array([(value,)], [("a", kind)]), nested, several):
+            assert words in refusal(one)[0] and words in refusal(one[0])[0], one
+        if value in ("NaT", "nan"):
+            assert _convert.without_nan([nested, several[0]]) == [[[[None]]], [[None]]]
+
+
 def test_pandas_values() -> None:
     pd: Any = pytest.importorskip("pandas", reason="not for every Python")
     for value, wanted in (
@@ -553,6 +595,10 @@ def test_pandas_values() -> None:
         (pd.Period("2026Q1"), "2026Q1"),
         (pd.DataFrame({"a": [1, 2]}).to_dict("records"), [{"a": 1}, {"a": 2}]),
         (pd.Series(["2026-01-02"], dtype="datetime64[ns]").tolist(), ["2026-01-02T00:00:00"]),
+        (
+            pd.DataFrame({"t": pd.to_datetime(["2026-01-02"]).astype("M8[ns]")}).to_records(),
+            [[0, "2026-01-02T00:00:00.000000000"]],
+        ),
     ):
         assert same(json.loads(encode([value])), [wanted]), value
     for value in (pd.NaT, pd.NA):
