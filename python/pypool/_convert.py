@@ -44,7 +44,7 @@ def to_json(value: Any) -> Any:
         return base64_text(bytes(value))
     if is_one(value, "enum", "Enum"):
         return value.value
-    if _is_missing(value):
+    if _is_missing(value) or is_one(value, "decimal", "Decimal") and not value.is_finite():
         return missing(str(value))
     if is_one(value, "datetime", "datetime", "date", "time"):
         return value.isoformat()
@@ -141,10 +141,6 @@ def _without_nan(value: Any) -> Any:
             return [_without_nan(item) for item in value]
         if LEAVE.leaf is not None and LEAVE.leaf(value):
             return value
-        if _is_missing(value):
-            return None
-        if is_one(value, "decimal", "Decimal") and not value.is_finite():
-            return None
         value = to_json(value)
     return value
 

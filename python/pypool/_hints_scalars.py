@@ -158,9 +158,12 @@ def _decimal(kind: Any) -> Converter:
             raise ConversionError("Decimal (a string or a number)", value)
         text = value.text if type(value) is Number else value if isinstance(value, (int, str)) else repr(value)
         try:
-            return kind(text)
+            made = kind(text)
         except ArithmeticError:
             raise ConversionError("Decimal (a string or a number)", value) from None
+        if not made.is_finite():  # as a float cannot be either, and as pydantic has it
+            raise ConversionError("Decimal (a finite number)", value)
+        return made
 
     return decimal
 

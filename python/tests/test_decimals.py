@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Dict
 
 import pytest
@@ -11,8 +12,10 @@ from test_hints import arrives, define, module
 
 from pypool import _bind, _schema
 from pypool._commands import Command
+from pypool._convert import key_text, without_nan
 from pypool._forms import scan_exactly
-from pypool._wire import BindError
+from pypool._results import encode
+from pypool._wire import BindError, ResultError
 
 
 def got(hint: str, text: str, source: str = "") -> str:
@@ -90,6 +93,33 @@ def test_what_is_no_decimal_is_a_float() -> None:
 def test_float_or_decimal() -> None:
     assert got("Union[float, Decimal]", "1e400") == got("Union[Decimal, float]", "1e400") == "Decimal('1E+400')"
     assert got("Union[float, Decimal]", "1.5") == "1.5"
+
+
+@pytest.mark.parametrize("text", ["NaN", "sNaN", "-nan123", "Infinity", "-inf", " Infinity "])
+def test_what_is_no_finite_number_is_no_decimal(text: str) -> None:
+    for hint, args in (
+        ("Decimal", '"%s"'),
+        ("List[Decimal]", '["%s"]'),
+        ("Dict[Decimal, int]", '{"%s":1}'),
+        ("Union[int, Decimal]", '"%s"'),
+    ):
+        with pytest.raises(BindError, match="expected .*Decimal.*, got"):
+            got(hint, args % text)
+    for value, lacking in (
+        (module.Decimal(text), None),
+        ([module.Decimal(text)], [None]),
+        ({"k": module.Decimal(text)}, {"k": None}),
+    ):
+        with pytest.raises(ResultError) as error:
+            encode(value)
+        assert "%s is not JSON: put None in its place, or use @command" % module.Decimal(text) in error.value.fields["message"]
+        assert json.loads(encode(without_nan(value))) == lacking
+    with pytest.raises(TypeError):  # as a float
+        key_text(module.Decimal(text))
+
+
+def test_a_finite_decimal_is_read_as_pydantic_does() -> None:
+    assert got("Decimal", '" 1_0 "') == "Decimal('10')"
 
 
 SCRIPT = """
