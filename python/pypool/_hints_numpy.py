@@ -113,7 +113,7 @@ def of_lists(value: Any, words: str, scalar: Any = None) -> Any:
         found = numpy.array(value)
     except ValueError as error:  # rows of different lengths
         raise ConversionError(words, value, str(error)) from None
-    if found.dtype.kind not in "biufc":
+    if found.dtype.kind not in "biufc" or found.dtype.kind != "b" and _has_booleans(value):
         raise ConversionError(words, value, "these are no numbers")
     if found.dtype.kind == "f" and found.size and numpy.abs(found).max() >= 1 << 53:
         _check_integers(value)
@@ -121,6 +121,12 @@ def of_lists(value: Any, words: str, scalar: Any = None) -> Any:
         found = _cast(found, scalar, value, numpy)
     found.flags.writeable = False
     return found
+
+
+def _has_booleans(value: Any) -> bool:
+    """Whether there is a boolean in lists of numbers, of which NumPy would make 0 or 1."""
+    kinds = set(map(type, value))
+    return bool in kinds or list in kinds and any(map(_has_booleans, value))
 
 
 def _check_integers(value: Any) -> None:

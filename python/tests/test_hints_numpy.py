@@ -143,6 +143,21 @@ def test_classes_of_numpy_with_a_parameter_are_those_classes() -> None:
     assert [param["type"] for param in params] == [{"type": "number"}, {"type": "integer"}]
 
 
+@pytest.mark.parametrize("text", ["[true, 2]", "[true, 2.5]", "[[1, 2], [3, false]]", "[true, 18446744073709551615]"])
+def test_a_boolean_among_numbers_is_refused(text: str) -> None:
+    import pypool
+
+    module.typing, module.pypool = typing, pypool
+    for elements in ("int64", "float64", "complex64", "bool_"):
+        with pytest.raises(BindError, match="these are no numbers"):
+            taken("np.ndarray[typing.Any, np.dtype[np.%s]]" % elements, text)
+    for hint in ("np.ndarray", "pypool.Array"):
+        with pytest.raises(BindError, match="these are no numbers"):
+            taken(hint, text)
+        assert taken(hint, "[[true], [false]]").tolist() == [[True], [False]]
+        assert taken(hint, "[[1], [0]]").tolist() == [[1], [0]]
+
+
 def test_a_list_for_bytes_or_an_array_is_an_array() -> None:
     got = taken("typing.Union[bytes, np.ndarray]", "[1, 2]")
     assert type(got) is np.ndarray and got.tolist() == [1, 2]
