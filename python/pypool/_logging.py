@@ -83,6 +83,9 @@ def _send(record: Any) -> None:
             exc = _errors.format_traceback(record.exc_info[1])
         elif record.exc_text:
             exc = record.exc_text
+        stack = getattr(record, "stack_info", None)
+        if stack:  # behind the exception, as logging.Formatter has it
+            exc = "%s\n%s" % (exc.rstrip("\n"), stack) if exc else stack
         _emit(record.levelno, record.name, _message(record), exc)
     except Exception as error:
         _life.note("a record of logging cannot be told: %s" % type(error).__name__)

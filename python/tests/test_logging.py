@@ -40,6 +40,25 @@ def test_records(start: Start) -> None:
     assert "session" not in host.records()[-1]
 
 
+def test_the_stack_of_a_record_follows_its_exception(start: Start) -> None:
+    host = start(
+        """
+        import logging
+        @command
+        def work():
+            logging.warning("slow", stack_info=True)
+            try: 1 / 0
+            except ZeroDivisionError: logging.exception("failed", stack_info=True)
+        """
+    )
+    host.call("work")
+    slow, failed = host.records()
+    assert slow["message"] == "slow" and slow["exc"].startswith("Stack (most recent call last):\n  File ")
+    assert "in work" in slow["exc"]
+    exception, _, stack = failed["exc"].partition("\nStack (most recent call last):\n")
+    assert exception.endswith("ZeroDivisionError: division by zero") and "in work" in stack
+
+
 def test_log_level(start: Start) -> None:
     text = "import logging\nlogging.debug('d'); logging.info('i'); logging.warning('w')"
     assert [r["message"] for r in start(text, log_level=10).records()] == ["d", "i", "w"]
