@@ -106,3 +106,19 @@ def bindings_of(kind: Any, args: Tuple[Any, ...]) -> Dict[Any, Dict[Any, Any]]:
                 found[base] = {}
                 pending.append(base)
     return found
+
+
+def as_base(kind: Any, args: Tuple[Any, ...], bases: Any) -> Tuple[Any, Tuple[Any, ...]]:
+    """A class with its arguments as that one of `bases`, all of them dicts, that it is derived from:
+    of class Scores(Dict[str, T]) Scores[int] as dict, with str and int.
+    """
+    while kind not in bases:
+        bound = by_parameter(getattr(kind, "__parameters__", ()), args)
+        for base in vars(kind).get("__orig_bases__", kind.__bases__):
+            origin = typing.get_origin(base) or base
+            if isinstance(origin, type) and issubclass(origin, dict):
+                kind, args = origin, tuple([substitute(arg, bound) for arg in typing.get_args(base)])
+                break
+        else:
+            break
+    return kind, args

@@ -12,6 +12,7 @@ from . import _hints_keys
 from ._callables import annotations_of, unwrap
 from ._convert import RefusedKey, to_json
 from ._forms import by_pydantic
+from ._generics import as_base
 from ._hints import ARRAYS, OBJECTS, Maker
 from ._hints_unions import UNIONS
 from ._schema_fields import (
@@ -84,8 +85,8 @@ class _Maker(Guarded):
             return _first_of([(arg, self.make(arg)) for arg in args])
         if str(origin).endswith("Literal") or not isinstance(target, type):
             return None
-        if target in OBJECTS or (issubclass(target, dict) and args):
-            return self._mapping(args)
+        if target in OBJECTS or (issubclass(target, dict) and not is_record(target)):
+            return self._mapping(as_base(target, args, OBJECTS)[1])
         if target is tuple and args and not (len(args) == 2 and args[1] is Ellipsis):
             return _fixed(*[[self.make(arg) for arg in part] for part in elements(hint) or ()])
         if target in ARRAYS:
@@ -199,6 +200,7 @@ def _takes(hint: Any, value: Any) -> bool:
     if isinstance(value, collections.abc.Mapping):
         if not isinstance(origin, type) or not issubclass(origin, collections.abc.Mapping):
             return False
+        args = () if is_record(origin) else as_base(origin, args, OBJECTS)[1]
         return all(type(key) is str and _takes(args[1] if len(args) > 1 else object, item) for key, item in value.items())
     if _is_array(value):
         return origin in ARRAYS and all(_takes(args[0] if len(args) == 1 else object, item) for item in value)

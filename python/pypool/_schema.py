@@ -30,6 +30,7 @@ from ._arrays import Array
 from ._callables import signature_of
 from ._describe import is_json
 from ._forms import by_pydantic, is_a
+from ._generics import as_base
 from ._hints import ARRAYS, OBJECTS
 from ._hints_tables import is_table
 from ._schema_fields import LAZY, UNSAID, Unresolved, bare, elements, fields_of, is_alias, is_record, resolved, space_of
@@ -164,10 +165,8 @@ class _Walker:
             return _unknown(_describe.annotation_text(hint))
         if origin in ARRAYS:
             return self._array(origin, args)
-        if origin is collections.Counter:
-            return self._map((args[0], int))
         if origin in OBJECTS or (isinstance(origin, type) and issubclass(origin, dict) and not is_record(origin)):
-            return self._map(args)
+            return self._map(origin, args)
         if isinstance(origin, type) and is_record(origin):
             return self._class(origin, args)
         if is_a(origin, "numpy", "ndarray", "generic"):
@@ -212,7 +211,9 @@ class _Walker:
             return {"type": "array", "of": [self._union((*first, *middle, *last))]}
         return {"type": "tuple", "of": [self.hint(arg) for arg in first]}
 
-    def _map(self, args: Tuple[Any, ...]) -> Type:
+    def _map(self, kind: Any, args: Tuple[Any, ...]) -> Type:
+        kind, args = as_base(kind, args, OBJECTS)
+        args = (args[0], int) if kind is collections.Counter and args else args
         found: Type = {"type": "map", "of": [self.hint(args[1]) if len(args) > 1 else {"type": "any"}]}
         key = self.hint(args[0]) if args else {"type": "string"}
         if key["type"] == "ref":
@@ -255,7 +256,7 @@ class _Walker:
         if is_record(hint):
             return self._class(hint, ())
         if hint in OBJECTS or issubclass(hint, dict):
-            return {"type": "map", "of": [{"type": "any"}]}
+            return self._map(hint, ())
         for base, kind in _SCALARS.items():
             if issubclass(hint, base):
                 return {"type": kind}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
 from conftest import Start
 from test_hints import arrives, define, module, same
 
-from pypool import _bind
+from pypool import _bind, _schema
 from pypool._commands import Command
 from pypool._results import encode
 from pypool._wire import ResultError
@@ -130,6 +131,48 @@ def test_what_would_not_come_back_is_refused(hint: str, key: str) -> None:
         fields = refusal.value.fields
         assert fields["path"] == path
         assert fields["message"].startswith("key ") and "as text it would " in fields["message"], fields
+
+
+DERIVED = """
+KeyVar = TypeVar("KeyVar")
+ItemVar = TypeVar("ItemVar")
+class Scores(Dict[KeyVar, ItemVar]): pass
+class Named(Scores[str, ItemVar]): pass
+class Days(Scores[datetime.date, List[Dict[int, ItemVar]]], Generic[ItemVar]): pass
+class Ints(Dict[int, float]): pass
+class Grouped(DefaultDict[int, ItemVar]): pass
+class Swapped(Dict[ItemVar, KeyVar], Generic[KeyVar, ItemVar]): pass
+"""
+BOX = """
+class Box(TypedDict, Generic[KeyVar, ItemVar]):
+    x: ItemVar
+    by: Dict[KeyVar, ItemVar]
+"""
+HEAD = "from typing import *\nimport collections\n"
+
+
+def test_a_class_derived_from_dict_has_the_keys_of_its_base() -> None:
+    define(HEAD + DERIVED + "def f(): pass\n")
+    for hint, value, wanted, told in (
+        ("Named[int]", "Named(a=1)", '{"a":1}', {"of": [{"type": "integer"}]}),
+        ("Days[str]", "Days({datetime.date(2026, 1, 2): [{1: 'a'}]})", '{"2026-01-02":[{"1":"a"}]}', None),
+        ("Ints", "Ints({1: 2.0})", '{"1":2.0}', {"key": {"type": "integer"}, "of": [{"type": "number"}]}),
+        ("Grouped[str]", "Grouped(list, {1: 'a'})", '{"1":"a"}', {"key": {"type": "integer"}, "of": [{"type": "string"}]}),
+        ("Swapped[str, int]", "Swapped({1: 'a'})", '{"1":"a"}', {"key": {"type": "integer"}, "of": [{"type": "string"}]}),
+        ("Union[Named[int], Ints]", "Ints({1: 2.0})", '{"1":2.0}', None),
+        ("Union[Ints, Named[str]]", "Named(a='b')", '{"a":"b"}', None),
+    ):
+        assert sent(hint, value) == wanted, hint
+        found = _schema.schema(Command("f", "command", define("def f() -> %s: pass\n" % hint)))["returns"]
+        assert told is None or found == {"type": "map", **told}, hint
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="generic ones are new in Python 3.11")
+def test_a_generic_typed_dict_is_no_map() -> None:
+    define(HEAD + DERIVED + BOX + "def f(): pass\n")
+    assert sent("Box[int, float]", "{'x': 1.5, 'by': {2: 0.5}}") == '{"x":1.5,"by":{"2":0.5}}'
+    assert sent("List[Box[str, int]]", "[{'x': 1, 'by': {'a': 2}}]") == '[{"x":1,"by":{"a":2}}]'
+    assert sent("Union[Dict[int, int], Box[str, int]]", "{'x': 1, 'by': {'a': 2}}") == '{"x":1,"by":{"a":2}}'
 
 
 def test_text_is_sent_where_the_hint_can_read_it() -> None:
