@@ -11,7 +11,7 @@ import typing
 from . import _hints_keys
 from ._callables import annotations_of, unwrap
 from ._convert import RefusedKey, to_json
-from ._forms import by_pydantic
+from ._forms import by_pydantic, is_one
 from ._generics import as_base
 from ._hints import ARRAYS, OBJECTS, Maker
 from ._hints_unions import UNIONS
@@ -148,7 +148,10 @@ def _some(value: Dict[str, Any], changes: Dict[str, Change]) -> Dict[str, Any]:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and not hasattr(type(value), "_fields")
+    """Whether it is what to_json makes an array of whose items may be of any kind."""
+    if isinstance(value, (list, tuple)):
+        return not hasattr(type(value), "_fields")
+    return is_one(value, "collections", "deque", "UserList")
 
 
 def _fixed(first: Any, middle: Any, last: Any) -> Optional[Change]:

@@ -175,6 +175,17 @@ def test_a_generic_typed_dict_is_no_map() -> None:
     assert sent("Union[Dict[int, int], Box[str, int]]", "{'x': 1, 'by': {'a': 2}}") == '{"x":1,"by":{"a":2}}'
 
 
+@pytest.mark.parametrize("hint", ["Deque", "Sequence", "Collection", "List", "Iterable", "Reversible"])
+def test_keys_in_whatever_becomes_an_array(hint: str) -> None:
+    define(HEAD + "def f(): pass\n")
+    for value in ("[%s]", "(%s,)", "collections.deque([%s])", "collections.UserList([%s])"):
+        assert sent("%s[Dict[int, float]]" % hint, value % "{1: 2.0}") == '[{"1":2.0}]'
+        assert sent("Tuple[Dict[int, float], ...]", value % "{1: 2.0}") == '[{"1":2.0}]'
+        with pytest.raises(ResultError) as refusal:
+            sent("%s[Dict[int, float]]" % hint, value % "{True: 2.0}")
+        assert refusal.value.fields["path"] == "$[0]"
+
+
 def test_text_is_sent_where_the_hint_can_read_it() -> None:
     assert sent("Dict[int, int]", "{1: 1, '2': 2}") == '{"1":1,"2":2}'
     assert sent("Dict[Color, int]", "{'red': 1}") == '{"red":1}'
