@@ -321,18 +321,37 @@ def _of_array(value: Any) -> Optional[Export]:
 #: What formats are, by whether they have a sign, or are floats.
 _LETTERS = {**dict.fromkeys("bhilqn", "int"), **dict.fromkeys("BHILQN", "uint"), **dict.fromkeys("efd", "float"), "?": "bool"}
 
+#: What a format may begin with where the bytes of its elements are in this machine's order.
+_ORDER = "@=<" if sys.byteorder == "little" else "@=>"
+
+
+def _has_bytes(value: Any, view: memoryview, form: str) -> bool:
+    """Whether what a buffer holds is bytes, and no numbers."""
+    numbers = is_one(value, "array", "array") or is_one(value, "_ctypes", "Array") or not view.ndim
+    return form == "c" or (form == "B" and not numbers) or is_one(value, "pyarrow", "Buffer")
+
+
+def bytes_of(value: Any) -> Optional[bytes]:
+    """What an object whose buffer holds bytes has in it (a mmap, a pickle.PickleBuffer); None for any
+    other.
+    """
+    try:
+        view = memoryview(value)
+    except Exception:  # as above
+        return None
+    return view.tobytes() if _has_bytes(value, view, view.format.lstrip(_ORDER)) else None
+
 
 def _of_buffer(value: Any, view: memoryview, smallest: int) -> Optional[Export]:
     """What exports a buffer: an array, where that is one of numbers; bytes, where it is one of bytes.
     None for what else it may hold: structures, pointers and texts are no use where they go.
     """
-    form = view.format.lstrip("@=<" if sys.byteorder == "little" else "@=>")
-    letter = _LETTERS.get(form)
-    numbers = is_one(value, "array", "array") or is_one(value, "_ctypes", "Array")
     if is_one(value, "msgspec", "Raw"):
         return None
-    if form == "c" or (form == "B" and not numbers) or is_one(value, "pyarrow", "Buffer"):
+    form = view.format.lstrip(_ORDER)
+    if _has_bytes(value, view, form):
         return ("", flat(view)) if view.nbytes >= smallest else None
+    letter = _LETTERS.get(form)
     if letter is None:
         return None
     name = letter if letter == "bool" else "%s%d" % (letter, 8 * view.itemsize)

@@ -77,6 +77,11 @@ def to_json(value: Any) -> Any:
         return dict(value)
     if is_one(value, "collections", "UserList", "UserString"):
         return value.data
+    from ._arrays import bytes_of  # nearly all values have been one of the above
+
+    data = bytes_of(value)
+    if data is not None:
+        return base64_text(data)
     from ._advice import refusal  # a table that is seldom needed
 
     raise TypeError(refusal(value))

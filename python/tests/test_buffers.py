@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import array
+import base64
 import ctypes
+import json
+import mmap
+import pickle
 import sys
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 from test_payloads import sent
 
 from pypool import _blobs
+from pypool._convert import without_nan
 from pypool._results import encode
 from pypool._wire import ResultError
 
@@ -48,9 +53,35 @@ def test_numbers_are_arrays_and_bytes_are_bytes(value: Any, wanted: str) -> None
 
 
 def test_an_array_of_uint8_is_as_its_wire_says() -> None:
-    import json
-
     assert json.loads(encode([array.array("B", [1, 255]), bytearray(b"ab")])) == [[1, 255], "YWI="]
+
+
+def test_a_buffer_of_bytes_is_base64_text_in_json() -> None:
+    memory = mmap.mmap(-1, 2)
+    memory[:] = b"ab"
+    for value, data in (
+        (memory, b"ab"),
+        (pickle.PickleBuffer(b"ab"), b"ab"),
+        (pickle.PickleBuffer(memoryview(b"abcd")[::2]), b"ac"),
+        (pickle.PickleBuffer(b""), b""),
+        (ctypes.create_string_buffer(b"abc", 3), b"abc"),
+        (ctypes.create_string_buffer(b"ab"), b"ab\0"),
+    ):
+        text = base64.b64encode(data).decode()
+        assert json.loads(encode({"v": value})) == {"v": text}, value
+        assert json.loads(encode(without_nan([value]))) == [text], value
+        assert described(value) == " " + data.hex(), value
+    memory.close()
+    with pytest.raises(ResultError):
+        encode([memory])
+
+
+def test_one_number_of_ctypes_is_no_bytes() -> None:
+    for value in (ctypes.c_ubyte(5), ctypes.c_byte(5), ctypes.c_double(5)):
+        with pytest.raises(ResultError) as refusal:
+            encode([value])
+        assert "return value.value" in refusal.value.fields["message"], value
+    assert described(ctypes.c_ubyte(5)) == "uint8 [] 05"
 
 
 class Pair(ctypes.Structure):
