@@ -8,14 +8,16 @@ if TYPE_CHECKING:
 
 #: What takes a table as one.
 _IN_GO = "; or have Go ask for a pypoolarrow.Table"
+#: What needs no text for keys.
+_UNNAMED = ', or df.to_dict("split") where the columns have no text for names'
 #: What takes a buffer of numbers as one.
 _OF_NUMBERS = "; one of numbers is an array where Go asks for a pypool.Array"
 
 #: By library (the first name of the class's module) and class; "" stands for any class of the
 #: library.
 _INSTEAD = {
-    ("pandas", "DataFrame"): 'return df.to_dict("records"), or df.to_dict("list") by columns' + _IN_GO,
-    ("pandas", "Series"): "return series.tolist(), or series.to_dict()",
+    ("pandas", "DataFrame"): 'return df.to_dict("records"), or df.to_dict("list") by columns' + _UNNAMED + _IN_GO,
+    ("pandas", "Series"): "return series.tolist(), or list(series.items()) with its index",
     ("pandas", "Index"): "return index.tolist()",
     ("pandas", "RangeIndex"): "return index.tolist()",
     ("pandas", "DatetimeIndex"): "return index.tolist()",
@@ -28,22 +30,27 @@ _INSTEAD = {
     ("pyarrow", "Table"): "return table.to_pylist(), or table.to_pydict() by columns" + _IN_GO,
     ("pyarrow", "RecordBatch"): "return batch.to_pylist()" + _IN_GO,
     ("pyarrow", "RecordBatchReader"): "return reader.read_all().to_pylist()" + _IN_GO,
-    ("pyarrow", ""): "return value.to_pylist(), or .as_py() of one value",
-    ("duckdb", ""): "return relation.fetchall()" + _IN_GO,
+    ("pyarrow", "Array"): "return array.to_pylist()",
+    ("pyarrow", "ChunkedArray"): "return array.to_pylist()",
+    ("pyarrow", "Scalar"): "return scalar.as_py()",
+    ("pyarrow", "Schema"): "return str(schema)",
+    ("pyarrow", "DataType"): "return str(type)",
+    ("duckdb", "DuckDBPyRelation"): "return relation.fetchall()" + _IN_GO,
+    ("duckdb", "DuckDBPyConnection"): "return connection.fetchall()" + _IN_GO,
+    ("_duckdb", "DuckDBPyRelation"): "return relation.fetchall()" + _IN_GO,
+    ("_duckdb", "DuckDBPyConnection"): "return connection.fetchall()" + _IN_GO,
     ("xarray", ""): "return value.to_dict()",
     ("dask", ""): "return value.compute(), and then what its result needs",
     ("torch", "Tensor"): "return tensor.tolist()",
     ("torch", "Parameter"): "return parameter.tolist()",
-    ("torch", "Size"): "return list(size)",
     ("torch", "device"): "return str(device)",
     ("torch", "dtype"): "return str(dtype)",
     ("tensorflow", ""): "return tensor.numpy()",
     ("jaxlib", ""): "return array.tolist()",
     ("jax", ""): "return array.tolist()",
     ("cupy", ""): "return array.get()",
-    ("numpy", "complex128"): "return [z.real, z.imag]",
-    ("numpy", "complex64"): "return [z.real, z.imag]",
-    ("numpy", "longdouble"): "return float(value)",
+    ("numpy", "complexfloating"): "return [float(z.real), float(z.imag)]",
+    ("numpy", "floating"): "return float(value)",
     ("numpy", "dtype"): "return str(dtype)",
     ("scipy", ""): "return matrix.toarray(), or what you need of it as numbers and lists",
     ("sklearn", ""): "return what it computes (predict(...).tolist()), or its bytes (pickle.dumps) to keep it",
@@ -62,8 +69,7 @@ _INSTEAD = {
     ("spacy", "Doc"): "return doc.to_json()",
     ("bs4", ""): "return tag.get_text(), or str(tag)",
     ("transformers", ""): "return what you need of it: tensors have .tolist()",
-    ("sentence_transformers", ""): "return embeddings.tolist()",
-    ("openai", ""): "return response.model_dump()",
+    ("sentence_transformers", ""): "return what it computes: model.encode(...).tolist()",
     ("google", "Message"): "return MessageToDict(message), of google.protobuf.json_format",
     ("_ctypes", "Array"): "return list(value), .value of characters, or bytes(value)" + _OF_NUMBERS,
     ("_ctypes", "Structure"): "return a dict of its fields, or bytes(value)",
@@ -96,7 +102,7 @@ def _instead(value: Any) -> str:
     if hasattr(type(value), "__await__"):
         return ": was an await forgotten?"
     for kind in type(value).__mro__:
-        library = str(kind.__module__).partition(".")[0]
+        library = str(getattr(kind, "__module__", "")).partition(".")[0]
         found = _INSTEAD.get((library, kind.__name__)) or _INSTEAD.get((library, ""))
         if found:
             return ": " + found

@@ -610,7 +610,8 @@ def test_pandas_values() -> None:
     for value, words in (
         (
             pd.DataFrame(),
-            'DataFrame is not JSON: return df.to_dict("records"), or df.to_dict("list") by columns; or have Go ask for a pypoolarrow.Table',
+            'DataFrame is not JSON: return df.to_dict("records"), or df.to_dict("list") by columns, '
+            'or df.to_dict("split") where the columns have no text for names; or have Go ask for a pypoolarrow.Table',
         ),
         (pd.Series([1]), "Series is not JSON: return series.tolist()"),
         (pd.Index([1]), "return index.tolist()"),
