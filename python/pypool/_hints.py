@@ -18,7 +18,7 @@ import typing
 
 from . import _hints_arrays, _hints_numpy
 from ._forms import is_a
-from ._hints_records import defaulting, fixed, floats, items, null_as, own_init, record, said, typed_dict
+from ._hints_records import defaulting, fixed, floats, items, left_out, null_as, own_init, record, said, typed_dict
 from ._hints_scalars import ConversionError, exactly_float, literal, named, plain, scalar, too_deep
 from ._hints_unions import DICTS, LISTS, PLAIN, UNIONS, members_of, union
 from ._schema_fields import Guarded, Unresolved, bare, elements, fields_of, is_alias, is_record, resolved, space_of, unpacked
@@ -382,4 +382,5 @@ class Maker(Guarded):
         if sort == "typed_dict":
             return typed_dict(kind, converters, other) if converters else None
         checked = None if getattr(kind, "__init__", None) is None or own_init(kind, sort) else (names, required)
-        return record(kind, converters, other, names, checked, list(kind._fields) if sort == "named_tuple" else None)
+        left = frozenset() if checked is None else left_out(kind, sort)
+        return record(kind, converters, other, names, checked, list(kind._fields) if sort == "named_tuple" else None, left)

@@ -13,7 +13,7 @@ from ._schema_fields import bare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Tuple
+    from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple
 
     Converter = Callable[[Any], Any]
 
@@ -95,6 +95,16 @@ def own_init(kind: Any, sort: str) -> bool:
     return sort == "attrs" and _written(kind.__init__)
 
 
+def left_out(kind: Any, sort: str) -> FrozenSet[str]:
+    """The fields of a dataclass or an attrs class that its __init__ does not take: the class itself
+    sets them, and results have them.
+    """
+    if sort == "dataclass":
+        fields = kind.__dataclass_fields__.values()
+        return frozenset([field.name for field in fields if not field.init and field._field_type.name == "_FIELD"])
+    return frozenset([field.name for field in kind.__attrs_attrs__ if not field.init] if sort == "attrs" else ())
+
+
 def _written(function: Any) -> bool:
     code = getattr(function, "__code__", None)
     return code is not None and not code.co_filename.startswith("<")
@@ -129,9 +139,10 @@ def record(
     names: Dict[str, str],
     checked: Optional[Tuple[Any, List[str]]],
     positions: Optional[List[str]],
+    left: FrozenSet[str],
 ) -> Converter:
     """The converter of a class: its fields' converters, that of what its __init__ takes beside
-    them, what that calls them, what is checked before, a tuple's order.
+    them, what that calls them, what is checked before, a tuple's order, what is not for __init__.
     """
     wanted = "%s (an object)" % kind.__name__
     renamed = {name: argument for name, argument in names.items() if name != argument}
@@ -142,6 +153,8 @@ def record(
             value = dict(zip(positions, value))
         if not isinstance(value, dict):
             raise ConversionError(wanted, value)
+        if left:  # the object was a result once
+            value = {key: item for key, item in value.items() if key not in left}
         if renamed:
             taken = {argument: name for name, argument in renamed.items()}
             value = {taken.get(key, key): item for key, item in value.items()}

@@ -12,7 +12,7 @@ import types
 import typing
 
 from ._forms import Number
-from ._hints_records import null_as
+from ._hints_records import left_out, null_as
 from ._hints_scalars import ConversionError, is_bytes, named, plain
 from ._schema_fields import Unresolved, bare, fields_of, is_record
 
@@ -119,7 +119,8 @@ def _score(member: Any, value: Any, made: Any) -> int:
         return len(made.model_fields_set)
     member = typing.get_origin(member) or member
     if is_record(member):
-        return sum(1 for field in fields_of(member, False)[1] if field.name in value)
+        sort, fields = fields_of(member, False)
+        return len({field.name for field in fields}.union(left_out(member, sort)).intersection(value))
     return 0
 
 

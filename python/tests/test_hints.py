@@ -855,6 +855,52 @@ def test_attrs() -> None:
     assert [field["name"] for field in schema["output_types"]["hinted.A"]["fields"]] == ["day", "_private", "n", "hidden", "tags"]
 
 
+MADE = {
+    "dataclass": "@dataclasses.dataclass\nclass Made:\n    x: int\n    twice: int = dataclasses.field(init=False)\n"
+    "    other: Any = dataclasses.field(init=False, default=None)\n    def __post_init__(self): self.twice = 2 * self.x\n",
+    "attrs": "@attrs.define\nclass Made:\n    x: int\n    twice: int = attrs.field(init=False)\n"
+    "    other: Any = attrs.field(init=False, default=None)\n    def __attrs_post_init__(self): self.twice = 2 * self.x\n",
+    "pydantic": "@pydantic.dataclasses.dataclass\nclass Made:\n    x: int\n    twice: int = dataclasses.field(init=False)\n"
+    "    other: Any = dataclasses.field(init=False, default=None)\n    def __post_init__(self): self.twice = 2 * self.x\n",
+}
+
+
+@pytest.mark.parametrize("sort", MADE)
+def test_a_field_that_the_class_itself_sets_comes_back(sort: str) -> None:
+    """As pydantic does, what came for it is passed over."""
+    if sort != "dataclass":
+        vars(module)[sort] = pytest.importorskip(sort, reason="not for every Python")
+    if sort == "pydantic":
+        pytest.importorskip("pydantic", minversion="2")
+        import pydantic.dataclasses  # noqa: F401
+    function = define(MADE[sort] + "def f(x: Made) -> Made: return x\n")
+    made = arrives(function, '{"x":2}')
+    sent = json.loads(encode(made))
+    assert sent["x"] == 2 and sent.get("twice") == (None if sort == "pydantic" else 4)
+    assert arrives(function, encode(made)) == made
+    assert arrives(function, '{"x":2,"twice":"no number","other":{}}') == made
+    assert arrives(define("def f(x: Union[Made, Point]): return x\n"), encode(made)) == made
+    if sort != "pydantic":
+        with pytest.raises(BindError, match="got an unexpected keyword argument 'twic'"):
+            arrives(function, '{"x":2,"twic":4}')
+        schema = _schema.schema(Command("f", "command", function))
+        assert [field["name"] for field in schema["input_types"]["hinted.Made"]["fields"]] == ["x"]
+
+
+def test_a_class_is_known_by_the_fields_that_it_sets_itself() -> None:
+    define(MADE["dataclass"] + "@dataclasses.dataclass\nclass Bare:\n    x: int\n    twice: int = 0\ndef f(): pass\n")
+    for hint, wanted in (("Union[Made, Bare]", "Made"), ("Union[Bare, Made]", "Bare")):
+        assert type(arrives(define("def f(x: %s): return x\n" % hint), '{"x":2,"twice":4}')).__name__ == wanted
+
+
+def test_what_an_init_of_ones_own_takes_is_its_affair() -> None:
+    function = define(
+        "@dataclasses.dataclass(init=False)\nclass Own:\n    x: int\n    y: int = dataclasses.field(init=False)\n"
+        "    def __init__(self, x, y): self.x, self.y = x, y\ndef f(x: Own): return x\n"
+    )
+    assert arrives(function, '{"x":1,"y":2}').y == 2
+
+
 def test_msgspec() -> None:
     module.msgspec = pytest.importorskip("msgspec", reason="not for every Python")
     function = define(
