@@ -9,7 +9,11 @@ import (
 func (g *generator) declare(c *usedClass) {
 	name := g.names[c.key]
 	what := map[string]string{"dataclass": "dataclass", "typed_dict": "TypedDict", "named_tuple": "NamedTuple", "model": "pydantic model", "attrs": "attrs class", "struct": "msgspec Struct", "enum": "Enum"}[c.Kind]
-	g.printf("\n// %s is the %s %s.\n%s", name, what, oneLine(c.Name), comment(c.Doc))
+	where := ""
+	if strings.HasSuffix(c.key, nullsSuffix) {
+		where = ", where missing values are null"
+	}
+	g.printf("\n// %s is the %s %s%s.\n%s", name, what, oneLine(c.Name), where, comment(c.Doc))
 	if c.Kind == "enum" {
 		g.declareEnum(c, name)
 		return

@@ -146,6 +146,9 @@ func (g *generator) nameClasses() {
 		if strings.HasSuffix(c.key, inputSuffix) {
 			name += "Input"
 		}
+		if strings.HasSuffix(c.key, nullsSuffix) {
+			name += "WithNulls"
+		}
 		return name
 	}
 	for _, c := range g.classes {

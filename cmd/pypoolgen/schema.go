@@ -132,6 +132,9 @@ func classesOf(commands []command) map[string]*usedClass {
 
 const inputSuffix = "#input"
 
+// nullsSuffix ends the key of a class in results whose missing values are null.
+const nullsSuffix = " with nulls"
+
 // mentions reports whether t refers to one of the classes.
 func mentions(t typ, keys map[string]bool) bool {
 	return t.Type == "ref" && keys[t.Name] || slices.ContainsFunc(t.Of, func(of typ) bool { return mentions(of, keys) })

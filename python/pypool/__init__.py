@@ -26,7 +26,7 @@ from __future__ import annotations
 #   commands      _callables _commands _retire
 #   hints         _describe _generics _schema_pydantic _schema_fields _hints_scalars _hints_numpy _hints_tables
 #                 _hints_arrays _refusal _hints_records _hints_unions _hints_keys _hints_json _hints_msgspec _hints_models
-#                 _hints _hints_results _schema
+#                 _hints _hints_results _schema_names _schema
 #   binding       _signatures _wrapped _columns _bind
 #   answers       _failure _answers _blobs
 #   calls         _async _health _stream _dispatch _batch _stats _builtins

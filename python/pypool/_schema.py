@@ -15,13 +15,13 @@ A schema is JSON. A type is {"type": KIND, ...}:
     unknown                                         a hint that has no JSON form; "text" says what it was
 
 Arguments and results are described apart, each with its own "types": a pydantic model may have
-other names in than out.
+other names in than out. In results whose missing values are null, what may be missing is optional,
+and a class that has such fields has a name of its own, which ends in " with nulls".
 """
 
 from __future__ import annotations
 
 import collections.abc
-import inspect
 import types
 import typing
 
@@ -34,9 +34,11 @@ from ._generics import as_base
 from ._hints import ARRAYS, OBJECTS
 from ._hints_tables import is_table
 from ._schema_fields import LAZY, UNSAID, Unresolved, bare, elements, fields_of, is_alias, is_record, resolved, space_of
+from ._schema_names import doc_of, key_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import inspect
     from typing import Any, Dict, Iterable, List, Tuple
 
     from ._commands import Command
@@ -70,7 +72,7 @@ _CLASSES = (
 
 def schema(entry: Command) -> Dict[str, Any]:
     """The schema of one command. "params" is None where the callable does not tell its parameters."""
-    takes, gives = _Walker(False), _Walker(True)
+    takes, gives = _Walker(False), _Walker(True, bool(entry.lacking))
     found: Dict[str, Any] = {"stream": entry.streams, "params": None}
     signature = signature_of(entry.func)
     if signature is None:
@@ -117,12 +119,14 @@ def _unknown(text: str) -> Type:
 class _Walker:
     """Turns hints into types, and collects the classes it meets."""
 
-    def __init__(self, output: bool) -> None:
+    def __init__(self, output: bool, lacking: bool = False, names: bool = True) -> None:
         self.output = output
+        self._lacking = lacking  # whether what is missing is null
+        self._names = names  # whether a class that this makes another one has another name
         self.types: Dict[str, Dict[str, Any]] = {}
         self._aliases: List[Any] = []  # those in hand: one may mention itself
         self._model = ""  # whose rules count: "pydantic", "pydantic.v1", "msgspec"
-        self._apart: Dict[str, bool] = {}  # by key, see _looks_other
+        self._apart: Dict[str, bool] = {}  # by key, see _looks_other and _looks_lacking
         self.asked = False  # whether something depends on a model's rules
 
     def annotation(self, annotation: Any, space: Dict[str, Any]) -> Type:
@@ -134,6 +138,10 @@ class _Walker:
 
     def hint(self, hint: Any) -> Type:
         """The type of a resolved hint."""
+        found = self._hint(hint)
+        return {"type": "optional", "of": [found]} if self._lacking and _may_lack(bare(hint), found) else found
+
+    def _hint(self, hint: Any) -> Type:
         if is_alias(hint):
             if hint in self._aliases:
                 return {"type": "any"}
@@ -263,10 +271,10 @@ class _Walker:
         return _unknown(_describe.annotation_text(hint))
 
     def _enum(self, kind: Any) -> Type:
-        name = _key(kind, ())
+        name = key_of(kind, ())
         if name not in self.types:
             members = [{"name": m.name, "value": m.value if is_json(m.value) else None} for m in kind]
-            self.types[name] = {"kind": "enum", "name": kind.__qualname__, "doc": _doc(kind), "members": members}
+            self.types[name] = {"kind": "enum", "name": kind.__qualname__, "doc": doc_of(kind), "members": members}
         return {"type": "ref", "name": name}
 
     def _rules(self) -> str:
@@ -286,12 +294,14 @@ class _Walker:
             return self.hint(root.annotation)
         if _has_own_form(kind, self.output):
             return _unknown(kind.__qualname__)
-        name = _key(kind, args)
+        name = key_of(kind, args)
         within = "%s in %s" % (name, self._model)
         if self._model and not _rules(kind, self.output) and self._looks_other(within, kind, args):
             name = within
+        if self._lacking and self._names and self._looks_lacking(name, kind, args):
+            name += " with nulls"
         if name not in self.types:
-            entry = self.types[name] = {"kind": "", "name": kind.__qualname__, "doc": _doc(kind), "fields": []}
+            entry = self.types[name] = {"kind": "", "name": kind.__qualname__, "doc": doc_of(kind), "fields": []}
             entry["kind"], fields = fields_of(kind, self.output, args)
             entry["fields"] = [self._field(field) for field in fields]
             if args:
@@ -307,6 +317,19 @@ class _Walker:
             self._apart[key] = within.asked
         return self._apart[key]
 
+    def _looks_lacking(self, key: str, kind: Any, args: Tuple[Any, ...]) -> bool:
+        """Whether a class, or one in it, has fields that may be missing."""
+        key += " with nulls"
+        if key not in self._apart:
+            types = []
+            for lacking in (False, True):
+                walker = _Walker(True, lacking, False)
+                walker._model = self._model
+                walker._described(kind, args)
+                types.append(walker.types)
+            self._apart[key] = types[0] != types[1]
+        return self._apart[key]
+
     def _field(self, field: Field) -> Dict[str, Any]:
         found: Dict[str, Any] = {"name": field.name, "required": field.required}
         unresolved = isinstance(field.hint, Unresolved)
@@ -316,6 +339,14 @@ class _Walker:
         if field.doc:
             found["doc"] = field.doc
         return found
+
+
+#: The types of which pandas or numpy has a missing one, or a float is no number.
+_LACKING = ("number", "decimal", "datetime", "date", "time", "duration")
+
+
+def _may_lack(hint: Any, found: Type) -> bool:
+    return found["type"] in _LACKING or is_a(hint, "numpy", "datetime64") or is_a(hint, "pandas", "Period")
 
 
 class _Within(_Walker):
@@ -367,29 +398,3 @@ def _literal(values: Iterable[Any]) -> Type:
     plain = [getattr(v, "value", v) for v in values if v is not None]
     found: Type = {"type": "literal", "values": [v for v in plain if is_json(v)]}
     return {"type": "optional", "of": [found]} if None in tuple(values) else found
-
-
-def _key(kind: Any, args: Tuple[Any, ...]) -> str:
-    """What tells a class from all others, a generic one by its arguments."""
-    generic = getattr(kind, "__pydantic_generic_metadata__", None) or {"args": ()}  # a class of pydantic's own
-    if generic["args"]:
-        kind, args = generic["origin"], generic["args"]
-    name = "%s.%s" % (kind.__module__, kind.__qualname__)
-    return name + "[" + ", ".join(map(_key_of, args)) + "]" if args else name
-
-
-def _key_of(hint: Any) -> str:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is None or not args:
-        return _key(hint, ()) if isinstance(hint, type) and hint.__module__ != "builtins" else _describe.annotation_text(hint)
-    if str(origin).endswith("Literal"):
-        return _describe.annotation_text(hint)
-    return "%s[%s]" % (_key_of(origin), ", ".join(map(_key_of, args)))
-
-
-def _doc(kind: Any) -> str:
-    """The class's own docstring; not the one that dataclass, NamedTuple or Enum wrote."""
-    doc = kind.__dict__.get("__doc__")
-    if not isinstance(doc, str) or doc == "An enumeration." or doc.startswith(kind.__name__ + "("):
-        return ""
-    return inspect.cleandoc(doc)

@@ -133,6 +133,116 @@ def test_classes_that_differ_in_and_out(start: Start) -> None:
     assert fields["tags"]["default"] == [] and fields["inner"]["default"] is None
 
 
+def test_what_may_be_missing_is_optional_where_it_is_null(start: Start) -> None:
+    """And there alone: a class that several commands have is told apart."""
+    found = schema(
+        start,
+        TYPES
+        + """
+    import dataclasses
+    @dataclasses.dataclass
+    class Leaf:
+        score: float
+        name: str = ""
+    @dataclasses.dataclass
+    class Tree:
+        leaves: Dict[str, List[Leaf]]
+        trees: List["Tree"]
+    @dataclasses.dataclass
+    class Named:
+        name: str
+        maybe: Optional[float] = None
+    class Pair(NamedTuple):
+        at: datetime.datetime
+        took: datetime.timedelta
+    @command(nan="null")
+    def numbers() -> List[float]: pass
+    @command(nan="null")
+    def deep(x: Tree, y: float = 1.5) -> Dict[int, Tuple[float, str, Optional[decimal.Decimal], Union[int, float, str]]]: pass
+    @command(nan="null")
+    def tree(x: Tree) -> Tree: pass
+    @command
+    def plain(x: Tree) -> Tree: pass
+    @command(nan="null")
+    def named() -> Named: pass
+    @command(nan="null")
+    def pair() -> Pair: pass
+    @command(nan="null")
+    def items() -> Iterator[float]: yield 1.5
+    @command(nan="null")
+    async def later() -> Awaitable[float]: pass
+    @command(nan="null")
+    def ints() -> List[Union[int, str, bytes, Color]]: pass
+    @program("p", nan="null")
+    class Program:
+        def __call__(self) -> float: pass
+    """,
+    )
+    number = of("optional", "number")
+    assert found["numbers"]["returns"] == of("array", number)
+    either = of("optional", of("union", "integer", "number", "string"))
+    inner = of("tuple", number, "string", of("optional", "decimal"), either)
+    assert found["deep"]["returns"] == dict(of("map", inner), key={"type": "integer"})
+    assert found["items"]["returns"] == found["later"]["returns"] == found["p"]["returns"] == number
+    assert "optional" not in str(found["ints"])
+    assert "optional" not in str(found["deep"]["params"]) and "nulls" not in str(found["deep"]["input_types"])
+
+    apart = found["tree"]["output_types"]
+    assert sorted(apart) == ["worker.Leaf with nulls", "worker.Tree with nulls"]
+    assert [f["type"] for f in apart["worker.Leaf with nulls"]["fields"]] == [number, {"type": "string"}]
+    assert [f["type"]["of"][0].get("name") for f in apart["worker.Tree with nulls"]["fields"]] == [None, "worker.Tree with nulls"]
+    for types in (found["plain"]["output_types"], found["plain"]["input_types"], found["tree"]["input_types"]):
+        assert sorted(types) == ["worker.Leaf", "worker.Tree"] and "nulls" not in str(types) and "optional" not in str(types)
+    assert list(found["named"]["output_types"]) == ["worker.Named"]  # it looks the same
+    (pair,) = found["pair"]["output_types"].values()
+    assert [f["type"] for f in pair["fields"]] == [of("optional", "datetime"), of("optional", "duration")]
+
+
+def test_missing_times_of_libraries_are_optional(start: Start) -> None:
+    for library in ("numpy", "pandas"):
+        pytest.importorskip(library, reason="not for every Python")
+    found = schema(
+        start,
+        """
+        import numpy, pandas
+        from typing import *
+        @command(nan="null")
+        def f() -> Tuple[numpy.datetime64, numpy.timedelta64, numpy.float32, pandas.Period, pandas.Timestamp, numpy.int64]: pass
+        """,
+    )["f"]["returns"]
+    optional = [of("optional", kind) for kind in ("string", "duration", "number", "string", "datetime")]
+    assert found == of("tuple", *optional, "integer")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="built-in generics")
+def test_what_may_be_missing_in_a_model_is_optional(start: Start) -> None:
+    pytest.importorskip("pydantic", minversion="2", reason="not for every Python")
+    found = schema(
+        start,
+        """
+        import pydantic, dataclasses, datetime
+        from typing import *
+        T = TypeVar("T")
+        @dataclasses.dataclass
+        class Row:
+            took: datetime.timedelta
+            x: float
+        class Model(pydantic.BaseModel):
+            rows: List[Row]
+        class Root(pydantic.RootModel[List[float]]): pass
+        @command(nan="null")
+        def f() -> Tuple[Model, Row, Root]: pass
+        """,
+    )["f"]
+    assert found["returns"]["of"][2] == of("array", of("optional", "number"))
+    types = {name: [f["type"]["type"] for f in one["fields"]] for name, one in found["output_types"].items()}
+    assert types == {
+        "worker.Model with nulls": ["array"],
+        "worker.Row in pydantic with nulls": ["string", "optional"],
+        "worker.Row with nulls": ["optional", "optional"],
+    }
+
+
 def test_odd_callables_are_described_too(start: Start) -> None:
     found = schema(
         start,

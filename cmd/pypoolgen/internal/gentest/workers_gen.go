@@ -147,6 +147,16 @@ type DepthArgs struct {
 	Node Node `json:"node"`
 }
 
+// Gauges streams the items of the command gauges.
+func (c *Client) Gauges(ctx context.Context, args GaugesArgs, opts ...pypool.CallOption) iter.Seq2[*float64, error] {
+	return pypool.Each[*float64](ctx, c.caller, "gauges", args, opts...)
+}
+
+// GaugesArgs are the arguments of [Client.Gauges].
+type GaugesArgs struct {
+	Missing int64 `json:"missing"`
+}
+
 // GetUser calls the command get-user.
 func (c *Client) GetUser(ctx context.Context, opts ...pypool.CallOption) (string, error) {
 	return pypool.Call[string](ctx, c.caller, "get-user", nil, opts...)
@@ -487,6 +497,60 @@ func (c *Client) Positional(ctx context.Context, args []int64, opts ...pypool.Ca
 	return pypool.Call[int64](ctx, c.caller, "positional", args, opts...)
 }
 
+// Ratios calls the command ratios.
+func (c *Client) Ratios(ctx context.Context, args RatiosArgs, opts ...pypool.CallOption) (TupleFloat64Float64ListInt64, error) {
+	return pypool.Call[TupleFloat64Float64ListInt64](ctx, c.caller, "ratios", args, opts...)
+}
+
+// RatiosArgs are the arguments of [Client.Ratios].
+type RatiosArgs struct {
+	Numbers []float64 `json:"numbers"`
+}
+
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v RatiosArgs) PythonValue() any {
+	if v.Numbers == nil {
+		v.Numbers = []float64{}
+	}
+	type plain RatiosArgs
+	return plain(v)
+}
+
+// MarshalJSON encodes PythonValue.
+func (v RatiosArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
+
+// Reading calls the command reading.
+func (c *Client) Reading(ctx context.Context, args ReadingArgs, opts ...pypool.CallOption) (Reading, error) {
+	return pypool.Call[Reading](ctx, c.caller, "reading", args, opts...)
+}
+
+// ReadingArgs are the arguments of [Client.Reading].
+type ReadingArgs struct {
+	Given Reading `json:"given"`
+}
+
+// Readings calls the command readings.
+func (c *Client) Readings(ctx context.Context, args ReadingsArgs, opts ...pypool.CallOption) ([]ReadingWithNulls, error) {
+	return pypool.Call[[]ReadingWithNulls](ctx, c.caller, "readings", args, opts...)
+}
+
+// ReadingsArgs are the arguments of [Client.Readings].
+type ReadingsArgs struct {
+	Given []Reading `json:"given"`
+}
+
+// PythonValue is what is sent: nil slices and maps as empty ones.
+func (v ReadingsArgs) PythonValue() any {
+	if v.Given == nil {
+		v.Given = []Reading{}
+	}
+	type plain ReadingsArgs
+	return plain(v)
+}
+
+// MarshalJSON encodes PythonValue.
+func (v ReadingsArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
+
 // Report calls the command report.
 func (c *Client) Report(ctx context.Context, args ReportArgs, opts ...pypool.CallOption) (Report, error) {
 	return pypool.Call[Report](ctx, c.caller, "report", args, opts...)
@@ -687,6 +751,22 @@ type ArrayArgs struct {
 	Size int64 `json:"size"`
 }
 
+// Estimate calls the program estimate.
+func (c *Client) Estimate(ctx context.Context, args EstimateArgs, opts ...pypool.CallOption) (*float64, error) {
+	var out *float64
+	res, err := c.caller.ExecuteProgram(ctx, "estimate", args, opts...)
+	if err != nil {
+		return out, err
+	}
+	err = res.Decode(&out)
+	return out, err
+}
+
+// EstimateArgs are the arguments of [Client.Estimate].
+type EstimateArgs struct {
+	Known bool `json:"known"`
+}
+
 // Free calls the program free. In Python the result is of no known type. Python's *args cannot be sent beside named arguments.
 func (c *Client) Free(ctx context.Context, args map[string]any, opts ...pypool.CallOption) (json.RawMessage, error) {
 	var out json.RawMessage
@@ -870,6 +950,24 @@ const (
 	PriorityHigh Priority = 2
 )
 
+// Reading is the dataclass Reading.
+//
+// What a sensor has told, or has not.
+type Reading struct {
+	Sensor  string               `json:"sensor"`
+	Value   float64              `json:"value"`
+	History map[string][]float64 `json:"history,omitzero"`
+}
+
+// ReadingWithNulls is the dataclass Reading, where missing values are null.
+//
+// What a sensor has told, or has not.
+type ReadingWithNulls struct {
+	Sensor  string                `json:"sensor"`
+	Value   *float64              `json:"value"`
+	History map[string][]*float64 `json:"history"`
+}
+
 // Report is the dataclass Report.
 //
 // Only ever a result: nothing in it is optional.
@@ -970,6 +1068,34 @@ func (v *TupleColorPriority) UnmarshalJSON(data []byte) error {
 
 // PythonItems is for [pypool.Tuple].
 func (v *TupleColorPriority) PythonItems() []any { return []any{&v.V0, &v.V1} }
+
+// TupleFloat64Float64ListInt64 is Python's tuple[float | None, list[float | None], int]: an array on the wire.
+type TupleFloat64Float64ListInt64 struct {
+	V0 *float64
+	V1 []*float64
+	V2 int64
+}
+
+// PythonValue is what is sent: an array.
+func (v TupleFloat64Float64ListInt64) PythonValue() any {
+	if v.V1 == nil {
+		v.V1 = []*float64{}
+	}
+	return []any{v.V0, v.V1, v.V2}
+}
+
+// MarshalJSON encodes PythonValue.
+func (v TupleFloat64Float64ListInt64) MarshalJSON() ([]byte, error) {
+	return json.Marshal(v.PythonValue())
+}
+
+// UnmarshalJSON takes an array.
+func (v *TupleFloat64Float64ListInt64) UnmarshalJSON(data []byte) error {
+	return unmarshalTuple(data, v.PythonItems())
+}
+
+// PythonItems is for [pypool.Tuple].
+func (v *TupleFloat64Float64ListInt64) PythonItems() []any { return []any{&v.V0, &v.V1, &v.V2} }
 
 // TupleInt64String is Python's tuple[int, str]: an array on the wire.
 type TupleInt64String struct {

@@ -484,3 +484,44 @@ def model_program(given: Model) -> Model:
 @program("array")
 def array_program(size: int) -> Array:
     return Array("float64", [size], b"\x00\x00\x00\x00\x00\x00\xf8\x7f" * size)
+
+
+# ---------------------------------------------------------------------------------------------------------- missing values
+
+
+@dataclass
+class Reading:
+    """What a sensor has told, or has not."""
+
+    sensor: str
+    value: float
+    history: Dict[str, List[float]] = field(default_factory=dict)
+
+
+NAN = float("nan")
+
+
+@command
+def reading(given: Reading) -> Reading:
+    return given
+
+
+@command(nan="null")
+def readings(given: List[Reading]) -> List[Reading]:
+    return [*given, Reading("broken", NAN, {"day": [1.5, NAN]})]
+
+
+@command(nan="null")
+def ratios(numbers: List[float]) -> Tuple[float, List[float], int]:
+    return NAN, [number or NAN for number in numbers], len(numbers)
+
+
+@command(nan="null")
+def gauges(missing: int) -> Iterator[float]:
+    yield 1.5
+    yield from [NAN] * missing
+
+
+@program("estimate", nan="null")
+def estimate(known: bool) -> float:
+    return 0.5 if known else NAN
