@@ -5,11 +5,15 @@ package pypool
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool/internal/proc"
 )
 
 // batchOwn is a pool of one worker for a row about batches.
@@ -257,4 +261,61 @@ var batchFaults = []fault{
 			require.NoError(t, <-done)
 		}
 	}},
+}
+
+// unhurried is a process whose host comes late to its second exchange: when hurry is closed.
+type unhurried struct {
+	*immortal
+	hurry chan struct{}
+	begun atomic.Int32
+}
+
+func (u *unhurried) Spin(time.Duration, bool) {
+	if u.begun.Add(1) > 1 {
+		<-u.hurry
+	}
+}
+
+// A batch that has its worker when the pool closes, and is not sent yet, has an outcome for each of
+// its callers.
+func TestABatchThatIsNotSentWhenThePoolClosesEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fleet{script: func(p *fakeProcess, req fakeRequest) bool {
+			switch req.Command {
+			case "hello":
+				p.reply(req.ID, `{"protocol":1,"runtime":"`+Version+`","python":"3.99.0","commands":["work"],"capabilities":["page","batch"],"batches":[{"command":"work","max_batch_size":4,"max_wait_ms":0}]}`)
+				return true
+			case "work":
+				p.pause(time.Second)
+			}
+			return false
+		}}
+		stuck, hurry := &immortals{deaf: true}, make(chan struct{})
+		cfg, spawn := f.config(1), stuck.spawn(f)
+		cfg.spawn = func(ctx context.Context, sp *proc.Spawner, spec proc.Spec) (proc.Process, error) {
+			p, err := spawn(ctx, sp, spec)
+			if err != nil {
+				return nil, err
+			}
+			return &unhurried{immortal: p.(*immortal), hurry: hurry}, nil
+		}
+		p, err := New(t.Context(), cfg)
+		require.NoError(t, err)
+		call := func(int) (Result, error) {
+			return p.ExecuteAnonymous(context.Background(), "work", []int{1}, WithTimeout(-1))
+		}
+		first := inBackground(1, call)
+		synctest.Wait()
+		batch := inBackground(3, call)
+		require.NoError(t, first()[0].err)
+		synctest.Wait() // the others have become a batch, which has the worker
+		closed := inBackground(1, func(int) (any, error) { return nil, p.Close() })
+		synctest.Wait()
+		close(hurry)
+		for _, out := range batch() {
+			failsWith(t, out.err, ErrPoolClosed, NotExecuted)
+		}
+		require.NoError(t, closed()[0].err)
+		stuck.release()
+	})
 }
