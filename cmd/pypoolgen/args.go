@@ -93,7 +93,7 @@ func (g *generator) objectArgs(method string, named []param, extra *param) argsS
 			lists = append(lists, [2]string{goName, expr})
 		}
 		set := fmt.Sprintf("object[%q] = v.%s\n", p.Name, goName)
-		if !p.Required {
+		if !p.Required && !nilIsNone(p.field) {
 			set = fmt.Sprintf("if %s {\n%s}\n", isSet("v."+goName, expr), set)
 		}
 		object.WriteString(set)
@@ -179,7 +179,7 @@ func (g *generator) arrayArgs(method string, positional []param, rest *param, un
 		if listed(p.field) && strings.ContainsAny(expr[:1], "[m") {
 			lists = append(lists, [2]string{goName, expr})
 		}
-		if !p.Required {
+		if !p.Required && !nilIsNone(p.field) {
 			fmt.Fprintf(&list, "if v.%s == nil {\nreturn list\n}\n", goName)
 		}
 		fmt.Fprintf(&list, "list = append(list, v.%s)\n", goName)
@@ -195,11 +195,15 @@ func (g *generator) arrayArgs(method string, positional []param, rest *param, un
 }
 
 // inputField is a field's Go type, the rest of its tag, and its comment. One that may be left out
-// is a pointer, unless Go's zero is Python's default.
+// is a pointer, unless Go's zero is Python's default; one of nilIsNone may not.
 func (g *generator) inputField(f field, use usage) (expr, tag, note string) {
 	expr = g.goType(f.Type, use)
 	notes := []string{g.note(f.Type)}
-	if !f.Required {
+	switch {
+	case f.Required:
+	case nilIsNone(f):
+		notes = append(notes, "nil is None, not the default "+string(f.Default))
+	default:
 		tag = ",omitzero"
 		if !nillable(expr) && !zeroDefault(f, expr) {
 			expr = "*" + expr
@@ -214,6 +218,12 @@ func (g *generator) inputField(f field, use usage) (expr, tag, note string) {
 		}
 	}
 	return expr, tag, trailing(append(notes, f.Doc))
+}
+
+// nilIsNone reports whether nil is sent, as None: the field takes None, and has another default,
+// for which there would be no None if nil left the field out.
+func nilIsNone(f field) bool {
+	return !f.Required && f.Type.Type == "optional" && f.Default != nil && string(f.Default) != "null"
 }
 
 // zeroDefault reports whether leaving a field at Go's zero value means Python's default.

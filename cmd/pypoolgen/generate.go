@@ -63,8 +63,9 @@ func generate(source string, o options, commands []command) ([]byte, error) {
 
 	g.printf("// %s calls the commands of %s. It is safe for concurrent use.\n", client, oneLine(source))
 	g.printf(`//
-// A field that is left nil, or zero with omitzero in its tag, is not sent: Python's default applies. Python's int is int64 here; a
-// result beyond it is an error that matches pypool.ErrDecode, never rounded.
+// A field with omitzero in its tag is not sent while it is nil or zero: Python's default applies. Any other nil is None, or an empty
+// list or dict where Python requires one. Python's int is int64 here; a result beyond it is an error that matches pypool.ErrDecode,
+// never rounded.
 type %s struct{ caller pypool.Caller }
 
 // %s returns a %s whose calls c serves.

@@ -13,8 +13,9 @@ import (
 
 // Client calls the commands of worker.py. It is safe for concurrent use.
 //
-// A field that is left nil, or zero with omitzero in its tag, is not sent: Python's default applies. Python's int is int64 here; a
-// result beyond it is an error that matches pypool.ErrDecode, never rounded.
+// A field with omitzero in its tag is not sent while it is nil or zero: Python's default applies. Any other nil is None, or an empty
+// list or dict where Python requires one. Python's int is int64 here; a result beyond it is an error that matches pypool.ErrDecode,
+// never rounded.
 type Client struct{ caller pypool.Caller }
 
 // New returns a Client whose calls c serves.

@@ -59,6 +59,19 @@ func TestScalarsAndDefaults(t *testing.T) {
 	require.ErrorIs(t, err, pypool.ErrDecode)
 }
 
+// Where Python takes None and has another default, nil is None, and comes back as it.
+func TestNilIsNoneWhereTheDefaultIsAnother(t *testing.T) {
+	c, ctx := newClient(t), t.Context()
+	none := json.RawMessage("null")
+	same(t, Limits{Either: none})(c.Limits(ctx, LimitsArgs{}))
+	same(t, Limits{Depth: Ptr(int64(0)), Names: []string{}, Either: json.RawMessage(`"x"`)})(
+		c.Limits(ctx, LimitsArgs{Given: Limits{Depth: Ptr(int64(0)), Names: []string{}, Either: json.RawMessage(`"x"`)}}))
+	same(t, Limits{Depth: Ptr(int64(7)), Names: []string{"a"}, Either: none})(c.Limits(ctx, LimitsArgs{Given: Limits{Names: []string{"a"}}, Most: Ptr(int64(7))}))
+	same(t, []any{nil, nil, nil})(c.LimitsByPosition(ctx, LimitsByPositionArgs{}))
+	same(t, []any{nil, "c", 3.0, 4.0})(c.LimitsByPosition(ctx, LimitsByPositionArgs{Second: Ptr("c"), Third: Ptr(int64(3)), More: []int64{4}}))
+	same(t, map[string]any{"first": nil, "second": nil, "more": 1.0})(c.LimitsByName(ctx, LimitsByNameArgs{More: map[string]int64{"more": 1}}))
+}
+
 func TestClasses(t *testing.T) {
 	c, ctx := newClient(t), t.Context()
 	at := DateTime{Time: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)}

@@ -14,8 +14,9 @@ import (
 
 // Client calls the commands of worker.py. It is safe for concurrent use.
 //
-// A field that is left nil, or zero with omitzero in its tag, is not sent: Python's default applies. Python's int is int64 here; a
-// result beyond it is an error that matches pypool.ErrDecode, never rounded.
+// A field with omitzero in its tag is not sent while it is nil or zero: Python's default applies. Any other nil is None, or an empty
+// list or dict where Python requires one. Python's int is int64 here; a result beyond it is an error that matches pypool.ErrDecode,
+// never rounded.
 type Client struct{ caller pypool.Caller }
 
 // New returns a Client whose calls c serves.
@@ -246,6 +247,76 @@ func (c *Client) Layer(ctx context.Context, args LayerArgs, opts ...pypool.CallO
 type LayerArgs struct {
 	Given Layer `json:"given"`
 }
+
+// Limits calls the command limits.
+func (c *Client) Limits(ctx context.Context, args LimitsArgs, opts ...pypool.CallOption) (Limits, error) {
+	return pypool.Call[Limits](ctx, c.caller, "limits", args, opts...)
+}
+
+// LimitsArgs are the arguments of [Client.Limits].
+type LimitsArgs struct {
+	Given Limits `json:"given"`
+	Most  *int64 `json:"most"` // nil is None, not the default 100
+}
+
+// LimitsByName calls the command limits_by_name.
+func (c *Client) LimitsByName(ctx context.Context, args LimitsByNameArgs, opts ...pypool.CallOption) (map[string]any, error) {
+	return pypool.Call[map[string]any](ctx, c.caller, "limits_by_name", args, opts...)
+}
+
+// LimitsByNameArgs are the arguments of [Client.LimitsByName].
+type LimitsByNameArgs struct {
+	First  *int64           `json:"first"` // nil is None, not the default 1
+	Second *int64           `json:"second,omitzero"`
+	More   map[string]int64 `json:"-"` // Python's **more: sent beside the others
+}
+
+// PythonValue is what is sent: More beside the other fields, which win.
+func (v LimitsByNameArgs) PythonValue() any {
+	object := map[string]any{}
+	for key, value := range v.More {
+		object[key] = value
+	}
+	object["first"] = v.First
+	if v.Second != nil {
+		object["second"] = v.Second
+	}
+	return object
+}
+
+// MarshalJSON encodes PythonValue.
+func (v LimitsByNameArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
+
+// LimitsByPosition calls the command limits_by_position.
+func (c *Client) LimitsByPosition(ctx context.Context, args LimitsByPositionArgs, opts ...pypool.CallOption) ([]any, error) {
+	return pypool.Call[[]any](ctx, c.caller, "limits_by_position", args, opts...)
+}
+
+// LimitsByPositionArgs are the arguments of [Client.LimitsByPosition], sent by position: an optional one that is nil leaves all behind it out.
+type LimitsByPositionArgs struct {
+	First  *int64  // nil is None, not the default 1
+	Second *string // nil is None, not the default "b"
+	Third  *int64
+	More   []int64 // Python's *more
+}
+
+// PythonValue is what is sent: an array.
+func (v LimitsByPositionArgs) PythonValue() any {
+	list := []any{}
+	list = append(list, v.First)
+	list = append(list, v.Second)
+	if v.Third == nil {
+		return list
+	}
+	list = append(list, v.Third)
+	for _, item := range v.More {
+		list = append(list, item)
+	}
+	return list
+}
+
+// MarshalJSON encodes PythonValue.
+func (v LimitsByPositionArgs) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
 
 // MakeUser calls the command make_user.
 func (c *Client) MakeUser(ctx context.Context, args MakeUserArgs, opts ...pypool.CallOption) (User, error) {
@@ -874,6 +945,16 @@ func (v *Layer) UnmarshalJSON(data []byte) error {
 
 // PythonItems is for [pypool.Tuple].
 func (v *Layer) PythonItems() []any { return []any{&v.Name, &v.Weights, &v.Raw} }
+
+// Limits is the dataclass Limits.
+//
+// Fields that take None, and have another default.
+type Limits struct {
+	Depth  *int64          `json:"depth"`  // nil is None, not the default 3
+	Names  []string        `json:"names"`  // nil is None, not the default []
+	Either json.RawMessage `json:"either"` // Python: int | str | None; nil is None, not the default "x"
+	First  *Address        `json:"first,omitzero"`
+}
 
 // Model is the dataclass Model.
 //

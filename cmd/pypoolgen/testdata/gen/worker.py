@@ -162,6 +162,31 @@ def summarize(text: str, limit: int = 100, upper: bool = False, suffix: Optional
     return out.upper() if upper else out
 
 
+@dataclass
+class Limits:
+    """Fields that take None, and have another default."""
+
+    depth: Optional[int] = 3
+    names: Optional[List[str]] = field(default_factory=list)
+    either: Optional[Union[int, str]] = "x"
+    first: Optional[Address] = None
+
+
+@command
+def limits(given: Limits, most: Optional[int] = 100) -> Limits:
+    return Limits(most, given.names, given.either) if given.depth is None else given
+
+
+@command
+def limits_by_position(first: Optional[int] = 1, second: Optional[str] = "b", third: Optional[int] = None, *more: int) -> List[Any]:
+    return [first, second, third, *more]
+
+
+@command
+def limits_by_name(first: Optional[int] = 1, second: Optional[int] = None, **more: int) -> Dict[str, Any]:
+    return {"first": first, "second": second, **more}
+
+
 @command
 def make_user(user: User, notify: bool = True) -> User:
     assert isinstance(user, User), user
