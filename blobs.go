@@ -138,8 +138,8 @@ type PayloadSetter interface {
 
 // Tuple is a pointer to a struct that is an array in Python: a tuple of several types, a NamedTuple.
 // PythonItems are pointers to its fields, in the array's order: there go the payloads of a result,
-// and all else where UnmarshalJSON puts it, which finds null in their places. Clients of pypoolgen
-// have such types.
+// and all else where UnmarshalJSON puts it, which finds null in their places. A result that is null
+// is no Tuple. Clients of pypoolgen have such types.
 type Tuple interface {
 	json.Unmarshaler
 	PythonItems() []any
@@ -164,32 +164,36 @@ func takesBlobs(t reflect.Type) bool {
 	if known, ok := takesCache.Load(t); ok {
 		return known.(bool)
 	}
-	takes := reachesBlobs(t, map[reflect.Type]bool{})
+	takes := reaches(t, map[reflect.Type]bool{}, isBlob)
 	takesCache.Store(t, takes)
 	return takes
 }
 
-func reachesBlobs(t reflect.Type, seen map[reflect.Type]bool) bool {
+// isBlob reports whether a value of the type is a place for a payload itself.
+func isBlob(t reflect.Type) bool {
+	return t == wire.ArrayType || reflect.PointerTo(t).Implements(setterType) || isBytes(t)
+}
+
+// reaches reports whether the type is, or a value of it may hold, one of what is looked for.
+func reaches(t reflect.Type, seen map[reflect.Type]bool, is func(reflect.Type) bool) bool {
 	if seen[t] {
 		return false
 	}
 	seen[t] = true
 	switch pointer := reflect.PointerTo(t); {
-	case t == wire.ArrayType, pointer.Implements(setterType):
+	case is(t):
 		return true
 	case pointer.Implements(tupleType):
-		return slices.ContainsFunc(itemsOf(reflect.New(t)), func(item reflect.Value) bool { return reachesBlobs(item.Type(), seen) })
+		return slices.ContainsFunc(itemsOf(reflect.New(t)), func(item reflect.Value) bool { return reaches(item.Type(), seen, is) })
 	case pointer.Implements(unmarshalerType):
 		return false
 	}
 	switch t.Kind() {
-	case reflect.Slice:
-		return isBytes(t) || reachesBlobs(t.Elem(), seen)
-	case reflect.Array, reflect.Pointer, reflect.Map:
-		return reachesBlobs(t.Elem(), seen)
+	case reflect.Slice, reflect.Array, reflect.Pointer, reflect.Map:
+		return reaches(t.Elem(), seen, is)
 	case reflect.Struct:
 		for _, m := range wire.Members(t) {
-			if reachesBlobs(m.Type, seen) {
+			if reaches(m.Type, seen, is) {
 				return true
 			}
 		}
@@ -255,7 +259,7 @@ func storeBlobs(rep reply, v any, own bool) error {
 			nulls++
 		}
 	}
-	if err := checkBytes(raw, v, nulls); err != nil {
+	if err := checkFit(raw, v, nulls); err != nil {
 		return err
 	}
 	room := roomForLists(rep)

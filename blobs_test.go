@@ -624,7 +624,7 @@ func TestPayloadsGoWhereJSONWouldGo(t *testing.T) {
 	}
 	for _, raw := range []string{
 		`{"data":@,"same":@,"Deep":@}`, `{"DATA":@,"data2":@,"SAME":@}`, `{"ptr":@,"raw":@,"text":@,"iface":@}`, `{"map":{"1":@,"-7":@}}`, `{"map":{"x":@}}`,
-		`{"fixed":[@,@,@]}`, `{"rows":[{"same":@},{"Data":@,"x":@},null]}`, `{"by":{"a":{"same":@},"b":{"q\"\u0041":@}}}`, `{"iface":[{"a":@},@]}`, `{"quoted":@,"levels":@,"-":@,"Hidden":@}`,
+		`{"fixed":[@,@]}`, `{"rows":[{"same":@},{"Data":@,"x":@},null]}`, `{"by":{"a":{"same":@},"b":{"q\"\u0041":@}}}`, `{"iface":[{"a":@},@]}`, `{"quoted":@,"levels":@,"-":@,"Hidden":@}`,
 		`{"unknown":{"a":[@]},"data":@}`, `{"data":{"a":@}}`, `{"rows":{"a":@}}`, `[@]`, `@`, `{"data":null,"same":@}`, ` { "data" : @ , "rows" : [ { "same" : @ } ] } `,
 		`{"Twice":{"x":@},"twice":null}`, `{"twice":null,"Twice":{"x":@}}`,
 	} {

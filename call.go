@@ -90,8 +90,10 @@ func (r Result) Raw() json.RawMessage {
 // Decode stores the result in v, a non-nil pointer, by the rules of encoding/json. What v has no type
 // for is not rounded: when the result holds an integer of more than 15 digits, numbers in interface
 // values become json.Number instead of float64. (A float of v's gets the number next to what came, as
-// ever in encoding/json.) A result that is null (Python's None) is an error where v
-// points to a struct; a number or a string stays as it is. An error is an ErrDecode.
+// ever in encoding/json.) Nor is anything dropped or made up where encoding/json would: a list that
+// an array of Go's is too short or too long for is an error, at any depth. A result that is null
+// (Python's None) is an error where v points to a struct or an array, unless its type decodes itself,
+// as time.Time does, and is no [Tuple]; a number or a string stays as it is. An error is an ErrDecode.
 func (r Result) Decode(v any) error {
 	return r.decode(v, false)
 }
@@ -137,7 +139,7 @@ func decodeReply(rep reply, v any, own bool) (err error) {
 		return newError(TypeDecode, Executed, fmt.Sprintf("cannot decode the result into %T: it is null (None in Python); a pointer takes that", v), nil)
 	}
 	if err = unmarshal(raw, bigInt, v); err == nil {
-		err = checkBytes(raw, v, 0)
+		err = checkFit(raw, v, 0)
 	}
 	return undecodable(v, err)
 }
@@ -164,17 +166,6 @@ func undecodable(v any, err error) error {
 		return nil
 	}
 	return newError(TypeDecode, Executed, fmt.Sprintf("cannot decode the result into %T: %v%s", v, err, arrayAdvice(err)), err)
-}
-
-// takesNull reports whether null is to leave what v points to as it was, as encoding/json does: a
-// struct of zeros would look like a result.
-func takesNull(v any) bool {
-	t := reflect.TypeOf(v)
-	if t == nil || t.Kind() != reflect.Pointer || t.Implements(unmarshalerType) && !t.Implements(setterType) {
-		return true
-	}
-	t = t.Elem()
-	return t.Kind() != reflect.Struct || t.NumField() == 0 // the latter takes nothing out of a result
 }
 
 // Worker returns the id of the worker that served the call.

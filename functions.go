@@ -30,8 +30,8 @@ type Function struct {
 // Func makes a [Function]. In Python its keyword arguments are the fields of In, by the rules of
 // encoding/json; of one that In, a struct, does not have nothing is guessed: it is refused. One
 // positional argument is the In itself, several are an array. Bytes in Python are []byte here, in
-// In as in Out. What does not fit In is pypool.HostError("invalid_arguments", …) in Python, and f
-// is not called. An Out that is struct{} arrives as None.
+// In as in Out. What does not fit In, by the rules of [Result.Decode], is
+// pypool.HostError("invalid_arguments", …) in Python, and f is not called. An Out that is struct{} arrives as None.
 //
 // f is called on a goroutine that is not the caller's, which it leaves as it has found it, several
 // times at once when Python has threads or tasks that do so. Its ctx is the call's, with what
@@ -166,11 +166,14 @@ func (a arguments) decode(in any) error {
 		}
 	}
 	var err error
-	if rep.blobs != nil {
+	switch {
+	case rep.blobs != nil:
 		err = storeBlobs(rep, in, true)
-	} else {
+	case string(rep.raw) == "null" && !takesNull(in):
+		err = errors.New("it is null (None in Python); a pointer takes that")
+	default:
 		if err = unmarshal(rep.raw, rep.bigInt, in); err == nil {
-			err = checkBytes(rep.raw, in, 0)
+			err = checkFit(rep.raw, in, 0)
 		}
 	}
 	if err != nil {

@@ -132,6 +132,25 @@ func TestTuples(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(`null`), &back))
 }
 
+// A tuple of another length is no tuple of the hint's, of one type or of several, and None is none.
+func TestTuplesOfAnotherLengthAndNoneAreErrors(t *testing.T) {
+	c, ctx := newClient(t), t.Context()
+	same(t, Point{X: 1, Y: 2})(c.SpoiltPoint(ctx, SpoiltPointArgs{}))
+	same(t, [2]float64{1, 2})(c.SpoiltPair(ctx, SpoiltPairArgs{}))
+	same(t, TupleStringInt64{"a", 1})(c.SpoiltMixed(ctx, SpoiltMixedArgs{}))
+	for how, text := range map[string]string{"none": "it is null", "short": " of ", "long": " of "} {
+		_, err := c.SpoiltPoint(ctx, SpoiltPointArgs{How: how})
+		require.ErrorIs(t, err, pypool.ErrDecode, how)
+		require.ErrorContains(t, err, text)
+		_, err = c.SpoiltPair(ctx, SpoiltPairArgs{How: how})
+		require.ErrorIs(t, err, pypool.ErrDecode, how)
+		require.ErrorContains(t, err, text)
+		_, err = c.SpoiltMixed(ctx, SpoiltMixedArgs{How: how})
+		require.ErrorIs(t, err, pypool.ErrDecode, how)
+		require.ErrorContains(t, err, text)
+	}
+}
+
 func TestEnumerations(t *testing.T) {
 	c, ctx := newClient(t), t.Context()
 	same(t, TupleColorPriority{ColorRed, PriorityLow})(c.Paint(ctx, PaintArgs{Color: ColorRed}))

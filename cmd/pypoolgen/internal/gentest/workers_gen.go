@@ -706,6 +706,36 @@ type SlowlyArgs struct {
 	N int64 `json:"n"`
 }
 
+// SpoiltMixed calls the command spoilt_mixed.
+func (c *Client) SpoiltMixed(ctx context.Context, args SpoiltMixedArgs, opts ...pypool.CallOption) (TupleStringInt64, error) {
+	return pypool.Call[TupleStringInt64](ctx, c.caller, "spoilt_mixed", args, opts...)
+}
+
+// SpoiltMixedArgs are the arguments of [Client.SpoiltMixed].
+type SpoiltMixedArgs struct {
+	How string `json:"how"`
+}
+
+// SpoiltPair calls the command spoilt_pair.
+func (c *Client) SpoiltPair(ctx context.Context, args SpoiltPairArgs, opts ...pypool.CallOption) ([2]float64, error) {
+	return pypool.Call[[2]float64](ctx, c.caller, "spoilt_pair", args, opts...)
+}
+
+// SpoiltPairArgs are the arguments of [Client.SpoiltPair].
+type SpoiltPairArgs struct {
+	How string `json:"how"`
+}
+
+// SpoiltPoint calls the command spoilt_point.
+func (c *Client) SpoiltPoint(ctx context.Context, args SpoiltPointArgs, opts ...pypool.CallOption) (Point, error) {
+	return pypool.Call[Point](ctx, c.caller, "spoilt_point", args, opts...)
+}
+
+// SpoiltPointArgs are the arguments of [Client.SpoiltPoint].
+type SpoiltPointArgs struct {
+	How string `json:"how"`
+}
+
 // Summarize calls the command summarize.
 //
 // Shorten a text.
@@ -1263,6 +1293,14 @@ func (v TupleStringInt64) PythonValue() any {
 
 // MarshalJSON encodes PythonValue.
 func (v TupleStringInt64) MarshalJSON() ([]byte, error) { return json.Marshal(v.PythonValue()) }
+
+// UnmarshalJSON takes an array.
+func (v *TupleStringInt64) UnmarshalJSON(data []byte) error {
+	return unmarshalTuple(data, v.PythonItems())
+}
+
+// PythonItems is for [pypool.Tuple].
+func (v *TupleStringInt64) PythonItems() []any { return []any{&v.V0, &v.V1} }
 
 // TupleStringPypoolArray is Python's tuple[str, numpy.ndarray]: an array on the wire.
 type TupleStringPypoolArray struct {

@@ -282,6 +282,26 @@ def pair(xy: Tuple[float, float], named: Tuple[str, int]) -> Tuple[int, str, Lis
     return named[1], named[0], list(xy)
 
 
+def spoilt(value: Any, how: str) -> Any:
+    """A tuple as its hint does not have it."""
+    return {"none": None, "short": value[:-1], "long": (*value, value[0])}.get(how, value)
+
+
+@command
+def spoilt_point(how: str) -> Point:
+    return spoilt(Point(1, 2), how)
+
+
+@command
+def spoilt_pair(how: str) -> Tuple[float, float]:
+    return spoilt((1.0, 2.0), how)
+
+
+@command
+def spoilt_mixed(how: str) -> Tuple[str, int]:
+    return spoilt(("a", 1), how)
+
+
 @command
 def many(numbers: Tuple[int, ...], names: Set[str], more: Sequence[int] = (1, 2)) -> List[int]:
     assert isinstance(names, set)
