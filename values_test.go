@@ -2,13 +2,17 @@ package pypool
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
+	"math/big"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +24,7 @@ import (
 )
 
 const valuesScript = `
-import dataclasses, datetime, decimal, json, typing, uuid
+import dataclasses, datetime, decimal, json, struct, typing, uuid
 from pypool import command, program
 
 def shape(value):
@@ -31,6 +35,8 @@ def shape(value):
         return "[" + ",".join(map(shape, value)) + "]"
     if isinstance(value, str):
         return json.dumps(value)
+    if isinstance(value, float):
+        return "float:" + struct.pack(">d", value).hex()
     return type(value).__name__ + ":" + (value.hex() if isinstance(value, (bytes, bytearray)) else repr(value))
 
 @command
@@ -75,9 +81,44 @@ func valuesPool(t testing.TB, size int) *Pool {
 }
 
 // shape is what the script's function of that name makes of a value: the oracle. []byte is bytes, a
-// map is sorted by key.
+// map is sorted by key, a float that encoding/json writes without a point or an exponent is an int.
 func shape(v any) string {
+	return shapeOf(v, func(b []byte) string { return fmt.Sprintf("bytes:%x", b) })
+}
+
+// shapeOf is shape with another oracle for bytes.
+func shapeOf(v any, ofBytes func([]byte) string) string {
+	shape := func(v any) string { return shapeOf(v, ofBytes) }
 	switch v := v.(type) {
+	case float64:
+		if math.Trunc(v) == v && math.Abs(v) < 1e21 && math.Float64bits(v) != 1<<63 {
+			return "int:" + strconv.FormatFloat(v, 'f', -1, 64)
+		}
+		return fmt.Sprintf("float:%016x", math.Float64bits(v))
+	case json.Number:
+		if !strings.ContainsAny(string(v), ".eE") {
+			return "int:" + string(v)
+		}
+		f, _ := v.Float64()
+		return fmt.Sprintf("float:%016x", math.Float64bits(f))
+	case *big.Int:
+		return "int:" + v.String()
+	case time.Time:
+		return pythonJSON(v.Format(time.RFC3339Nano))
+	case time.Duration:
+		return fmt.Sprintf("int:%d", v.Nanoseconds())
+	case *any:
+		return shape(*v)
+	case [2]any:
+		return shape(v[:])
+	case map[int]any:
+		texts := map[string]any{}
+		for key, item := range v {
+			texts[strconv.Itoa(key)] = item
+		}
+		return shape(texts)
+	case randomRecord:
+		return shape(map[string]any{"f": v.F, "at": v.At, "data": v.Data, "rows": v.Rows})
 	case nil:
 		return "NoneType:None"
 	case bool:
@@ -88,7 +129,7 @@ func shape(v any) string {
 		if v == nil {
 			return "NoneType:None"
 		}
-		return fmt.Sprintf("bytes:%x", v)
+		return ofBytes(v)
 	case int:
 		return fmt.Sprintf("int:%d", v)
 	case []any:
@@ -313,33 +354,63 @@ func TestBytesInMap(t *testing.T) {
 	}
 }
 
-// Thousands of random nested values arrive as an oracle, which shares nothing with the encoder,
-// says that they do.
-func TestRandomValuesArrive(t *testing.T) {
-	p := valuesPool(t, 1)
-	for _, seed := range []uint64{1, 2, 20261126} {
-		random := rand.New(rand.NewPCG(seed, 7))
-		var items []any
-		for range 1500 {
-			items = append(items, []any{anyValue(random, 4)})
-		}
-		i := 0
-		for got, err := range Map[string](t.Context(), p, "seen", slices.Values(items)) {
-			require.NoError(t, err)
-			require.Equal(t, shape(items[i]), got, "seed %d, value %d", seed, i)
-			i++
-		}
-		for i, item := range items[:300] {
-			got, err := Call[string](t.Context(), p, "seen", item)
-			require.NoError(t, err)
-			require.Equal(t, shape(item), got, "seed %d, value %d", seed, i)
-			back, err := Call[json.RawMessage](t.Context(), p, "echo", item)
-			require.NoError(t, err)
-			want, err := json.Marshal(item.([]any)[0])
-			require.NoError(t, err)
-			require.JSONEq(t, string(want), string(back), "seed %d, value %d", seed, i)
-		}
+// withEachEncoder runs a test with the worker's own encoder of results, and with orjson, which a
+// worker has that imports it.
+func withEachEncoder(t *testing.T, cfg Config, source string, test func(t *testing.T, p *Pool)) {
+	t.Helper()
+	cfg.Python, cfg.Size, cfg.Overflow = realPython(), 1, -1
+	for name, before := range map[string]string{"json": "", "orjson": "import orjson\n"} {
+		t.Run(name, func(t *testing.T) {
+			if before != "" && exec.Command(cfg.Python, "-c", before).Run() != nil {
+				t.Skip("this Python has no orjson")
+			}
+			cfg := cfg
+			cfg.Script = script(t, before+source)
+			test(t, newPool(t, cfg))
+		})
 	}
+}
+
+// Thousands of random nested values arrive as an oracle, which shares nothing with the encoder,
+// says that they do, and come back so.
+func TestRandomValuesArrive(t *testing.T) {
+	withEachEncoder(t, Config{}, valuesScript, func(t *testing.T, p *Pool) {
+		for _, seed := range []uint64{1, 2, 20261126} {
+			random := rand.New(rand.NewPCG(seed, 7))
+			var items []any
+			for range 1500 {
+				items = append(items, []any{anyValue(random, 4)})
+			}
+			i := 0
+			for got, err := range Map[string](t.Context(), p, "seen", slices.Values(items)) {
+				require.NoError(t, err)
+				require.Equal(t, shape(items[i]), got, "seed %d, value %d", seed, i)
+				i++
+			}
+			for i, item := range items[:300] {
+				got, err := Call[string](t.Context(), p, "seen", item)
+				require.NoError(t, err)
+				require.Equal(t, shape(item), got, "seed %d, value %d", seed, i)
+				back, err := Call[json.RawMessage](t.Context(), p, "echo", item)
+				require.NoError(t, err)
+				require.Equal(t, shapeAsJSON(item.([]any)[0]), shapeOfJSON(t, back), "seed %d, value %d", seed, i)
+			}
+		}
+	})
+}
+
+// shapeAsJSON is the shape of a value that has become JSON alone.
+func shapeAsJSON(v any) string {
+	return shapeOf(v, func(b []byte) string { return pythonJSON(base64.StdEncoding.EncodeToString(b)) })
+}
+
+func shapeOfJSON(t *testing.T, raw []byte) string {
+	t.Helper()
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	var v any
+	require.NoError(t, dec.Decode(&v), "%s", raw)
+	return shape(v)
 }
 
 func anyText(r *rand.Rand) string {
@@ -351,10 +422,70 @@ func anyText(r *rand.Rand) string {
 	return string(text)
 }
 
+// randomRecord is a struct among random values.
+type randomRecord struct {
+	F    float64   `json:"f"`
+	At   time.Time `json:"at"`
+	Data []byte    `json:"data"`
+	Rows []any     `json:"rows"`
+}
+
+func anyFloat(r *rand.Rand) float64 {
+	special := []float64{0, math.Copysign(0, -1), 1, -1, 150, 1 << 53, 1<<53 + 2, 1e20, 1e21, 1.2345678901234567e20, 9.99e20, math.MaxFloat64, -math.MaxFloat64, math.SmallestNonzeroFloat64, 1e-7}
+	switch r.IntN(3) {
+	case 0:
+		return special[r.IntN(len(special))]
+	case 1:
+		return math.Trunc(r.NormFloat64() * math.Pow(10, float64(r.IntN(25))))
+	}
+	for {
+		if f := math.Float64frombits(r.Uint64()); !math.IsNaN(f) && !math.IsInf(f, 0) {
+			return f
+		}
+	}
+}
+
+// anyTime is one that Python's datetime has, in a zone of whole minutes.
+func anyTime(r *rand.Rand) time.Time {
+	zone := time.UTC
+	if r.IntN(2) == 0 {
+		zone = time.FixedZone("", 60*(r.IntN(2*14*60)-14*60))
+	}
+	return time.Date(2+r.IntN(9990), time.Month(1+r.IntN(12)), 1+r.IntN(28), r.IntN(24), r.IntN(60), r.IntN(60), r.IntN(1e6)*1000*r.IntN(2), zone)
+}
+
+func anyBigInt(r *rand.Rand) *big.Int {
+	n := big.NewInt(1 - 2*r.Int64N(2))
+	for range r.IntN(8) {
+		n.Mul(n, big.NewInt(1+r.Int64N(1<<62)))
+	}
+	return n
+}
+
+// anyDecimal has a form that str(Decimal) has, too.
+func anyDecimal(r *rand.Rand) json.Number {
+	text := anyBigInt(r).String()
+	if r.IntN(3) > 0 {
+		text += "."
+		for range 1 + r.IntN(6) {
+			text += strconv.Itoa(r.IntN(10))
+		}
+	}
+	return json.Number(text)
+}
+
+func anyBytes(r *rand.Rand) []byte {
+	data := make([]byte, r.IntN(5))
+	for i := range data {
+		data[i] = byte(r.Uint32())
+	}
+	return data
+}
+
 func anyValue(r *rand.Rand, depth int) any {
-	kind := r.IntN(8)
+	kind := r.IntN(17)
 	if depth == 0 {
-		kind = r.IntN(5)
+		kind = r.IntN(10)
 	}
 	switch kind {
 	case 0:
@@ -366,17 +497,36 @@ func anyValue(r *rand.Rand, depth int) any {
 	case 3:
 		return anyText(r)
 	case 4:
-		data := make([]byte, r.IntN(5))
-		for i := range data {
-			data[i] = byte(r.Uint32())
-		}
-		return data
+		return anyBytes(r)
 	case 5:
+		return anyFloat(r)
+	case 6:
+		return anyTime(r).Add(time.Duration(r.IntN(1000))) // it is text, with its nanoseconds
+	case 7:
+		return time.Duration(r.Int64() >> r.IntN(63))
+	case 8:
+		return anyBigInt(r)
+	case 9:
+		return anyDecimal(r)
+	case 10, 11:
 		list := make([]any, r.IntN(4))
 		for i := range list {
 			list[i] = anyValue(r, depth-1)
 		}
 		return list
+	case 12:
+		return randomRecord{anyFloat(r), anyTime(r), anyBytes(r), []any{anyValue(r, depth-1)}}
+	case 13:
+		return [2]any{anyValue(r, depth-1), anyValue(r, depth-1)}
+	case 14:
+		object := map[int]any{}
+		for range r.IntN(4) {
+			object[r.IntN(100)-50] = anyValue(r, depth-1)
+		}
+		return object
+	case 15:
+		value := anyValue(r, depth-1)
+		return &value
 	default:
 		object := map[string]any{}
 		for range r.IntN(4) {
@@ -390,19 +540,9 @@ func anyValue(r *rand.Rand, depth int) any {
 func TestRandomFloatsArrive(t *testing.T) {
 	p := valuesPool(t, 1)
 	random := rand.New(rand.NewPCG(3, 7))
-	special := []float64{0, math.Copysign(0, -1), 1, -1, 150, 1 << 53, 1<<53 + 2, 1e20, 1e21, 1.2345678901234567e20, 9.99e20, math.MaxFloat64, math.SmallestNonzeroFloat64, 1e-7}
 	by := map[int]float64{}
 	for i := range 5000 {
-		f := math.Float64frombits(random.Uint64())
-		switch {
-		case i < len(special):
-			f = special[i]
-		case i%3 == 0:
-			f = math.Trunc(random.NormFloat64() * math.Pow(10, float64(random.IntN(25))))
-		}
-		if !math.IsNaN(f) && !math.IsInf(f, 0) {
-			by[i] = f
-		}
+		by[i] = anyFloat(random)
 	}
 	got, err := Call[map[int]float64](t.Context(), p, "counts", args{"by": by})
 	require.NoError(t, err)
