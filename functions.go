@@ -31,7 +31,8 @@ type Function struct {
 // encoding/json; of one that In, a struct, does not have nothing is guessed: it is refused. One
 // positional argument is the In itself, several are an array. Bytes in Python are []byte here, in
 // In as in Out. What does not fit In, by the rules of [Result.Decode], is
-// pypool.HostError("invalid_arguments", …) in Python, and f is not called. An Out that is struct{} arrives as None.
+// pypool.HostError("invalid_arguments", …) in Python, and f is not called. An Out that is struct{}
+// arrives as None.
 //
 // f is called on a goroutine that is not the caller's, which it leaves as it has found it, several
 // times at once when Python has threads or tasks that do so. Its ctx is the call's, with what

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pythonHint is a type hint: its text in Python, the Go type that has its values, what the script's function
-// fits compares a value with, and random values of it.
+// pythonHint is a type hint: its text in Python, the Go type that has its values, what the script's
+// function fits compares a value with, and random values of it.
 type pythonHint struct {
 	text, spec string
 	goType     reflect.Type
@@ -114,7 +114,8 @@ func (h *hintMaker) make(depth int) pythonHint {
 	}
 }
 
-// class is a dataclass or a TypedDict. A NamedTuple comes back as an array, which no plain struct takes.
+// class is a dataclass or a TypedDict. (A NamedTuple comes back as an array, which no plain struct
+// takes.)
 func (h *hintMaker) class(depth int) pythonHint {
 	var fields []reflect.StructField
 	var of []pythonHint
@@ -298,8 +299,8 @@ def text(r): return "".join(r.choice("aZ09 \\\"/\b\f\n\r\t\0\x1f\x7f\x80\u00e9\u
 
 def bits(f): return struct.pack(">d", f)
 
-# Whether back is what JSON has of sent. Of an any in Go numbers are float64, or json.Number: a float without a fraction may come
-# back as an integer, of the same float.
+# Whether back is what JSON has of sent. In an any of Go's numbers are float64, or json.Number: a float
+# without a fraction may come back as an integer, of the same float.
 def same(sent, back, exact):
     if isinstance(sent, float):
         return type(back) in ((float,) if exact else (float, int)) and bits(float(back)) == bits(sent)
