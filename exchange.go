@@ -154,7 +154,7 @@ func (x *exchange) release() {
 
 // extend moves the deadline while the exchange goes on. Zero means none.
 func (x *exchange) extend(deadline time.Time) {
-	x.deadline, x.current, x.looked = deadline, false, false
+	x.deadline, x.current, x.looked, x.polls = deadline, false, false, 0
 }
 
 // applyDeadline sets the transport's deadline: it is about to wait. Exchanges that never wait save
