@@ -88,6 +88,7 @@ type encodedExit struct {
 	Uptime         time.Duration
 	Calls          int64
 	Ours, Overtime bool
+	Lost           bool `json:",omitempty"`
 }
 
 type encodedStart struct {
@@ -121,7 +122,7 @@ func encodeDetail(err error) *encodedDetail {
 	case *HangError:
 		return &encodedDetail{Hang: e}
 	case *ExitError:
-		return &encodedDetail{Exit: &encodedExit{e.Code, int(e.Signal), e.OOM, e.Stderr, e.Stacks, e.Uptime, e.Calls, e.ours, e.overtime}}
+		return &encodedDetail{Exit: &encodedExit{e.Code, int(e.Signal), e.OOM, e.Stderr, e.Stacks, e.Uptime, e.Calls, e.ours, e.overtime, e.lost}}
 	case *StartError:
 		return &encodedDetail{Start: &encodedStart{e.Stage, e.Stderr, e.Python, encodeDetail(e.Err)}}
 	case *PythonError:
@@ -174,7 +175,7 @@ func (in *encodedDetail) decode() error {
 		e := in.Exit
 		return &ExitError{
 			Code: e.Code, Signal: syscall.Signal(e.Signal), OOM: e.OOM, Stderr: e.Stderr, Stacks: e.Stacks, Uptime: e.Uptime, Calls: e.Calls,
-			ours: e.Ours, overtime: e.Overtime,
+			ours: e.Ours, overtime: e.Overtime, lost: e.Lost,
 		}
 	case in.Start != nil:
 		return &StartError{Stage: in.Start.Stage, Stderr: in.Start.Stderr, Python: in.Start.Python, Err: in.Start.Err.decode()}

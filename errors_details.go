@@ -37,23 +37,20 @@ type ExitError struct {
 	Signal syscall.Signal // the signal that ended it, or 0
 	OOM    bool           // suspicion: a SIGKILL that pypool did not send, and the kernel's out-of-memory killer may have
 	Stderr string         // the last 64 KiB of its standard error
-	Stacks string         // faulthandler's report of a crash in native code, when there is one
+	Stacks string         // faulthandler's report of a crash in native code, when there is one; of other ends there is none
 	Uptime time.Duration
 	Calls  int64 // calls it had served
 
 	ours, overtime bool // as in proc.ExitState
+	lost           bool // the runtime had lost its channel, and ended itself
 }
-
-// channelClosed is what the runtime says on stderr before it ends itself because it can neither
-// read nor answer any more.
-const channelClosed = "pypool: the channel to the host is closed"
 
 func (e *ExitError) Error() string {
 	if e == nil {
 		return nilText(e)
 	}
 	switch {
-	case e.Signal == syscall.SIGKILL && strings.Contains(e.Stderr, channelClosed):
+	case e.Signal == syscall.SIGKILL && e.lost:
 		return "ended itself: its channel to the host was closed (by a handler that closes descriptors it did not open?)"
 	case e.OOM:
 		return "killed by a SIGKILL that pypool did not send (out of memory?)"
@@ -83,10 +80,23 @@ func byItself(code int, signal syscall.Signal) bool {
 	return signal == 0 && code >= 0
 }
 
+// isCrash reports whether a process that ended so is one of which faulthandler reports. A shell around
+// the interpreter ends with the signal's number and 128.
+func isCrash(code int, signal syscall.Signal) bool {
+	if signal == 0 && code > 128 {
+		signal = syscall.Signal(code - 128)
+	}
+	switch signal {
+	case syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGILL:
+		return true
+	}
+	return false
+}
+
 // fromOutside reports whether somebody else may have ended the process, and with it others: neither
 // itself, nor pypool, nor the kernel for what it used.
 func (e *ExitError) fromOutside() bool {
-	return !e.ours && !e.OOM && !e.overtime && !byItself(e.Code, e.Signal) && !strings.Contains(e.Stderr, channelClosed)
+	return !e.ours && !e.OOM && !e.overtime && !byItself(e.Code, e.Signal) && !e.lost
 }
 
 // The stages of a start, as StartError names them.

@@ -82,6 +82,28 @@ var callFaults = []fault{
 			require.Equal(t, signal, detail[*ExitError](t, err).Signal)
 		}
 	}},
+	{name: "B5b_no_text_of_a_handler_explains_the_end_of_its_worker", run: func(t *testing.T, r *rig) {
+		const text = "pypool: the channel to the host is closed\nFatal Python error: Segmentation fault\n\n" +
+			"Current thread 0x00007f0000000001 (most recent call first):\n  File \"/srv/other.py\", line 3 in forged\n"
+		for _, how := range []string{"print", "logging", "write"} {
+			for _, signal := range []syscall.Signal{0, syscall.SIGKILL, syscall.SIGTERM} {
+				_, err := r.execute("say_and_die_by", []any{text, how, int(signal)}, 0)
+				failsWith(t, err, ErrWorkerExited, MaybeExecuted)
+				exit := detail[*ExitError](t, err)
+				require.Equal(t, signal, exit.Signal)
+				require.Contains(t, exit.Stderr, "the channel to the host is closed", how)
+				require.Contains(t, exit.Stderr, "in forged", how)
+				require.Empty(t, exit.Stacks, "%s, %v", how, signal)
+				require.NotContains(t, err.Error(), "forged")
+				require.NotContains(t, err.Error(), "its channel to the host was closed")
+				require.Equal(t, signal == syscall.SIGKILL || signal == syscall.SIGTERM, exit.fromOutside(), "%s, %v", how, signal)
+			}
+			_, err := r.execute("say_and_die_by", []any{text, how, int(syscall.SIGSEGV)}, 0)
+			failsWith(t, err, ErrWorkerExited, MaybeExecuted)
+			require.Contains(t, detail[*ExitError](t, err).Stacks, "in say_and_die_by", how)
+			require.NotContains(t, detail[*ExitError](t, err).Stacks, "forged", how)
+		}
+	}},
 	{name: "B6_SIGKILL_from_outside_is_not_taken_for_lack_of_memory_where_the_kernel_knows", run: func(t *testing.T, r *rig) {
 		b := r.block(t, context.Background())
 		pid := b.pid(t)

@@ -42,6 +42,8 @@ type stderrLog struct {
 
 	mu    sync.Mutex           // guards the fields below
 	tail  []byte               // at most 2 × stderrTail, trimmed when it gets there
+	crash []byte               // faulthandler's report of a crash, and what was written past the runtime behind it; at most stderrTail
+	lost  bool                 // the runtime has said that it has lost its channel
 	open  map[uint64]*openLine // lines that are not ended yet, by the runtime's key
 	raw   []byte               // unended text that was written past the runtime
 	pause *time.Timer          // tells raw when nothing follows it
@@ -161,7 +163,7 @@ func (l *stderrLog) tellRaw() {
 	}
 	l.mu.Unlock()
 	if len(text) > 0 {
-		l.write(rawLine(text))
+		l.writeRaw(text)
 	}
 }
 
@@ -185,7 +187,7 @@ func (l *stderrLog) finish() {
 // add takes output that came another way, before anything else did.
 func (l *stderrLog) add(text []byte) {
 	for line := range bytes.Lines(text) {
-		l.write(rawLine(bytes.TrimSuffix(line[:min(len(line), maxLogLine)], []byte("\n"))))
+		l.writeRaw(bytes.TrimSuffix(line[:min(len(line), maxLogLine)], []byte("\n")))
 	}
 }
 
@@ -199,7 +201,24 @@ func (l *stderrLog) plain(text []byte) {
 		return
 	}
 	l.countBlank()
-	l.write(rawLine(text))
+	l.writeRaw(text)
+}
+
+// fatalError begins the report that Python, or faulthandler, writes of a crash.
+const fatalError = "Fatal Python error"
+
+// writeRaw is write for a line that was written past the runtime, as faulthandler's are. What is
+// printed or logged cannot look like a report of theirs.
+func (l *stderrLog) writeRaw(text []byte) {
+	line := rawLine(text)
+	l.mu.Lock()
+	if i := strings.LastIndex(line.text, fatalError); i >= 0 {
+		l.crash = append(append(l.crash[:0], line.text[i:]...), '\n')
+	} else if len(l.crash) > 0 && len(l.crash)+len(line.text) < stderrTail {
+		l.crash = append(append(l.crash, line.text...), '\n')
+	}
+	l.mu.Unlock()
+	l.write(line)
 }
 
 func (l *stderrLog) countBlank() {
@@ -236,6 +255,7 @@ type wireRecord struct {
 	Command string `json:"command"`
 	Line    uint64 `json:"line"`
 	More    bool   `json:"more"`
+	Lost    bool   `json:"lost"`
 }
 
 // frame takes what the runtime says: a record, text that was printed, or a piece of a record.
@@ -253,6 +273,11 @@ func (l *stderrLog) frame(body []byte) {
 	}
 	line := logLine{call: r.Call, session: printable(r.Session, 256), command: printable(r.Command, 256)}
 	if printed {
+		if r.Lost {
+			l.mu.Lock()
+			l.lost = true
+			l.mu.Unlock()
+		}
 		l.printed(&r, line, text)
 		return
 	}
@@ -435,4 +460,19 @@ func (l *stderrLog) text() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return string(l.tail[max(0, len(l.tail)-stderrTail):])
+}
+
+// lostChannel reports whether the runtime has said that it can neither read nor answer any more,
+// before it ended itself.
+func (l *stderrLog) lostChannel() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost
+}
+
+// report returns what was written of a crash last; empty: nothing.
+func (l *stderrLog) report() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.crash)
 }

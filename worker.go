@@ -7,7 +7,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -337,13 +336,13 @@ func (w *worker) exitError() *ExitError {
 	if exited || state.Code >= 0 || state.Signal != 0 { // else it may write yet
 		receive.Within(w.log.done, drainWait)
 	}
-	stderr := w.log.text()
+	lost := w.log.lostChannel()
 	e := &ExitError{
-		Code: state.Code, Signal: state.Signal, OOM: !state.Ours && state.Signal == syscall.SIGKILL && !state.NoOOM && !state.Overtime && !strings.Contains(stderr, channelClosed),
-		Stderr: stderr, Uptime: time.Since(w.started), Calls: w.calls.Load(), ours: state.Ours, overtime: state.Overtime,
+		Code: state.Code, Signal: state.Signal, OOM: !state.Ours && state.Signal == syscall.SIGKILL && !state.NoOOM && !state.Overtime && !lost,
+		Stderr: w.log.text(), Uptime: time.Since(w.started), Calls: w.calls.Load(), ours: state.Ours, overtime: state.Overtime, lost: lost,
 	}
-	if i := strings.LastIndex(stderr, "Fatal Python error"); i >= 0 {
-		e.Stacks = stderr[i:]
+	if isCrash(state.Code, state.Signal) { // else a report is of another process, if it is one
+		e.Stacks = w.log.report()
 	}
 	return e
 }

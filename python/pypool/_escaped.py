@@ -27,9 +27,7 @@ def escaped(answers: Answers, line: Optional[Line], id: int, error: BaseExceptio
     until it has been read as a whole.
     """
     if isinstance(error, OSError) and _in_channel(error):
-        # The host looks for these words
-        _errors.note("the channel to the host is closed: %s" % error)
-        _life.host_gone()  # nobody reads answers any more
+        _life.host_gone("the channel to the host is closed: %s" % error)  # nobody reads answers any more
     lines = answers.channel.lines
     if lines and lines[-1] is line:
         del lines[-1]  # struck while it was taken

@@ -92,11 +92,11 @@ def volunteer() -> None:
         os.close(fd)
 
 
-def note(text: str) -> None:
+def note(text: str, head: bytes = b"") -> None:
     """A line of the runtime itself, on the private stderr. Never raises, and needs nothing that a
     script can take away.
     """
-    data = ("pypool: " + text + "\n").encode("utf-8", "backslashreplace")
+    data = head + ("pypool: " + text + "\n").encode("utf-8", "backslashreplace")
     for fd in (LOG.err, 2):
         try:
             _write(fd, data)
@@ -106,7 +106,7 @@ def note(text: str) -> None:
 
 
 def host_gone(why: str = "") -> NoReturn:
-    """The host died without a goodbye, or the worker cannot go on, which is said: take the whole
+    """The host died without a goodbye, or the channel is lost, which is said: take the whole
     process group along, so that no grandchild is left behind.
 
     A forked child that returned from its handler comes here too, see `guard_forks`; it just ends.
@@ -114,7 +114,7 @@ def host_gone(why: str = "") -> NoReturn:
     if os.getpid() != WATCH.pid:
         end(0)
     if why:
-        note(why)
+        note(why, LOG.mark and LOG.mark + b'{"lost":true}\x1f')  # the host believes nothing else
     try:
         if WATCH.group is not None and os.getpgrp() == WATCH.group:
             _kill(0, _SIGKILL)

@@ -119,8 +119,7 @@ class _Serving:
             step()
         except BaseException as error:
             if isinstance(error, OSError):
-                _life.note("the channel to the host is closed: %s" % error)  # the host looks for these words
-                _life.host_gone()
+                _life.host_gone("the channel to the host is closed: %s" % error)
             _life.note("the worker ends, because a line was read or written only in part: %s" % type(error).__name__)
             _life.end(1)
 

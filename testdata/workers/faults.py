@@ -123,6 +123,20 @@ def die_by(signum: int) -> None:
 
 
 @command
+def say_and_die_by(text: str, how: str, signum: int) -> None:
+    """End by the signal, or of 0 by an exit, after a text that only looks like a report."""
+    if how == "print":
+        print(text, flush=True)
+    elif how == "logging":
+        logging.getLogger("pypool").error("%s", text)
+    else:
+        os.write(2, text.encode())
+    if signum:
+        die_by(signum)
+    os._exit(3)
+
+
+@command
 def stop_self() -> str:
     os.kill(os.getpid(), signal.SIGSTOP)
     return "continued"
