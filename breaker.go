@@ -295,7 +295,7 @@ func (e *commandBreaker) lose(err *Error) {
 	}
 	e.streak++
 	e.last = loss{now, err.forStrangers()}
-	if known && byItself(exit.Code, exit.Signal) {
+	if known && exit.itself {
 		e.exits = append(e.exits, e.last.at)
 		e.exits = e.exits[max(0, len(e.exits)-e.manyExits()):]
 	}

@@ -279,7 +279,7 @@ func failures() []*Error {
 	python := &PythonError{
 		Type: "ValueError", Module: "builtins", Message: "bad\nworse", Traceback: "Traceback…\n", Notes: []string{"note"}, File: "/srv/app.py", Line: 7, Function: "f",
 	}
-	exit := &ExitError{Code: -1, Signal: syscall.SIGKILL, Stderr: "MemoryError\n", Stacks: "stacks", Uptime: time.Hour, Calls: 7, overtime: true, lost: true}
+	exit := &ExitError{Code: -1, Signal: syscall.SIGKILL, Stderr: "MemoryError\n", Stacks: "stacks", Uptime: time.Hour, Calls: 7, overtime: true, lost: true, itself: true}
 	start := newError(TypeWorkerStart, NotExecuted, "", &StartError{Stage: "import", Stderr: "Traceback", Python: "/usr/bin/python3 3.11.7", Err: python})
 	hang := &HangError{Stacks: "Thread 0x1 (most recent call first):\n  File \"app.py\", line 3 in f\n", Killed: true}
 	refused := &ArgumentError{[]FieldError{{Loc: []any{"order", "items", 2, "price"}, Msg: "not a number", Type: "float_parsing"}, {Loc: []any{}, Msg: "all", Type: "arguments"}}}

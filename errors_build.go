@@ -89,6 +89,7 @@ type encodedExit struct {
 	Calls          int64
 	Ours, Overtime bool
 	Lost           bool `json:",omitempty"`
+	Itself         bool `json:",omitempty"`
 }
 
 type encodedStart struct {
@@ -122,7 +123,7 @@ func encodeDetail(err error) *encodedDetail {
 	case *HangError:
 		return &encodedDetail{Hang: e}
 	case *ExitError:
-		return &encodedDetail{Exit: &encodedExit{e.Code, int(e.Signal), e.OOM, e.Stderr, e.Stacks, e.Uptime, e.Calls, e.ours, e.overtime, e.lost}}
+		return &encodedDetail{Exit: &encodedExit{e.Code, int(e.Signal), e.OOM, e.Stderr, e.Stacks, e.Uptime, e.Calls, e.ours, e.overtime, e.lost, e.itself}}
 	case *StartError:
 		return &encodedDetail{Start: &encodedStart{e.Stage, e.Stderr, e.Python, encodeDetail(e.Err)}}
 	case *PythonError:
@@ -175,7 +176,7 @@ func (in *encodedDetail) decode() error {
 		e := in.Exit
 		return &ExitError{
 			Code: e.Code, Signal: syscall.Signal(e.Signal), OOM: e.OOM, Stderr: e.Stderr, Stacks: e.Stacks, Uptime: e.Uptime, Calls: e.Calls,
-			ours: e.Ours, overtime: e.Overtime, lost: e.Lost,
+			ours: e.Ours, overtime: e.Overtime, lost: e.Lost, itself: e.Itself,
 		}
 	case in.Start != nil:
 		return &StartError{Stage: in.Start.Stage, Stderr: in.Start.Stderr, Python: in.Start.Python, Err: in.Start.Err.decode()}

@@ -43,6 +43,7 @@ type ExitError struct {
 
 	ours, overtime bool // as in proc.ExitState
 	lost           bool // the runtime had lost its channel, and ended itself
+	itself         bool // byItself
 }
 
 func (e *ExitError) Error() string {
@@ -70,14 +71,20 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("exited with code %d", e.Code)
 }
 
-// byItself reports whether a process that ended so did it of its own: by exiting, or by a crash.
-// Who has sent a KILL or a TERM is not known.
-func byItself(code int, signal syscall.Signal) bool {
-	switch signal {
-	case syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGILL:
-		return true
+// byItself reports whether a process that ended so did it of its own: by exiting, by a signal that
+// nobody sends to end another, such as a crash's, a timer's or a limit's, or by the kernel for what
+// it used. lost is as in ExitError. Who has sent the signals that people end processes with is not
+// known.
+func byItself(state proc.ExitState, lost bool) bool {
+	switch state.Signal {
+	case 0:
+		return state.Code >= 0
+	case syscall.SIGKILL:
+		return !state.Ours && (state.Overtime || state.OOM || lost)
+	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
+		return false
 	}
-	return signal == 0 && code >= 0
+	return true
 }
 
 // isCrash reports whether a process that ended so is one of which faulthandler reports. A shell around
@@ -96,7 +103,7 @@ func isCrash(code int, signal syscall.Signal) bool {
 // fromOutside reports whether somebody else may have ended the process, and with it others: neither
 // itself, nor pypool, nor the kernel for what it used.
 func (e *ExitError) fromOutside() bool {
-	return !e.ours && !e.OOM && !e.overtime && !byItself(e.Code, e.Signal) && !e.lost
+	return !e.ours && !e.OOM && !e.itself
 }
 
 // The stages of a start, as StartError names them.

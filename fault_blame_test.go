@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pypool/pypool/internal/proc"
 	"github.com/pypool/pypool/internal/spin"
 )
 
@@ -30,8 +31,8 @@ func blameConfig(t testing.TB, r *rig) Config {
 	return cfg
 }
 
-// sleepsAndDies has a command that takes its time, one that ends its worker in the call, and three
-// that end it after the answer: two of them when a latch is released.
+// sleepsAndDies has a command that takes its time, one that ends its worker in the call, and four
+// that end it after the answer: three of them when a latch is released.
 const sleepsAndDies = `
 import ctypes, os, signal, threading, time
 from pypool import command
@@ -61,6 +62,10 @@ def exit_after(latch):
 @command
 def crash_after(latch):
     return later(0, lambda: open(latch) and ctypes.string_at(0))
+
+@command
+def signal_after(latch, signum):
+    return later(0, lambda: open(latch) and os.kill(os.getpid(), signum))
 
 @command
 def echo(value):
@@ -267,6 +272,52 @@ var blameFaults = []fault{
 			eventually(t, "its end is noticed", func() bool { return p.Stats().WorkersExited == lost+1 })
 		}
 		require.Greater(t, time.Since(begun), 500*time.Millisecond, "four waits of 50, 100, 200 and 400 ms, each shorter by a fifth at most")
+	}},
+	{name: "G9e_so_is_a_signal_that_nobody_sends_to_end_a_process", run: func(t *testing.T, r *rig) {
+		for _, signal := range []syscall.Signal{syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGXCPU, syscall.SIGSYS, syscall.SIGTRAP, syscall.SIGUSR2} {
+			cfg, answered := blameConfig(t, r), newLatch(t)
+			cfg.Script, cfg.Size, cfg.Breaker.Failures = script(t, sleepsAndDies), 1, 2
+			p := r.own(t, cfg)
+			for range 2 {
+				lost := p.Stats().WorkersExited
+				pid := decoded[int](t, executed(t, p, "signal_after", []any{answered.path, int(signal)}))
+				answered.release(t)
+				gone(t, pid)
+				eventually(t, "its end is noticed, and it is replaced", func() bool { return p.Stats().WorkersExited == lost+1 && serving(p) })
+			}
+			_, err := p.ExecuteAnonymous(context.Background(), "signal_after", []any{answered.path, int(signal)})
+			require.Contains(t, failsWith(t, err, ErrCircuitOpen, NotExecuted).Error(), "after its answer", signal)
+			executed(t, p, "echo", []int{1})
+		}
+	}},
+	{name: "G9f_the_kernel_ends_no_process_for_what_it_did_not_use", run: func(t *testing.T, r *rig) {
+		for state, want := range map[proc.ExitState]struct{ itself, outside bool }{
+			{Code: 0}:                                              {true, false},
+			{Code: -1}:                                             {false, true},
+			{Signal: syscall.SIGSEGV}:                              {true, false},
+			{Signal: syscall.SIGPIPE}:                              {true, false},
+			{Signal: syscall.SIGKILL, NoOOM: true}:                 {false, true},
+			{Signal: syscall.SIGKILL, OOM: true}:                   {true, false},
+			{Signal: syscall.SIGKILL}:                              {false, false}, // nobody counts
+			{Signal: syscall.SIGKILL, Ours: true}:                  {false, false},
+			{Signal: syscall.SIGTERM, Ours: true}:                  {false, false},
+			{Signal: syscall.SIGTERM}:                              {false, true},
+			{Signal: syscall.SIGINT}:                               {false, true},
+			{Signal: syscall.SIGHUP}:                               {false, true},
+			{Signal: syscall.SIGQUIT}:                              {false, true},
+			{Signal: syscall.SIGKILL, Overtime: true, NoOOM: true}: {true, false},
+		} {
+			w := &worker{proc: &fakeProcess{state: state, done: make(chan struct{})}, log: &stderrLog{done: make(chan struct{})}}
+			close(w.proc.(*fakeProcess).done)
+			close(w.log.done)
+			exit := w.exitError()
+			require.Equal(t, want.itself, exit.itself, "%+v", state)
+			require.Equal(t, want.outside, exit.fromOutside(), "%+v", state)
+			if state.NoOOM && !state.Overtime {
+				w.log.lost = true
+				require.True(t, w.exitError().itself, "its runtime has said that it kills itself")
+			}
+		}
 	}},
 	{name: "G19_a_refusal_is_no_exception_of_the_command", run: func(t *testing.T, r *rig) {
 		cfg := blameConfig(t, r)

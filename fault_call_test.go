@@ -86,7 +86,7 @@ var callFaults = []fault{
 		const text = "pypool: the channel to the host is closed\nFatal Python error: Segmentation fault\n\n" +
 			"Current thread 0x00007f0000000001 (most recent call first):\n  File \"/srv/other.py\", line 3 in forged\n"
 		for _, how := range []string{"print", "logging", "write"} {
-			for _, signal := range []syscall.Signal{0, syscall.SIGKILL, syscall.SIGTERM} {
+			for _, signal := range []syscall.Signal{0, syscall.SIGKILL, syscall.SIGTERM, syscall.SIGUSR2} {
 				_, err := r.execute("say_and_die_by", []any{text, how, int(signal)}, 0)
 				failsWith(t, err, ErrWorkerExited, MaybeExecuted)
 				exit := detail[*ExitError](t, err)

@@ -277,11 +277,11 @@ func (w *worker) chargeable(ended bool) (bool, CallInfo) {
 	if !ended {
 		return false, CallInfo{}
 	}
-	if exit := w.proc.Exit(); exit.Ours || !byItself(exit.Code, exit.Signal) { // its stderr, for which exitError waits, need not be there yet
+	last, at := w.current.lastAnswered()
+	if last.Command == "" || time.Since(at) > afterAnswer || w.proc.Exit().Ours {
 		return false, CallInfo{}
 	}
-	last, at := w.current.lastAnswered()
-	return last.Command != "" && time.Since(at) <= afterAnswer, last
+	return w.exitError().itself, last
 }
 
 // --- giving back ---------------------------------------------------------------------------------------------------

@@ -339,7 +339,7 @@ func (w *worker) exitError() *ExitError {
 	lost := w.log.lostChannel()
 	e := &ExitError{
 		Code: state.Code, Signal: state.Signal, OOM: !state.Ours && state.Signal == syscall.SIGKILL && !state.NoOOM && !state.Overtime && !lost,
-		Stderr: w.log.text(), Uptime: time.Since(w.started), Calls: w.calls.Load(), ours: state.Ours, overtime: state.Overtime, lost: lost,
+		Stderr: w.log.text(), Uptime: time.Since(w.started), Calls: w.calls.Load(), ours: state.Ours, overtime: state.Overtime, lost: lost, itself: byItself(state, lost),
 	}
 	if isCrash(state.Code, state.Signal) { // else a report is of another process, if it is one
 		e.Stacks = w.log.report()

@@ -95,7 +95,8 @@ type ExitState struct {
 	Ours   bool // we had sent it a KILL or TERM
 
 	Overtime bool // it had used up its limit of CPU time, beyond which the kernel kills
-	NoOOM    bool // the out-of-memory killer has ended nothing on this machine while it lived
+	OOM      bool // a KILL that we had not sent, and the out-of-memory killer has ended something on this machine while it lived
+	NoOOM    bool // it has ended nothing
 }
 
 // Spec is the command line of one worker.
@@ -395,7 +396,8 @@ func (p *process) reap() {
 		}
 		if state.Signal == syscall.SIGKILL && !ours {
 			now, known := OOMKills()
-			state.NoOOM = known && p.oomKnown && now == p.oomKills
+			state.OOM = known && p.oomKnown && now != p.oomKills
+			state.NoOOM = known && p.oomKnown && !state.OOM
 		}
 		return state
 	}
