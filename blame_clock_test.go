@@ -2,6 +2,8 @@ package pypool
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -145,4 +147,92 @@ func forgone(t *testing.T, p *Pool, command string) {
 	cancel()
 	_, err := p.sit(ctx, c)
 	require.Equal(t, NotExecuted, err.Delivery)
+}
+
+// besides has a fleet whose runtimes serve calls of "dies", which ends its process after a while,
+// beside calls of "lives", which is answered after another.
+func besides(dies, lives time.Duration) func(p *fakeProcess, req fakeRequest) bool {
+	return func(p *fakeProcess, req fakeRequest) bool {
+		switch {
+		case req.Shared == nil:
+			return false
+		case req.Shared.Command == "dies":
+			go func() {
+				p.pause(dies)
+				p.end(proc.ExitState{Code: 3})
+			}()
+		default:
+			go func() {
+				if p.pause(lives); !isClosed(p.done) {
+					p.reply(req.Shared.ID, `1`)
+				}
+			}()
+		}
+		return true
+	}
+}
+
+// A brief command is nearly always the last to come before another one ends the worker, and is not
+// refused for that; the other is.
+func TestABriefCommandIsNotRefusedForTheOneBesideIt(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		f.able = `["page","shared"],"concurrent":{"dies":4,"lives":4}`
+		f.script = besides(50*time.Millisecond, time.Millisecond)
+		p := open(t, f.config(2))
+		defer p.Close()
+		var over atomic.Bool
+		brief := inBackground(6, func(int) (answers int, err error) {
+			for !over.Load() {
+				if _, err := Call[int](t.Context(), p, "lives", nil); err == nil {
+					answers++
+				} else if !errors.Is(err, ErrWorkerExited) {
+					return answers, err
+				}
+			}
+			return answers, nil
+		})
+		lost := 0
+		for {
+			_, err := Call[int](t.Context(), p, "dies", nil)
+			if errors.Is(err, ErrCircuitOpen) || lost > 100 {
+				break
+			}
+			require.ErrorIs(t, err, ErrWorkerExited)
+			lost++
+		}
+		over.Store(true)
+		for _, out := range brief() {
+			require.NoError(t, out.err)
+			require.NotZero(t, out.res)
+		}
+		assert.LessOrEqual(t, lost, lossParts*5, "5 losses, of each of which it may have a part alone")
+	})
+}
+
+// Calls that take long are not refused because another command ends their worker as soon as it
+// comes.
+func TestALongCommandIsNotRefusedForTheOneThatComesLast(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fleet) {
+		f.able = `["page","shared"],"concurrent":{"dies":4,"lives":4}`
+		f.script = besides(time.Millisecond, time.Second)
+		p := open(t, f.config(1))
+		defer p.Close()
+		for range 5 {
+			long := inBackground(1, func(int) (int, error) { return Call[int](t.Context(), p, "lives", nil) })
+			reads := func() bool {
+				alive := f.alive()
+				return len(alive) > 0 && strings.Contains(strings.Join(alive[0].lines(), ""), `"lives"`)
+			}
+			for !reads() {
+				time.Sleep(time.Millisecond)
+			}
+			_, err := Call[int](t.Context(), p, "dies", nil)
+			failsWith(t, err, ErrWorkerExited, MaybeExecuted)
+			failsWith(t, long()[0].err, ErrWorkerExited, MaybeExecuted)
+		}
+		_, err := Call[int](t.Context(), p, "dies", nil)
+		failsWith(t, err, ErrCircuitOpen, NotExecuted)
+		_, err = Call[int](t.Context(), p, "lives", nil)
+		require.NoError(t, err)
+	})
 }

@@ -76,13 +76,28 @@ type commandBreaker struct {
 	cb  *gobreaker.TwoStepCircuitBreaker[any]
 
 	mu       sync.Mutex // guards the fields below; it is taken inside gobreaker's lock
-	streak   int        // losses since the last answer
+	streak   int        // losses since the last answer, in parts of a loss: see guilt
 	before   int        // what streak was before that answer
 	answered time.Time  // when that was
 	last     loss
 	struck   time.Time   // the last loss that somebody else may have caused
 	exits    []time.Time // of workers that ended by themselves: the latest manyExits() of them, oldest first
+	parts    int         // of such ends of which another command may be guilty
 }
+
+// guilt is what a call has of the loss of its worker. Of several commands under way on one, who
+// kills it mostly does so at once: the call that came last is taken for guilty. But it need not be,
+// and a brief command is nearly always the last: so each of the others gets a part of the loss,
+// which its next answer takes away again as it does whole ones.
+type guilt int
+
+const (
+	guiltAlone  guilt = iota // no other command was under way
+	guiltLikely              // it came last
+	guiltBeside              // a part of the loss: one of lossParts
+)
+
+const lossParts = 4
 
 // loss is the last worker that a command has cost.
 type loss struct {
@@ -293,9 +308,18 @@ func (e *commandBreaker) lose(err *Error) {
 		}
 		e.struck = now
 	}
-	e.streak++
+	parts := lossParts
+	if err.guilt == guiltBeside {
+		parts = 1
+	}
+	e.streak += parts
 	e.last = loss{now, err.forStrangers()}
 	if known && exit.itself {
+		if err.guilt != guiltAlone {
+			if e.parts++; e.parts%lossParts != 0 {
+				return
+			}
+		}
 		e.exits = append(e.exits, e.last.at)
 		e.exits = e.exits[max(0, len(e.exits)-e.manyExits()):]
 	}
@@ -325,7 +349,7 @@ func (e *commandBreaker) takeBack(now time.Time) {
 func (e *commandBreaker) ready() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.streak >= e.cfg.Failures || len(e.exits) == e.manyExits() && e.last.at.Sub(e.exits[0]) <= e.cfg.OpenFor
+	return e.streak >= lossParts*e.cfg.Failures || len(e.exits) == e.manyExits() && e.last.at.Sub(e.exits[0]) <= e.cfg.OpenFor
 }
 
 func (e *commandBreaker) lastLoss() loss {

@@ -209,6 +209,7 @@ type Error struct {
 	retires string    // why its worker is replaced, where its call has asked for that; empty: it has not
 	stale   bool      // another call had asked for that before, or none
 	given   time.Time // when its worker had the call; zero: it had none
+	guilt   guilt     // of the worker that was lost
 }
 
 // ErrorContext says where an error happened. Fields that do not apply are zero.

@@ -232,6 +232,7 @@ func (s *sharing) broke(err error) {
 	if !executed && base.Type == TypeWorkerExited {
 		w.env.onEndBetween(w)
 	}
+	guilty := s.guiltOf(seats, read, charged, base)
 	w.sharing.Store(nil)
 	s.p.giveBack(s.res, time.Time{})
 	for _, t := range seats {
@@ -248,6 +249,39 @@ func (s *sharing) broke(err error) {
 			}
 		}
 		e := newError(base.Type, delivery, base.Message, base.Err)
-		t.done <- seatEnd{err: w.withContext(e, &job{id: t.id, info: t.info}, t.given), spare: t != charged, gone: t.gone}
+		g, blamed := guilty[t]
+		e.guilt = g
+		t.done <- seatEnd{err: w.withContext(e, &job{id: t.id, info: t.info}, t.given), spare: !blamed, gone: t.gone}
 	}
+}
+
+// guiltOf says who is charged with a worker that is lost: charged, and beside it a call of each other
+// command that was under way, newest first in seats. Nobody else is where pypool has killed the
+// worker because of one call, or somebody else may have.
+func (s *sharing) guiltOf(seats []*seat, read int, charged *seat, base *Error) map[*seat]guilt {
+	if charged == nil {
+		return nil
+	}
+	guilty := map[*seat]guilt{charged: guiltAlone}
+	var exit *ExitError
+	if s.charged != nil || errors.As(base.Err, &exit) && exit.fromOutside() {
+		return guilty
+	}
+	breakers := s.p.sup.breakers
+	first := charged.info.breakerKey()
+	probes := breakers.state(first) == circuitHalfOpen
+	seen := map[string]bool{first: true}
+	for _, t := range seats {
+		key := t.info.breakerKey()
+		if t.end > read || t.why == revokedForgone || seen[key] {
+			continue
+		}
+		guilty[charged] = guiltLikely
+		if t.gone || probes && breakers.state(key) == circuitHalfOpen {
+			continue // of two probes one fails: else each would fail for the other's sake, for ever
+		}
+		seen[key] = true
+		guilty[t] = guiltBeside
+	}
+	return guilty
 }
