@@ -48,7 +48,8 @@ type Config struct {
 	Python string
 	// Args become the script's sys.argv[1:]. They are UTF-8.
 	Args []string
-	// Dir is the workers' working directory. Default: the host's, as it is when New is called.
+	// Dir is the workers' working directory. Default: the host's, as it is when New is called. When
+	// that is removed, workers start in it as long as the host stays there, and none afterwards.
 	Dir string
 	// Env is the workers' whole environment, as in [os/exec.Cmd]: nil inherits the host's. ExtraEnv
 	// is added to it.
@@ -202,6 +203,7 @@ type Config struct {
 	ErrorRate ErrorRate
 
 	dirIsHosts   bool           // Dir was not set
+	hostDir      os.FileInfo    // and this is the host's
 	filesDir     string         // where New has written Files
 	overflowIdle time.Duration  // how long an overflow worker stays; tests shorten it
 	watchEvery   time.Duration  // how often WatchScripts looks; tests shorten it
@@ -436,6 +438,7 @@ func (c *Config) resolveEnvironment(bad *faults) {
 func (c *Config) resolvePaths(bad *faults) {
 	if c.Dir == "" {
 		c.Dir, c.dirIsHosts = workingDirectory(), true
+		c.hostDir, _ = os.Stat(".")
 	} else {
 		absolute(&c.Dir, "Dir", bad)
 		if info, err := os.Stat(c.Dir); err != nil {

@@ -756,6 +756,16 @@ func init() {
 		must(os.Remove(gone))
 		killWorkers(p)
 		until("the workers are replaced", func() bool { return serving(p) })
+		// Where the host has gone meanwhile, no worker starts.
+		must(os.Chdir("/"))
+		killWorkers(p)
+		until("a call says why", func() bool {
+			_, err := p.ExecuteAnonymous(ctx, "ping", nil, WithCheckoutTimeout(100*time.Millisecond))
+			if serving(p) {
+				must(errors.New("workers have started in another directory"))
+			}
+			return err != nil && strings.Contains(err.Error(), "set Dir to one that stays")
+		})
 		must(p.Close())
 	}
 	adopting := func() {

@@ -78,7 +78,7 @@ func New(ctx context.Context, cfg Config) (*Pool, error) {
 		p.cfg.filesDir = p.files.Dir
 	}
 	python := r.python.ThroughShim(foreign.Context(ctx), cfg.Dir, cfg.Env)
-	spec := proc.Spec{Path: python.Path, Dir: cfg.Dir, DirIsHosts: cfg.dirIsHosts}
+	spec := proc.Spec{Path: python.Path, Dir: cfg.Dir, DirIsHosts: cfg.dirIsHosts, Host: cfg.hostDir}
 	p.reporter = newReporter(cfg.Logger, slog.String("pool", cfg.Name))
 	if cfg.target() == "" {
 		p.reporter.log(slog.LevelWarn, noScript)

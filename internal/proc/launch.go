@@ -70,7 +70,13 @@ func (spec Spec) prepare() launch {
 				l.err = fmt.Errorf("Config.Dir: %w", err)
 				return l
 			}
-			l.dir = "" // the host is still in it, though it has no path any more
+			l.dir = "" // it has no path any more, but the host may be in it
+		}
+	}
+	if l.dir == "" && spec.Host != nil {
+		if now, err := os.Stat("."); err != nil || !os.SameFile(now, spec.Host) {
+			l.err = fmt.Errorf("Config.Dir: %w: it is gone that was the host's working directory when New was called; set Dir to one that stays", os.ErrNotExist)
+			return l
 		}
 	}
 	return indirect(l)

@@ -106,7 +106,8 @@ type Spec struct {
 	Dir  string
 	Env  []string
 
-	DirIsHosts bool // Dir is where the host was, and was not asked for
+	DirIsHosts bool        // Dir is where the host was, and was not asked for
+	Host       os.FileInfo // of that directory, which may have no path any more; nil: wherever the host is, if Dir is gone
 
 	Memory int // bytes of payloads that can travel by memory at a time, each way; 0: none
 }
