@@ -76,8 +76,8 @@ def leave_terminal() -> None:
 
 
 def volunteer() -> None:
-    """Be the first to go when memory runs out, and not the host, whatever the two have in use.
-    Children inherit it.
+    """Be the first to go when memory runs out, and not the host, unless that has half the limit more
+    in use, or the highest score. Children inherit it.
     """
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
