@@ -162,22 +162,6 @@ func (r *rig) expect(t *testing.T, row fault, res Result, err error) {
 	}
 }
 
-// failsWith asserts the class and the delivery of an error; no error when want is nil.
-func failsWith(t testing.TB, err, want error, is Delivery) *Error {
-	t.Helper()
-	if want == nil {
-		require.NoError(t, err)
-		return nil
-	}
-	require.ErrorIs(t, err, want)
-	var e *Error
-	require.ErrorAs(t, err, &e)
-	require.Equal(t, is, e.Delivery, "delivery of %v", err)
-	require.Equal(t, is == NotExecuted, SafeToRetry(err))
-	require.NotContains(t, err.Error(), "\n")
-	return e
-}
-
 // fate asserts what became of the worker that served the call.
 func (r *rig) fate(t *testing.T, want fate, res Result, err error) {
 	t.Helper()

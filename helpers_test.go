@@ -63,6 +63,22 @@ func failure(t testing.TB, err error, sentinel error) *Error {
 	return e
 }
 
+// failsWith asserts the class and the delivery of an error; no error when want is nil.
+func failsWith(t testing.TB, err, want error, is Delivery) *Error {
+	t.Helper()
+	if want == nil {
+		require.NoError(t, err)
+		return nil
+	}
+	require.ErrorIs(t, err, want)
+	var e *Error
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, is, e.Delivery, "delivery of %v", err)
+	require.Equal(t, is == NotExecuted, SafeToRetry(err))
+	require.NotContains(t, err.Error(), "\n")
+	return e
+}
+
 // pids lists the processes of the pool.
 func pids(p *Pool) (list []int) {
 	for _, w := range p.Workers() {
