@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -280,6 +281,7 @@ type fakePipe struct {
 	// atDeadline is put before a read that has hit its deadline returns: the answer of the same
 	// instant.
 	atDeadline []byte
+	full       atomic.Bool // it takes nothing but what Write waits for
 
 	mu       sync.Mutex // guards the fields below
 	buf      []byte
@@ -379,8 +381,13 @@ func (t *fakePipe) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TryWrite always has room.
-func (t *fakePipe) TryWrite(b []byte) (int, error) { return t.Write(b) }
+// TryWrite has room for all, or for nothing.
+func (t *fakePipe) TryWrite(b []byte) (int, error) {
+	if t.full.Load() {
+		return 0, nil
+	}
+	return t.Write(b)
+}
 
 // Unwatch: nobody is woken in vain.
 func (*fakePipe) Unwatch() {}

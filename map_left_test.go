@@ -8,9 +8,11 @@ import (
 	"iter"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -99,6 +101,46 @@ func TestAnItemThatCallsAFunctionBehindAnAnswerHoldsNobodyUp(t *testing.T) {
 		}
 		require.Equal(t, 2*slow, i)
 	})
+}
+
+// Items that found no room in the pipe before ctx's end are told of when nobody holds the worker any
+// more: an Observer may do with the pool what it likes.
+func TestTheUnsentItemsOfAnEndedMapHoldNoWorkerInCallEnd(t *testing.T) {
+	for name, does := range map[string]func(p *Pool) error{
+		"calls the pool":  func(p *Pool) error { _, err := p.ExecuteAnonymous(bg, "other", nil); return err },
+		"closes the pool": (*Pool).Close,
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fleet) {
+				f.able = `["page","cancel"]`
+				ctx, cancel := context.WithCancel(bg)
+				defer cancel()
+				f.script = func(p *fakeProcess, req fakeRequest) bool {
+					p.pipe.full.Store(req.Command == "work") // a Map waits for room for one request, and has the others wait
+					if string(req.Args) == "[110]" {
+						cancel()
+						p.pause(time.Millisecond) // the lane has noticed
+					}
+					return false
+				}
+				var p *Pool
+				var once sync.Once
+				unsent := 0
+				cfg := f.config(1)
+				cfg.Observer = &Observer{CallEnd: func(_ context.Context, info CallInfo, outcome CallOutcome) {
+					if e := failureOf(outcome.Err); info.Command == "work" && e != nil && e.Context.Worker != "" && e.Delivery == NotExecuted {
+						unsent++
+						once.Do(func() { assert.NoError(t, does(p)) })
+					}
+				}}
+				p = open(t, cfg)
+				defer p.Close()
+				for range Map[any](ctx, p, "work", count(100, 200)) {
+				}
+				assert.Positive(t, unsent)
+			})
+		})
+	}
 }
 
 // What waits in the host's memory for room in the pipe is not sent any more once the loop is left,

@@ -139,7 +139,8 @@ func (f *pipeline[Out]) serve() (lost *Error) {
 		}
 	}
 	if len(unsent) > 0 {
-		m.fail(unsent, f.ended(NotExecuted))
+		told, e := book, f.ended(NotExecuted)
+		book = func() { told(); m.fail(unsent, e) }
 	}
 	if f.taken == notRevoked { // else whoever took it has given it back
 		f.leaveReplies()
