@@ -127,7 +127,7 @@ func (x *exchange) inDoubt() error {
 func (x *exchange) begin(ctx context.Context, deadline time.Time, how spin.Mode) {
 	x.unhook = nil
 	if ctx.Done() != nil {
-		x.unhook = context.AfterFunc(foreign.Context(ctx), x.interrupt)
+		x.unhook = context.AfterFunc(foreign.Watched(ctx), x.interrupt)
 	}
 	x.ctx, x.deadline, x.spin, x.polls, x.looked = ctx, deadline, how, 0, false
 }

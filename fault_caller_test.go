@@ -116,6 +116,16 @@ func (c *touchyContext) Err() error {
 	}
 }
 
+// aroundContext has the end of a context of package context's, and methods of its own.
+type aroundContext struct{ context.Context }
+
+func (c aroundContext) Err() error        { trapped.pass("Err"); return c.Context.Err() }
+func (c aroundContext) Value(key any) any { trapped.pass("Value"); return c.Context.Value(key) }
+func (c aroundContext) Deadline() (time.Time, bool) {
+	trapped.pass("Deadline")
+	return c.Context.Deadline()
+}
+
 // ending is how a goroutine ended.
 type ending struct {
 	returned bool
@@ -229,7 +239,7 @@ func TestTroubleOfTheCallersCodeSurfacesInTheCaller(t *testing.T) {
 		"Execute":     {"MarshalJSON", "UnmarshalJSON", "CallStart", "TraceParent", "CallEnd", "Err", "Done", "Deadline", "Value"},
 		"Each":        {"MarshalJSON", "UnmarshalJSON", "CallStart", "CallEnd", "body", "Err", "Done", "Deadline", "Value"},
 		"Stream":      {"MarshalJSON", "UnmarshalJSON", "CallStart", "CallEnd", "body", "Err", "Done", "Deadline", "Value"},
-		"Map":         {"MarshalJSON", "UnmarshalJSON", "CallStart", "TraceParent", "CallEnd", "iterator", "body", "Done", "Deadline", "Value"},
+		"Map":         {"MarshalJSON", "UnmarshalJSON", "CallStart", "TraceParent", "CallEnd", "iterator", "body", "Err", "Done", "Deadline", "Value"},
 		"Map of text": {"MarshalText", "UnmarshalText", "CallStart", "TraceParent", "CallEnd", "iterator", "body"},
 	}
 	var nilError *fs.PathError
@@ -424,6 +434,76 @@ var callerFaults = []fault{
 			require.False(t, (<-end).returned)
 			trapped.set("", 0, false, nil)
 			accounted(t, p)
+		}
+	}},
+	{name: "G3m_a_context_around_another_that_fails_once_it_has_ended_ends_nothing_else", run: func(t *testing.T, r *rig) {
+		p := r.own(t, r.config(t))
+		for name, call := range map[string]func(ctx context.Context, items iter.Seq[int]) error{
+			"Call": func(ctx context.Context, items iter.Seq[int]) error {
+				for range items {
+				}
+				_, err := p.ExecuteAnonymous(ctx, "echo", []any{1})
+				return err
+			},
+			"Stream": func(ctx context.Context, items iter.Seq[int]) (last error) {
+				for _, err := range p.Stream(ctx, "numbers", []any{1000}) {
+					if last = err; err == nil {
+						for range items {
+						}
+					}
+				}
+				return last
+			},
+			"Map": func(ctx context.Context, items iter.Seq[int]) (last error) {
+				for _, last = range Map[int](ctx, p, "echo", items) {
+				}
+				return last
+			},
+			"Map over a Caller": func(ctx context.Context, items iter.Seq[int]) (last error) {
+				for _, last = range Map[int](ctx, struct{ Caller }{p}, "echo", items) {
+				}
+				return last
+			},
+		} {
+			for _, place := range []string{"Err", "Value", "Deadline"} {
+				for _, way := range []string{"panic", "Goexit"} {
+					t.Run(name+"/"+place+"/"+way, func(t *testing.T) {
+						inner, cancel := context.WithCancel(bg)
+						defer cancel()
+						var fed atomic.Int64
+						items := func(yield func(int) bool) {
+							for i := range 300 { // what has come when the context ends is not sent any more
+								if i == 200 {
+									trapped.set(place, 0, true, func() {
+										if way == "Goexit" {
+											runtime.Goexit()
+										}
+										panic("ctx")
+									})
+									cancel()
+								}
+								if !yield(i) {
+									break
+								}
+								fed.Add(1)
+							}
+						}
+						var err error
+						end := endingOf(t, func() { err = call(aroundContext{inner}, items) })
+						trapped.set("", 0, false, nil)
+						switch {
+						case end.returned:
+							require.ErrorIs(t, err, context.Canceled)
+						case way == "panic":
+							require.Equal(t, "ctx", end.value)
+						}
+						require.Positive(t, fed.Load())
+						eventually(t, "all is settled", func() bool { return p.Stats().InFlight == 0 && serving(p) })
+						accounted(t, p)
+						executed(t, p, "echo", []any{1})
+					})
+				}
+			}
 		}
 	}},
 	{name: "G3e_Map_ends_with_its_context_though_the_items_block", run: func(t *testing.T, r *rig) {

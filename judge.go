@@ -75,10 +75,14 @@ func (w *worker) failure(ctx context.Context, j *job, err error, start time.Time
 // had been written.
 func contextError(ctx context.Context, delivery Delivery, hang *HangError) *Error {
 	cause := ctx.Err()
+	if cause == nil {
+		cause = context.Canceled // a context of the caller's own that says so no longer
+	}
+	canceled := errors.Is(cause, context.Canceled)
 	if c := context.Cause(ctx); c != nil && c != cause { // no errors.Is: that calls methods of the caller's error
 		cause = &pair{cause, c}
 	}
-	if errors.Is(ctx.Err(), context.Canceled) {
+	if canceled {
 		return timeoutError(TypeCanceled, delivery, "canceled by the caller", hang, cause)
 	}
 	return timeoutError(TypeOperationTimeout, delivery, "the context's deadline passed", hang, cause)

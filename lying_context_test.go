@@ -20,15 +20,37 @@ type lyingContext struct {
 func (c lyingContext) Done() <-chan struct{} { return c.done }
 func (c lyingContext) Err() error            { return nil }
 
-func endingSoon() context.Context {
-	c := lyingContext{context.Background(), make(chan struct{})}
-	time.AfterFunc(20*time.Millisecond, func() { close(c.done) })
-	return c
+// lyingAround is one whose end is that of a context of package context's.
+type lyingAround struct{ context.Context }
+
+func (c lyingAround) Err() error { return nil }
+
+// liars make contexts of both kinds, and end them.
+var liars = map[string]func() (context.Context, func()){
+	"its own": func() (context.Context, func()) {
+		c := lyingContext{context.Background(), make(chan struct{})}
+		return c, func() { close(c.done) }
+	},
+	"around": func() (context.Context, func()) {
+		c, cancel := context.WithCancel(context.Background())
+		return context.WithValue(lyingAround{c}, contextKey{}, 1), cancel
+	},
 }
 
 // Whoever waits is told that the context was canceled, and nothing else is blamed.
 func TestAContextThatEndsWithoutAnErrorIsTakenForACanceledOne(t *testing.T) {
-	p := newPool(t, Config{Size: 1, Overflow: -1, Script: script(t, `
+	for name, liar := range liars {
+		t.Run(name, func(t *testing.T) { testLiar(t, liar) })
+	}
+}
+
+func testLiar(t *testing.T, liar func() (context.Context, func())) {
+	endingSoon := func() context.Context {
+		ctx, end := liar()
+		time.AfterFunc(20*time.Millisecond, end)
+		return ctx
+	}
+	p := newPool(t, Config{Size: 1, Overflow: -1, Breaker: Breaker{Failures: 1}, Script: script(t, `
 import asyncio, time
 from pypool import command
 def begin(mark):
@@ -53,12 +75,13 @@ def items(x=0):
 `)})
 	for range 2 {
 		for _, command := range []string{"plain", "concurrent", "batch"} {
-			ctx, begun := lyingContext{context.Background(), make(chan struct{})}, newNotes(t)
+			begun := newNotes(t)
+			ctx, end := liar()
 			go func() {
 				for len(begun.read()) == 0 {
 					time.Sleep(time.Millisecond)
 				}
-				close(ctx.done)
+				end()
 			}()
 			_, err := p.ExecuteAnonymous(ctx, command, []any{begun.path})
 			failsWith(t, err, ErrCanceled, MaybeExecuted)
@@ -80,8 +103,8 @@ def items(x=0):
 	require.ErrorIs(t, err, ErrCanceled)
 	require.ErrorIs(t, release()[0].err, ErrCanceled)
 
-	ended := lyingContext{context.Background(), make(chan struct{})}
-	close(ended.done)
+	ended, end := liar()
+	end()
 	_, err = p.ExecuteAnonymous(ended, "plain", nil)
 	failsWith(t, err, ErrCanceled, NotExecuted)
 	require.ErrorIs(t, p.Reload(ended), context.Canceled)

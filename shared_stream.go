@@ -16,7 +16,7 @@ func (t *seat) stream(ctx context.Context, c *call) (rep reply, err *Error) {
 	s := t.s
 	var hooks sync.WaitGroup // the two below, as long as they may run
 	defer hooks.Wait()
-	if watched := foreign.Context(ctx); watched.Done() != nil {
+	if watched := foreign.Watched(ctx); watched.Done() != nil {
 		hooks.Add(1)
 		armed := false
 		defer func() {

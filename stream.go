@@ -149,7 +149,7 @@ func (x *streamed) arm(c *call) {
 		deadline = x.start.Add(c.timeout)
 	}
 	x.w.x.begin(x.ctx, deadline, c.spin)
-	watched := foreign.Context(x.ctx)
+	watched := foreign.Watched(x.ctx)
 	if watched.Done() == nil {
 		return
 	}

@@ -2,6 +2,8 @@ package foreign
 
 import (
 	"context"
+	"errors"
+	"reflect"
 	"time"
 )
 
@@ -15,39 +17,110 @@ type guardedContext struct {
 	limited  bool
 }
 
-// Context is ctx, guarded if package context would otherwise ask it on a goroutine of its own: what
-// can be asked once is asked here, and what panics, or has ended without an error, is canceled.
+// Context is ctx for goroutines of pypool's. Whatever is no context of package context, or is around
+// one that is not, is guarded: what can be asked once is asked here, and what panics later, or has
+// ended without an error, is canceled.
 func Context(ctx context.Context) context.Context {
-	done := foreignDone(ctx)
-	if done == nil {
+	if isPlain(ctx, true) {
 		return ctx
 	}
-	g := &guardedContext{Context: ctx, done: done}
-	g.deadline, g.limited = ctx.Deadline()
-	return g
+	_ = ctx.Err() // what always panics does so here
+	return guard(ctx)
 }
 
-// foreignDone is the Done of a context that package context would have to ask. nil: it has none, or
-// is guarded, or is one of package context's, or around one, which is told and asks nothing.
-func foreignDone(ctx context.Context) <-chan struct{} {
-	done := ctx.Done()
-	if _, is := ctx.(*guardedContext); is || done == nil {
-		return nil
+// Watched is Context for package context alone, which asks for the end and its error.
+func Watched(ctx context.Context) context.Context {
+	if isPlain(ctx, false) {
+		return ctx
 	}
-	if own, ok := ctx.Value(cancelKey).(context.Context); ok && own.Done() == done {
-		return nil
-	}
-	return done
+	return guard(ctx)
+}
+
+func guard(ctx context.Context) context.Context {
+	g := &guardedContext{Context: ctx, done: ctx.Done()}
+	g.deadline, g.limited = ctx.Deadline()
+	_ = ctx.Value(cancelKey) // as in Context
+	return g
 }
 
 // Caller is ctx as its caller's own goroutine may ask it: one that has ended without an error is
 // canceled, and what panics does so there.
 func Caller(ctx context.Context) context.Context {
-	done := foreignDone(ctx)
-	if done == nil {
+	if isPlain(ctx, false) {
 		return ctx
 	}
-	return &callersContext{ctx, done}
+	_ = ctx.Value(cancelKey) // package context will ask for it: what panics does so before there is a worker
+	return &callersContext{ctx, ctx.Done()}
+}
+
+// isPlain reports whether package context itself answers what ctx is asked, as far as the types
+// tell: its end and its error, or all. What embeds one of its contexts is none of them: it may have
+// methods of its own.
+func isPlain(ctx context.Context, all bool) bool {
+	for {
+		switch k := kindOf(ctx); {
+		case k.root, k.ends && !all:
+			return true
+		case k.around == nil:
+			return false
+		default:
+			ctx, _ = reflect.ValueOf(ctx).Elem().FieldByIndex(k.around).Interface().(context.Context)
+		}
+	}
+}
+
+// kind is a type of package context's, or of this one.
+type kind struct {
+	of     reflect.Type
+	root   bool  // it is around none, or guarded
+	ends   bool  // it has an end and an error of its own, whatever it is around
+	around []int // the field with the context that it is around; nil: it cannot be looked into
+}
+
+// kindOf is the zero kind for a type of anybody else's.
+func kindOf(ctx context.Context) *kind {
+	t := reflect.TypeOf(ctx)
+	for i := range kinds {
+		if kinds[i].of == t {
+			return &kinds[i]
+		}
+	}
+	return &foreignKind
+}
+
+var foreignKind kind
+
+// kinds are learned from contexts, as package context does not export them. One that is built in
+// another way than is known here is guarded.
+var kinds = func() []kind {
+	background := context.Background()
+	canceled, cancel := context.WithCancel(background)
+	cancel()
+	timed, cancel := context.WithTimeout(background, time.Hour)
+	cancel()
+	value := context.WithValue(background, &listener{}, 0)
+	return []kind{ // the most frequent ones first
+		{of: reflect.TypeOf(background), root: true},
+		{of: reflect.TypeOf(canceled), ends: true, around: around(canceled)},
+		{of: reflect.TypeOf(timed), ends: true, around: around(timed)},
+		{of: reflect.TypeOf(value), around: around(value)},
+		{of: reflect.TypeFor[*guardedContext](), root: true},
+		{of: reflect.TypeOf(context.WithoutCancel(background)), ends: true},
+		{of: reflect.TypeOf(context.TODO()), root: true},
+	}
+}()
+
+// around is the index of the field by which ctx, which is around the background, is so.
+func around(ctx context.Context) []int {
+	v := reflect.ValueOf(ctx)
+	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
+		return nil
+	}
+	f, ok := v.Type().Elem().FieldByName("Context")
+	if !ok || !v.Elem().FieldByIndex(f.Index).CanInterface() || v.Elem().FieldByIndex(f.Index).Interface() != any(context.Background()) {
+		return nil
+	}
+	return f.Index
 }
 
 // callersContext is a caller's context that has an error once it has ended.
@@ -96,22 +169,28 @@ func isClosed(done <-chan struct{}) bool {
 func (g *guardedContext) Done() <-chan struct{}       { return g.done }
 func (g *guardedContext) Deadline() (time.Time, bool) { return g.deadline, g.limited }
 
-// Err calls it canceled when the caller's Err panics, or knows nothing of a done that is closed:
-// package context panics upon one that is nil then.
+// Err is one of package context's two errors: nobody asks a third one's methods on a goroutine of
+// pypool's. It is canceled when the caller's Err panics, or ends its goroutine, or knows nothing of
+// a done that is closed: package context panics upon one that is nil then.
 func (g *guardedContext) Err() (err error) {
-	defer func() {
-		if recover() != nil || err == nil && isClosed(g.done) {
+	failed := true
+	guarded(func() {
+		switch e := g.Context.Err(); {
+		case e == nil:
+		case errors.Is(e, context.DeadlineExceeded):
+			err = context.DeadlineExceeded
+		default:
 			err = context.Canceled
 		}
-	}()
-	return g.Context.Err()
+		failed = false
+	})
+	if failed || err == nil && isClosed(g.done) {
+		return context.Canceled
+	}
+	return err
 }
 
 func (g *guardedContext) Value(key any) (value any) {
-	defer func() {
-		if recover() != nil {
-			value = nil
-		}
-	}()
-	return g.Context.Value(key)
+	guarded(func() { value = g.Context.Value(key) })
+	return value
 }
