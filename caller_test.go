@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
+	"log"
+	"log/slog"
 	"math"
 	"runtime"
 	"slices"
@@ -599,4 +602,36 @@ func TestRangesOverOneEachHaveNothingInCommon(t *testing.T) {
 			require.Equal(t, 2, out.res)
 		}
 	}
+}
+
+// fullDisk is a log handler that panics with each record, once it has told of it.
+type fullDisk struct {
+	slog.Handler
+	told chan string
+}
+
+func (h fullDisk) Handle(_ context.Context, r slog.Record) error {
+	h.told <- r.Message
+	panic("full disk")
+}
+
+// It runs alone: the default logger is everybody's.
+func TestTheDefaultLoggersPanicEndsNothingWhenTheItemsOutliveTheirMapOverACaller(t *testing.T) {
+	former, output, flags := slog.Default(), log.Writer(), log.Flags()
+	defer func() {
+		slog.SetDefault(former)
+		log.SetOutput(output)
+		log.SetFlags(flags)
+	}()
+	told := make(chan string)
+	slog.SetDefault(slog.New(fullDisk{slog.NewTextHandler(io.Discard, nil), told}))
+	s, blocks := &slowly{gate: make(chan struct{})}, make(chan struct{})
+	close(s.gate)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	for range Map[int](ctx, s, "f", func(yield func(int) bool) { yield(1); <-blocks; panic("too late") }) {
+		cancel()
+	}
+	close(blocks)
+	require.Contains(t, <-told, "the items of a Map that has returned")
 }

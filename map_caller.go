@@ -3,7 +3,6 @@ package pypool
 import (
 	"context"
 	"iter"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -124,7 +123,7 @@ func (m *callMapper[Out]) failed(value any) {
 	}
 	m.mu.Unlock()
 	if returned { // no loop is there any more to have it
-		slog.Error("the items of a Map that has returned failed", "cause", t.describe(), "stack", stackHere())
+		foreign.Logger(nil).Error("the items of a Map that has returned failed", "cause", t.describe(), "stack", stackHere())
 	}
 }
 
