@@ -140,12 +140,16 @@ func (c *checkout) nextLocked() *waiter {
 
 // dispatchLocked gives idle workers to those whose wait for company is over.
 func (c *checkout) dispatchLocked() {
-	for c.readyLocked() {
+	for len(c.idle) > 0 {
 		w := c.nextLocked()
 		if w == nil {
 			return
 		}
-		c.grantLocked(w, c.popLocked())
+		res := c.popLocked()
+		if res == nil { // what is idle is to be replaced
+			return
+		}
+		c.grantLocked(w, res)
 		c.reopenLocked()
 	}
 }

@@ -181,3 +181,50 @@ func TestAWorkerThatTakesNoBatchesGetsOneCall(t *testing.T) {
 		d.put(res)
 	})
 }
+
+// A worker's page may say that it asks to be replaced from one look to the next.
+func TestAWorkerThatAsksBetweenTwoLooksIsGrantedOrNot(t *testing.T) {
+	for callers := 1; callers <= 2; callers++ {
+		for says := range 1 << 3 { // at the first three looks, and then no more
+			synctest.Test(t, func(t *testing.T) {
+				d := batchCheckout(t, 2, time.Second)
+				for w := range d.members {
+					w.x = &exchange{} // it is in no doubt
+				}
+				other, looks := d.tryTake(), -1
+				res := d.idle[0]
+				var waiting []<-chan grant
+				for range callers {
+					waiting = append(waiting, lineUp(d, 40, time.Time{}))
+				}
+				d.mu.Lock()
+				res.Value().proc.(*fakeProcess).retires = func() bool { // with d.mu held
+					looks++
+					return looks < 3 && says>>looks&1 == 1
+				}
+				d.mu.Unlock()
+				time.Sleep(2 * time.Second) // expire gives them the worker, or leaves them to the next
+				if len(waiting[0]) == 0 {
+					res = other
+					d.put(other)
+				}
+				if callers > 1 {
+					batchOf(t, res, waiting...)
+				} else {
+					require.Equal(t, grant{res: res}, <-waiting[0])
+				}
+			})
+		}
+	}
+}
+
+// The word of the only worker there is spares it for nobody.
+func TestTheOnlyWorkerServesWhateverItsPageSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, looks := bareCheckout(t, 1), 0
+		w := d.idle[0].Value()
+		w.x = &exchange{}
+		w.proc.(*fakeProcess).retires = func() bool { looks++; return looks%2 == 1 }
+		require.NotNil(t, d.tryTake())
+	})
+}

@@ -116,7 +116,8 @@ type fakeProcess struct {
 	dump       string        // what stacks returns
 	dumpTakes  time.Duration // and how long it takes to
 	ignoreTerm bool
-	slowExit   bool // it closes its channel first, and is ending until somebody kills it
+	retires    func() bool // what its page says, at each look; nil: false
+	slowExit   bool        // it closes its channel first, and is ending until somebody kills it
 
 	mu    sync.Mutex // guards the fields below
 	left  int        // bytes that were written and not read
@@ -251,7 +252,7 @@ func (p *fakeProcess) Spin(time.Duration, bool)   {}
 func (p *fakeProcess) Memory() *shm.Memory        { return nil }
 func (p *fakeProcess) Cancel(uint64)              {}
 func (p *fakeProcess) Shielded() bool             { return false }
-func (p *fakeProcess) Retires() bool              { return false }
+func (p *fakeProcess) Retires() bool              { return p.retires != nil && p.retires() }
 func (p *fakeProcess) ServiceTime() time.Duration { return time.Microsecond }
 func (p *fakeProcess) Unread() (int, bool) {
 	p.mu.Lock()

@@ -86,12 +86,12 @@ func (e *Error) retiring(r *retirement) {
 // --- the checkout's part ---------------------------------------------------------------------------------------------
 
 // sparedLocked reports whether the worker is left alone because it asks to be replaced, and others
-// can serve.
-func (c *checkout) sparedLocked(w *worker) bool { return w.asks() && c.anySoundLocked() }
+// can serve. Its page may say so at one look and not at the next, as the worker writes it.
+func (c *checkout) sparedLocked(w *worker) bool { return w.asks() && c.otherSoundLocked(w) }
 
-func (c *checkout) anySoundLocked() bool {
+func (c *checkout) otherSoundLocked(but *worker) bool {
 	for w := range c.members {
-		if w.isSound() {
+		if w != but && w.isSound() {
 			return true
 		}
 	}
