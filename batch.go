@@ -39,16 +39,28 @@ const (
 	freshStacks  = 1 * time.Second // so long one caller's stacks do for the others that leave
 )
 
-// batchRules is what a worker has told, by the calls' breakerKey.
-func batchRules(rules []batchRule) map[string]batchRule {
+// batchRules is what a worker has told of its commands and programs, by the calls' breakerKey, of
+// maxTallies at most.
+func batchRules(rules []batchRule, commands, programs []string) map[string]batchRule {
 	if len(rules) == 0 {
 		return nil
 	}
-	byKey := make(map[string]batchRule, len(rules))
+	has := make(map[string]bool, len(commands)+len(programs))
+	for _, name := range commands {
+		info := CallInfo{Command: name}
+		has[info.breakerKey()] = true
+	}
+	for _, id := range programs {
+		info := CallInfo{Command: commandExecuteProgram, Program: id}
+		has[info.breakerKey()] = true
+	}
+	byKey := map[string]batchRule{}
 	for _, r := range rules {
 		r.Size = min(max(r.Size, 1), maxBatch)
 		info := CallInfo{Command: r.Command, Program: r.Program}
-		byKey[info.breakerKey()] = r
+		if key := info.breakerKey(); has[key] && len(byKey) < maxTallies {
+			byKey[key] = r
+		}
 	}
 	return byKey
 }
@@ -78,9 +90,12 @@ func (c *checkout) learn(rules map[string]batchRule) {
 	if known := c.lineups.Load(); known != nil {
 		lineups = maps.Clone(*known)
 	}
-	for _, l := range lineups {
+	for key, l := range lineups {
 		l.size = 1
 		l.patience.Store(0)
+		if _, goesOn := rules[key]; !goesOn && l.length == 0 { // a caller who has it still waits there as any other does
+			delete(lineups, key)
+		}
 	}
 	for key, rule := range rules {
 		l := lineups[key]

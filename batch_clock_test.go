@@ -2,6 +2,7 @@ package pypool
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -17,7 +18,7 @@ import (
 // batchCheckout is a bareCheckout whose workers take batches of "b", of three calls.
 func batchCheckout(t *testing.T, workers int, wait time.Duration) *checkout {
 	d := bareCheckout(t, workers)
-	rules := batchRules([]batchRule{{Command: "b", Size: 3, WaitMS: float64(wait.Milliseconds())}})
+	rules := batchRules([]batchRule{{Command: "b", Size: 3, WaitMS: float64(wait.Milliseconds())}}, []string{"b"}, nil)
 	for w := range d.members {
 		w.batches = rules
 	}
@@ -226,5 +227,38 @@ func TestTheOnlyWorkerServesWhateverItsPageSays(t *testing.T) {
 		w.x = &exchange{}
 		w.proc.(*fakeProcess).retires = func() bool { looks++; return looks%2 == 1 }
 		require.NotNil(t, d.tryTake())
+	})
+}
+
+// What workers say of batches fills no table, start for start.
+func TestTheLineupsAreThoseOfTheWorkersOwnCommands(t *testing.T) {
+	var rules []batchRule
+	var names []string
+	for i := range 2 * maxTallies {
+		rules, names = append(rules, batchRule{Command: fmt.Sprint(i), Size: 2}), append(names, fmt.Sprint(i))
+	}
+	require.Len(t, batchRules(rules, names, nil), maxTallies)
+	require.Empty(t, batchRules(rules, nil, names), "of programs")
+	synctest.Test(t, func(t *testing.T) {
+		d := batchCheckout(t, 1, 0)
+		res := d.tryTake()
+		first := lineUp(d, 40, time.Time{})
+		second := lineUp(d, 40, time.Time{})
+		held := d.lineupOf("b")
+		for _, name := range []string{"c", "d"} {
+			d.learn(batchRules([]batchRule{{Command: name, Size: 2}, {Command: "nobody's"}, {Command: "execute_program", Program: name, Size: 2}}, []string{name}, []string{name}))
+			require.Len(t, *d.lineups.Load(), 3)
+		}
+		require.NotNil(t, d.lineupOf("b"), "somebody waits there")
+		d.put(res)
+		batchOf(t, res, first, second)
+		d.learn(batchRules(rules[:1], names[:1], nil))
+		require.Len(t, *d.lineups.Load(), 1)
+		late := make(chan grant, 1)
+		go func() { late <- d.waitInLine(t.Context(), time.Time{}, held, &member{}, 0, never) }()
+		synctest.Wait()
+		require.Equal(t, 1, d.demand())
+		d.put(res)
+		require.Equal(t, grant{res: res}, <-late, "who has come before the last of its kind had gone")
 	})
 }

@@ -172,7 +172,7 @@ func (w *worker) greet() (stage string, err error) {
 		w.x.memory = w.proc.Memory()
 	}
 	if slices.Contains(answer.Capabilities, "batch") {
-		w.batches = batchRules(answer.Batches)
+		w.batches = batchRules(answer.Batches, answer.Commands, answer.Programs)
 	}
 	if slices.Contains(answer.Capabilities, "shared") {
 		w.concurrent = answer.Concurrent
