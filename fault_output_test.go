@@ -332,6 +332,28 @@ func TestStderrIsBounded(t *testing.T) {
 	require.Equal(t, 3*maxOpenLines, opened)
 }
 
+func TestRecordsThatComeInPiecesAreBoundedTogether(t *testing.T) {
+	l := &stderrLog{pieces: map[string][]byte{}}
+	held := func() (n int) {
+		for _, had := range l.pieces {
+			n += len(had)
+		}
+		return n
+	}
+	piece := []byte(strings.Repeat("x", stderrTail))
+	for i := range 8 * maxOpenLines { // each record stays below maxRecord
+		require.Nil(t, l.piece(fmt.Appendf(nil, "+%d:%s", i%maxOpenLines, piece)))
+		require.LessOrEqual(t, held(), maxPieces)
+	}
+	clear(l.pieces)
+	l.held = 0
+	for i := range 8 * maxOpenLines { // what has come whole is not held
+		require.Nil(t, l.piece(fmt.Appendf(nil, "+%d:%s", i, piece)))
+		require.Len(t, l.piece(fmt.Appendf(nil, "=%d:end", i)), len(piece)+len("end"))
+		require.Zero(t, l.held)
+	}
+}
+
 // TestUnendedRawOutputIsToldAfterAPause: nobody says when a subprocess that asks for something is
 // done writing.
 func TestUnendedRawOutputIsToldAfterAPause(t *testing.T) {

@@ -18,7 +18,8 @@ const (
 	maxLogLine   = 8 << 10
 	recordPrefix = "\x1epypool:" // docs/protocol.md, "Logs"
 
-	maxRecord    = 512 << 10              // bytes of a record that comes in pieces, and of all that are under way
+	maxRecord    = 512 << 10              // bytes of a record that comes in pieces
+	maxPieces    = 4 * maxRecord          // bytes of all that are under way
 	maxOpenLines = 256                    // lines, and records in pieces, whose ends are still to come
 	rawPause     = 100 * time.Millisecond // after it, text that was written past the runtime without a newline is told as it is
 	printPause   = time.Second            // after it, what was printed by no call without a newline is: nobody may come to end it
@@ -38,6 +39,7 @@ type stderrLog struct {
 	done chan struct{} // closed at the end of stderr
 
 	pieces map[string][]byte // records that are not whole yet, by the runtime's key
+	held   int               // bytes of them
 	blank  int               // empty lines since the last one that was not
 
 	mu    sync.Mutex           // guards the fields below
@@ -297,16 +299,19 @@ func (l *stderrLog) piece(body []byte) []byte {
 		return nil
 	}
 	had := l.pieces[string(key)]
-	if len(had)+len(text) > maxRecord || had == nil && len(l.pieces) >= maxOpenLines {
+	if len(had)+len(text) > maxRecord || l.held+len(text) > maxPieces || had == nil && len(l.pieces) >= maxOpenLines {
 		clear(l.pieces) // their writers have died in the middle of them
+		l.held = 0
 		return nil
 	}
 	had = append(had, text...)
+	l.held += len(text)
 	if body[0] == '+' {
 		l.pieces[string(key)] = had
 		return nil
 	}
 	delete(l.pieces, string(key))
+	l.held -= len(had)
 	return had
 }
 
