@@ -177,7 +177,7 @@ type Config struct {
 
 	// WatchScripts has the workers replaced, rolling as [Pool.Reload] does it, whenever a source
 	// file of theirs changes: the script and what it imports from outside the standard library and
-	// site-packages. The files are looked at twice a second. After an edit that does not import,
+	// site-packages, 8192 files at most. They are looked at twice a second. After an edit that does not import,
 	// the old workers go on serving, the log says why (once, with the traceback), and the next edit
 	// is tried at once, nothing before it. It is for a developer's desk; neither Production nor
 	// Development turns it on.

@@ -47,6 +47,9 @@ func stampOf(ctx context.Context, path string) stamp {
 const (
 	debounceStep = 50 * time.Millisecond // a file that is being written is left alone until it has not changed for so long
 	debounceMost = 2 * time.Second
+
+	maxSources    = 8192    // files that are watched, whatever workers name: each is looked at each time
+	maxSourcePath = 4 << 10 // bytes of a path: PATH_MAX
 )
 
 // newSourceWatch knows the script already: a worker that never starts cannot tell of it.
@@ -93,6 +96,13 @@ func (w *sourceWatch) look() {
 // It returns the files that are newer than that worker: no stamp can tell which version it has
 // read.
 func (w *sourceWatch) learn() (changed []string) {
+	asked := make(map[string]int64, len(w.asked)) // of those that are gone nobody asks again
+	for worker := range w.s.checkout.all() {
+		if at, ok := w.asked[worker.id]; ok {
+			asked[worker.id] = at
+		}
+	}
+	w.asked = asked
 	chosen := false
 	for _, res := range w.s.checkout.inspect(func(res *resource) bool {
 		worker := res.Value()
@@ -118,7 +128,7 @@ func (w *sourceWatch) learn() (changed []string) {
 // after since.
 func (w *sourceWatch) meet(paths []string, since time.Time) (changed []string) {
 	for _, path := range paths {
-		if _, known := w.files[path]; known {
+		if _, known := w.files[path]; known || len(w.files) >= maxSources || len(path) > maxSourcePath {
 			continue
 		}
 		now := stampOf(w.s.ctx, path)

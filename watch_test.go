@@ -2,6 +2,7 @@ package pypool
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -176,4 +177,21 @@ func TestReloadReportsAReplacementThatDoesNotStart(t *testing.T) {
 	defer cancel()
 	require.ErrorIs(t, p.Reload(ctx), ErrWorkerStart)
 	require.Equal(t, "1", string(executed(t, p, "value", nil).Raw()))
+}
+
+func TestTheSourcesThatWorkersNameAreBounded(t *testing.T) {
+	p, _, _ := watched(t, map[string]string{"worker.py": value("1")}, func(c *Config) { c.WatchScripts = false })
+	w := newSourceWatch(p.sup, time.Now())
+	var named []string
+	for i := range maxSources + 10 {
+		named = append(named, fmt.Sprintf("/nowhere/%d.py", i))
+	}
+	w.meet([]string{"/" + strings.Repeat("x", maxSourcePath)}, time.Now())
+	require.Len(t, w.files, 1, "the script")
+	w.meet(named, time.Now())
+	require.Len(t, w.files, maxSources)
+	w.asked["gone"] = 1
+	w.learn()
+	require.NotContains(t, w.asked, "gone")
+	require.NotEmpty(t, w.asked)
 }
