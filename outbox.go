@@ -16,10 +16,11 @@ type outbox struct {
 
 	mu      sync.Mutex // guards the fields below
 	lines   []byte
-	lent    []int  // slots of the worker's memory that payloads of replies in lines are in
-	spare   []byte // the buffer for the next ones
-	queued  int    // bytes of all lines
-	written int    // of these
+	owing   []*seat // streams whose credit has no line yet
+	lent    []int   // slots of the worker's memory that payloads of replies in lines are in
+	spare   []byte  // the buffer for the next ones
+	queued  int     // bytes of all lines
+	written int     // of these
 	writing bool
 	closed  bool          // nothing more is written
 	quiet   chan struct{} // is closed when nobody writes any more; nil: nobody waits for that
@@ -41,6 +42,32 @@ func (o *outbox) request(t *seat, blobs []wire.Blob, line []byte) {
 		o.lines = wire.AppendCredit(o.lines, t.id, streamCredit)
 	}
 	o.flushLocked(before)
+}
+
+// credit adds n items' credit for a stream. It becomes a line when the next ones are written: a
+// worker that sends items and does not read has one line made for all of them.
+func (o *outbox) credit(t *seat, n int) {
+	o.mu.Lock()
+	if o.closed {
+		o.mu.Unlock()
+		return
+	}
+	if t.owed == 0 {
+		o.owing = append(o.owing, t)
+	}
+	t.owed += n
+	o.flushLocked(len(o.lines))
+}
+
+// settleLocked makes the lines of the credit that is owed.
+func (o *outbox) settleLocked() {
+	before := len(o.lines)
+	for i, t := range o.owing {
+		o.lines = wire.AppendCredit(o.lines, t.id, t.owed)
+		t.owed, o.owing[i] = 0, nil
+	}
+	o.owing = o.owing[:0]
+	o.queued += len(o.lines) - before
 }
 
 // control adds a control line.
@@ -94,6 +121,7 @@ func (o *outbox) flush(rest []byte) {
 			o.spare = rest[:0]
 		}
 		rest = nil
+		o.settleLocked()
 		if o.closed || len(o.lines) == 0 {
 			o.w.x.takeBack(o.lent)
 			o.lines, o.lent = o.lines[:0], nil

@@ -59,6 +59,8 @@ type seat struct {
 	last  *seatEnd     // what came out of done, as its caller has it; nil: nothing yet
 	turn  time.Time    // when the turn of a loop's body began
 
+	owed int // items' credit that is in no line yet; the outbox's mu guards it
+
 	// The checkout's mu guards the fields below.
 	calls    *calls        // the functions it calls; nil: the pool has none, or its request is not written
 	deadline time.Time     // theirs; zero: limit from when they begin, or none

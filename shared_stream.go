@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/pypool/pypool/internal/foreign"
-	"github.com/pypool/pypool/internal/wire"
 )
 
 // stream runs the loop over a stream. Items come as far as the credit goes, so that a loop that is
@@ -108,7 +107,7 @@ func (t *seat) stream(ctx context.Context, c *call) (rep reply, err *Error) {
 			return t.stop(c)
 		}
 		if taken++; taken == streamCredit/2 && t.last == nil {
-			s.out.control(wire.AppendCredit(nil, t.id, taken))
+			s.out.credit(t, taken)
 			taken = 0
 		}
 		if timer != nil {
