@@ -376,7 +376,10 @@ def fine(): return 1
 		}, "killed by pypool: it did not answer a ping"},
 		"close": {func(t *testing.T, p *Pool) {
 			wait := inBackground(1, func(int) (Result, error) { return p.ExecuteAnonymous(t.Context(), "loop", nil) })
-			eventually(t, "the call runs", func() bool { return p.Stats().Busy == 1 })
+			eventually(t, "the call runs", func() bool { // and is not about to be sent: then its worker has nothing to be killed for
+				stacks, _ := p.Stacks(t.Context(), p.Workers()[0].ID)
+				return strings.Contains(stacks, "in loop")
+			})
 			require.NoError(t, p.Close())
 			failure(t, wait()[0].err, ErrPoolClosed)
 		}, "killed by pypool: the pool was closed"},
