@@ -226,6 +226,7 @@ type call struct {
 	checkout time.Duration // timeout; 0: none
 	stall    time.Duration // timeout of a turn of a stream's loop; 0: none
 	refused  *Error        // it ends before it begins
+	deep     bool          // the stream ends with an item that is nested too deeply
 	fixed    bool          // the session is fixed by the method: WithSession may only repeat it
 	session  *session
 	tally    *tally          // where it is counted, from begin on

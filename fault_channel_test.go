@@ -220,6 +220,32 @@ var channelFaults = []fault{
 		}
 	}},
 	{name: "C25d_answer_nested_deeper_than_Go_reads", fake: true, command: "too deep", want: ErrInvalidResult, is: Executed, worker: kept},
+	{name: "C25e_item_nested_deeper_than_Go_reads_stops_the_generator", run: func(t *testing.T, r *rig) {
+		p := r.concurrent(t, nil)
+		pid := pids(p)
+		for _, command := range []string{"deep_rows_alone", "deep_rows_beside"} {
+			mark := newNotes(t)
+			var rows int
+			var failed error
+			for res, err := range p.Stream(t.Context(), command, []any{mark.path}) {
+				if rows++; err != nil {
+					require.Nil(t, failed)
+					failed = err
+				} else {
+					require.Equal(t, "[[]]", string(res.Raw()))
+				}
+			}
+			require.Equal(t, 2, rows)
+			e := failsWith(t, failed, ErrInvalidResult, Executed)
+			require.Equal(t, "$", detail[*InvalidResultError](t, e).Path)
+			require.NotZero(t, e.Context.PID)
+			require.Equal(t, []string{"closed"}, mark.read())
+			for i := range 20 { // nothing of the stream is left for them
+				require.Equal(t, i, decoded[int](t, executed(t, p, "echo", []any{i})))
+			}
+		}
+		require.Equal(t, pid, pids(p))
+	}},
 	badResult("C26_set", "unserializable", []any{"set"}, "$.rows[1]"),
 	badResult("C26c_object", "unserializable", []any{"object"}, "$.rows[1]"),
 	badResult("C26d_complex", "unserializable", []any{"complex"}, "$.rows[1]"),

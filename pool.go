@@ -354,6 +354,9 @@ func (p *Pool) serve(ctx context.Context, c *call) (rep reply, err *Error) {
 		default:
 			rep, err = p.use(ctx, c, res)
 		}
+		if c.deep && err == nil {
+			return reply{}, c.itemTooDeep()
+		}
 		if err == nil || err.Delivery != NotExecuted || !err.Type.row().repeated {
 			return rep, err
 		}

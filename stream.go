@@ -42,9 +42,12 @@ func (p *Pool) Stream(ctx context.Context, command string, args any, opts ...Cal
 		c := call{job: job{info: CallInfo{Command: command}}, args: args}
 		c.item = func(r reply, came time.Time) bool {
 			c.admitted.pass()
+			if c.deep = r.raw == nil; c.deep {
+				return false
+			}
 			return yield(c.result(r, came.Sub(c.given)), nil)
 		}
-		if _, err := p.execute(ctx, &c, opts); err != nil && !c.stopped {
+		if _, err := p.execute(ctx, &c, opts); err != nil && (c.deep || !c.stopped) {
 			yield(Result{}, err)
 		}
 	}

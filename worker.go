@@ -197,7 +197,7 @@ type takeItem func(item reply, came time.Time) bool
 
 // reply is the raw JSON of a result or item.
 type reply struct {
-	raw    json.RawMessage
+	raw    json.RawMessage // nil: an item that is nested too deeply
 	bigInt bool
 	blobs  []wire.Blob // for which nulls stand in raw
 }

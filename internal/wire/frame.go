@@ -22,7 +22,7 @@ const (
 type Frame struct {
 	ID     uint64
 	Kind   Kind
-	Body   []byte // raw JSON: the result, the error, the item, the stack or the reason; of a function's call its arguments, nil: none
+	Body   []byte // raw JSON: the result, the error, the item, the stack or the reason; of a function's call its arguments, nil: none. Of an item nil: it is nested too deeply
 	BigInt bool   // an integer of more than 15 digits is in it
 	Told   []byte // raw JSON: what is said of the payloads in it, for Attach; nil: it has none
 	Blobs  []Blob // the payloads in it, once they are attached
@@ -121,6 +121,9 @@ func Parse(line []byte, f *Frame) error {
 			return fmt.Errorf("unknown envelope key at byte %d", s.i-len(key)-2)
 		}
 		if s.deep && seen&hasID != 0 {
+			if (seen|bit)&hasItem != 0 {
+				f.Kind = KindItem
+			}
 			return ErrTooDeep
 		}
 		if !ok {
@@ -202,11 +205,14 @@ func whatLacks(hasID, hasSuccess, success bool) string {
 var ErrTooDeep = errors.New("nested too deeply")
 
 // RefuseDeep turns a frame of which Parse said ErrTooDeep into the error that its result is, or
-// into a function's call that cannot be read: the stream itself is in order.
+// into an item or a function's call that cannot be read: the stream itself is in order.
 func (f *Frame) RefuseDeep() {
-	if f.Host != 0 {
+	switch {
+	case f.Host != 0:
 		f.Kind, f.Body, f.Function = KindFunction, nil, nil
-		return
+	case f.Kind == KindItem:
+		f.Body = nil
+	default:
+		f.Kind, f.Body = KindError, []byte(`{"kind":"invalid_result","message":"the result is nested too deeply","path":"$"}`)
 	}
-	f.Kind, f.Body = KindError, []byte(`{"kind":"invalid_result","message":"the result is nested too deeply","path":"$"}`)
 }

@@ -291,3 +291,29 @@ async def in_thread(text):
     while thread.is_alive():
         await asyncio.sleep(0.001)
     return seen == [call.id]
+
+
+def deep_rows(path):
+    """Rows of which the second is nested deeper than Go reads; notes the generator's end."""
+    sys.setrecursionlimit(30_000)
+    try:
+        for depth in (1, 10_500, 1, 1):
+            row = []
+            for _ in range(depth):
+                row = [row]
+            yield row
+    finally:
+        note(path, "closed")
+
+
+@command
+def deep_rows_alone(path):
+    yield from deep_rows(path)
+
+
+@command(concurrency=8)
+async def deep_rows_beside(path):
+    with contextlib.closing(deep_rows(path)) as rows:
+        for row in rows:
+            yield row
+            await asyncio.sleep(0)
