@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 
 	"github.com/pypool/pypool/internal/foreign"
 )
@@ -12,9 +13,10 @@ import (
 const maxWorkers = 4096 // of a pool, and as many more for overflow: more is a mistake
 
 // Resize changes how many workers the pool keeps ready, which Stats.Size then says, and returns
-// when it has them: n workers are ready in the slots 0 to n-1, and those beyond are gone. No call
-// fails for it: a worker that is to go ends when its call has, an idle one at once. Overflow comes
-// on top, as before. n must be 1 to 4096.
+// when it has them: in each of the slots 0 to n-1 a worker is ready, or has been since (a command
+// may have cost it meanwhile), and those beyond are gone. No call fails for it: a worker that is to
+// go ends when its call has, an idle one at once. Overflow comes on top, as before. n must be 1 to
+// 4096.
 //
 // The end of ctx ends the waiting alone: the error says how far it has come, and the pool goes on
 // towards n. A start that fails is tried again, as ever, so give ctx an end. While as many processes as
@@ -72,16 +74,22 @@ func (s *supervisor) retarget(n int) {
 }
 
 // awaitSize returns when the pool has as many workers as it is to have. At ctx's end it says what
-// is missing.
+// is missing. Beside commands that cost workers all slots may never be served at once.
 func (s *supervisor) awaitSize(ctx context.Context) error {
+	served := map[int]bool{} // slots
 	for {
 		s.mu.Lock()
-		n, ready, leaving, stuck, changed := s.size(), s.servedLocked(), s.surplusLocked(), s.stuck(), s.changed
+		n, leaving, stuck, changed := s.size(), s.surplusLocked(), s.stuck(), s.changed
+		for _, w := range s.readyWorkersLocked() {
+			served[w.slot] = true
+		}
 		err := s.history.last
 		if s.history.mended {
 			err = nil
 		}
 		s.mu.Unlock()
+		maps.DeleteFunc(served, func(slot int, _ bool) bool { return slot >= n })
+		ready := len(served)
 		switch {
 		case ready == n && leaving == 0:
 			return nil
@@ -93,24 +101,13 @@ func (s *supervisor) awaitSize(ctx context.Context) error {
 		case <-s.ctx.Done():
 			return errStopped
 		case <-ctx.Done():
-			text := fmt.Sprintf("%d of %d workers are ready, and %d have still to go", ready, n, leaving)
+			text := fmt.Sprintf("%d of %d workers have been ready, and %d have still to go", ready, n, leaving)
 			if err != nil {
 				text += ", and the last start has failed (" + err.Error() + ")"
 			}
 			return errors.New(text)
 		}
 	}
-}
-
-// servedLocked counts the slots below Size in which a worker is ready.
-func (s *supervisor) servedLocked() int {
-	served := map[int]bool{}
-	for _, w := range s.readyWorkersLocked() {
-		if w.slot < s.size() {
-			served[w.slot] = true
-		}
-	}
-	return len(served)
 }
 
 // surplusLocked counts the processes that are beyond Size, and are no overflow, nor given up, and the

@@ -92,22 +92,25 @@ func TestResizeBesideACrashLoop(t *testing.T) {
 	cfg.Logger = quiet()
 	p := newPool(t, cfg)
 	stop := traffic(t, p, 8, "work", nil)
-	over, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for !isClosed(over) {
-			_, err := p.ExecuteAnonymous(context.Background(), "crash", nil)
-			assert.ErrorIs(t, err, ErrWorkerExited)
-		}
-	}()
+	over := make(chan struct{})
+	var crashing sync.WaitGroup
+	end := sync.OnceFunc(func() { close(over); crashing.Wait() })
+	t.Cleanup(end)
+	for range 4 { // as many as slots: hardly ever are all served at once
+		crashing.Go(func() {
+			for !isClosed(over) {
+				_, err := p.ExecuteAnonymous(context.Background(), "crash", nil)
+				assert.ErrorIs(t, err, ErrWorkerExited)
+			}
+		})
+	}
 	for _, n := range []int{4, 1, 3} {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		require.NoError(t, p.Resize(ctx, n))
 		cancel()
 		require.Equal(t, n, p.Stats().Size)
 	}
-	close(over)
-	<-done
+	end()
 	require.Empty(t, stop())
 	eventually(t, "three serve", func() bool { return serving(p) })
 	hasSize(t, p, 3)
@@ -123,7 +126,7 @@ func TestResizeWaitsForCallsAndReturnsWithItsContext(t *testing.T) {
 	err := p.Resize(ctx, 1)
 	e := failure(t, err, ErrOperationTimeout)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.Equal(t, "the pool goes on towards its new Size: 1 of 1 workers are ready, and 1 have still to go: the context's deadline passed", e.Message)
+	assert.Equal(t, "the pool goes on towards its new Size: 1 of 1 workers have been ready, and 1 have still to go: the context's deadline passed", e.Message)
 	assert.Equal(t, 1, p.Stats().Size, "the target stays")
 	canceled, cancelNow := context.WithCancel(t.Context())
 	cancelNow()
@@ -154,7 +157,7 @@ func TestResizeSaysWhyItDoesNotComeAbout(t *testing.T) {
 	defer cancel()
 	err := p.Resize(ctx, 2)
 	require.ErrorIs(t, err, ErrOperationTimeout)
-	require.ErrorContains(t, err, "1 of 2 workers are ready")
+	require.ErrorContains(t, err, "1 of 2 workers have been ready")
 	require.ErrorContains(t, err, "no device for 1")
 	executed(t, p, "work", nil)
 	broken.Store(false)
