@@ -181,6 +181,7 @@ OTHER = 62
 def deaf(how: str) -> None:
     import faulthandler
     import threading
+    import time
 
     def handler(*_: Any) -> None:
         pass
@@ -215,8 +216,16 @@ def deaf(how: str) -> None:
         for number in (OTHER, signal.SIGUSR1):
             signal.signal(number, handler)
     elif how == "other thread":
+        begun = False
+
+        def late() -> None:
+            while not begun:  # else the next one's start waits for the GIL
+                time.sleep(0.001)
+            loop()
+
         for _ in range(3):
-            threading.Thread(target=loop, daemon=True).start()
+            threading.Thread(target=late, daemon=True).start()
+        begun = True
     if "both" in how:
         sum(range(10**12))  # holds the GIL, which no thread has to ask for
     while True:
