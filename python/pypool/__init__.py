@@ -24,7 +24,7 @@ from __future__ import annotations
 #   results       _convert_libraries _convert _keys _results _orjson
 #   channel       _cancel _channel
 #   commands      _callables _commands _retire
-#   hints         _describe _generics _schema_pydantic _schema_fields _hints_scalars _hints_numpy _hints_tables
+#   hints         _describe _generics _schema_pydantic _quoted _schema_fields _hints_scalars _hints_numpy _hints_tables
 #                 _hints_arrays _refusal _hints_records _hints_unions _hints_keys _hints_json _hints_msgspec _hints_models
 #                 _hints _hints_results _schema_names _schema
 #   binding       _signatures _wrapped _columns _bind

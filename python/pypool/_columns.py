@@ -19,7 +19,8 @@ from ._describe import annotation_text
 from ._forms import type_name
 from ._hints_scalars import ConversionError, too_deep
 from ._hints_unions import UNIONS
-from ._schema_fields import bare, resolved, space_of
+from ._quoted import resolved
+from ._schema_fields import bare, space_of
 from ._signatures import refused
 from ._tables import is_table
 from ._wire import ResultError

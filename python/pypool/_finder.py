@@ -75,6 +75,16 @@ def _first_import(*args: Any) -> Any:
         return plain_import(*args)
 
 
+def soundly(do: Callable[[], Any]) -> Any:
+    """What a function of the library makes that may import: as if the script had changed nothing of what
+    imports go by.
+    """
+    if not _BEGUN.changed():
+        return do()
+    with _LOCK, _BEGUN:
+        return do()
+
+
 class _Begun:
     """What imports go by, as it was before the script, which may have taken away what the runtime has
     yet to import. As a context it is in force, for the whole process; after it, what the script has

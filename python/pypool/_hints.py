@@ -21,7 +21,8 @@ from ._forms import is_a
 from ._hints_records import defaulting, fixed, floats, items, left_out, null_as, own_init, record, said, typed_dict
 from ._hints_scalars import ConversionError, exactly_float, literal, named, plain, scalar, too_deep
 from ._hints_unions import DICTS, LISTS, PLAIN, UNIONS, members_of, union
-from ._schema_fields import Guarded, Unresolved, bare, elements, fields_of, is_alias, is_record, resolved, space_of, unpacked
+from ._quoted import resolved
+from ._schema_fields import Guarded, Unresolved, bare, elements, fields_of, is_alias, is_record, space_of, unpacked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from ._forms import by_pydantic, is_one
 from ._generics import as_base
 from ._hints import ARRAYS, OBJECTS, Maker
 from ._hints_unions import UNIONS
+from ._quoted import resolved
 from ._schema_fields import (
     LAZY,
     Guarded,
@@ -24,7 +25,6 @@ from ._schema_fields import (
     fields_of,
     is_alias,
     is_record,
-    resolved,
     space_of,
 )
 

@@ -33,7 +33,8 @@ from ._forms import by_pydantic, is_a
 from ._generics import as_base
 from ._hints import ARRAYS, OBJECTS
 from ._hints_tables import is_table
-from ._schema_fields import LAZY, UNSAID, Unresolved, bare, elements, fields_of, is_alias, is_record, resolved, space_of
+from ._quoted import resolved
+from ._schema_fields import LAZY, UNSAID, Field, Unresolved, bare, elements, fields_of, is_alias, is_record, space_of
 from ._schema_names import doc_of, key_of
 
 TYPE_CHECKING = False
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, List, Tuple
 
     from ._commands import Command
-    from ._schema_fields import Field
 
     Type = Dict[str, Any]
 

@@ -16,6 +16,7 @@ from . import _describe
 from ._callables import annotations_of, unwrap
 from ._forms import by_pydantic, is_a
 from ._generics import bindings_of, by_parameter, names_of, stands_for, substitute, variables_of
+from ._quoted import is_evaluated, resolved, unquoted, value_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,15 +41,14 @@ def space_of(func: Any) -> Dict[str, Any]:
     return {**space, **variables} if variables else space
 
 
-class Field(typing.NamedTuple):
-    """One field. `hint` is resolved, or an Unresolved."""
+class Field:
+    """One field. `hint` is resolved, or an Unresolved. `argument` is what __init__ calls it, where that differs.
 
-    name: str
-    hint: typing.Any
-    required: bool
-    default: typing.Any = UNSAID
-    doc: str = ""
-    argument: str = ""  # what __init__ calls it, where that differs
+    No NamedTuple: from Python 3.14 on that imports, when the user's setup may have replaced what does.
+    """
+
+    def __init__(self, name: str, hint: Any, required: bool, default: Any = UNSAID, doc: str = "", argument: str = "") -> None:
+        self.name, self.hint, self.required, self.default, self.doc, self.argument = name, hint, required, default, doc, argument
 
 
 class _Later:
@@ -98,12 +98,7 @@ def is_alias(hint: Any) -> bool:
     mention itself.
     """
     names = type(hint).__name__, type(typing.get_origin(hint)).__name__
-    return _is_evaluated(hint) or "TypeAliasType" in names or names[0] == "TypeVar"
-
-
-def _is_evaluated(hint: Any) -> bool:
-    """Whether it is a name in quotes that typing has evaluated: within its own value it is left so."""
-    return type(hint).__name__ == "ForwardRef" and getattr(hint, "__forward_evaluated__", False) is True
+    return is_evaluated(hint) or "TypeAliasType" in names or names[0] == "TypeVar"
 
 
 def is_record(kind: Any) -> bool:
@@ -130,8 +125,8 @@ def bare(hint: Any) -> Any:
             hint = hint.__supertype__
         elif hasattr(hint, "__metadata__"):
             hint = hint.__origin__
-        elif _is_evaluated(hint):
-            hint = hint.__forward_value__
+        elif is_evaluated(hint):
+            hint = value_of(hint)
         elif type(hint).__name__ == "InitVar":
             hint = hint.type
         elif type(hint).__name__ == "TypeAliasType":
@@ -141,7 +136,7 @@ def bare(hint: Any) -> Any:
             variables_of(origin, names_of(origin))
             hint = substitute(origin.__value__, by_parameter(origin.__type_params__, typing.get_args(hint)))
         elif type(hint) is typing.TypeVar:
-            hint = _unquoted(*stands_for(hint))
+            hint = unquoted(*stands_for(hint))
         elif str(origin).rpartition(".")[2] in _MARKS:
             hint = typing.get_args(hint)[0]
         elif getattr(hint, "_name", "") == "LiteralString" and type(hint).__name__ == "_SpecialForm":
@@ -149,16 +144,6 @@ def bare(hint: Any) -> Any:
         else:
             return hint
     return typing.Any
-
-
-def _unquoted(hint: Any, space: Dict[str, Any]) -> Any:
-    """The hint with the names in quotes evaluated, where they exist."""
-    if isinstance(hint, str) or "ForwardRef(" in repr(hint):
-        try:
-            return resolved(hint, space)
-        except Exception:
-            pass
-    return hint
 
 
 def elements(hint: Any) -> Optional[Tuple[List[Any], List[Any], List[Any]]]:
@@ -197,48 +182,6 @@ def unpacked(hint: Any) -> Any:
     return hint if getattr(hint, "__unpacked__", False) is True else None
 
 
-def resolved(annotation: Any, space: Dict[str, Any], local: Optional[Dict[str, Any]] = None) -> Any:
-    """An annotation as a hint; raises whatever its evaluation raises."""
-    annotation = _inside_init_var(annotation)
-    extras: Dict[str, Any] = {"include_extras": True} if sys.version_info >= (3, 9) else {}
-    for _ in range(4):
-        found = typing.get_type_hints(_holder(annotation), space, local or space, **extras)["hint"]
-        # Python 3.8 leaves quotes within quotes, which `from __future__ import annotations` makes
-        # of every quoted hint. What mentions itself grows with each turn.
-        quoted = "ForwardRef(" in repr(found)
-        if not quoted or sys.version_info >= (3, 9) or found == annotation:
-            break
-        annotation = found
-    if quoted:
-        _evaluate(found, space, local)
-    return found
-
-
-def _holder(annotation: Any) -> Any:
-    """What has an annotation for typing: a class, in which alone that takes Final for a hint."""
-    return type("Holder", (), {"__annotations__": {"hint": annotation}})
-
-
-def _evaluate(hint: Any, space: Dict[str, Any], local: Optional[Dict[str, Any]]) -> None:
-    """Have typing evaluate the names in quotes that it has left in a hint: those of what is being
-    named.
-    """
-    pending, seen = [hint], set()
-    while pending:
-        one = pending.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if type(one).__name__ == "ForwardRef":
-            if not _is_evaluated(one):
-                try:
-                    typing.get_type_hints(_holder(one), space, local or space)
-                except Exception:
-                    continue  # it names what does not exist
-            pending.append(getattr(one, "__forward_value__", None))
-        pending.extend(typing.get_args(one))
-
-
 def fields_of(kind: Any, output: bool, args: Tuple[Any, ...] = ()) -> Tuple[str, Iterator[Field]]:
     """The sort of a class for which is_record is true, and its fields: as arguments, or of a
     result. args are a generic's.
@@ -254,8 +197,9 @@ def _bound_fields(kind: Any, args: Tuple[Any, ...], fields: Iterator[Field]) -> 
     for field in fields:
         owner = next((base for base in kind.__mro__ if field.name in own_annotations(base)), kind)
         bound = bindings.get(owner) or (bindings[kind] if issubclass(kind, dict) else {})
-        hint = field.hint if isinstance(field.hint, Unresolved) else substitute(field.hint, bound)
-        yield field._replace(hint=hint)
+        if not isinstance(field.hint, Unresolved):
+            field.hint = substitute(field.hint, bound)
+        yield field
 
 
 def _fields_of(kind: Any, output: bool) -> Tuple[str, Iterator[Field]]:
@@ -382,15 +326,3 @@ def own_annotations(kind: Any) -> Dict[str, Any]:
     except Exception:  # there are none, or whatever their evaluation raises
         found = None
     return found if isinstance(found, dict) else {}
-
-
-def _inside_init_var(annotation: Any) -> Any:
-    """InitVar[int] as int: before Python 3.11 `typing` refuses it, and later leaves what is in it
-    as it was.
-    """
-    if type(annotation).__name__ == "InitVar":
-        return annotation.type
-    for prefix in ("InitVar[", "dataclasses.InitVar["):
-        if isinstance(annotation, str) and annotation.startswith(prefix) and annotation.endswith("]"):
-            return annotation[len(prefix) : -1]
-    return annotation

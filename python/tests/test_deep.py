@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -95,7 +96,16 @@ def test_deep_arguments(start: Start, command: str) -> None:
 def test_deep_results(start: Start) -> None:
     worker = start(SCRIPT)
     for command, depth in (("made", 5000), ("mapped", 5000)):
-        error = worker.error(command, {"n": depth})
+        answer = worker.call(command, {"n": depth})
+        if answer["success"]:  # from Python 3.14 on the stack is as deep as it is
+            assert sys.version_info >= (3, 14)
+            value = answer["result"]
+            for level in range(depth - 1, -1, -1):
+                assert value["v"] == level
+                value = value["k"]
+            assert value is None
+            continue
+        error = answer["error"]
         assert error["kind"] == "invalid_result" and ("nested too deeply" in error["message"] or command == "mapped")
     assert worker.result("made", {"n": 2}) == {"v": 1, "k": {"v": 0, "k": None}}
 

@@ -6,6 +6,7 @@ import collections
 import enum
 import json
 import os
+import sys
 from typing import Any, Callable, Dict, List
 
 import pytest
@@ -340,7 +341,7 @@ def test_deep_values_are_either_sent_whole_or_refused() -> None:
         except ResultError:
             assert levels > 300
         else:
-            assert levels < 10_000
+            assert levels < 10_000 or sys.version_info >= (3, 14)  # the host refuses what it cannot read
             assert text == "[" * (levels + 1) + "]" * (levels + 1)
 
 

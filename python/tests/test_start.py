@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 from typing import Any, Dict
@@ -212,7 +213,7 @@ def test_import_path(start: Start, tmp_path: Path) -> None:
     extra.mkdir()
     (extra / "further.py").write_text("who = 'further'")
     (extra / "neighbour.py").write_text("who = 'wrong'")
-    version = "python%d.%d" % sys.version_info[:2]
+    version = "python%d.%d%s" % (*sys.version_info[:2], "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else "")
     site = user / "lib" / version / "site-packages"
     site.mkdir(parents=True)
     linked = tmp_path / "linked"
