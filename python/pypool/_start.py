@@ -220,8 +220,17 @@ def _prepare_logging(args: Dict[str, Any]) -> None:
 
             call = _output.printing()
             self._pypool_call = None if call is None else call[0]
-            return plain(self)
+            if not inherits:
+                return plain(self)
+            # A pool's thread outlives the call in whose context it is started, and serves others
+            token = _call.CALL.set(None)
+            try:
+                return plain(self)
+            finally:
+                _call.CALL.reset(token)
 
+        # So in free-threaded builds, and where a flag says so, from Python 3.14 on
+        inherits = getattr(sys.flags, "thread_inherit_context", False)
         plain = threading.Thread.start
         start.__wrapped__, start.__doc__ = plain, plain.__doc__  # type: ignore[attr-defined]
         threading.Thread.start = start
