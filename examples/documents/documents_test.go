@@ -35,6 +35,7 @@ func start(t *testing.T, script string) (*pypool.Pool, string) {
 	t.Helper()
 	cfg := config(storytest.Python(t), silent)
 	cfg.Script, cfg.Size, cfg.Overflow = script, 2, -1
+	cfg.CancelGrace = 10 * time.Second // a busy machine's worker may take more than 1 s to stop
 	pool := pypooltest.Start(t, cfg)
 	server := httptest.NewServer(newService(pool, silent))
 	t.Cleanup(func() {
