@@ -142,14 +142,6 @@ func (e *wireError) badResult(CallInfo) (string, error) {
 	return message, bad
 }
 
-// itemTooDeep is the error of a stream that was stopped for an item that Go's JSON does not read.
-func (c *call) itemTooDeep() *Error {
-	bad := &InvalidResultError{Path: "$", Reason: "the result is nested too deeply"}
-	e := newError(TypeInvalidResult, Executed, bad.Error(), bad)
-	e.Context, e.given = ErrorContext{Worker: c.worker, PID: c.pid}, c.given
-	return e
-}
-
 func (e *wireError) tooLarge(CallInfo) (string, error) {
 	return fmt.Sprintf("the result is %d bytes, MaxMessageBytes is %d", e.Size, e.Limit), nil
 }

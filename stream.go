@@ -53,6 +53,14 @@ func (p *Pool) Stream(ctx context.Context, command string, args any, opts ...Cal
 	}
 }
 
+// itemTooDeep is the error of a stream that was stopped for an item that Go's JSON does not read.
+func (c *call) itemTooDeep() *Error {
+	told := wireError{Kind: string(TypeInvalidResult), Message: wire.ResultTooDeep, Path: "$"}
+	e := told.toError(c.info)
+	e.Context, e.given = ErrorContext{Worker: c.worker, PID: c.pid}, c.given
+	return e
+}
+
 // Each is Stream with every item decoded into an Out. An item that does not fit ends the loop with
 // an ErrDecode.
 func Each[Out any](ctx context.Context, c Caller, command string, args any, opts ...CallOption) iter.Seq2[Out, error] {

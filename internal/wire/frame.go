@@ -20,9 +20,11 @@ const (
 
 // Frame is one line from a worker. Body aliases the line.
 type Frame struct {
-	ID     uint64
-	Kind   Kind
-	Body   []byte // raw JSON: the result, the error, the item, the stack or the reason; of a function's call its arguments, nil: none. Of an item nil: it is nested too deeply
+	ID   uint64
+	Kind Kind
+	// Body is raw JSON: the result, the error, the item (nil: it is nested too deeply), the stack or
+	// the reason; of a function's call its arguments, nil: none.
+	Body   []byte
 	BigInt bool   // an integer of more than 15 digits is in it
 	Told   []byte // raw JSON: what is said of the payloads in it, for Attach; nil: it has none
 	Blobs  []Blob // the payloads in it, once they are attached
@@ -204,6 +206,9 @@ func whatLacks(hasID, hasSuccess, success bool) string {
 // JSON reads.
 var ErrTooDeep = errors.New("nested too deeply")
 
+// ResultTooDeep is what is said of a result, or an item, that is so deep.
+const ResultTooDeep = "the result is nested too deeply"
+
 // RefuseDeep turns a frame of which Parse said ErrTooDeep into the error that its result is, or
 // into an item or a function's call that cannot be read: the stream itself is in order.
 func (f *Frame) RefuseDeep() {
@@ -213,6 +218,6 @@ func (f *Frame) RefuseDeep() {
 	case f.Kind == KindItem:
 		f.Body = nil
 	default:
-		f.Kind, f.Body = KindError, []byte(`{"kind":"invalid_result","message":"the result is nested too deeply","path":"$"}`)
+		f.Kind, f.Body = KindError, []byte(`{"kind":"invalid_result","message":"`+ResultTooDeep+`","path":"$"}`)
 	}
 }
