@@ -154,11 +154,11 @@ def test_threads_of_an_executor_that_serves_several_calls(start: Start) -> None:
         """
         import asyncio, logging
         from concurrent.futures import ThreadPoolExecutor
-        pool = ThreadPoolExecutor(1)
+        pool, other = ThreadPoolExecutor(1), ThreadPoolExecutor(1)  # a second thread would serve one
         @command
         def work(n): pool.submit(print, n).result()
         @command
-        async def task(n): await asyncio.get_running_loop().run_in_executor(None, print, n)
+        async def task(n): await asyncio.get_running_loop().run_in_executor(other, print, n)
         """
     )
     for n in range(4):
