@@ -229,11 +229,7 @@ var functionFaults = []fault{
 		var p *Pool
 		cfg := r.functionsConfig(t, 2, Functions{"echo": Func(func(_ context.Context, in []int) ([]int, error) {
 			if in[0] == 500 {
-				once.Do(func() {
-					for _, pid := range pids(p) { // asked once: the first may be gone from a second list
-						_ = syscall.Kill(pid, syscall.SIGKILL)
-					}
-				})
+				once.Do(func() { killed(pids(p)...) })
 			}
 			return in, nil
 		})})

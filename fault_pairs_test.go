@@ -396,9 +396,7 @@ var pairFaults = []fault{
 		path := p.cfg.Script
 		away := path + ".away"
 		require.NoError(t, os.Rename(path, away))
-		for _, pid := range pids(p) {
-			require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
-		}
+		kill(t, pids(p)...)
 		eventually(t, "the failure is logged", func() bool {
 			return strings.Contains(logs.String(), "No such file") || strings.Contains(logs.String(), "no such file")
 		})

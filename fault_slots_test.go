@@ -109,9 +109,7 @@ var slotFaults = []fault{
 		go func() { done <- p.Resize(context.Background(), 4) }() // joined by done
 		kill(t, pids(p)...)
 		require.NoError(t, <-done)
-		for _, pid := range pids(p) {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
+		killed(pids(p)...)
 		require.NoError(t, p.Resize(t.Context(), 1))
 		require.Equal(t, 1, p.Stats().Size)
 	}},
