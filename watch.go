@@ -188,7 +188,8 @@ func (w *sourceWatch) debounce(changed []string) bool {
 			if _, known := w.files[path]; !known {
 				continue // a folder
 			}
-			if now := stampOf(w.s.ctx, path); now != w.files[path] {
+			// A file is often cut to nothing before its bytes are written, and a busy disk may keep it so.
+			if now := stampOf(w.s.ctx, path); now != w.files[path] || now.size == 0 {
 				w.files[path], still = now, false
 			}
 		}
