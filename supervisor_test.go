@@ -129,7 +129,8 @@ func TestAScriptThatAlwaysDiesFailsCallsFastAndHealsWhenItIsMended(t *testing.T)
 	assert.False(t, h.Healthy)
 	assert.ErrorIs(t, h.LastError, ErrWorkerStart)
 
-	require.NoError(t, os.WriteFile(path, []byte("from pypool import command\n@command\ndef fixed():\n    return 'mended'\n"), 0o600))
+	// In one step: a worker that starts meanwhile must not read a file that is still empty.
+	require.NoError(t, os.Rename(script(t, "from pypool import command\n@command\ndef fixed():\n    return 'mended'\n"), path))
 	eventually(t, "healed", func() bool { return serving(p) })
 	assert.Equal(t, "mended", decoded[string](t, executed(t, p, "fixed", nil)))
 	assert.Equal(t, "closed", p.Stats().Breaker)
