@@ -86,6 +86,8 @@ test-root: $(VENV)/ready
 	go test $(RACE) -timeout 30m -skip '^TestFault$$' ./... || failed=yes; \
 	wait $$faults || failed=yes; \
 	$(say) 'the table of faults'; cat $(BUILD)/faults.log; [ -z "$$failed" ]
+	@$(say) 'what a call allocates, without the race detector'
+	@go test -run '^TestCallAllocations$$' .
 
 test-modules: $(VENV)/ready $(TABLES)/ready
 	@failed=; for module in $(NESTED); do \
@@ -111,13 +113,14 @@ test-core: ## Run the tests of the pooling essentials only, in seconds
 
 lint: lint-go lint-python ## Check format, vet, staticcheck, ruff, mypy --strict
 
+# With the race detector, as the tests: what both need is compiled once.
 lint-go: $(LINTER)
 	@$(say) 'gofmt'
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' 2>/dev/null || find . -name '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "not formatted; run gofmt -w on:" $$unformatted; exit 1; fi
 	@for module in $(MODULES); do \
 		$(say) "go vet and staticcheck in $$module"; \
-		(cd $$module && go vet ./... && $(LINTER) ./...) || exit 1; \
+		(cd $$module && export GOFLAGS="$${GOFLAGS:-} $(RACE)" && go vet ./... && $(LINTER) ./...) || exit 1; \
 	done
 	@$(say) 'go build for the other systems'
 	@for os in darwin windows; do GOOS=$$os go build ./... || exit 1; done
