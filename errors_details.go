@@ -125,6 +125,7 @@ type StartError struct {
 	Err    error  // the cause: *PythonError, *ExitError, *HangError, *ProtocolError or an operating system error
 
 	interpreter interp.Interpreter // Python
+	sources     []string           // the user's source files that had been imported, where the pool watches them
 }
 
 func (e *StartError) Error() string {

@@ -35,6 +35,7 @@ type wireError struct {
 	Size      int64    `json:"size"`
 	Limit     int64    `json:"limit"`
 	Supported []int    `json:"supported"`
+	Sources   []string `json:"sources"`
 	File      string   `json:"file"`
 	Line      int      `json:"line"`
 	Function  string   `json:"function"`

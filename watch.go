@@ -140,8 +140,8 @@ func (w *sourceWatch) meet(paths []string, since time.Time) (changed []string) {
 	return changed
 }
 
-// learnFromFailure watches, while workers fail to start, the files that the traceback names, and
-// the folders of all files.
+// learnFromFailure watches, while workers fail to start, the files that the last of them had
+// imported or that its words name, and the folders of all files.
 func (w *sourceWatch) learnFromFailure() (changed []string) {
 	w.s.mu.Lock()
 	failing, err := len(w.s.history.inARow) > 0, w.s.history.last
@@ -150,10 +150,14 @@ func (w *sourceWatch) learnFromFailure() (changed []string) {
 		w.dirs = nil
 		return nil
 	}
-	var py *PythonError
-	if errors.As(err, &py) {
-		var named []string
-		for _, m := range tracebackLine.FindAllStringSubmatch(py.Traceback, -1) {
+	var start *StartError
+	if errors.As(err, &start) {
+		words := start.Stderr // the traceback is there, too, and what a crash has left
+		if hang := (*HangError)(nil); errors.As(err, &hang) {
+			words += hang.Stacks
+		}
+		named := slices.Clone(start.sources)
+		for _, m := range tracebackLine.FindAllStringSubmatch(words, -1) {
 			if filepath.IsAbs(m[1]) && stampOf(w.s.ctx, m[1]) != (stamp{}) {
 				named = append(named, m[1])
 			}

@@ -128,6 +128,29 @@ func TestWatchScriptsSeesWhatFailsToImport(t *testing.T) {
 	})
 }
 
+// Neither a file that was imported well, and lacks something, nor one that ends the process, is in a
+// traceback.
+func TestWatchScriptsSeesTheEditOfAnyFileThatAFailedStartHasRead(t *testing.T) {
+	for name, broken := range map[string]string{
+		"lacks a name": "M = 1\n", "is empty": "", "crashes": "import ctypes\nctypes.string_at(0)\n", "hangs": "import time\ntime.sleep(3600)\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, write, logs := watched(t, map[string]string{"worker.py": value("1")}, func(cfg *Config) {
+				cfg.StartTimeout, cfg.KillGrace = 2*time.Second, stackGrace
+			})
+			require.NoError(t, os.Mkdir(filepath.Join(filepath.Dir(p.cfg.Script), "shop"), 0o700))
+			write("shop/__init__.py", "")
+			write("shop/added.py", broken)
+			write("worker.py", "import shop.added\nN = shop.added.N\n"+value("N"))
+			eventually(t, "the failure is logged", func() bool { return len(failedStarts(t, logs)) > 0 })
+			require.Equal(t, "1", string(executed(t, p, "value", nil).Raw()))
+			write("shop/added.py", "N = 5\n")
+			answers(t, p, "5")
+			require.Len(t, failedStarts(t, logs), 1)
+		})
+	}
+}
+
 // A pool that never had a worker heals too.
 func TestWatchScriptsBrokenFromTheStart(t *testing.T) {
 	p, write, logs := watched(t, map[string]string{"worker.py": "1 / 0\n"}, func(cfg *Config) { cfg.MinReady = -1 })

@@ -208,6 +208,7 @@ type helloArgs struct {
 	ModuleDir       string   `json:"module_dir,omitempty"`
 	Args            []string `json:"args"`
 	LogLevel        int      `json:"log_level"`
+	Sources         bool     `json:"sources,omitempty"`
 	StackFD         int      `json:"stack_fd,omitempty"`
 	PageFD          int      `json:"page_fd,omitempty"`
 	LeashFD         int      `json:"leash_fd,omitempty"`
@@ -248,7 +249,7 @@ func (w *worker) helloRequest() (wire.Request, error) {
 		Protocol: []int{protocolVersion}, Version: Version, Capabilities: []string{"stream", "page", "log", "packed", "cancel", "batch", "functions", "shared", "retire", "memory"},
 		Pool: cfg.Name, WorkerID: w.id, Slot: w.slot, PID: w.proc.PID(), MaxMessageBytes: cfg.MaxMessageBytes,
 		Functions: slices.Sorted(maps.Keys(cfg.Functions)), Args: append([]string{}, cfg.Args...), LogLevel: w.env.reporter.pythonLevel(), LogWord: w.word, Environ: w.hidden,
-		MinBlob: wire.SmallestBlob(), MinLent: wire.SmallestLent(),
+		MinBlob: wire.SmallestBlob(), MinLent: wire.SmallestLent(), Sources: cfg.WatchScripts,
 	}
 	for _, name := range hello.Functions {
 		if cfg.Functions[name].takes {
@@ -350,6 +351,9 @@ func (w *worker) failStart(ctx context.Context, stage string, err error) *Error 
 	w.stop() // stderr is complete then
 	detail := e.Err.(*StartError)
 	detail.Stderr = w.log.text()
+	if we != nil {
+		detail.sources = we.Sources
+	}
 	var py *PythonError
 	if errors.As(cause, &py) && !strings.Contains(detail.Stderr, py.Traceback) {
 		detail.Stderr += py.Traceback

@@ -106,6 +106,10 @@ def main(hello: Dict[str, Any], fds: List[int], rest: bytes) -> None:
 
         fields: Dict[str, Any] = {"kind": "start_failed", "stage": stage, "python": PYTHON}
         fields.update(_errors.exception_fields(error))
+        if args.get("sources"):
+            from . import _stats
+
+            fields["sources"] = _stats.files()
         channel.write(_failure.error_line(0, fields))
         _exit.finish(1)
     # First: the answer may be followed at once by `shutdown` and the end of file

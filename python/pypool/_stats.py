@@ -26,7 +26,7 @@ def of(answers: Answers, sources: bool) -> Dict[str, Any]:
         "rss_bytes": _rss_bytes(),
     }
     if sources:
-        stats["sources"] = _files()
+        stats["sources"] = files()
     return stats
 
 
@@ -48,7 +48,7 @@ def _rss_bytes() -> Optional[int]:
         return None
 
 
-def _files() -> List[str]:
+def files() -> List[str]:
     """The user's own source files, absolute, for a host that reloads its workers when one changes."""
     stdlib = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
     found = set()

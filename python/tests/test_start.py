@@ -62,6 +62,16 @@ def test_no_script() -> None:
         assert host.result("list_commands") == []
 
 
+def test_a_failed_start_tells_its_sources_when_asked(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("import json\n")
+    mine = [str(tmp_path / "helper.py"), str(tmp_path / "worker.py")]
+    text = "import helper\nfrom pypool import setup\n@setup\ndef load(): helper.missing\n"
+    assert "sources" not in fields(start(text).hello, "setup")
+    assert fields(start(text, sources=True).hello, "setup")["sources"] == mine
+    # The script itself failed, and is no module any more
+    assert fields(start("import helper\nhelper.missing\n", sources=True).hello, "import")["sources"] == mine[:1]
+
+
 @pytest.mark.parametrize(
     ("text", "type", "words"),
     [
