@@ -502,7 +502,7 @@ func TestABatchIsStoppedWhenAllHaveLeft(t *testing.T) {
 
 func TestADeadlineOfOneInABatchIsItsOwn(t *testing.T) {
 	t.Parallel()
-	p := batchPool(t, func(c *Config) { c.CancelGrace = 20 * time.Second })
+	p := batchPool(t, func(c *Config) { c.CancelGrace, c.KillGrace = 20*time.Second, stackGrace })
 	n, gate := newNotes(t), newDoor(t)
 	free := occupy(t, p)
 	c := &crowd{t: t, p: p}
@@ -521,6 +521,7 @@ func TestABatchWhoseTimeIsOverIsStopped(t *testing.T) {
 	t.Parallel()
 	p := batchPool(t, func(c *Config) {
 		c.CancelGrace, c.OperationTimeout, c.Breaker = 20*time.Second, 300*time.Millisecond, Breaker{Failures: 1, OpenFor: time.Hour}
+		c.KillGrace = stackGrace
 	})
 	n, gate := newNotes(t), newDoor(t)
 	c := &crowd{t: t, p: p}

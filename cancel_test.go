@@ -96,7 +96,7 @@ func TestACallThatIsLeftStopsAndItsWorkerServesOn(t *testing.T) {
 
 func TestADeadlineStopsACallAndItsWorkerServesOn(t *testing.T) {
 	t.Parallel()
-	p, n := cancelPool(t, func(c *Config) { c.OperationTimeout = 500 * time.Millisecond }), newNotes(t)
+	p, n := cancelPool(t, func(c *Config) { c.OperationTimeout, c.KillGrace = 500*time.Millisecond, stackGrace }), newNotes(t)
 	before := pidOf(t, p)
 	for range 5 { // more than the circuit's Failures: it counts kills only
 		_, err := p.ExecuteAnonymous(context.Background(), "stop_in", []any{"time.sleep", n.path})
@@ -319,6 +319,7 @@ func TestAnItemOfAMapThatIsLateStopsAndThoseBehindItGoOn(t *testing.T) {
 	var mu sync.Mutex            // guards ran
 	var ran []time.Duration
 	p := cancelPool(t, func(c *Config) {
+		c.KillGrace = stackGrace
 		c.Observer = &Observer{CallEnd: func(_ context.Context, _ CallInfo, o CallOutcome) {
 			if errors.Is(o.Err, ErrOperationTimeout) {
 				mu.Lock()

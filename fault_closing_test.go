@@ -548,7 +548,7 @@ var closingFaults = []fault{
 	{name: "G2k_an_items_deadline_returns_by_killgrace_and_kills_only_what_does_not_stop", run: func(t *testing.T, r *rig) {
 		cfg := r.streamsConfig(t, 1)
 		cfg.Breaker = Breaker{Failures: 1, OpenFor: time.Hour}
-		cfg.OperationTimeout, cfg.StopGrace = 200*time.Millisecond, 2*time.Second
+		cfg.OperationTimeout, cfg.KillGrace, cfg.StopGrace = 200*time.Millisecond, time.Second, 5*time.Second
 		p := r.own(t, cfg)
 		gate := newLatch(t)
 		var last error
@@ -556,7 +556,7 @@ var closingFaults = []fault{
 		for _, err := range p.Stream(bg, "thinks", []any{gate.path}) {
 			last = err
 		}
-		within(t, begun, 200*time.Millisecond+250*time.Millisecond)
+		within(t, begun, cfg.OperationTimeout+cfg.KillGrace)
 		e := failsWith(t, last, ErrOperationTimeout, MaybeExecuted)
 		hang := detail[*HangError](t, e)
 		require.Contains(t, hang.Stacks, "in thinks")
@@ -577,7 +577,7 @@ var closingFaults = []fault{
 	}},
 	{name: "G2l_the_end_of_a_context_in_a_hang_is_no_outcome_for_the_circuit", run: func(t *testing.T, r *rig) {
 		cfg := r.streamsConfig(t, 1)
-		cfg.Breaker = Breaker{Failures: 1, OpenFor: time.Hour}
+		cfg.Breaker, cfg.KillGrace = Breaker{Failures: 1, OpenFor: time.Hour}, time.Second
 		p := r.own(t, cfg)
 		ctx, cancel := context.WithTimeout(bg, 200*time.Millisecond)
 		defer cancel()
@@ -586,7 +586,7 @@ var closingFaults = []fault{
 		for _, err := range p.Stream(ctx, "pauses", nil) {
 			last = err
 		}
-		within(t, begun, 450*time.Millisecond)
+		within(t, begun, 200*time.Millisecond+cfg.KillGrace)
 		require.Contains(t, detail[*HangError](t, failsWith(t, last, ErrOperationTimeout, MaybeExecuted)).Stacks, "in pauses")
 		eventually(t, "it is killed", func() bool { return p.Stats().WorkersStarted == 2 && serving(p) })
 		for _, err := range p.Stream(bg, "pauses", nil) {

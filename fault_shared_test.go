@@ -95,7 +95,7 @@ var sharedFaults = []fault{
 		}
 	}},
 	{name: "L6_a_task_blocks_the_loop", run: func(t *testing.T, r *rig) {
-		p := r.concurrent(t, func(c *Config) { c.CancelGrace = 100 * time.Millisecond })
+		p := r.concurrent(t, func(c *Config) { c.CancelGrace, c.KillGrace = 100*time.Millisecond, stackGrace })
 		outs := r.beside(t, p, func(int) {
 			_, err := p.ExecuteAnonymous(context.Background(), "blocks", args{"mark": newNotes(t).path, "seconds": 3600}, WithTimeout(300*time.Millisecond))
 			failsWith(t, err, ErrOperationTimeout, MaybeExecuted)

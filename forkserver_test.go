@@ -130,7 +130,7 @@ func TestAReplacementIsForked(t *testing.T) {
 }
 
 func TestHowAForkedWorkerEndedIsTold(t *testing.T) {
-	p := newPool(t, forkConfig(t, 1, `
+	cfg := forkConfig(t, 1, `
 import ctypes, signal
 @command
 def crash():
@@ -142,7 +142,9 @@ def kill(number):
 def nap():
     import time
     while True: time.sleep(0.01)
-`))
+`)
+	cfg.KillGrace = stackGrace
+	p := newPool(t, cfg)
 	_, err := p.ExecuteAnonymous(t.Context(), "crash", nil)
 	failure(t, err, ErrWorkerExited)
 	exit := detail[*ExitError](t, err)

@@ -203,12 +203,15 @@ def f(i: int, log: str, gate: str, weight: str) -> int:
 // slowResult is a result whose decoding takes longer than an item may, now and then.
 type slowResult int
 
-const slowEach = 500
+const (
+	slowEach = 500
+	slowFor  = 2 * time.Second
+)
 
 func (s *slowResult) UnmarshalJSON(b []byte) error {
 	n, err := strconv.Atoi(string(b))
 	if *s = slowResult(n); n%slowEach == slowEach-1 {
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(slowFor)
 	}
 	return err
 }
@@ -225,15 +228,15 @@ def f(i: int, weight: str) -> int:
 	before := pids(p)
 	weight := strings.Repeat("w", 16<<10)
 	items := func(yield func([]any) bool) {
-		for i := 0; i < 6*slowEach && yield([]any{i, weight}); i++ {
+		for i := 0; i < 3*slowEach && yield([]any{i, weight}); i++ {
 		}
 	}
 	next := 0
-	for got, err := range Map[slowResult](t.Context(), p, "f", iter.Seq[[]any](items), WithTimeout(200*time.Millisecond)) {
+	for got, err := range Map[slowResult](t.Context(), p, "f", iter.Seq[[]any](items), WithTimeout(slowFor/2)) { // a busy machine takes its time
 		require.NoError(t, err, "item %d", next)
 		require.Equal(t, slowResult(next), got)
 		next++
 	}
-	require.Equal(t, 6*slowEach, next)
+	require.Equal(t, 3*slowEach, next)
 	require.Equal(t, before, pids(p))
 }

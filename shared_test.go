@@ -262,7 +262,7 @@ func TestOneOfManyIsCanceled(t *testing.T) {
 }
 
 func TestADeadlineTellsTheTasksStack(t *testing.T) {
-	p := sharedPool(t, 1, nil)
+	p := sharedPool(t, 1, func(c *Config) { c.KillGrace = stackGrace })
 	open := sideBySide(t, p, 8, "hold")
 	_, err := p.ExecuteAnonymous(context.Background(), "deep", nil, WithTimeout(200*time.Millisecond))
 	require.ErrorIs(t, err, ErrOperationTimeout)
@@ -277,7 +277,7 @@ func TestADeadlineTellsTheTasksStack(t *testing.T) {
 }
 
 func TestABlockedLoopIsTold(t *testing.T) {
-	p := sharedPool(t, 1, nil)
+	p := sharedPool(t, 1, func(c *Config) { c.KillGrace = stackGrace })
 	n := newNotes(t)
 	blocking := inBackground(1, func(int) (Result, error) {
 		return p.ExecuteAnonymous(context.Background(), "blocks", args{"mark": n.path, "seconds": 3})
@@ -378,7 +378,7 @@ func TestATaskThatEndsAProgramEndsItsCall(t *testing.T) {
 }
 
 func TestSharedStreams(t *testing.T) {
-	p := sharedPool(t, 1, nil)
+	p := sharedPool(t, 1, func(c *Config) { c.KillGrace = stackGrace })
 	ctx := context.Background()
 	want := pids(p)
 	t.Run("side by side, and a slow reader stalls nobody", func(t *testing.T) {

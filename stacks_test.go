@@ -98,7 +98,7 @@ func TestStacksOfAWorkerWithConcurrentCalls(t *testing.T) {
 // Who is asked for its stack while its deadline passes has both.
 func TestStacksBesideTheEndOfAConcurrentCall(t *testing.T) {
 	t.Parallel()
-	p := sharedPool(t, 1, nil)
+	p := sharedPool(t, 1, func(c *Config) { c.KillGrace = stackGrace })
 	id := p.Workers()[0].ID
 	stop := make(chan struct{})
 	asked := inBackground(1, func(int) (Result, error) {

@@ -129,7 +129,7 @@ func TestGeneratorCalledWithoutStreamIsRefused(t *testing.T) {
 }
 
 func TestStreamTimeoutIsForEachItemAndNotForTheLoopBody(t *testing.T) {
-	p := sequences(t, 1)
+	p := newPool(t, Config{Script: workerScript(t, "sequences.py"), Size: 1, Overflow: -1, KillGrace: stackGrace})
 	n := 0
 	for _, err := range p.Stream(context.Background(), "count", []any{4}, WithTimeout(400*time.Millisecond)) {
 		require.NoError(t, err)
