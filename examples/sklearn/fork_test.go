@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -62,7 +63,10 @@ def draw() -> list:
 func TestForkedWorkersComputeWithNumpyPandasScipyAndSklearn(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "worker.py")
 	require.NoError(t, os.WriteFile(path, []byte(forked), 0o600))
-	pool, err := pypool.New(t.Context(), pypool.Config{Script: path, Python: storytest.Python(t), Size: 2, Overflow: -1, ForkServer: true, Threads: 2, Logger: slog.New(slog.DiscardHandler)})
+	pool, err := pypool.New(t.Context(), pypool.Config{
+		Script: path, Python: storytest.Python(t), Size: 2, Overflow: -1, ForkServer: true, Threads: 2, Logger: slog.New(slog.DiscardHandler),
+		StartTimeout: 2 * time.Minute, // the import computes with all processors, which a busy machine lends little of
+	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, pool.Close()) })
 	servers, workers, drawn := map[float64]bool{}, map[float64]bool{}, map[float64]bool{}
