@@ -228,7 +228,7 @@ def f(i: int, weight: str) -> int:
 	before := pids(p)
 	weight := strings.Repeat("w", 16<<10)
 	items := func(yield func([]any) bool) {
-		for i := 0; i < 3*slowEach && yield([]any{i, weight}); i++ {
+		for i := 0; i < 6*slowEach && yield([]any{i, weight}); i++ {
 		}
 	}
 	next := 0
@@ -237,6 +237,6 @@ def f(i: int, weight: str) -> int:
 		require.Equal(t, slowResult(next), got)
 		next++
 	}
-	require.Equal(t, 3*slowEach, next)
+	require.Equal(t, 6*slowEach, next)
 	require.Equal(t, before, pids(p))
 }

@@ -13,7 +13,7 @@ import (
 )
 
 func sequences(t testing.TB, size int) *Pool {
-	return newPool(t, Config{Script: workerScript(t, "sequences.py"), Size: size, Overflow: -1})
+	return newPool(t, Config{Script: workerScript(t, "sequences.py"), Size: size, Overflow: -1, KillGrace: stackGrace})
 }
 
 func TestStreamYieldsItemsInOrderFromOneWorker(t *testing.T) {
@@ -129,7 +129,7 @@ func TestGeneratorCalledWithoutStreamIsRefused(t *testing.T) {
 }
 
 func TestStreamTimeoutIsForEachItemAndNotForTheLoopBody(t *testing.T) {
-	p := newPool(t, Config{Script: workerScript(t, "sequences.py"), Size: 1, Overflow: -1, KillGrace: stackGrace})
+	p := sequences(t, 1)
 	n := 0
 	for _, err := range p.Stream(context.Background(), "count", []any{4}, WithTimeout(400*time.Millisecond)) {
 		require.NoError(t, err)
