@@ -25,7 +25,8 @@ type attempt struct {
 	r   *request
 	ctx context.Context
 
-	before error // the connection's last one, when the attempt began
+	before     error  // the connection's last one, when the attempt began
+	reconnects uint64 // the connection's, then
 
 	fate     atomic.Int32 // of the request: what is below
 	sent     bool         // the request has begun to go out
@@ -110,7 +111,7 @@ func (a *attempt) send() *pypool.Error {
 	}
 	a.p = p
 	nc, ctl := a.c.nc, a.r.ctl
-	a.before = nc.LastError()
+	a.before, a.reconnects = nc.LastError(), nc.Stats().Reconnects
 	if size, most := headerSize(a.r.header), maxPayload(nc); int64(size) > most/2 {
 		return invalid(fmt.Sprintf("the headers that WithHeaders adds are %d bytes, and a message of this connection takes %d", size, most))
 	}
@@ -256,7 +257,11 @@ func (a *attempt) watch() *pypool.Error {
 		}
 		a.silentFrom = now
 	case now-max(a.silentFrom, heard) > a.c.o.lostAfter:
-		return unavailable(a.delivery(), fmt.Sprintf("the call's server is lost: nothing was heard of it for %v", a.c.o.lostAfter), a.forbidden())
+		lost := fmt.Sprintf("the call's server is lost: nothing was heard of it for %v", a.c.o.lostAfter)
+		if nc.Stats().Reconnects != a.reconnects { // NATS keeps nothing for who is away
+			lost = fmt.Sprintf("the server, the request or the answer is lost: the client's connection was interrupted during the call, and nothing was heard for %v", a.c.o.lostAfter)
+		}
+		return unavailable(a.delivery(), lost, a.forbidden())
 	}
 	return nil
 }

@@ -1,11 +1,15 @@
 package pypoolnats
 
 import (
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pypool/pypool"
 )
 
 // A server that has not heard how much its client has taken in hears it again.
@@ -52,4 +56,51 @@ func TestALostCancelIsRepeated(t *testing.T) {
 	m := (&control{Alive: minAlive}).message(callSubject("test", "hold"), c.inbox+"gone", payload)
 	require.NoError(t, b.connect(t).PublishMsg(m))
 	eventually(t, "the handler is stopped", func() bool { return exists(g.mark + ".left") })
+}
+
+// dialer is a way to the broker that may be closed.
+type dialer struct{ closed atomic.Bool }
+
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	if d.closed.Load() {
+		return nil, net.ErrClosed
+	}
+	return net.Dial(network, address)
+}
+
+// An answer that comes while the client's connection is cut, as a nats-server does with one that has
+// too much to take, is lost, and its server is not blamed for that.
+func TestAnAnswerThatIsLostWithTheConnection(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t)
+	serve(t, b, "test", newPool(t, config(1)))
+	answered := make(chan struct{})
+	_, err := b.connect(t).Subscribe("_INBOX.>", func(m *nats.Msg) {
+		if ctl, err := readControl(m.Header); err == nil && ctl.Kind == kindResult {
+			close(answered)
+		}
+	})
+	require.NoError(t, err)
+	var way dialer
+	nc := b.connect(t, nats.SetCustomDialer(&way))
+	c := NewClient(nc, "test", WithRetry(Retry{Attempts: 1}), WithLostAfter(time.Second))
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	g := newGate(t)
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.ExecuteAnonymous(t.Context(), "hold", g.args())
+		done <- err
+	}()
+	g.awaitBegun(t)
+	way.closed.Store(true)
+	id, err := nc.GetClientID()
+	require.NoError(t, err)
+	require.NoError(t, b.srv.DisconnectClientByID(id))
+	eventually(t, "the connection is cut", func() bool { return !nc.IsConnected() })
+	g.open(t)
+	<-answered
+	way.closed.Store(false)
+	err = <-done
+	require.Equal(t, pypool.MaybeExecuted, failure(t, err, pypool.ErrPoolClosed).Delivery)
+	require.ErrorContains(t, err, "the server, the request or the answer is lost: the client's connection was interrupted during the call, and nothing was heard for 1s")
 }

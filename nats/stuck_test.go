@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -67,7 +68,7 @@ func TestManyLargeAnswersAtOnce(t *testing.T) {
 	_, err := nc.Subscribe("pypool.odd.call.*", func(m *nats.Msg) { asked <- m.Reply })
 	require.NoError(t, err)
 	require.NoError(t, nc.Flush())
-	c := client(t, b, "odd", WithRetry(Retry{Attempts: 1}))
+	c := client(t, b, "odd", WithRetry(Retry{Attempts: 1}), WithLostAfter(time.Minute)) // nobody says that the calls are served
 	results := make(chan error, calls)
 	var group sync.WaitGroup
 	defer group.Wait()
@@ -83,12 +84,14 @@ func TestManyLargeAnswersAtOnce(t *testing.T) {
 		subjects[i] = <-asked
 	}
 	c.mu.Lock()
-	for _, subject := range subjects {
-		answer.Subject = subject
-		require.NoError(t, nc.PublishMsg(answer))
+	for few := range slices.Chunk(subjects, 8) { // so that the nats-server, which keeps 64 MiB for a connection, has few to keep
+		for _, subject := range few {
+			answer.Subject = subject
+			require.NoError(t, nc.PublishMsg(answer))
+		}
+		require.NoError(t, nc.Flush())
+		require.NoError(t, c.nc.Flush()) // behind them
 	}
-	require.NoError(t, nc.Flush())
-	require.NoError(t, c.nc.Flush()) // behind them
 	c.mu.Unlock()
 	for range calls {
 		require.NoError(t, <-results)
