@@ -62,13 +62,15 @@ gpu: ## Ask resnet50 on an NVIDIA GPU from 64 callers, beside the model alone (P
 		echo 'gpu: $(INTERPRETER) cannot import numpy, torch and torchvision: make gpu PYTHON=/path/to/python3 names one that can (examples/gpu/requirements.txt)'; exit 1; fi; \
 	mkdir -p $(BUILD)/bin && cd examples/gpu && go build -o $(BUILD)/bin/gpu . && exec $(BUILD)/bin/gpu -python $(INTERPRETER) -least 0.8 $(ARGS)
 
-# The root module's tests wait more than they work: the others run beside them, and yield to them.
+# The root module's tests wait more than they work: the other modules' run beside them, and yield to them. pytest, which
+# keeps two processors busy, follows as soon as they have ended.
 test: $(VENV)/ready ## Run all tests, Go (with the race detector) and Python
-	@mkdir -p $(BUILD); failed=; nice -n 10 $(MAKE) test-modules test-python >$(BUILD)/beside.log 2>&1 & beside=$$!; \
+	@mkdir -p $(BUILD); failed=; nice -n 10 $(MAKE) test-modules >$(BUILD)/beside.log 2>&1 & beside=$$!; \
 	trap "kill $$beside 2>/dev/null || true" INT TERM; \
-	$(say) 'the other modules and pytest run beside this; what they say comes afterwards, and is in build/beside.log'; \
+	$(say) 'the other modules run beside this; what they say comes afterwards, and is in build/beside.log'; \
 	$(MAKE) test-root || failed="$$failed test-root"; \
-	wait $$beside || failed="$$failed test-modules-or-test-python"; \
+	nice -n 10 $(MAKE) test-python || failed="$$failed test-python"; \
+	wait $$beside || failed="$$failed test-modules"; \
 	cat $(BUILD)/beside.log; \
 	if [ -n "$$failed" ]; then echo "tests failed in:$$failed"; exit 1; fi
 
