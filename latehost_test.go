@@ -3,10 +3,11 @@
 package pypool
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -74,16 +75,23 @@ func TestACallThatStoppedInTimeCostsNoWorkerWhenTheHostIsLate(t *testing.T) {
 func outputOfALateHost(t *testing.T, kind string) string {
 	gate, begun := newLatch(t), newNotes(t)
 	cmd := helperCommand(t, "late host", "PYPOOL_LATE_KIND="+kind, "PYPOOL_LATE_GATE="+gate.path, "PYPOOL_LATE_MARK="+begun.path, "PYPOOL_LATE_SCRIPT="+script(t, lateHostScript))
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	cmd.Stderr = os.Stderr
+	pipe, err := cmd.StdoutPipe()
+	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
+	out := bufio.NewReader(pipe)
+	line, err := out.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "ready\n", line)
 	begun.await("begun")
 	stop(t, cmd.Process.Pid)
 	gate.release(t)
 	time.Sleep(lateHostTimeout + 200*time.Millisecond) // what the host's clock goes on by
 	require.NoError(t, syscall.Kill(cmd.Process.Pid, syscall.SIGCONT))
+	said, err := io.ReadAll(out)
+	require.NoError(t, err)
 	require.NoError(t, cmd.Wait())
-	return out.String()
+	return string(said)
 }
 
 func init() {
@@ -96,6 +104,7 @@ func init() {
 		cfg.Functions = Functions{"leave": Func(func(context.Context, struct{}) (any, error) { leave(); return nil, nil })}
 		p, err := New(ctx, cfg)
 		must(err)
+		fmt.Println("ready")
 		in := args{"gate": os.Getenv("PYPOOL_LATE_GATE"), "mark": os.Getenv("PYPOOL_LATE_MARK")}
 		command, its := strings.CutSuffix(os.Getenv("PYPOOL_LATE_KIND"), ", its context's")
 		if its {

@@ -296,8 +296,8 @@ func eventuallyWithin(t testing.TB, limit time.Duration, what string, condition 
 func TestAServerThatIsKilledInTheMidstOfACall(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 2, 1)
-	once := client(t, c.b, "test", WithLostAfter(500*time.Millisecond), WithRetry(Retry{Attempts: 1}))
-	again := once.With(WithLostAfter(2*time.Second), WithRetry(Retry{Attempts: 100, MaybeExecuted: true}))
+	once := client(t, c.b, "test", WithLostAfter(lostSoon), WithRetry(Retry{Attempts: 1}))
+	again := once.With(WithRetry(Retry{Attempts: 100, MaybeExecuted: true}))
 	g := newGate(t)
 	failed := make(chan error, 1)
 	go func() {
@@ -310,7 +310,7 @@ func TestAServerThatIsKilledInTheMidstOfACall(t *testing.T) {
 	require.NoError(t, err)
 	err = <-failed
 	require.Equal(t, pypool.MaybeExecuted, failure(t, err, pypool.ErrPoolClosed).Delivery)
-	require.ErrorContains(t, err, "the call's server is lost: nothing was heard of it for 500ms")
+	require.ErrorContains(t, err, fmt.Sprint("the call's server is lost: nothing was heard of it for ", lostSoon))
 
 	// The other is alone now; a third comes, as long as which one serves a call is known.
 	c.begin(t, "s3", 1).await(t, "ready")

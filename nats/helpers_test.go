@@ -42,6 +42,10 @@ func TestMain(m *testing.M) {
 
 type args = map[string]any
 
+// lostSoon is what the tests wait for a server that is lost. One that is there is heard of within a
+// fifth of it, but on a machine that is busy.
+const lostSoon = 3 * time.Second
+
 // broker is a real nats-server, in this process.
 type broker struct {
 	opts server.Options

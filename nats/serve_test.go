@@ -139,7 +139,7 @@ func TestServersOfOtherVersions(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.NoError(t, nc.Flush())
-	c := client(t, b, "odd", WithRetry(Retry{Attempts: 1}), WithLostAfter(time.Second))
+	c := client(t, b, "odd", WithRetry(Retry{Attempts: 1}), WithLostAfter(lostSoon))
 	say := func(ctl, data string) *nats.Msg {
 		return &nats.Msg{Data: []byte(data), Header: nats.Header{headerVersion: {"1.9"}, headerControl: {ctl}}}
 	}
@@ -177,7 +177,7 @@ func TestServersOfOtherVersions(t *testing.T) {
 	answers <- nil
 	_, err = pypool.Call[int](t.Context(), c, "f", nil)
 	require.Equal(t, pypool.MaybeExecuted, failure(t, err, pypool.ErrPoolClosed).Delivery)
-	require.ErrorContains(t, err, "the call's server is lost: nothing was heard of it for 1s")
+	require.ErrorContains(t, err, fmt.Sprint("the call's server is lost: nothing was heard of it for ", lostSoon))
 }
 
 // A service that is shut down serves what it has, and loses no call to the others.
@@ -393,7 +393,7 @@ func TestAServersConnectionIsClosed(t *testing.T) {
 	nc := b.connect(t)
 	s, err := Serve(nc, "test", p, WithLogger(silent))
 	require.NoError(t, err)
-	c := client(t, b, "test", WithLostAfter(500*time.Millisecond), WithRetry(Retry{Attempts: 1}))
+	c := client(t, b, "test", WithLostAfter(lostSoon), WithRetry(Retry{Attempts: 1}))
 	g := newGate(t)
 	done := make(chan error)
 	go func() {
@@ -415,7 +415,7 @@ func TestAClientThatIsGone(t *testing.T) {
 	g := newGate(t)
 	nc, err := nats.Connect(b.url())
 	require.NoError(t, err)
-	c := NewClient(nc, "test", WithLostAfter(300*time.Millisecond), WithRetry(Retry{Attempts: 1}))
+	c := NewClient(nc, "test", WithLostAfter(lostSoon), WithRetry(Retry{Attempts: 1}))
 	done := make(chan error)
 	go func() {
 		_, err := c.ExecuteAnonymous(context.Background(), "hold", g.args())

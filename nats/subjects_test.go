@@ -47,7 +47,7 @@ func TestPermissionsAreByCommand(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(m.Data, &ping))
 	require.Equal(t, s.ID(), ping.ID)
-	c := NewClient(adds, "test", WithLostAfter(time.Second), WithRetry(Retry{Attempts: 1}))
+	c := NewClient(adds, "test", WithLostAfter(lostSoon), WithRetry(Retry{Attempts: 1}))
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	sum, err := pypool.Call[int](t.Context(), c, "add", []any{1})
 	require.NoError(t, err)
@@ -58,7 +58,7 @@ func TestPermissionsAreByCommand(t *testing.T) {
 	failure(t, err, pypool.ErrPoolClosed)
 	require.ErrorIs(t, err, nats.ErrPermissionViolation, "the server drops what may not be published")
 	require.ErrorContains(t, err, `Permissions Violation for Publish to "pypool.test.call.fail"`)
-	deaf := NewClient(as("hears nothing"), "test", WithLostAfter(time.Second), WithRetry(Retry{Attempts: 1}))
+	deaf := NewClient(as("hears nothing"), "test", WithLostAfter(lostSoon), WithRetry(Retry{Attempts: 1}))
 	t.Cleanup(func() { require.NoError(t, deaf.Close()) })
 	_, err = pypool.Call[int](t.Context(), deaf, "add", []any{1})
 	require.Equal(t, pypool.MaybeExecuted, failure(t, err, pypool.ErrPoolClosed).Delivery)
@@ -110,14 +110,14 @@ func TestAMappingToAnotherNameNeedsItsPermission(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // else what hangs would do so for ever
 	defer cancel()
-	none := NewClient(as("none"), "test", WithLostAfter(time.Second), WithRetry(Retry{Attempts: 1}))
+	none := NewClient(as("none"), "test", WithLostAfter(lostSoon), WithRetry(Retry{Attempts: 1}))
 	t.Cleanup(func() { require.NoError(t, none.Close()) })
 	_, err = pypool.Call[int](ctx, none, "add", []any{1})
 	require.ErrorIs(t, err, nats.ErrPermissionViolation)
 	require.ErrorContains(t, err, `Permissions Violation for Publish to "pypool.gpu.call.add"`)
 	for _, user := range []string{"wide", "narrow"} {
 		t.Run(user, func(t *testing.T) {
-			c := NewClient(as(user), "test", WithLostAfter(time.Second))
+			c := NewClient(as(user), "test", WithLostAfter(lostSoon))
 			t.Cleanup(func() { require.NoError(t, c.Close()) })
 			check := func(err error, delivery pypool.Delivery) {
 				t.Helper()
