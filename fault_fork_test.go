@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
@@ -109,11 +108,7 @@ var forkFaults = []fault{
 	{name: "P6_a_worker_that_leaves_its_group_is_killed_all_the_same", run: func(t *testing.T, r *rig) {
 		cfg := processConfig(t, r)
 		cfg.ForkServer = true
-		p := r.own(t, cfg)
-		path := filepath.Join(t.TempDir(), "pid")
-		_, err := p.ExecuteAnonymous(context.Background(), "wander", []any{path, "host"}, WithTimeout(hangTime))
-		failsWith(t, err, ErrOperationTimeout, MaybeExecuted)
-		gone(t, pidIn(t, path))
+		killedAstray(t, r, cfg, "host")
 	}},
 	{name: "P7_no_descriptor_left_for_a_fork", run: func(t *testing.T, r *rig) {
 		cmd := helperCommand(t, "host without descriptors", r.mark, sourceEnv+"=forkserver")

@@ -138,11 +138,7 @@ var processFaults = []fault{
 			if i > 1 {
 				cfg.Python = wrapper(t, realPython()+` "$@"`+"\ntrue\n")
 			}
-			p := r.own(t, cfg)
-			path := filepath.Join(t.TempDir(), "pid")
-			_, err := p.ExecuteAnonymous(context.Background(), "wander", []any{path, how}, WithTimeout(hangTime))
-			failsWith(t, err, ErrOperationTimeout, MaybeExecuted)
-			gone(t, pidIn(t, path))
+			p := killedAstray(t, r, cfg, how)
 			r.epilogue(t)
 			require.NoError(t, p.Close())
 		}
@@ -458,6 +454,22 @@ func (u *undead) release(n int) {
 			close(i.reaped)
 		}
 	}
+}
+
+// killedAstray has a worker that has left its group killed, by a caller who leaves.
+func killedAstray(t *testing.T, r *rig, cfg Config, how string) *Pool {
+	t.Helper()
+	cfg.CancelGrace = -1 // it is killed at once
+	p := r.own(t, cfg)
+	path := filepath.Join(t.TempDir(), "pid")
+	ctx, leave := context.WithCancel(context.Background())
+	defer leave()
+	call := background(p, ctx, "wander", []any{path, how})
+	pid := pidIn(t, path)
+	leave()
+	failsWith(t, ended(t, call).err, ErrCanceled, MaybeExecuted)
+	gone(t, pid)
+	return p
 }
 
 // stackGrace is a KillGrace that leaves time for two dumps on a busy machine.

@@ -4,6 +4,7 @@ package pypool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,9 +18,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func stacksOf(t testing.TB, p *Pool, id string) string {
+// stacksOf is the worker's stacks, asked for again where a busy machine has not let them come in time.
+func stacksOf(t testing.TB, p *Pool, id string) (text string) {
 	t.Helper()
-	text, err := p.Stacks(t.Context(), id)
+	var err error
+	eventually(t, "stacks come", func() bool {
+		text, err = p.Stacks(t.Context(), id)
+		return !errors.Is(err, ErrOperationTimeout)
+	})
 	require.NoError(t, err)
 	require.Contains(t, text, "most recent call first")
 	return text

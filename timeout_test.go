@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -21,11 +22,11 @@ func TestCoreATimedOutWorkerIsKilledAndReplacedAndItsLateAnswerReachesNobody(t *
 	cfg := coreConfig(t, 1, 0)
 	cfg.CancelGrace = -1
 	p := newPool(t, cfg)
-	old := pids(p)[0]
+	old := p.Workers()[0]
 	gate := newLatch(t)
 	_, err := p.ExecuteAnonymous(t.Context(), "hold", args{"gate": gate.path}, WithTimeout(50*time.Millisecond))
 	e := failure(t, err, ErrOperationTimeout)
-	assert.Equal(t, old, e.Context.PID)
+	assert.Equal(t, old.PID, e.Context.PID)
 	// The gate is open from here on: a handler that still ran would answer now, into the next
 	// calls.
 	f, openErr := os.OpenFile(gate.path, os.O_RDWR, 0)
@@ -34,9 +35,10 @@ func TestCoreATimedOutWorkerIsKilledAndReplacedAndItsLateAnswerReachesNobody(t *
 	for i := range 20 {
 		res := executed(t, p, "echo", args{"value": i})
 		assert.Equal(t, i, decoded[int](t, res))
+		assert.NotEqual(t, old.ID, res.Worker())
 	}
-	assert.NotEqual(t, old, pids(p)[0])
-	eventually(t, "the old process is gone", func() bool { return !processExists(old) })
+	eventually(t, "the old process is gone", func() bool { return !processExists(old.PID) })
+	eventually(t, "and is none of the pool's", func() bool { return !slices.Contains(pids(p), old.PID) })
 }
 
 func TestAnAnswerInTheMomentOfTheDeadlineNeverReachesTheNextCall(t *testing.T) {
