@@ -64,7 +64,7 @@ func TestTheAdviceOfCheckHelps(t *testing.T) {
 			func(_ *testing.T, cfg *Config, _ string) { cfg.Python = interp.In(os.Getenv("VIRTUAL_ENV")) }},
 		"the script's place": {command, func(_ *testing.T, cfg *Config, _ string) { cfg.Script = "worker.py" },
 			"Config.Script is relative to the host's working directory", func(_ *testing.T, cfg *Config, dir string) { cfg.Script = filepath.Join(dir, "worker.py") }},
-		"StartTimeout": {"import time\ntime.sleep(0.5)\n" + command, func(_ *testing.T, cfg *Config, _ string) { cfg.StartTimeout = 300 * time.Millisecond },
+		"StartTimeout": {"import time\ntime.sleep(4)\n" + command, func(_ *testing.T, cfg *Config, _ string) { cfg.StartTimeout = 2 * time.Second },
 			"Raise Config.StartTimeout", func(_ *testing.T, cfg *Config, _ string) { cfg.StartTimeout = 20 * time.Second }},
 		"if __name__": {"import sys\n" + command + "sys.exit(3)\n", nil, "put what is not for the pool under `if __name__ == \"__main__\":`",
 			func(t *testing.T, _ *Config, dir string) {

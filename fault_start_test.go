@@ -213,11 +213,11 @@ sys.stdout.write("banner-unflushed\n")
 	{name: "A12b_silence_and_a_closed_channel_before_hello", run: func(t *testing.T, r *rig) {
 		for start, stage := range map[string]string{"mute": "hello", "mute ping": "ping", "closes stdout": "hello"} {
 			cfg := r.fakeConfig(t, start)
-			cfg.StartTimeout, cfg.KillGrace = time.Second, 200*time.Millisecond
+			cfg.StartTimeout, cfg.KillGrace = 3*time.Second, 200*time.Millisecond
 			begun := time.Now()
 			_, d := opensWithError(t, r, cfg)
 			require.Equal(t, stage, d.Stage)
-			within(t, begun, 3*time.Second)
+			within(t, begun, 5*time.Second)
 		}
 	}},
 	{name: "A13_pools_opened_side_by_side_share_no_file", run: func(t *testing.T, r *rig) {
