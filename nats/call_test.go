@@ -243,11 +243,7 @@ func TestACallerWhoLeaves(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancelCause(t.Context())
 			g := newGate(t)
-			done := make(chan error)
-			go func() {
-				_, err := c.ExecuteAnonymous(ctx, "hold", g.args())
-				done <- err
-			}()
+			done := g.call(ctx, c)
 			g.awaitBegun(t)
 			if slowly {
 				eventually(t, "the client has heard of its server", func() bool {
@@ -277,13 +273,9 @@ func TestADeadlineEndsOnTheWay(t *testing.T) {
 	t.Parallel()
 	_, p, c := pair(t, 1)
 	g := newGate(t)
-	done := make(chan error)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	go func() {
-		_, err := c.ExecuteAnonymous(ctx, "hold", g.args())
-		done <- err
-	}()
+	done := g.call(ctx, c)
 	g.awaitBegun(t)
 	waiting, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -320,11 +312,7 @@ func TestOptionsTravel(t *testing.T) {
 	_, err = pypool.Call[float64](t.Context(), c, "sleep", []any{30})
 	require.ErrorIs(t, err, pypool.ErrOperationTimeout)
 	g := newGate(t)
-	done := make(chan error)
-	go func() {
-		_, err := c.ExecuteAnonymous(t.Context(), "hold", g.args(), pypool.WithTimeout(-1))
-		done <- err
-	}()
+	done := g.call(t.Context(), c, pypool.WithTimeout(-1))
 	g.awaitBegun(t)
 	_, err = c.ExecuteAnonymous(t.Context(), "add", []any{1}, pypool.WithCheckoutTimeout(10*time.Millisecond))
 	require.True(t, pypool.SafeToRetry(failure(t, err, pypool.ErrCheckoutTimeout)))
@@ -396,11 +384,7 @@ func TestCloseEndsTheClientsCalls(t *testing.T) {
 	t.Parallel()
 	_, p, c := pair(t, 1)
 	g := newGate(t)
-	done := make(chan error)
-	go func() {
-		_, err := c.ExecuteAnonymous(t.Context(), "hold", g.args())
-		done <- err
-	}()
+	done := g.call(t.Context(), c)
 	g.awaitBegun(t)
 	require.NoError(t, c.Close())
 	assert.Equal(t, pypool.MaybeExecuted, failure(t, <-done, pypool.ErrPoolClosed).Delivery)

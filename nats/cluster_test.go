@@ -299,11 +299,7 @@ func TestAServerThatIsKilledInTheMidstOfACall(t *testing.T) {
 	once := client(t, c.b, "test", WithLostAfter(lostSoon), WithRetry(Retry{Attempts: 1}))
 	again := once.With(WithRetry(Retry{Attempts: 100, MaybeExecuted: true}))
 	g := newGate(t)
-	failed := make(chan error, 1)
-	go func() {
-		_, err := once.ExecuteAnonymous(t.Context(), "hold", g.args())
-		failed <- err
-	}()
+	failed := g.call(t.Context(), once)
 	victim := g.awaitBegun(t)
 	require.NoError(t, c.servers[victim].cmd.Process.Signal(syscall.SIGKILL))
 	_, err := c.servers[victim].cmd.Process.Wait()
@@ -315,11 +311,7 @@ func TestAServerThatIsKilledInTheMidstOfACall(t *testing.T) {
 	// The other is alone now; a third comes, as long as which one serves a call is known.
 	c.begin(t, "s3", 1).await(t, "ready")
 	g2 := newGate(t)
-	answer := make(chan error, 1)
-	go func() {
-		_, err := again.ExecuteAnonymous(t.Context(), "hold", g2.args())
-		answer <- err
-	}()
+	answer := g2.call(t.Context(), again)
 	victim = g2.awaitBegun(t)
 	require.NoError(t, os.Remove(g2.mark))
 	require.NoError(t, c.servers[victim].cmd.Process.Signal(syscall.SIGKILL))
@@ -358,11 +350,7 @@ func TestTheNATSServerIsRestarted(t *testing.T) {
 	t.Parallel()
 	b, p, c := pair(t, 1)
 	g := newGate(t)
-	done := make(chan error, 1)
-	go func() {
-		_, err := c.ExecuteAnonymous(t.Context(), "hold", g.args())
-		done <- err
-	}()
+	done := g.call(t.Context(), c)
 	g.awaitBegun(t)
 	b.stop()
 	b.start(t)

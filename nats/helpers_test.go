@@ -189,6 +189,16 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// call has the client call hold on a goroutine of its own.
+func (g gate) call(ctx context.Context, c *Client, opts ...pypool.CallOption) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.ExecuteAnonymous(ctx, "hold", g.args(), opts...)
+		done <- err
+	}()
+	return done
+}
+
 // awaitBegun returns the name of the server whose handler has begun.
 func (g gate) awaitBegun(t testing.TB) string {
 	t.Helper()

@@ -86,11 +86,7 @@ func TestAnAnswerThatIsLostWithTheConnection(t *testing.T) {
 	c := NewClient(nc, "test", WithRetry(Retry{Attempts: 1}), WithLostAfter(lostSoon))
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	g := newGate(t)
-	done := make(chan error, 1)
-	go func() {
-		_, err := c.ExecuteAnonymous(t.Context(), "hold", g.args())
-		done <- err
-	}()
+	done := g.call(t.Context(), c)
 	g.awaitBegun(t)
 	way.closed.Store(true)
 	id, err := nc.GetClientID()

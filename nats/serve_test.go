@@ -395,11 +395,7 @@ func TestAServersConnectionIsClosed(t *testing.T) {
 	require.NoError(t, err)
 	c := client(t, b, "test", WithLostAfter(lostSoon), WithRetry(Retry{Attempts: 1}))
 	g := newGate(t)
-	done := make(chan error)
-	go func() {
-		_, err := c.ExecuteAnonymous(t.Context(), "hold", g.args())
-		done <- err
-	}()
+	done := g.call(t.Context(), c)
 	g.awaitBegun(t)
 	nc.Close()
 	require.Equal(t, pypool.MaybeExecuted, failure(t, <-done, pypool.ErrPoolClosed).Delivery)
@@ -416,11 +412,7 @@ func TestAClientThatIsGone(t *testing.T) {
 	nc, err := nats.Connect(b.url())
 	require.NoError(t, err)
 	c := NewClient(nc, "test", WithLostAfter(lostSoon), WithRetry(Retry{Attempts: 1}))
-	done := make(chan error)
-	go func() {
-		_, err := c.ExecuteAnonymous(context.Background(), "hold", g.args())
-		done <- err
-	}()
+	done := g.call(context.Background(), c)
 	g.awaitBegun(t)
 	nc.Close()
 	require.Equal(t, pypool.MaybeExecuted, failure(t, <-done, pypool.ErrPoolClosed).Delivery)
