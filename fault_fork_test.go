@@ -3,7 +3,6 @@
 package pypool
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -159,11 +158,7 @@ func TestFaultForkHostDeath(t *testing.T) {
 			mark := fmt.Sprintf("%s=%d.%x", faultMark, os.Getpid(), rand.Uint64())
 			cmd := helperCommand(t, "dying host", sourceEnv+"=forkserver", "PYPOOL_HOST_STATE="+state, "PYPOOL_HOST_MARK="+mark, "PYPOOL_HOST_GATE="+gate.path)
 			cmd.Stderr = os.Stderr
-			out, err := cmd.StdoutPipe()
-			require.NoError(t, err)
-			require.NoError(t, cmd.Start())
-			line, err := bufio.NewReader(out).ReadString('\n')
-			require.NoError(t, err)
+			line, _ := startHelper(t, cmd)
 			require.Equal(t, "in that state\n", line)
 			if state == "forking" {
 				time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)

@@ -3,6 +3,7 @@
 package pypool
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -575,6 +576,18 @@ func helperCommand(t testing.TB, name string, env ...string) *exec.Cmd {
 	cmd := exec.Command(exe)
 	cmd.Env = append(append(os.Environ(), helperEnv+"="+name, "PYPOOL_HELPER_PYTHON="+realPython(), "GORACE=atexit_sleep_ms=0"), env...)
 	return cmd
+}
+
+// startHelper starts a helper, and returns the first line that it says, and the rest.
+func startHelper(t testing.TB, cmd *exec.Cmd) (line string, rest *bufio.Reader) {
+	t.Helper()
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	rest = bufio.NewReader(out)
+	line, err = rest.ReadString('\n')
+	require.NoError(t, err)
+	return line, rest
 }
 
 // runHelper runs a host that checks for itself, and fails the test when it exits with anything but

@@ -3,7 +3,6 @@
 package pypool
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -531,12 +530,8 @@ func killHost(t *testing.T, python, command string, want int) {
 	mark := fmt.Sprintf("%s=%d.%x", faultMark, os.Getpid(), rand.Uint64())
 	cmd := helperCommand(t, "host that is killed", "PYPOOL_HELPER_PYTHON="+python, "PYPOOL_HOST_COMMAND="+command, "PYPOOL_HOST_MARK="+mark, "PYPOOL_HOST_DIR="+t.TempDir())
 	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
+	line, _ := startHelper(t, cmd)
 	defer cmd.Wait()
-	line, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(t, err)
 	require.Equal(t, "busy\n", line)
 	require.GreaterOrEqual(t, len(marked(mark)), want)
 	killed := time.Now()

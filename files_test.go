@@ -3,7 +3,6 @@
 package pypool
 
 import (
-	"bufio"
 	"context"
 	"embed"
 	"fmt"
@@ -207,11 +206,7 @@ func TestTheFilesOfAKilledHostAreRemovedByTheNext(t *testing.T) {
 	left := temporaries(t)
 	cmd := helperCommand(t, "host with files", "TMPDIR="+os.Getenv("TMPDIR"))
 	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	line, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(t, err)
+	line, _ := startHelper(t, cmd)
 	dir := strings.TrimSpace(line)
 	require.FileExists(t, filepath.Join(dir, "worker.py"))
 

@@ -3,7 +3,6 @@
 package pypool
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -27,11 +26,7 @@ func TestFaultHostDeath(t *testing.T) {
 			mark := fmt.Sprintf("%s=%d.%x", faultMark, os.Getpid(), rand.Uint64())
 			cmd := helperCommand(t, "dying host", "PYPOOL_HOST_STATE="+state, "PYPOOL_HOST_MARK="+mark, "PYPOOL_HOST_GATE="+gate.path)
 			cmd.Stderr = os.Stderr
-			out, err := cmd.StdoutPipe()
-			require.NoError(t, err)
-			require.NoError(t, cmd.Start())
-			line, err := bufio.NewReader(out).ReadString('\n')
-			require.NoError(t, err)
+			line, _ := startHelper(t, cmd)
 			require.Equal(t, "in that state\n", line)
 			pids := marked(mark)
 			want := []int{2}

@@ -3,7 +3,6 @@
 package pypool
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -76,12 +75,7 @@ func outputOfALateHost(t *testing.T, kind string) string {
 	gate, begun := newLatch(t), newNotes(t)
 	cmd := helperCommand(t, "late host", "PYPOOL_LATE_KIND="+kind, "PYPOOL_LATE_GATE="+gate.path, "PYPOOL_LATE_MARK="+begun.path, "PYPOOL_LATE_SCRIPT="+script(t, lateHostScript))
 	cmd.Stderr = os.Stderr
-	pipe, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	out := bufio.NewReader(pipe)
-	line, err := out.ReadString('\n')
-	require.NoError(t, err)
+	line, out := startHelper(t, cmd)
 	require.Equal(t, "ready\n", line)
 	begun.await("begun")
 	stop(t, cmd.Process.Pid)
